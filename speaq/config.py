@@ -1,0 +1,551 @@
+"""The experiment as frozen, strict models: unknown keys, wrong types and impossible combinations are refused by name.
+
+Keys use the words of the method. Every knob has an effect in every mode, or the combination is refused here.
+"""
+
+from __future__ import annotations
+
+import difflib
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic_core import ErrorDetails
+
+
+class ConfigError(ValueError):
+    """A configuration that cannot be used: the message names file, key, rule and value in one line."""
+
+
+class Section(BaseModel):
+    model_config = ConfigDict(frozen=True, strict=True, extra="forbid", allow_inf_nan=False)
+
+
+class DataConfig(Section):
+    """Which images are drawn and how they are augmented."""
+
+    num_val: int = Field(5000, ge=0, description="images of the validation split: the first ones of the train rows")
+    keep_images_without_relations: bool = Field(False, description="also draw images that have boxes but no relation")
+    filter_non_overlap: bool = Field(
+        False, description="train: drop relations whose two boxes do not overlap, and images left with none"
+    )
+    resampling: Literal["none", "bilevel", "class_balanced"] = Field(
+        "none", description="resampling data set of the train split (bilevel: BGNN's)"
+    )
+    oversample: float = Field(
+        0.0, ge=0, description="resampling: predicates rarer than this share are drawn more often; 0 with `none`"
+    )
+    undersample: float = Field(
+        0.0, ge=0, description="resampling: strength with which frequent relations are dropped; 0 with `none`"
+    )
+    flip_probability: float = Field(0.5, ge=0, le=1, description="train: chance of a horizontal flip")
+    train_sides: tuple[int, ...] = Field(
+        (480, 512, 544, 576, 608, 640, 672, 704, 736, 768, 800),
+        min_length=1,
+        description="train: the shortest side is resized to one of these, pixels",
+    )
+    train_max_side: int = Field(1333, ge=8, description="train: the longest side is at most this, pixels")
+    crop_probability: float = Field(0.5, ge=0, le=1, description="train: chance of a resize and a random crop before")
+    crop_sides: tuple[int, ...] = Field(
+        (400, 500, 600), min_length=1, description="train: shortest side before the crop, pixels"
+    )
+    crop_window: tuple[int, int] = Field((384, 600), description="train: smallest and largest crop side, pixels")
+    eval_side: int = Field(800, ge=8, description="evaluation: shortest side, pixels")
+    eval_max_side: int = Field(1333, ge=8, description="evaluation: the longest side is at most this, pixels")
+    num_workers: int = Field(4, ge=0, description="processes that decode images for each training worker")
+    cache_images: bool = Field(False, description="keep decoded images in memory (small data sets; needs num_workers 0)")
+
+    @model_validator(mode="after")
+    def _check(self) -> DataConfig:
+        if self.resampling == "none" and (self.oversample or self.undersample):
+            raise ValueError(
+                "oversample and undersample need resampling: bilevel or class_balanced (with `none` they have no effect)"
+            )
+        if self.resampling == "bilevel" and self.oversample == 0:
+            raise ValueError("resampling: bilevel needs oversample > 0 (0 leaves every image drawn once)")
+        if self.oversample == 0 and self.undersample > 0:
+            raise ValueError("undersample has no effect while oversample is 0")
+        if self.crop_window[0] > self.crop_window[1] or self.crop_window[0] < 1:
+            raise ValueError("crop_window is [smallest, largest], both at least 1")
+        for name in ("train_sides", "crop_sides"):
+            if min(getattr(self, name)) < 8:
+                raise ValueError(f"{name}: every side is at least 8 pixels")
+        if self.cache_images and self.num_workers:
+            raise ValueError("cache_images keeps images in the training process and needs num_workers: 0")
+        return self
+
+
+class ModelConfig(Section):
+    """Shape of the network."""
+
+    backbone: Literal["resnet18", "resnet34", "resnet50", "resnet101", "small"] = Field(
+        "resnet101", description="feature extractor: stride 32, or `small` (toy world: 3 residual stages, stride 16)"
+    )
+    frozen_stages: int = Field(2, ge=0, le=5, description="stages without gradient, from the stem on (2: stem and res2)")
+    hidden_dim: int = Field(256, ge=4, description="d, channels of the transformer")
+    num_heads: int = Field(8, ge=1, description="attention heads; divides hidden_dim")
+    feedforward_dim: int = Field(2048, ge=1, description="hidden channels of each feed-forward block")
+    num_encoder_layers: int = Field(6, ge=0, description="transformer encoder layers")
+    num_decoder_layers: int = Field(6, ge=1, description="L, decoder layers, each supervised")
+    dropout: float = Field(0.1, ge=0, lt=1, description="dropout of the transformer")
+    num_queries: int = Field(300, ge=1, description="Q, subject queries and as many object queries")
+    query_multiple: int = Field(2, ge=1, description="m, relation queries for each subject query (R = Q m)")
+    multiply_queries: Literal["relation", "all"] = Field(
+        "relation", description="which query sets query_multiple applies to; `all` cannot have groups"
+    )
+    pre_norm: bool = Field(False, description="normalise before each block instead of after it")
+    reference_points: bool = Field(
+        False, description="add a linear map of the query position to the box logits' centre (not in the method)"
+    )
+
+    @model_validator(mode="after")
+    def _check(self) -> ModelConfig:
+        if self.hidden_dim % self.num_heads:
+            raise ValueError(f"hidden_dim {self.hidden_dim} is not a multiple of num_heads {self.num_heads}")
+        if self.hidden_dim % 4:
+            raise ValueError(f"hidden_dim {self.hidden_dim} is not a multiple of 4 (sine position encoding)")
+        if self.multiply_queries == "all" and self.query_multiple == 1:
+            raise ValueError("multiply_queries: all has no effect with query_multiple 1")
+        return self
+
+
+class MatchingConfig(Section):
+    """Groupwise query specialization and quality-aware multi-assignment."""
+
+    scheme: Literal["static", "dynamic"] = Field(
+        "dynamic", description="static: every relation is repeated K times; dynamic: as often as its quality says"
+    )
+    max_repeats: int = Field(4, ge=1, description="K, repeats of a relation (dynamic: queries summed over)")
+    quality: Literal["min", "max", "geometric", "arithmetic"] | None = Field(
+        "max", description="dynamic: how subject and object IoU combine; null with static"
+    )
+    predicate_weight: float = Field(
+        -0.5, description="dynamic: weight of the predicate's score in the quality; 0 turns the term off"
+    )
+    independent: bool = Field(
+        True, description="match every decoder layer on its own; false: one assignment from the summed costs"
+    )
+    num_groups: int = Field(4, ge=1, description="G, predicate groups with queries of their own; 1 is no grouping")
+    group_counts: Literal["train", "visual_genome"] = Field(
+        "train", description="predicate frequencies that groups are made from (visual_genome: the reference's table)"
+    )
+    cost_class: float = Field(1.0, ge=0, description="matching cost of the three class probabilities")
+    cost_l1: float = Field(5.0, ge=0, description="matching cost of the three L1 box distances")
+    cost_giou: float = Field(2.0, ge=0, description="matching cost of the three generalised IoUs")
+
+    @model_validator(mode="after")
+    def _check(self) -> MatchingConfig:
+        if self.scheme == "dynamic":
+            if self.quality is None:
+                raise ValueError(f"scheme: dynamic needs quality: one of {', '.join(QUALITIES)}")
+            if not self.independent:
+                raise ValueError("scheme: dynamic needs independent: true (its repeats differ by layer)")
+        elif self.quality is not None or self.predicate_weight != 0:
+            raise ValueError("scheme: static has no quality: set quality: null and predicate_weight: 0")
+        if self.num_groups == 1 and self.group_counts != "train":
+            raise ValueError("group_counts has no effect with num_groups 1")
+        return self
+
+
+QUALITIES = ("min", "max", "geometric", "arithmetic")
+
+
+class LossConfig(Section):
+    """Weights of the losses."""
+
+    weight_class: float = Field(1.0, ge=0, description="subject and object classification loss")
+    weight_predicate: float = Field(1.0, ge=0, description="predicate classification loss")
+    weight_l1: float = Field(5.0, ge=0, description="L1 loss of the three boxes")
+    weight_giou: float = Field(2.0, ge=0, description="generalised-IoU loss of the three boxes")
+    no_object_weight: float = Field(0.1, gt=0, description="class weight of no-object")
+    no_relation_weight: float = Field(0.1, gt=0, description="class weight of no-relation")
+    oversample: float = Field(
+        0.07, ge=0, description="predicate loss weights: predicates rarer than this share weigh more; 0 turns them off"
+    )
+    undersample: float = Field(1.5, ge=0, description="predicate loss weights: exponent; 0 turns them off")
+
+    @model_validator(mode="after")
+    def _check(self) -> LossConfig:
+        if (self.oversample == 0) != (self.undersample == 0):
+            raise ValueError("oversample and undersample are both 0 (no re-weighting) or both above 0")
+        return self
+
+
+class TrainingConfig(Section):
+    """Optimisation, checkpoints and devices."""
+
+    max_steps: int = Field(150_000, ge=1, description="optimizer steps")
+    batch_size: int = Field(20, ge=1, description="images of a step, over all workers")
+    micro_batch_size: int | None = Field(
+        None, ge=1, description="images at once on a worker; gradients accumulate to batch_size. null: all of them"
+    )
+    learning_rate: float = Field(1e-4, gt=0, description="AdamW learning rate")
+    backbone_multiplier: float = Field(0.1, gt=0, description="factor of the backbone's learning rate")
+    weight_decay: float = Field(1e-4, ge=0, description="AdamW weight decay, on every parameter")
+    clip_norm: float = Field(0.01, gt=0, description="largest norm of the whole gradient")
+    decay_steps: tuple[int, ...] = Field((96_000,), description="steps at which the learning rate is multiplied")
+    decay_factor: float = Field(0.1, gt=0, le=1, description="factor at each of decay_steps")
+    warmup_steps: int = Field(10, ge=0, description="steps of linear warm-up")
+    warmup_factor: float = Field(1.0, gt=0, le=1, description="factor at the first step of the warm-up")
+    precision: Literal["float32", "bfloat16", "float16"] = Field(
+        "float32", description="arithmetic of the forward pass (float16: with a gradient scaler, CUDA only)"
+    )
+    device: Literal["auto", "cpu", "cuda"] = Field("auto", description="auto: CUDA where there is one")
+    num_threads: int | None = Field(None, ge=1, description="CPU threads of a worker; null: PyTorch's choice")
+    init_from: str | None = Field(
+        None, description="run folder or checkpoint whose weights to start from (a detector is replicated)"
+    )
+    eval_every: int = Field(6_000, ge=1, description="steps between evaluations on val (and checkpoints)")
+    checkpoint_every: int | None = Field(None, ge=1, description="steps between checkpoints besides; null: at evaluations")
+    log_every: int = Field(50, ge=1, description="steps between lines of training losses")
+    best_metric: str = Field("F@50", description="metric of the best checkpoint (the detector's is always AP50)")
+    deterministic: bool = Field(False, description="CUDA: refuse kernels whose results differ from run to run")
+
+    @model_validator(mode="after")
+    def _check(self) -> TrainingConfig:
+        if self.warmup_steps == 0 and self.warmup_factor != 1:
+            raise ValueError("warmup_factor has no effect with warmup_steps 0")
+        if list(self.decay_steps) != sorted(set(self.decay_steps)) or any(s < 1 for s in self.decay_steps):
+            raise ValueError("decay_steps are rising step numbers of at least 1")
+        if not self.decay_steps and self.decay_factor != 1:
+            raise ValueError("decay_factor is 1 where decay_steps is empty (it has no effect)")
+        if self.micro_batch_size is not None and self.batch_size % self.micro_batch_size:
+            raise ValueError(f"batch_size {self.batch_size} is not a multiple of micro_batch_size {self.micro_batch_size}")
+        if self.precision == "float16" and self.device == "cpu":
+            raise ValueError("precision: float16 needs a CUDA device; use bfloat16 on the CPU")
+        return self
+
+
+class InferenceConfig(Section):
+    """From raw outputs to ranked triplets."""
+
+    nms_threshold: float = Field(0.5, gt=0, le=1, description="IoU above which boxes of one class are merged")
+    predictions_per_query: int = Field(1, ge=1, description="M, best predicates kept of each query")
+    layer: int = Field(-1, description="decoder layer whose outputs are decoded, from 0; -1 is the last")
+
+
+class EvaluationConfig(Section):
+    """Metrics and protocol."""
+
+    recall_at: tuple[int, ...] = Field((20, 50, 100), min_length=1, description="K of R@K, ng-R@K, zR@K, mR@K and F@K")
+    iou_threshold: float = Field(0.5, gt=0, le=1, description="IoU at which a box counts as found")
+    images_without_predictions: Literal["skip", "zero"] = Field(
+        "skip", description="skip: as published; zero: the strict protocol counts their recall as 0"
+    )
+    max_val_images: int | None = Field(None, ge=1, description="evaluate on the first images of val only; null: all")
+    batch_size: int | None = Field(None, ge=1, description="images at once; null: the training micro-batch")
+
+    @model_validator(mode="after")
+    def _check(self) -> EvaluationConfig:
+        if list(self.recall_at) != sorted(set(self.recall_at)) or self.recall_at[0] < 1:
+            raise ValueError("recall_at are rising numbers of at least 1")
+        return self
+
+
+class SinksConfig(Section):
+    """Where metrics go besides metrics.jsonl."""
+
+    tensorboard: bool = Field(False, description="write TensorBoard events into the run folder")
+    wandb: Literal["off", "offline", "online"] = Field(
+        "off", description="Weights & Biases; online falls back to offline where no key is set"
+    )
+    wandb_project: str = Field("speaq", min_length=1, description="Weights & Biases project")
+
+
+class ResourcesConfig(Section):
+    """What one training run takes of a cluster."""
+
+    num_workers: int = Field(1, ge=1, description="training processes (Ray Train); batch_size is split over them")
+    cpus_per_worker: float = Field(1.0, gt=0, description="CPUs of each worker")
+    gpus_per_worker: float = Field(0.0, ge=0, description="GPUs of each worker")
+
+
+class Config(Section):
+    """One experiment."""
+
+    seed: int = Field(0, ge=0, le=2**31 - 1, description="seed of weights, order, augmentation and dropout")
+    data: DataConfig = DataConfig()
+    model: ModelConfig = ModelConfig()
+    matching: MatchingConfig = MatchingConfig()
+    losses: LossConfig = LossConfig()
+    training: TrainingConfig = TrainingConfig()
+    inference: InferenceConfig = InferenceConfig()
+    evaluation: EvaluationConfig = EvaluationConfig()
+    sinks: SinksConfig = SinksConfig()
+    resources: ResourcesConfig = ResourcesConfig()
+
+    @model_validator(mode="after")
+    def _check(self) -> Config:
+        relation_queries = self.model.num_queries * self.model.query_multiple
+        if self.model.multiply_queries == "all" and self.matching.num_groups > 1:
+            raise ValueError("matching.num_groups > 1 needs model.multiply_queries: relation")
+        if self.matching.num_groups > self.model.num_queries:
+            raise ValueError(
+                f"matching.num_groups {self.matching.num_groups} exceeds model.num_queries {self.model.num_queries}"
+            )
+        if self.matching.max_repeats > relation_queries:
+            raise ValueError(
+                f"matching.max_repeats {self.matching.max_repeats} exceeds the {relation_queries} relation queries"
+            )
+        if not -1 <= self.inference.layer < self.model.num_decoder_layers:
+            raise ValueError(
+                f"inference.layer {self.inference.layer} is not one of the {self.model.num_decoder_layers} decoder layers"
+            )
+        if self.training.batch_size % self.resources.num_workers:
+            raise ValueError(
+                f"training.batch_size {self.training.batch_size} is not a multiple of "
+                f"resources.num_workers {self.resources.num_workers}"
+            )
+        share = self.training.batch_size // self.resources.num_workers
+        if self.training.micro_batch_size is not None and share % self.training.micro_batch_size:
+            raise ValueError(
+                f"training.micro_batch_size {self.training.micro_batch_size} does not divide a worker's {share} images"
+            )
+        _metric_k(self.training.best_metric, self.evaluation.recall_at)
+        return self
+
+
+# The two settings of the paper that every search starts with, as dotted keys.
+PUBLISHED: Mapping[str, Any] = {
+    "model.query_multiple": 2,
+    "matching.scheme": "dynamic",
+    "matching.quality": "max",
+    "matching.max_repeats": 4,
+    "matching.predicate_weight": -0.5,
+    "matching.independent": True,
+    "matching.num_groups": 4,
+    "losses.oversample": 0.07,
+    "losses.undersample": 1.5,
+    "data.resampling": "none",
+    "data.oversample": 0.0,
+    "data.undersample": 0.0,
+}
+BASELINE: Mapping[str, Any] = {
+    **PUBLISHED,
+    "model.query_multiple": 1,
+    "matching.scheme": "static",
+    "matching.quality": None,
+    "matching.max_repeats": 1,
+    "matching.predicate_weight": 0.0,
+    "matching.independent": False,
+    "matching.num_groups": 1,
+}
+
+METRIC_NAMES = ("R", "ngR", "zR", "mR", "F", "head", "body", "tail")
+
+
+def _metric_k(metric: str, recall_at: Sequence[int]) -> None:
+    """Raises ValueError unless `metric` is one that evaluation reports, such as mR@50."""
+    name, _, k = metric.partition("@")
+    if name not in METRIC_NAMES or not k.isdigit() or int(k) not in recall_at:
+        known = ", ".join(f"{name}@K" for name in METRIC_NAMES)
+        raise ValueError(f"metric {metric!r} is not one of {known} with K in {list(recall_at)}")
+
+
+def check_metric(metric: str, config: Config) -> None:
+    """Raises `ConfigError` unless `config` reports `metric` (such as R@50, mR@50, F@50)."""
+    try:
+        _metric_k(metric, config.evaluation.recall_at)
+    except ValueError as error:
+        raise ConfigError(str(error)) from error
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML 1.1 without its traps: 1e-4 is a number, on/off/yes/no are text, 012 is refused, keys are unique."""
+
+
+_Loader.yaml_implicit_resolvers = {
+    first: [(tag, pattern) for tag, pattern in resolvers if tag not in _REPLACED]
+    for _REPLACED in [("tag:yaml.org,2002:bool", "tag:yaml.org,2002:float", "tag:yaml.org,2002:int")]
+    for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
+}
+
+
+def _add_resolvers() -> None:
+    import re
+
+    for tag, pattern, first in (
+        ("bool", r"^(?:true|True|TRUE|false|False|FALSE)$", "tTfF"),
+        ("int", r"^[-+]?(?:0|[1-9][0-9_]*)$", "-+0123456789"),
+        (
+            "float",
+            r"^[-+]?(?:[0-9][0-9_]*\.[0-9_]*(?:[eE][-+]?[0-9]+)?|\.[0-9]+(?:[eE][-+]?[0-9]+)?|[0-9]+[eE][-+]?[0-9]+)$",
+            "-+0123456789.",
+        ),
+    ):
+        _Loader.add_implicit_resolver(f"tag:yaml.org,2002:{tag}", re.compile(pattern), list(first))
+
+
+_add_resolvers()
+
+
+def _unique_mapping(loader: _Loader, node: yaml.MappingNode) -> dict[Any, Any]:
+    seen: dict[Any, Any] = {}
+    for key_node, value_node in node.value:
+        key = loader.construct_object(key_node, deep=True)  # type: ignore[no-untyped-call]
+        if not isinstance(key, (str, int, float, bool)):
+            raise yaml.MarkedYAMLError(problem=f"key {key!r} is not a plain value", problem_mark=key_node.start_mark)
+        if key in seen:
+            raise yaml.MarkedYAMLError(problem=f"key {key!r} is given twice", problem_mark=key_node.start_mark)
+        seen[key] = loader.construct_object(value_node, deep=True)  # type: ignore[no-untyped-call]
+    return seen
+
+
+_Loader.add_constructor("tag:yaml.org,2002:map", _unique_mapping)
+
+
+def parse_yaml(text: str, where: str) -> Any:
+    """Parses one YAML document without PyYAML's traps; `where` names the source in errors (`ConfigError`)."""
+    try:
+        return yaml.load(text, Loader=_Loader)
+    except yaml.MarkedYAMLError as error:
+        line = "" if error.problem_mark is None else f" line {error.problem_mark.line + 1}"
+        raise ConfigError(f"{where}{line}: {error.problem}") from error
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
+        raise ConfigError(f"{where}: not valid YAML ({' '.join(str(error).split())[:200]})") from error
+
+
+def read_yaml(path: Path) -> dict[str, Any]:
+    """Reads a YAML file whose top level is a mapping (an empty file is {}); raises `ConfigError` in one line."""
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "not UTF-8 text"
+        raise ConfigError(f"{path}: cannot be read ({reason})") from error
+    value = parse_yaml(text, str(path))
+    if value is None:
+        return {}
+    if not isinstance(value, dict):
+        raise ConfigError(f"{path}: the top level is a mapping of keys, not {type(value).__name__}")
+    return value
+
+
+def parse_overrides(assignments: Sequence[str]) -> dict[str, Any]:
+    """`["training.max_steps=10", …]` → {dotted key: YAML value}; raises `ConfigError` on anything else."""
+    overrides: dict[str, Any] = {}
+    for assignment in assignments:
+        key, separator, value = assignment.partition("=")
+        if not separator or not key:
+            raise ConfigError(f"--set {assignment}: the form is key=value, for example training.max_steps=100")
+        overrides[key.strip()] = parse_yaml(value, f"--set {assignment}")
+    return overrides
+
+
+def from_dict(values: Mapping[str, Any], where: str = "config") -> Config:
+    """Nested plain values → `Config`; missing keys take their defaults. Raises `ConfigError` naming key, rule, value."""
+    try:
+        text = json.dumps(values, allow_nan=False)
+    except (TypeError, ValueError) as error:
+        raise ConfigError(f"{where}: {error}") from error
+    try:
+        return Config.model_validate_json(text)  # JSON mode: strict, yet lists become tuples
+    except ValidationError as error:
+        raise ConfigError("; ".join(_describe(where, detail) for detail in error.errors()[:3])) from error
+
+
+def _describe(where: str, detail: ErrorDetails) -> str:
+    parts = [str(part) for part in detail["loc"]]
+    key = ".".join(parts)
+    message = detail["msg"].removeprefix("Value error, ")
+    if detail["type"] == "extra_forbidden":
+        close = difflib.get_close_matches(key, list(defaults()), n=1)
+        return f"{where}: {key}: no such key" + (f" (nearest: {close[0]})" if close else "")
+    value = detail.get("input")
+    shown = "" if isinstance(value, dict) or detail["type"] == "value_error" else f", not {value!r}"
+    return f"{where}: {key + ': ' if key else ''}{message}{shown}"
+
+
+def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested mapping → {dotted key: leaf}."""
+    flat: dict[str, Any] = {}
+    for key, value in values.items():
+        if isinstance(value, Mapping):
+            flat.update(flatten(value, f"{prefix}{key}."))
+        else:
+            flat[f"{prefix}{key}"] = value
+    return flat
+
+
+def defaults() -> dict[str, Any]:
+    """All dotted keys with their default values, in order."""
+    return flatten(to_dict(Config()))
+
+
+def to_dict(config: Config) -> dict[str, Any]:
+    """`Config` → nested plain values (tuples as lists): `from_dict(to_dict(c)) == c`."""
+    values: dict[str, Any] = config.model_dump(mode="json")
+    return values
+
+
+def apply(config: Config, overrides: Mapping[str, Any], where: str = "--set") -> Config:
+    """A new config with dotted keys replaced, all at once (so that dependent keys may change together).
+
+    Raises:
+        ConfigError: unknown key, wrong type, or a combination that has no meaning.
+    """
+    values = to_dict(config)
+    known = defaults()
+    for key, value in overrides.items():
+        if key not in known:
+            close = difflib.get_close_matches(key, list(known), n=1)
+            raise ConfigError(f"{where}: {key}: no such key" + (f" (nearest: {close[0]})" if close else ""))
+        *sections, leaf = key.split(".")
+        node = values
+        for section in sections:
+            node = node[section]
+        node[leaf] = list(value) if isinstance(value, tuple) else value
+    return from_dict(values, where)
+
+
+def load(path: Path, assignments: Sequence[str] = ()) -> Config:
+    """Reads a config file and applies `key=value` assignments together with it; raises `ConfigError`."""
+    values = read_yaml(path)
+    overrides = parse_overrides(assignments)
+    if not overrides:
+        return from_dict(values, str(path))
+    for key in overrides:  # unknown keys are named before combinations are judged
+        if key not in defaults():
+            apply(Config(), {key: None})
+    for key, value in overrides.items():
+        *sections, leaf = key.split(".")
+        node = values
+        for section in sections:
+            child = node.setdefault(section, {})
+            if not isinstance(child, dict):
+                raise ConfigError(f"{path}: {section}: a section is a mapping of keys, not {child!r}")
+            node = child
+        node[leaf] = value
+    return from_dict(values, f"{path} with --set {' '.join(assignments)}")
+
+
+def dump(config: Config) -> str:
+    """`Config` → YAML text that `load` reads back to an equal config."""
+    return yaml.safe_dump(to_dict(config), sort_keys=False, default_flow_style=None, width=100)
+
+
+def describe() -> Iterator[tuple[str, str, str]]:
+    """Yields (dotted key, allowed type, meaning) of every field, in order."""
+
+    def walk(section: type[BaseModel], prefix: str) -> Iterator[tuple[str, str, str]]:
+        for name, field in section.model_fields.items():
+            kind = field.annotation
+            if isinstance(kind, type) and issubclass(kind, BaseModel):
+                yield from walk(kind, f"{prefix}{name}.")
+            else:
+                yield f"{prefix}{name}", _type_name(kind), field.description or ""
+
+    yield from walk(Config, "")
+
+
+def _type_name(kind: Any) -> str:
+    options = [str(a) for a in get_args(kind) if isinstance(a, str)]
+    if options:
+        return " | ".join(options)
+    parts = [a for a in get_args(kind) if a is not Ellipsis]
+    if isinstance(kind, type) and not parts:
+        return kind.__name__
+    names = ["null" if a is type(None) else _type_name(a) for a in parts]
+    return f"list of {names[0]}" if "tuple" in str(kind) else " | ".join(names)

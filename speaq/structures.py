@@ -1,0 +1,134 @@
+"""The data that flows through the library; shapes and layouts are documented once, here.
+
+Letters: B images, N boxes of an image, M relations of an image, Q subject queries, R relation queries,
+C object classes, P predicates, L decoder layers, S matched pairs, D detected boxes, T predicted triplets.
+Box layouts: `xyxy` in pixels, or `cxcywh` in [0, 1] of the un-padded image. Everything is 0-based;
+no-object and no-relation are the *last* logit.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, fields, replace
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+FloatArray = NDArray[np.float32]
+IntArray = NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Vocabulary:
+    """Class names in the order of their indices."""
+
+    objects: tuple[str, ...]  # C
+    predicates: tuple[str, ...]  # P
+
+
+@dataclass(frozen=True)
+class SceneGraph:
+    """Ground truth of one image, in pixels of the original image."""
+
+    image_id: str
+    size_hw: tuple[int, int]
+    boxes_xyxy: FloatArray  # [N, 4] pixels
+    classes: IntArray  # [N]
+    relations: IntArray  # [M, 3] rows (subject box, object box, predicate), duplicates kept
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One image as the network sees it, with its ground truth in pixels of *that* image."""
+
+    index: int  # row of the split
+    image: Tensor  # [3, h, w] uint8 RGB
+    boxes_xyxy: Tensor  # [N, 4] float32 pixels
+    classes: Tensor  # [N] int64
+    relations: Tensor  # [M, 3] int64
+
+
+@dataclass(frozen=True)
+class Target:
+    """Ground truth of one image in normalised coordinates (method section 3)."""
+
+    classes: Tensor  # [N] int64
+    boxes: Tensor  # [N, 4] float32 cxcywh in [0, 1]
+    relations: Tensor  # [M, 3] int64 rows (subject box, object box, predicate)
+    relation_boxes: Tensor  # [M, 4] float32 cxcywh in [0, 1], spanned by the two centres
+
+    def to(self, device: torch.device) -> Target:
+        return Target(**{f.name: getattr(self, f.name).to(device, non_blocking=True) for f in fields(self)})
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Images padded to one size at the lower right, and their targets."""
+
+    images: Tensor  # [B, 3, H, W] uint8 RGB; padding is 0
+    sizes_hw: Tensor  # [B, 2] int64 un-padded height and width
+    targets: list[Target]  # B
+    indices: list[int]  # B rows of the split
+
+    def to(self, device: torch.device) -> Batch:
+        return replace(
+            self,
+            images=self.images.to(device, non_blocking=True),
+            sizes_hw=self.sizes_hw.to(device, non_blocking=True),
+            targets=[target.to(device) for target in self.targets],
+        )
+
+    def pin_memory(self) -> Batch:
+        return replace(self, images=self.images.pin_memory())
+
+
+@dataclass(frozen=True)
+class LayerOutputs:
+    """Raw outputs of all decoder layers; layer L-1 is the last. Boxes are cxcywh in [0, 1]."""
+
+    subject_logits: Tensor  # [L, B, R, C+1]
+    object_logits: Tensor  # [L, B, R, C+1]
+    predicate_logits: Tensor  # [L, B, R, P+1]
+    subject_boxes: Tensor  # [L, B, R, 4]
+    object_boxes: Tensor  # [L, B, R, 4]
+    relation_boxes: Tensor  # [L, B, R, 4]
+
+    def float(self) -> LayerOutputs:
+        """The same in float32, for costs and losses under mixed precision."""
+        return LayerOutputs(**{f.name: getattr(self, f.name).float() for f in fields(self)})
+
+
+@dataclass(frozen=True)
+class Assignment:
+    """Which query learns which relation, for all layers and images at once.
+
+    Rows are sorted by (layer, image, query); a (layer, image, query) occurs at most once; a relation occurs at most
+    as often as it is repeated. `relation` indexes the image's un-repeated relations.
+    """
+
+    layer: Tensor  # [S] int64
+    image: Tensor  # [S] int64
+    query: Tensor  # [S] int64
+    relation: Tensor  # [S] int64
+    repeats: list[Tensor]  # B tensors [L, M_b] int64, k of every relation and layer
+
+
+@dataclass(frozen=True)
+class ScenePrediction:
+    """Ranked triplets of one image, best first; `pairs` index the kept boxes."""
+
+    boxes_xyxy: FloatArray  # [D, 4] pixels of the original image
+    classes: IntArray  # [D]
+    scores: FloatArray  # [D] probability of the box's class
+    pairs: IntArray  # [T, 2] (subject box, object box)
+    predicates: IntArray  # [T]
+    triplet_scores: FloatArray  # [T] descending; the query's own p_sub p_obj p_pred
+    predicate_scores: FloatArray  # [T, P+1] softmax of the query, no-relation last
+    query_index: IntArray  # [T] relation query that each row came from
+
+
+def split_by_counts(values: Tensor, counts: Sequence[int]) -> list[Tensor]:
+    """Splits the first dimension of `values` into consecutive pieces of the given lengths."""
+    return list(torch.split(values, list(counts)))
