@@ -43,9 +43,9 @@ def giou(a_xyxy: Tensor, b_xyxy: Tensor) -> Tensor:
     intersection, union = _intersection_and_union(a_xyxy, b_xyxy)
     tiny = torch.finfo(union.dtype).tiny
     overlap = torch.where(union > 0, intersection / union.clamp(min=tiny), 0.0)
-    size = (
-        torch.maximum(a_xyxy[..., 2:], b_xyxy[..., 2:]) - torch.minimum(a_xyxy[..., :2], b_xyxy[..., :2])
-    ).clamp(min=0)
+    size = (torch.maximum(a_xyxy[..., 2:], b_xyxy[..., 2:]) - torch.minimum(a_xyxy[..., :2], b_xyxy[..., :2])).clamp(
+        min=0
+    )
     hull = size[..., 0] * size[..., 1]
     return overlap - torch.where(hull > 0, (hull - union) / hull.clamp(min=tiny), 0.0)
 

@@ -56,13 +56,15 @@ class DataConfig(Section):
     eval_side: int = Field(800, ge=8, description="evaluation: shortest side, pixels")
     eval_max_side: int = Field(1333, ge=8, description="evaluation: the longest side is at most this, pixels")
     num_workers: int = Field(4, ge=0, description="processes that decode images for each training worker")
-    cache_images: bool = Field(False, description="keep decoded images in memory (small data sets; needs num_workers 0)")
+    cache_images: bool = Field(
+        False, description="keep decoded images in memory (small data sets; needs num_workers 0)"
+    )
 
     @model_validator(mode="after")
     def _check(self) -> DataConfig:
         if self.resampling == "none" and (self.oversample or self.undersample):
             raise ValueError(
-                "oversample and undersample need resampling: bilevel or class_balanced (with `none` they have no effect)"
+                "oversample and undersample have no effect with resampling: none (bilevel or class_balanced)"
             )
         if self.resampling == "bilevel" and self.oversample == 0:
             raise ValueError("resampling: bilevel needs oversample > 0 (0 leaves every image drawn once)")
@@ -84,7 +86,9 @@ class ModelConfig(Section):
     backbone: Literal["resnet18", "resnet34", "resnet50", "resnet101", "small"] = Field(
         "resnet101", description="feature extractor: stride 32, or `small` (toy world: 3 residual stages, stride 16)"
     )
-    frozen_stages: int = Field(2, ge=0, le=5, description="stages without gradient, from the stem on (2: stem and res2)")
+    frozen_stages: int = Field(
+        2, ge=0, le=5, description="stages without gradient, from the stem on (2: stem and res2)"
+    )
     hidden_dim: int = Field(256, ge=4, description="d, channels of the transformer")
     num_heads: int = Field(8, ge=1, description="attention heads; divides hidden_dim")
     feedforward_dim: int = Field(2048, ge=1, description="hidden channels of each feed-forward block")
@@ -199,7 +203,9 @@ class TrainingConfig(Section):
         None, description="run folder or checkpoint whose weights to start from (a detector is replicated)"
     )
     eval_every: int = Field(6_000, ge=1, description="steps between evaluations on val (and checkpoints)")
-    checkpoint_every: int | None = Field(None, ge=1, description="steps between checkpoints besides; null: at evaluations")
+    checkpoint_every: int | None = Field(
+        None, ge=1, description="steps between checkpoints besides; null: at evaluations"
+    )
     log_every: int = Field(50, ge=1, description="steps between lines of training losses")
     best_metric: str = Field("F@50", description="metric of the best checkpoint (the detector's is always AP50)")
     deterministic: bool = Field(False, description="CUDA: refuse kernels whose results differ from run to run")
@@ -213,7 +219,9 @@ class TrainingConfig(Section):
         if not self.decay_steps and self.decay_factor != 1:
             raise ValueError("decay_factor is 1 where decay_steps is empty (it has no effect)")
         if self.micro_batch_size is not None and self.batch_size % self.micro_batch_size:
-            raise ValueError(f"batch_size {self.batch_size} is not a multiple of micro_batch_size {self.micro_batch_size}")
+            raise ValueError(
+                f"batch_size {self.batch_size} is not a multiple of micro_batch_size {self.micro_batch_size}"
+            )
         if self.precision == "float16" and self.device == "cpu":
             raise ValueError("precision: float16 needs a CUDA device; use bfloat16 on the CPU")
         return self
@@ -292,7 +300,7 @@ class Config(Section):
             )
         if not -1 <= self.inference.layer < self.model.num_decoder_layers:
             raise ValueError(
-                f"inference.layer {self.inference.layer} is not one of the {self.model.num_decoder_layers} decoder layers"
+                f"inference.layer {self.inference.layer} is none of the {self.model.num_decoder_layers} decoder layers"
             )
         if self.training.batch_size % self.resources.num_workers:
             raise ValueError(
@@ -357,9 +365,9 @@ class _Loader(yaml.SafeLoader):
     """YAML 1.1 without its traps: 1e-4 is a number, on/off/yes/no are text, 012 is refused, keys are unique."""
 
 
+_REPLACED_TAGS = {f"tag:yaml.org,2002:{name}" for name in ("bool", "int", "float")}
 _Loader.yaml_implicit_resolvers = {
-    first: [(tag, pattern) for tag, pattern in resolvers if tag not in _REPLACED]
-    for _REPLACED in [("tag:yaml.org,2002:bool", "tag:yaml.org,2002:float", "tag:yaml.org,2002:int")]
+    first: [(tag, pattern) for tag, pattern in resolvers if tag not in _REPLACED_TAGS]
     for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
 }
 
@@ -385,12 +393,12 @@ _add_resolvers()
 def _unique_mapping(loader: _Loader, node: yaml.MappingNode) -> dict[Any, Any]:
     seen: dict[Any, Any] = {}
     for key_node, value_node in node.value:
-        key = loader.construct_object(key_node, deep=True)  # type: ignore[no-untyped-call]
+        key = loader.construct_object(key_node, deep=True)
         if not isinstance(key, (str, int, float, bool)):
             raise yaml.MarkedYAMLError(problem=f"key {key!r} is not a plain value", problem_mark=key_node.start_mark)
         if key in seen:
             raise yaml.MarkedYAMLError(problem=f"key {key!r} is given twice", problem_mark=key_node.start_mark)
-        seen[key] = loader.construct_object(value_node, deep=True)  # type: ignore[no-untyped-call]
+        seen[key] = loader.construct_object(value_node, deep=True)
     return seen
 
 
@@ -435,7 +443,7 @@ def parse_overrides(assignments: Sequence[str]) -> dict[str, Any]:
 
 
 def from_dict(values: Mapping[str, Any], where: str = "config") -> Config:
-    """Nested plain values → `Config`; missing keys take their defaults. Raises `ConfigError` naming key, rule, value."""
+    """Nested plain values → `Config`, missing keys at their defaults; raises `ConfigError` naming key, rule, value."""
     try:
         text = json.dumps(values, allow_nan=False)
     except (TypeError, ValueError) as error:

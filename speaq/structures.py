@@ -48,6 +48,7 @@ class Sample:
     boxes_xyxy: Tensor  # [N, 4] float32 pixels
     classes: Tensor  # [N] int64
     relations: Tensor  # [M, 3] int64
+    original_hw: tuple[int, int]  # true height and width of the file's picture
 
 
 @dataclass(frozen=True)
@@ -71,6 +72,7 @@ class Batch:
     sizes_hw: Tensor  # [B, 2] int64 un-padded height and width
     targets: list[Target]  # B
     indices: list[int]  # B rows of the split
+    original_hw: list[tuple[int, int]]  # B true heights and widths of the files' pictures
 
     def to(self, device: torch.device) -> Batch:
         return replace(
@@ -98,6 +100,18 @@ class LayerOutputs:
     def float(self) -> LayerOutputs:
         """The same in float32, for costs and losses under mixed precision."""
         return LayerOutputs(**{f.name: getattr(self, f.name).float() for f in fields(self)})
+
+
+@dataclass(frozen=True)
+class DetectorOutputs:
+    """Raw outputs of all decoder layers of the pre-training detector; boxes are cxcywh in [0, 1]."""
+
+    logits: Tensor  # [L, B, Q, C+1]
+    boxes: Tensor  # [L, B, Q, 4]
+
+    def float(self) -> DetectorOutputs:
+        """The same in float32, for costs and losses under mixed precision."""
+        return DetectorOutputs(self.logits.float(), self.boxes.float())
 
 
 @dataclass(frozen=True)

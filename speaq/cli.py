@@ -1,0 +1,359 @@
+"""The command line: parse, call, print. Heavy imports happen inside the commands, so that --help is quick."""
+
+from __future__ import annotations
+
+import functools
+import json
+import logging
+import signal
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal, ParamSpec
+
+import typer
+
+from speaq import config as configs
+
+if TYPE_CHECKING:
+    from speaq.training.run import RunEvaluation
+
+P = ParamSpec("P")
+DONE, FAILED, USAGE, INTERRUPTED = 0, 1, 2, 130
+
+app = typer.Typer(
+    no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None, help=__doc__
+)
+data_app = typer.Typer(no_args_is_help=True, help="Make, check and describe data sets.")
+config_app = typer.Typer(no_args_is_help=True, help="Look at configurations.")
+app.add_typer(data_app, name="data")
+app.add_typer(config_app, name="config")
+
+ConfigFile = Annotated[Path, typer.Option("--config", help="YAML config, see configs/", dir_okay=False)]
+DataDir = Annotated[Path, typer.Option("--data", help="folder with the four files of the data set")]
+OutputDir = Annotated[Path, typer.Option("--output", help="folder to write")]
+Assignments = Annotated[list[str], typer.Option("--set", help="key=value, any number of times", default_factory=list)]
+Resume = Annotated[bool, typer.Option("--resume", help="go on with the run in --output")]
+SplitOption = Annotated[Literal["val", "test", "train"], typer.Option("--split")]
+AsJson = Annotated[bool, typer.Option("--json", help="print JSON")]
+
+_traceback = False
+
+
+@app.callback()
+def _options(traceback: Annotated[bool, typer.Option(help="show the traceback of an error")] = False) -> None:
+    global _traceback
+    _traceback = traceback
+    logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="%(levelname)s %(message)s")
+
+
+def command(function: Callable[P, int | None]) -> Callable[P, None]:
+    """Turns expected errors into one line on stderr and an exit code: 1 failed, 2 usage, 130 interrupted."""
+
+    @functools.wraps(function)
+    def wrapper(*args: P.args, **kwargs: P.kwargs) -> None:
+        signal.signal(signal.SIGTERM, _raise_interrupt)
+        try:
+            code = function(*args, **kwargs)
+        except KeyboardInterrupt:
+            _complain("interrupted", INTERRUPTED)
+        except (ValueError, OSError, RuntimeError) as error:
+            if _traceback:
+                raise
+            usage = isinstance(error, ValueError | FileNotFoundError) and type(error) is not ValueError
+            _complain(" ".join(str(error).split()), USAGE if usage else FAILED)
+        except Exception as error:
+            if _traceback:
+                raise
+            if type(error).__name__ == "Interrupted":
+                _complain(str(error), INTERRUPTED)
+            _complain(f"{type(error).__name__}: {' '.join(str(error).split())}", FAILED)
+        else:
+            raise typer.Exit(code or DONE)
+
+    return wrapper
+
+
+def _raise_interrupt(number: int, frame: object) -> None:
+    raise KeyboardInterrupt
+
+
+def _complain(message: str, code: int) -> None:
+    typer.echo(f"speaq: {message}", err=True)
+    raise typer.Exit(code)
+
+
+@contextmanager
+def _progress(title: str) -> Iterator[Callable[[int, int, str], None]]:
+    """A bar with ETA on a terminal; elsewhere a plain line every ten seconds. Both on stderr."""
+    if sys.stderr.isatty():
+        from rich.console import Console
+        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+        with Progress(*columns, TextColumn("{task.fields[text]}"), console=Console(stderr=True)) as bar:
+            task = bar.add_task(title, total=None, text="")
+            yield lambda done, total, text: bar.update(task, completed=done, total=total, text=text)
+        return
+    begin, shown = time.monotonic(), [time.monotonic(), -1]
+
+    def line(done: int, total: int, text: str) -> None:
+        now = time.monotonic()
+        if shown[1] < 0:
+            shown[1] = done  # a resumed run starts here
+        if now - shown[0] >= 10 and done > shown[1]:
+            shown[0] = now
+            left = (now - begin) / (done - shown[1]) * (total - done)
+            typer.echo(f"{title} {done}/{total} · {text} · {left:.0f} s left", err=True)
+
+    yield line
+
+
+@data_app.command("make")
+@command
+def data_make(
+    directory: Path,
+    images: Annotated[int, typer.Option(min=10, help="number of images")] = 6000,
+    seed: Annotated[int, typer.Option(min=0)] = 0,
+) -> None:
+    """Generate the toy world in Visual Genome's layout."""
+    from speaq.data.toy import make_toy
+
+    if directory.exists() and any(directory.iterdir()):
+        raise configs.ConfigError(f"{directory}: is not empty; give a new folder")
+    with _progress("drawing") as progress:
+        make_toy(directory, images, seed, lambda done, total: progress(done, total, ""))
+    typer.echo(f"{images} images in {directory}")
+
+
+@data_app.command("check")
+@command
+def data_check(directory: Path, as_json: AsJson = False) -> int:
+    """List every problem of a data set: file · row · field · rule · value."""
+    from speaq.data.visual_genome import check
+
+    problems = check(directory)
+    if as_json:
+        typer.echo(json.dumps([vars(p) for p in problems], indent=1, default=str))
+    else:
+        for problem in problems:
+            typer.echo(str(problem))
+    errors = sum(p.severity == "error" for p in problems)
+    if not as_json:
+        typer.echo(f"{errors} errors, {len(problems) - errors} warnings")
+    return USAGE if errors else DONE
+
+
+@data_app.command("stats")
+@command
+def data_stats(directory: Path, as_json: AsJson = False) -> None:
+    """Count images, boxes, relations and predicates."""
+    from speaq.data.statistics import stats_report
+    from speaq.data.visual_genome import open_data
+
+    report = stats_report(open_data(directory, need_images=False))
+    if as_json:
+        typer.echo(json.dumps(report, indent=1))
+        return
+    for key, value in report.items():
+        if not isinstance(value, dict):
+            typer.echo(f"{key.replace('_', ' '):28} {value}")
+    _print_predicates(report)
+
+
+def _print_predicates(report: dict[str, Any]) -> None:
+    splits = report["splits"]
+    rows = [
+        (name, str(count), *(str(split["predicates"][name]) for split in splits.values()))
+        for name, count in sorted(report["predicates"].items(), key=lambda item: -item[1])
+    ]
+    _table(("predicate", "all", *splits), rows)
+
+
+def _table(header: tuple[str, ...], rows: list[tuple[str, ...]]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(*header, box=None)
+    for column in table.columns[1:]:
+        column.justify = "right"
+    for row in rows:
+        table.add_row(*row)
+    Console(width=None if sys.stdout.isatty() else 160, soft_wrap=False).print(table)
+
+
+@config_app.command("show")
+@command
+def config_show(file: Path, assignments: Assignments, as_json: AsJson = False) -> None:
+    """Print every key of a config with its value, type and meaning."""
+    config = configs.load(file, assignments)
+    if as_json:
+        typer.echo(json.dumps(configs.to_dict(config), indent=1))
+        return
+    values = configs.flatten(configs.to_dict(config))
+    for key, kind, meaning in configs.describe():
+        typer.echo(f"{key}: {json.dumps(values[key])}  # {kind}; {meaning}")
+
+
+@app.command()
+@command
+def groups(
+    data: DataDir,
+    num_groups: Annotated[int, typer.Option(min=1, help="G")] = 4,
+    num_queries: Annotated[int, typer.Option(min=1, help="Q")] = 300,
+    query_multiple: Annotated[int, typer.Option(min=1, help="m")] = 2,
+    as_json: AsJson = False,
+) -> None:
+    """Print the predicate groups of a data set's train split and the queries that each group gets."""
+    from speaq.data.statistics import predicate_count
+    from speaq.data.visual_genome import open_data
+    from speaq.matching.groups import group_table, make_groups
+
+    vg = open_data(data, need_images=False)
+    names = vg.vocabulary.predicates
+    counts = predicate_count(vg.split("train", configs.DataConfig(num_val=0)), len(names))[:-1].tolist()
+    table = group_table(make_groups(counts, num_groups, num_queries), names, counts, query_multiple)
+    if as_json:
+        typer.echo(json.dumps([dict(zip(GROUP_COLUMNS, row, strict=True)) for row in table], indent=1))
+    else:
+        _table(GROUP_COLUMNS, [tuple(str(value) for value in row) for row in table])
+
+
+GROUP_COLUMNS = ("group", "predicates", "share", "subject queries", "relation queries", "members")
+
+
+@app.command()
+@command
+def pretrain(
+    config: ConfigFile, data: DataDir, output: OutputDir, assignments: Assignments, resume: Resume = False
+) -> None:
+    """Train the object detector that SpeaQ starts from (`training.init_from`)."""
+    _train("detector", configs.load(config, assignments), data, output, resume)
+
+
+@app.command()
+@command
+def train(
+    config: ConfigFile, data: DataDir, output: OutputDir, assignments: Assignments, resume: Resume = False
+) -> None:
+    """Train SpeaQ (one run); several workers run as a Ray Train job."""
+    _train("speaq", configs.load(config, assignments), data, output, resume)
+
+
+def _train(task: Literal["speaq", "detector"], config: configs.Config, data: Path, output: Path, resume: bool) -> None:
+    with _progress("training") as progress:
+        if config.resources.num_workers > 1:
+            worker = _launch("worker")
+            result = worker.train_distributed(config, data, output, resume=resume, task=task, progress=progress)
+        else:
+            from speaq.training.loop import train as run
+
+            result = run(config, data, output, task=task, resume=resume, progress=progress)
+    typer.echo(_metrics_line(result["metrics"]))
+    best = result["best"]
+    typer.echo(
+        f"best {best['metric']} {best['value']:.4f} at step {best['step']} · {result['seconds']:.0f} s · {output}"
+    )
+
+
+def _metrics_line(metrics: dict[str, float | None]) -> str:
+    return " · ".join(f"{name} {value:.4f}" for name, value in metrics.items() if value is not None)
+
+
+def _launch(module: str) -> Any:
+    """A module of launch/, which needs Ray and Optuna."""
+    import importlib
+
+    try:
+        return importlib.import_module(f"launch.{module}")
+    except ModuleNotFoundError as error:
+        raise configs.ConfigError(f'{error.name} is not installed: pip install -e ".[ray]"') from error
+
+
+@app.command()
+@command
+def evaluate(
+    run: Path,
+    split: SplitOption = "val",
+    data: Annotated[Path | None, typer.Option("--data", help="default: where the run's data was")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Evaluate the best checkpoint of a run folder."""
+    from speaq.training.run import evaluate_run
+
+    with _progress("evaluating") as progress:
+        result = evaluate_run(run, split, data, progress=progress)
+    if as_json:
+        typer.echo(json.dumps(_evaluation_json(result), indent=1, allow_nan=False))
+    elif result.evaluation.recall is None:
+        typer.echo(_metrics_line(result.evaluation.metrics))
+    else:
+        from speaq.evaluation.report import format_report
+
+        typer.echo(format_report(result.evaluation.recall, result.predicates))
+        typer.echo(
+            " · ".join(f"{n} {v:.4f}" for n, v in result.evaluation.metrics.items() if v is not None and "@" not in n)
+        )
+
+
+def _evaluation_json(result: RunEvaluation) -> dict[str, Any]:
+    from speaq.evaluation.report import to_json
+
+    recall = result.evaluation.recall
+    return {
+        "task": result.task,
+        "split": result.split,
+        "images": result.images,
+        "checkpoint": str(result.checkpoint),
+        "step": result.step,
+        "metrics": result.evaluation.metrics,
+        **({} if recall is None else {"report": to_json(recall, result.predicates)}),
+    }
+
+
+@app.command()
+@command
+def tune(
+    assignments: Assignments,
+    config: Annotated[Path | None, typer.Option("--config", help="YAML config, see configs/")] = None,
+    space: Annotated[Path | None, typer.Option("--space", help="YAML search space, see search_spaces/")] = None,
+    data: Annotated[Path | None, typer.Option("--data", help="folder with the four files of the data set")] = None,
+    output: Annotated[Path | None, typer.Option("--output", help="folder to write")] = None,
+    trials: Annotated[int | None, typer.Option("--trials", min=1, help="default: the search space's")] = None,
+    objective: Annotated[str | None, typer.Option("--objective", help="one or two metrics: R@50,mR@50")] = None,
+    resume: Annotated[Path | None, typer.Option("--resume", help="folder of a search to finish")] = None,
+) -> int:
+    """Search hyper-parameters with Ray Tune and Optuna."""
+    result: int = _launch("cli").tune_command(
+        config=config,
+        space=space,
+        data=data,
+        output=output,
+        trials=trials,
+        objective=objective,
+        assignments=assignments,
+        resume=resume,
+    )
+    return result
+
+
+@app.command()
+@command
+def demo(
+    assignments: Assignments,
+    output: OutputDir = Path("demo"),
+    images: Annotated[int | None, typer.Option(min=100, help="size of the toy world")] = None,
+) -> int:
+    """The main job on a generated world: data, detector, search, table, picture."""
+    result: int = _launch("demo").run_demo(output, images, assignments)
+    return result
+
+
+def main() -> None:
+    app()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,256 @@
+"""From raw outputs to ranked triplets in pixels of the original image (method section 9).
+
+Letters: B images, R relation queries, C object classes, P predicates, M predicates kept of a query, D kept boxes,
+T triplets. Boxes of all images lie in one list, sorted by image; everything up to the final split runs on the
+outputs' device. NaN is refused; of equal scores the lower query comes first.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torchvision.ops import nms
+
+from speaq.boxes import cxcywh_to_xyxy, iou
+from speaq.config import InferenceConfig
+from speaq.structures import FloatArray, IntArray, LayerOutputs, ScenePrediction
+
+
+@dataclass(frozen=True)
+class Detections:
+    """Boxes of one image, best first, without suppression."""
+
+    boxes_xyxy: FloatArray  # [D, 4] pixels of the original image
+    classes: IntArray  # [D]
+    scores: FloatArray  # [D]
+
+
+@dataclass(frozen=True)
+class KeptBoxes:
+    """What suppression leaves of all images' boxes, by image and then by descending score."""
+
+    image: Tensor  # [D] int64
+    source: Tensor  # [D] int64, box of the image: 0..R-1 its subject boxes, R..2R-1 its object boxes
+    boxes: Tensor  # [D, 4] xyxy in units of the image, not clipped
+    classes: Tensor  # [D] int64
+    scores: Tensor  # [D]
+
+    def select(self, rows: Tensor) -> KeptBoxes:
+        return KeptBoxes(**{f.name: getattr(self, f.name)[rows] for f in fields(self)})
+
+
+@dataclass(frozen=True)
+class RankedTriplets:
+    """Triplets of all images, by image and then by descending score; `pairs` index `KeptBoxes`."""
+
+    image: Tensor  # [T] int64
+    query: Tensor  # [T] int64
+    pairs: Tensor  # [T, 2] int64
+    predicates: Tensor  # [T] int64
+    scores: Tensor  # [T]
+    predicate_scores: Tensor  # [T, P+1]
+
+    def select(self, rows: Tensor) -> RankedTriplets:
+        return RankedTriplets(**{f.name: getattr(self, f.name)[rows] for f in fields(self)})
+
+
+@torch.no_grad()
+def decode(
+    outputs: LayerOutputs, sizes_hw: Sequence[tuple[int, int]], config: InferenceConfig
+) -> list[ScenePrediction]:
+    """Ranked triplets of B images in pixels of the original images, whose heights and widths are `sizes_hw`.
+
+    Kept boxes are in descending order of score, triplets in descending order of p_sub p_obj p_pred of their query; a
+    (subject box, object box, predicate) occurs once. Boxes that clipping leaves empty are dropped with their triplets.
+    Raises ValueError where an output is not finite, or where M exceeds P. Source: method section 9.
+    """
+    assert len(sizes_hw) == outputs.predicate_logits.shape[1], "one size for each image"
+    predictions: list[ScenePrediction] = []
+    # Suppression compares boxes in pairs: image by image on a CPU, all images in one kernel on an accelerator.
+    step = 1 if outputs.predicate_logits.device.type == "cpu" else max(len(sizes_hw), 1)
+    for start in range(0, len(sizes_hw), step):
+        part = _images(outputs, slice(start, start + step))
+        predictions += to_scene_predictions(*rank_triplets(part, config), sizes_hw[start : start + step])
+    return predictions
+
+
+def _images(outputs: LayerOutputs, images: slice) -> LayerOutputs:
+    return LayerOutputs(**{f.name: getattr(outputs, f.name)[:, images] for f in fields(outputs)})
+
+
+def rank_triplets(outputs: LayerOutputs, config: InferenceConfig) -> tuple[KeptBoxes, RankedTriplets]:
+    """Kept boxes and ranked triplets of all images before they are scaled to the images (method section 9)."""
+    layer = config.layer
+    subject_scores, subject_classes = best_class(outputs.subject_logits[layer])  # [B, R]
+    object_scores, object_classes = best_class(outputs.object_logits[layer])
+    boxes = torch.cat((outputs.subject_boxes[layer], outputs.object_boxes[layer]), dim=1)  # [B, 2R, 4]
+    boxes = cxcywh_to_xyxy(boxes.float())
+    scores = torch.cat((subject_scores, object_scores), dim=1)  # [B, 2R]
+    classes = torch.cat((subject_classes, object_classes), dim=1)
+    probabilities = outputs.predicate_logits[layer].float().softmax(-1)  # [B, R, P+1]
+    _require_finite(boxes=boxes, scores=scores, predicates=probabilities)
+
+    kept, pointer = _suppress(boxes, classes, scores, config.nms_threshold)
+    triplets = _triplets(probabilities, subject_scores * object_scores, pointer, config.predictions_per_query)
+    return kept, _rank(triplets)
+
+
+def best_class(logits: Tensor) -> tuple[Tensor, Tensor]:
+    """[..., C+1] logits → probability [...] and index [...] of the best class that is not background (the last)."""
+    scores, classes = logits.float().softmax(-1)[..., :-1].max(-1)
+    return scores, classes
+
+
+def _require_finite(**values: Tensor) -> None:
+    for name, value in values.items():
+        if not torch.isfinite(value).all():
+            raise ValueError(f"outputs of the model are not finite: {name} hold NaN or infinity")
+
+
+def _suppress(boxes: Tensor, classes: Tensor, scores: Tensor, threshold: float) -> tuple[KeptBoxes, Tensor]:
+    """Suppression within image and class → kept boxes and, for each of the [B, 2R] boxes, the kept box it points to."""
+    num_images, num_boxes = scores.shape
+    image = torch.arange(num_images, device=boxes.device).repeat_interleave(num_boxes)
+    label = classes.flatten() + image * (int(classes.max()) + 1 if classes.numel() else 1)  # image and class in one
+    flat = boxes.flatten(0, 1)
+    keep = _suppress_by_label(flat, label, scores.flatten(), threshold)  # descending score
+    keep = keep[image[keep].argsort(stable=True)]
+    everything = KeptBoxes(
+        image,
+        torch.arange(num_boxes, device=boxes.device).repeat(num_images),
+        flat,
+        classes.flatten(),
+        scores.flatten(),
+    )
+    pointer = _best_overlap(flat, label, flat[keep], label[keep])
+    return everything.select(keep), pointer.view(num_images, num_boxes)
+
+
+def _suppress_by_label(boxes: Tensor, label: Tensor, scores: Tensor, threshold: float) -> Tensor:
+    """Indices that suppression among boxes of one label leaves, best first.
+
+    Labels are moved apart by an offset; float64, for in float32 a large offset would round the boxes.
+    """
+    if not len(boxes):
+        return label
+    apart = boxes.double() - boxes.min()
+    apart = apart + (label * (apart.max() + 1)).unsqueeze(-1)
+    order = scores.argsort(descending=True, stable=True)  # ties as in the list, on every device
+    ranks = torch.arange(len(boxes), 0, -1, device=boxes.device, dtype=torch.float64)
+    return order[nms(apart[order], ranks, threshold)]
+
+
+def _best_overlap(boxes: Tensor, label: Tensor, kept_boxes: Tensor, kept_label: Tensor) -> Tensor:
+    """For each box the kept box of its label with the highest IoU, the first of equals; every label has one."""
+    kept_label, order = kept_label.sort(stable=True)
+    start = torch.searchsorted(kept_label, label)
+    count = torch.searchsorted(kept_label, label, right=True) - start
+    row = torch.arange(len(boxes), device=boxes.device).repeat_interleave(count)  # [pairs of equal label]
+    column = order[torch.arange(len(row), device=boxes.device) + (start - (count.cumsum(0) - count))[row]]
+    # Gathered coordinate by coordinate: reading whole coordinate columns is several times faster than rows of four.
+    overlap = iou(boxes.T.contiguous().index_select(1, row).T, kept_boxes.T.contiguous().index_select(1, column).T)
+    best = overlap.new_full((len(boxes),), -1.0).scatter_reduce(0, row, overlap, "amax")
+    candidate = torch.where(overlap == best[row], column, len(kept_boxes))
+    return column.new_full((len(boxes),), len(kept_boxes)).scatter_reduce(0, row, candidate, "amin")
+
+
+def _triplets(probabilities: Tensor, box_scores: Tensor, pointer: Tensor, per_query: int) -> RankedTriplets:
+    """The best M predicates of every query as triplets, by image, query and descending predicate score."""
+    num_images, num_queries, num_predicates = (*probabilities.shape[:2], probabilities.shape[2] - 1)
+    if per_query > num_predicates:
+        raise ValueError(f"inference.predictions_per_query {per_query} exceeds the {num_predicates} predicates")
+    scores, predicates = probabilities[..., :-1].topk(per_query, dim=-1)  # [B, R, M]
+    pairs = torch.stack((pointer[:, :num_queries], pointer[:, num_queries:]), dim=-1)  # [B, R, 2]
+    row = torch.arange(num_images * num_queries, device=pairs.device).repeat_interleave(per_query)
+    return RankedTriplets(
+        image=row // max(num_queries, 1),
+        query=row % max(num_queries, 1),
+        pairs=pairs.flatten(0, 1)[row],
+        predicates=predicates.flatten(),
+        scores=(box_scores.unsqueeze(-1) * scores).flatten(),
+        predicate_scores=probabilities.flatten(0, 1)[row],
+    )
+
+
+def _rank(triplets: RankedTriplets) -> RankedTriplets:
+    """By image and descending score; of equal (subject box, object box, predicate) the first stays."""
+    order = triplets.scores.argsort(descending=True, stable=True)
+    order = order[triplets.image[order].argsort(stable=True)]
+    name = _name(triplets)[order]
+    by_name = name.argsort(stable=True)
+    first = torch.ones_like(name, dtype=torch.bool)
+    first[by_name[1:]] = name[by_name[1:]] != name[by_name[:-1]]
+    return triplets.select(order[first])
+
+
+def _name(triplets: RankedTriplets) -> Tensor:
+    """[T] one number for (subject box, object box, predicate)."""
+    num_boxes = triplets.pairs.max() + 1 if triplets.pairs.numel() else 1
+    num_predicates = triplets.predicate_scores.shape[1] - 1
+    return (triplets.pairs[:, 0] * num_boxes + triplets.pairs[:, 1]) * num_predicates + triplets.predicates
+
+
+def to_scene_predictions(
+    kept: KeptBoxes, triplets: RankedTriplets, sizes_hw: Sequence[tuple[int, int]]
+) -> list[ScenePrediction]:
+    """Boxes scaled to the images and clipped, empty ones dropped with their triplets, pairs re-indexed; NumPy."""
+    boxes = scale_and_clip(kept.boxes, _sizes(sizes_hw, kept.boxes)[kept.image])
+    filled = ((boxes[:, 2:] - boxes[:, :2]) > 0).all(-1)
+    renumbered = filled.cumsum(0) - 1
+    triplets = triplets.select(filled[triplets.pairs].all(-1))
+    kept = kept.select(filled)
+    return _split(kept, boxes[filled], triplets, renumbered[triplets.pairs], len(sizes_hw))
+
+
+def _sizes(sizes_hw: Sequence[tuple[int, int]], like: Tensor) -> Tensor:
+    """[B, 4] width, height, width, height."""
+    return like.new_tensor([(w, h, w, h) for h, w in sizes_hw]).view(-1, 4)
+
+
+def scale_and_clip(boxes: Tensor, whwh: Tensor) -> Tensor:
+    """xyxy in units of the image → pixels within it; `whwh` holds width, height, width, height and broadcasts."""
+    return torch.minimum((boxes * whwh).clamp(min=0), whwh)
+
+
+def _split(
+    kept: KeptBoxes, boxes: Tensor, triplets: RankedTriplets, pairs: Tensor, num_images: int
+) -> list[ScenePrediction]:
+    num_boxes = torch.bincount(kept.image, minlength=num_images)
+    box_start = num_boxes.cumsum(0) - num_boxes
+    per_box = (boxes, kept.classes, kept.scores)
+    pairs = pairs - box_start[triplets.image].unsqueeze(-1)
+    per_triplet = (pairs, triplets.predicates, triplets.scores, triplets.predicate_scores, triplets.query)
+    num_triplets = torch.bincount(triplets.image, minlength=num_images)
+    columns = [_by_image(column, num_boxes) for column in per_box]
+    columns += [_by_image(column, num_triplets) for column in per_triplet]
+    return [ScenePrediction(*image) for image in zip(*columns, strict=True)]
+
+
+def _by_image(values: Tensor, counts: Tensor) -> list[NDArray[np.generic]]:
+    ends = counts.cumsum(0).tolist()
+    return np.split(values.cpu().numpy(), ends[:-1]) if ends else []
+
+
+@torch.no_grad()
+def decode_detections(logits: Tensor, boxes: Tensor, sizes_hw: Sequence[tuple[int, int]]) -> list[Detections]:
+    """Detector outputs [B, Q, C+1] and cxcywh [B, Q, 4] → each query's best class and box in pixels, best first.
+
+    Boxes that clipping leaves empty are dropped. Raises ValueError where an output is not finite.
+    """
+    scores, classes = best_class(logits)
+    boxes_xyxy = cxcywh_to_xyxy(boxes.float())
+    _require_finite(boxes=boxes_xyxy, scores=scores)
+    boxes_xyxy = scale_and_clip(boxes_xyxy, _sizes(sizes_hw, boxes_xyxy).unsqueeze(1))
+    order = scores.argsort(dim=-1, descending=True, stable=True)
+    scores, classes = scores.gather(1, order).cpu(), classes.gather(1, order).cpu()
+    boxes_xyxy = boxes_xyxy.gather(1, order.unsqueeze(-1).expand(-1, -1, 4)).cpu()
+    filled = ((boxes_xyxy[..., 2:] - boxes_xyxy[..., :2]) > 0).all(-1)
+    return [
+        Detections(b[f].numpy(), c[f].numpy(), s[f].numpy())
+        for b, c, s, f in zip(boxes_xyxy, classes, scores, filled, strict=True)
+    ]

@@ -1,0 +1,388 @@
+"""Search spaces: dotted config keys with ranges, choices and conditions, from YAML, checked against the config.
+
+A space knows nothing of Ray or Optuna. `values` are what a sampler proposes: {dotted key: plain value} of the active
+parameters only. A parameter is active where every `when` holds; elsewhere its `otherwise` is written into the config.
+"""
+
+from __future__ import annotations
+
+import difflib
+import itertools
+import math
+import random
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal, get_args
+
+from pydantic import BaseModel, Field, TypeAdapter, ValidationError, model_validator
+
+from speaq import config as configs
+from speaq.config import Config, ConfigError, Section
+
+Plain = bool | int | float | str | None
+Values = Mapping[str, Plain]
+
+MAX_CORNERS = 512  # combinations of extreme values that are tried before a space is called impossible
+
+
+class _Parameter(Section):
+    when: dict[str, list[Plain]] = Field(
+        default={}, description="active where each of these keys has one of the values"
+    )
+    otherwise: Plain = Field(None, description="value where it is not active (default: the config's own)")
+
+    @property
+    def has_otherwise(self) -> bool:
+        return "otherwise" in self.model_fields_set
+
+
+class _Range(_Parameter):
+    log: bool = Field(False, description="sample the logarithm uniformly")
+
+    def _check_range(self, low: float, high: float, step: float | None) -> None:
+        if low >= high:
+            raise ValueError(f"the range is empty: low {low} is not below high {high}")
+        if self.log and low <= 0:
+            raise ValueError(f"log needs low above 0, not {low}")
+        if self.log and step is not None:
+            raise ValueError("log and step exclude each other")
+        if step is not None and not math.isclose((high - low) / step, round((high - low) / step), abs_tol=1e-9):
+            raise ValueError(f"high {high} is not low {low} plus a multiple of step {step}")
+
+
+class FloatRange(_Range):
+    """A number in [low, high], on a grid where `step` is given."""
+
+    type: Literal["float"]
+    low: float
+    high: float
+    step: float | None = Field(None, gt=0)
+
+    @model_validator(mode="after")
+    def _check(self) -> FloatRange:
+        self._check_range(self.low, self.high, self.step)
+        return self
+
+    def allows(self, value: Plain) -> bool:
+        if isinstance(value, bool) or not isinstance(value, int | float) or not self.low <= value <= self.high:
+            return False
+        steps = 0.0 if self.step is None else (value - self.low) / self.step
+        return math.isclose(steps, round(steps), abs_tol=1e-6)
+
+    def extremes(self) -> list[Plain]:
+        return [self.low, self.high]
+
+
+class IntRange(_Range):
+    """A whole number in [low, high], every `step`-th."""
+
+    type: Literal["int"]
+    low: int
+    high: int
+    step: int | None = Field(None, ge=1)
+
+    @model_validator(mode="after")
+    def _check(self) -> IntRange:
+        self._check_range(self.low, self.high, self.step)
+        return self
+
+    def allows(self, value: Plain) -> bool:
+        if isinstance(value, bool) or not isinstance(value, int):
+            return False
+        return self.low <= value <= self.high and (value - self.low) % (self.step or 1) == 0
+
+    def extremes(self) -> list[Plain]:
+        return [self.low, self.high]
+
+
+class Choice(_Parameter):
+    """One of a few values."""
+
+    type: Literal["categorical"]
+    choices: list[Plain] = Field(min_length=2)
+
+    @model_validator(mode="after")
+    def _check(self) -> Choice:
+        if len({_identity(choice) for choice in self.choices}) < len(self.choices):
+            raise ValueError("choices are given twice")
+        return self
+
+    def allows(self, value: Plain) -> bool:
+        return any(_identity(value) == _identity(choice) for choice in self.choices)
+
+    def extremes(self) -> list[Plain]:
+        return list(self.choices)
+
+
+Parameter = Annotated[FloatRange | IntRange | Choice, Field(discriminator="type")]
+
+
+def _identity(value: Plain) -> tuple[str, Plain]:
+    """1, 1.0 and True are three values."""
+    return type(value).__name__, value
+
+
+class SearchConfig(Section):
+    """What a search does where the command line does not say otherwise."""
+
+    objective: list[str] = Field(
+        ["F@50"], min_length=1, max_length=2, description="metrics to maximise; two give a Pareto front"
+    )
+    trials: int = Field(20, ge=1, description="trials in all, with the published setting and the baseline")
+    seed: int = Field(0, ge=0, le=2**31 - 1, description="seed of the sampler")
+    sampler: Literal["tpe", "random", "gp", "nsga2", "qmc", "grid"] = Field("tpe", description="Optuna's sampler")
+    scheduler: Literal["asha", "none"] = Field("asha", description="asha stops the worst trials early")
+    grace_steps: int | None = Field(
+        None, ge=1, description="asha: no trial is stopped before; null: max_steps / reduction_factor², evaluated"
+    )
+    reduction_factor: float = Field(3.0, gt=1, description="asha: one of so many trials passes a rung")
+
+    @model_validator(mode="after")
+    def _check(self) -> SearchConfig:
+        if len(set(self.objective)) < len(self.objective):
+            raise ValueError("objective names a metric twice")
+        if self.sampler == "gp" and len(self.objective) > 1:
+            raise ValueError("sampler: gp has one objective; use tpe or nsga2 for two")
+        if self.scheduler == "none" and self.grace_steps is not None:
+            raise ValueError("grace_steps has no effect with scheduler: none")
+        return self
+
+    def rungs(self, max_steps: int, eval_every: int) -> list[int]:
+        """Steps at which asha judges, below `max_steps`; empty without a scheduler. Raises ConfigError."""
+        if self.scheduler == "none":
+            return []
+        grace = self.grace_steps
+        if grace is None:  # a rung between evaluations would wait for the next one anyway
+            grace = max(1, round(max_steps / self.reduction_factor**2 / eval_every)) * eval_every
+        elif grace >= max_steps:
+            raise ConfigError(f"search.grace_steps {grace} is not below training.max_steps {max_steps}")
+        rungs = []
+        while grace < max_steps:
+            rungs.append(int(grace))
+            grace = grace * self.reduction_factor  # type: ignore[assignment]
+        return rungs
+
+
+class Space(Section):
+    """A search space: fixed values, parameters in the order in which they are sampled, defaults of the search."""
+
+    question: str = Field("", description="what the search answers: the comment at the head of the file")
+    search: SearchConfig = SearchConfig()
+    fixed: dict[str, Any] = Field(default={}, description="dotted config keys that every trial has")
+    parameters: dict[str, Parameter] = Field(min_length=1, description="dotted config key → range or choices")
+
+    def base(self, config: Config) -> Config:
+        """`config` with the fixed values."""
+        return configs.apply(config, self.fixed, "space: fixed")
+
+    def without(self, keys: Sequence[str]) -> Space:
+        """The space where `keys`, given on the command line, are no longer searched or fixed. Raises ConfigError."""
+        parameters = {k: p for k, p in self.parameters.items() if k not in keys}
+        if not parameters:
+            raise ConfigError(f"nothing is left to search: --set fixes {', '.join(self.parameters)}")
+        fixed = {k: v for k, v in self.fixed.items() if k not in keys}
+        return self.model_copy(update={"parameters": parameters, "fixed": fixed})
+
+    def active(self, key: str, assigned: Mapping[str, Any]) -> bool:
+        """Whether `key` is searched, given the config values (flat) assigned so far."""
+        return all(
+            any(_identity(assigned[parent]) == _identity(v) for v in values)
+            for parent, values in self.parameters[key].when.items()
+        )
+
+    def resolve(self, base: Config, values: Values) -> dict[str, Any]:
+        """{dotted key: value} of every parameter, active or not. Raises ConfigError unless `values` fit the space."""
+        assigned = configs.flatten(configs.to_dict(base))
+        resolved: dict[str, Any] = {}
+        for key, parameter in self.parameters.items():
+            if self.active(key, assigned):
+                if key not in values:
+                    raise ConfigError(f"values: {key} is active and has no value")
+                if not parameter.allows(values[key]):
+                    raise ConfigError(f"values: {key}: {values[key]!r} is not in the space")
+                resolved[key] = values[key]
+            elif key in values:
+                raise ConfigError(f"values: {key} is not active here")
+            elif parameter.has_otherwise:
+                resolved[key] = parameter.otherwise
+            assigned[key] = resolved.get(key, assigned[key])
+        if unknown := set(values) - set(self.parameters):
+            raise ConfigError(f"values: {min(unknown)}: not a parameter of the space")
+        return resolved
+
+    def apply(self, base: Config, values: Values) -> Config:
+        """The config of a trial: `base` (with the fixed values in it) and the sampled values. Raises ConfigError."""
+        return configs.apply(base, self.resolve(base, values), "trial")
+
+    def extract(self, base: Config, config: Config) -> dict[str, Plain] | None:
+        """The values that make `config` from `base`, or None where the space does not contain it."""
+        wanted = configs.flatten(configs.to_dict(config))
+        assigned = configs.flatten(configs.to_dict(base))
+        values: dict[str, Plain] = {}
+        for key, parameter in self.parameters.items():
+            if self.active(key, assigned):
+                values[key] = _as_in(parameter, wanted[key])
+                if not parameter.allows(values[key]):
+                    return None
+            assigned[key] = wanted[key]
+        try:
+            return values if self.apply(base, values) == config else None
+        except ConfigError:
+            return None
+
+    def check(self, config: Config) -> None:
+        """Raises ConfigError, naming key, rule and value, unless every value of the space is possible in some trial."""
+        base = self.base(config)
+        for metric in self.search.objective:
+            configs.check_metric(metric, base)
+        self.search.rungs(base.training.max_steps, base.training.eval_every)
+        for key, parameter in self.parameters.items():
+            _check_key(key, "parameters")
+            self._check_conditions(key)
+            for value in [*parameter.extremes(), *([parameter.otherwise] if parameter.has_otherwise else [])]:
+                _check_field(key, value)
+        self._check_corners(base)
+
+    def _check_conditions(self, key: str) -> None:
+        order = list(self.parameters)
+        for parent, values in self.parameters[key].when.items():
+            _check_key(parent, f"parameters: {key}: when")
+            if parent not in order:
+                continue
+            if order.index(parent) >= order.index(key):
+                raise ConfigError(f"space: {key}: when: {parent} must come before {key}")
+            source = self.parameters[parent]
+            possible = [source.otherwise] if source.has_otherwise else []
+            for value in values:
+                if not source.allows(value) and _identity(value) not in map(_identity, possible):
+                    raise ConfigError(f"space: {key}: when: {parent} is never {value!r}")
+
+    def corners(self, base: Config, limit: int = MAX_CORNERS) -> Iterator[dict[str, Plain]]:
+        """Values at the ends of every range, every choice at least once; at most about `limit` of them, seeded."""
+        yield from itertools.islice(self._all_corners(base), limit // 2)
+        generator = random.Random(0)
+        for _ in range(limit // 2):
+            yield self.draw(base, generator)
+
+    def _all_corners(self, base: Config) -> Iterator[dict[str, Plain]]:
+        extremes = [p.extremes() for p in self.parameters.values()]
+        seen = set()
+        for combination in itertools.islice(itertools.product(*extremes), 8 * MAX_CORNERS):
+            values = self._keep_active(base, dict(zip(self.parameters, combination, strict=True)))
+            identity = tuple(values.items())
+            if identity not in seen:
+                seen.add(identity)
+                yield values
+
+    def draw(self, base: Config, generator: random.Random, fixed: Values | None = None) -> dict[str, Plain]:
+        """Random extreme values of the active parameters; `fixed` ones as given."""
+        values = {key: generator.choice(p.extremes()) for key, p in self.parameters.items()}
+        return self._keep_active(base, {**values, **(fixed or {})})
+
+    def _keep_active(self, base: Config, values: Values) -> dict[str, Plain]:
+        assigned = configs.flatten(configs.to_dict(base))
+        kept: dict[str, Plain] = {}
+        for key, parameter in self.parameters.items():
+            if self.active(key, assigned):
+                kept[key] = assigned[key] = values[key]
+            elif parameter.has_otherwise:
+                assigned[key] = parameter.otherwise
+        return kept
+
+    def _check_corners(self, base: Config) -> None:
+        possible: set[tuple[str, tuple[str, Plain]]] = set()
+        reasons: dict[tuple[str, tuple[str, Plain]], str] = {}
+        reason = ""
+
+        def attempt(values: dict[str, Plain]) -> None:
+            nonlocal reason
+            named = {(key, _identity(value)) for key, value in values.items()}
+            try:
+                self.apply(base, values)
+            except ConfigError as error:
+                reason = str(error)
+                reasons.update(dict.fromkeys(named, reason))
+            else:
+                possible.update(named)
+
+        for values in self.corners(base):
+            attempt(values)
+        if not possible:
+            raise ConfigError(f"space: no trial is possible ({reason})")
+        generator = random.Random(1)
+        for key, parameter in self.parameters.items():
+            for value in parameter.extremes():
+                for _ in range(64):  # rare values get a second chance before they are called impossible
+                    if (key, _identity(value)) in possible:
+                        break
+                    attempt(self.draw(base, generator, {key: value}))
+                else:
+                    why = reasons.get((key, _identity(value)), "its `when` never holds")
+                    raise ConfigError(f"space: {key}: no trial can have {value!r} ({why})")
+
+
+def _as_in(parameter: FloatRange | IntRange | Choice, value: Any) -> Plain:
+    """`value` of a config as the parameter writes it: the config has 1.0 where choices say 1."""
+    if isinstance(parameter, Choice) and isinstance(value, float):
+        return next((c for c in parameter.choices if not isinstance(c, bool) and c == value), value)
+    return value  # type: ignore[no-any-return]
+
+
+def _check_key(key: str, where: str) -> None:
+    known = configs.defaults()
+    if key not in known:
+        close = difflib.get_close_matches(key, list(known), n=1)
+        raise ConfigError(f"space: {where}: {key}: no such key" + (f" (nearest: {close[0]})" if close else ""))
+
+
+def _check_field(key: str, value: Plain) -> None:
+    """Raises ConfigError unless the field `key` on its own accepts `value`."""
+    section: type[BaseModel] = Config
+    *parents, leaf = key.split(".")
+    for parent in parents:
+        kind = section.model_fields[parent].annotation
+        assert isinstance(kind, type)
+        section = kind
+    field = section.model_fields[leaf]
+    adapter: TypeAdapter[Any] = TypeAdapter(Annotated[field.annotation, *field.metadata])  # type: ignore[valid-type]
+    try:
+        adapter.validate_python(value, strict=True)
+    except ValidationError as error:
+        message = error.errors()[0]["msg"]
+        options = [repr(a) for a in get_args(field.annotation)] if "literal" in error.errors()[0]["type"] else []
+        rule = f"one of {', '.join(options)}" if options else message
+        raise ConfigError(f"space: {key}: {value!r} breaks the rule of the config: {rule}") from error
+
+
+def load(path: Path) -> Space:
+    """Reads a search space; its leading comment becomes the question. Raises ConfigError in one line."""
+    values = configs.read_yaml(path)
+    if "question" in values:
+        raise ConfigError(f"{path}: question: write it as a comment at the head of the file")
+    return from_dict({**values, "question": _head_comment(path)}, str(path))
+
+
+def _head_comment(path: Path) -> str:
+    lines = itertools.takewhile(lambda line: line.startswith("#"), path.read_text(encoding="utf-8").splitlines())
+    return " ".join(line.lstrip("# ").rstrip() for line in lines).strip()
+
+
+def from_dict(values: Mapping[str, Any], where: str = "space") -> Space:
+    """Plain values → `Space`. Raises ConfigError naming key, rule and value."""
+    try:
+        return Space.model_validate(values)
+    except ValidationError as error:
+        raise ConfigError("; ".join(_describe(where, detail) for detail in error.errors()[:3])) from error
+
+
+def _describe(where: str, detail: Mapping[str, Any]) -> str:
+    kinds = ("float", "int", "categorical")
+    key = ": ".join(str(part) for part in detail["loc"] if part not in kinds)
+    message = str(detail["msg"]).removeprefix("Value error, ")
+    shown = "" if isinstance(detail.get("input"), dict) else f", not {detail.get('input')!r}"
+    return f"{where}: {key + ': ' if key else ''}{message}{shown}"
+
+
+def to_dict(space: Space) -> dict[str, Any]:
+    """`Space` → plain values: `from_dict(to_dict(s)) == s`."""
+    return space.model_dump(mode="json", exclude_unset=True)

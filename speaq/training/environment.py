@@ -1,0 +1,36 @@
+"""What a run records about where it ran."""
+
+from __future__ import annotations
+
+import os
+import platform
+import resource
+from importlib import metadata
+
+import torch
+
+PACKAGES = ("speaq", "torch", "torchvision", "numpy", "scipy", "ray", "optuna")
+
+
+def versions() -> dict[str, str]:
+    """Versions of Python and of the packages that results depend on; absent ones are left out."""
+    found = {"python": platform.python_version()}
+    for package in PACKAGES:
+        try:
+            found[package] = metadata.version(package)
+        except metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+def hardware(device: torch.device) -> str:
+    """One line: the device, and the CPU cores of the host."""
+    cores = f"{os.cpu_count()} CPU cores"
+    return f"{torch.cuda.get_device_name(device)}, {cores}" if device.type == "cuda" else cores
+
+
+def peak_memory_mib(device: torch.device) -> float:
+    """Largest memory use so far, MiB: of the CUDA device where there is one, else of this process."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device) / 2**20
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024

@@ -1,0 +1,93 @@
+"""Evaluation of a model on a split: scene graph recall with box AP, or box AP alone for the detector."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+
+from speaq.config import Config
+from speaq.data.dataset import eval_loader
+from speaq.data.visual_genome import Split
+from speaq.evaluation.detection import DetectionEvaluator
+from speaq.evaluation.recall import RecallEvaluator, RecallResult
+from speaq.inference import decode, decode_detections
+from speaq.structures import IntArray
+from speaq.training import distributed
+
+Progress = Callable[[int, int, str], None]  # done, total, text
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Metrics by name (None where undefined) and, for scene graphs, the whole recall result."""
+
+    metrics: dict[str, float | None]
+    recall: RecallResult | None = None
+
+
+def _no_progress(done: int, total: int, text: str) -> None:
+    pass
+
+
+@torch.inference_mode()
+def evaluate_scene_graphs(
+    model: nn.Module,
+    split: Split,
+    config: Config,
+    device: torch.device,
+    *,
+    zero_shot: IntArray | None,
+    predicate_count: IntArray,
+    progress: Progress = _no_progress,
+) -> Evaluation:
+    """R, ng-R, zR, mR, F, head / body / tail and box AP of `model` on `split`; every image is counted once.
+
+    With several workers each decodes its share; the result is the same on every worker. `predicate_count` [P+1] is
+    that of the train split and decides head, body and tail.
+    """
+    rank, size = distributed.world()
+    recall = RecallEvaluator(len(predicate_count) - 1, config.evaluation, zero_shot, predicate_count)
+    boxes = DetectionEvaluator()
+    was_training = model.training
+    model.eval()
+    done, total = 0, -(-len(split) // size)
+    for batch in eval_loader(split, config, rank, size):
+        outputs = model(batch.images.to(device), batch.sizes_hw.to(device))
+        for index, hw, prediction in zip(
+            batch.indices, batch.original_hw, decode(outputs, batch.original_hw, config.inference), strict=True
+        ):
+            graph = split.scene_graph(index, hw)
+            recall.add(index, graph, prediction)
+            boxes.add(index, graph, prediction.boxes_xyxy, prediction.classes, prediction.scores)
+        done += len(batch.indices)
+        progress(done, total, "evaluating")
+    model.train(was_training)
+    recall = RecallEvaluator.merge(distributed.gather(recall))
+    boxes = DetectionEvaluator.merge(distributed.gather(boxes))
+    result = recall.result()
+    return Evaluation({**result.metrics, **boxes.result()}, result)
+
+
+@torch.inference_mode()
+def evaluate_detector(
+    model: nn.Module, split: Split, config: Config, device: torch.device, *, progress: Progress = _no_progress
+) -> Evaluation:
+    """COCO box AP of a detector on `split`."""
+    rank, size = distributed.world()
+    boxes = DetectionEvaluator()
+    was_training = model.training
+    model.eval()
+    done, total = 0, -(-len(split) // size)
+    for batch in eval_loader(split, config, rank, size):
+        outputs = model(batch.images.to(device), batch.sizes_hw.to(device))
+        detections: list[Any] = decode_detections(outputs.logits[-1], outputs.boxes[-1], batch.original_hw)
+        for index, hw, (xyxy, classes, scores) in zip(batch.indices, batch.original_hw, detections, strict=True):
+            boxes.add(index, split.scene_graph(index, hw), xyxy, classes, scores)
+        done += len(batch.indices)
+        progress(done, total, "evaluating")
+    model.train(was_training)
+    return Evaluation(dict(DetectionEvaluator.merge(distributed.gather(boxes)).result()))

@@ -1,0 +1,432 @@
+"""One training loop, for SpeaQ and the detector, on one worker or many. It knows nothing of Ray.
+
+A run is a folder: config.yaml, data.json, metrics.jsonl, checkpoints/{last,previous,best}.pt, result.json.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+import math
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from speaq.config import Config, ConfigError, dump, flatten, from_dict, read_yaml, to_dict
+from speaq.data import DataError
+from speaq.data.dataset import train_loader
+from speaq.data.visual_genome import Split, VisualGenome, open_data
+from speaq.structures import Batch
+from speaq.training import checkpoint, distributed
+from speaq.training.environment import hardware, peak_memory_mib, versions
+from speaq.training.evaluate import Progress, _no_progress
+from speaq.training.metrics import Sink, open_sinks
+from speaq.training.optimizer import clip_gradients, make_optimizer, set_learning_rate
+from speaq.training.tasks import Task, TaskName, make_task
+
+log = logging.getLogger(__name__)
+
+Report = Callable[[int, Mapping[str, float | None], Path], None]
+
+# Keys that may differ when a run is resumed: they do not change what is computed, or only how long.
+RESUMABLE = ("training.max_steps", "training.device", "training.num_threads", "training.log_every", "data.num_workers")
+
+
+class Interrupted(Exception):
+    """Ctrl-C or SIGTERM: the run was saved and can be resumed."""
+
+
+class StopTraining(Exception):
+    """Raised by a `report` callable to end the run early; the run counts as stopped, not failed."""
+
+
+class DivergedError(RuntimeError):
+    """The loss is no longer finite."""
+
+
+@dataclass
+class _State:
+    """What changes while training."""
+
+    step: int = 0
+    seconds: float = 0.0
+    best: dict[str, Any] = field(default_factory=dict)
+    metrics: dict[str, float | None] = field(default_factory=dict)
+
+
+@dataclass
+class _Run:
+    """What stays the same while training."""
+
+    config: Config
+    output: Path
+    task: Task
+    model: nn.Module  # wrapped for several workers
+    optimizer: torch.optim.Optimizer
+    scaler: torch.amp.GradScaler
+    vg: VisualGenome
+    train_split: Split
+    val_split: Split
+    device: torch.device
+    report: Report | None
+    progress: Progress
+    sinks: list[Sink] = field(default_factory=list)
+
+    @property
+    def main(self) -> bool:
+        return distributed.world()[0] == 0
+
+
+def train(
+    config: Config,
+    data: Path,
+    output: Path,
+    *,
+    task: TaskName = "speaq",
+    report: Report | None = None,
+    resume: bool = False,
+    device: torch.device | None = None,
+    progress: Progress = _no_progress,
+) -> dict[str, Any]:
+    """Trains to `training.max_steps` and returns what is written to result.json.
+
+    Args:
+        data: folder with the four files of the data set.
+        output: run folder; with `resume` a run found there goes on exactly where its last checkpoint was.
+        report: called on every worker after each evaluation with (step, metrics, path of last.pt).
+        device: overrides `training.device`.
+        progress: called with (steps done, steps in all, text) now and then.
+
+    Raises:
+        ConfigError, DataError: what the user gave cannot be used.
+        Interrupted: Ctrl-C or SIGTERM, after a checkpoint was written.
+        DivergedError: a loss that is not finite.
+    """
+    output, data = output.resolve(), data.resolve()
+    torch.manual_seed(config.seed)
+    if config.training.num_threads is not None:
+        torch.set_num_threads(config.training.num_threads)
+    torch.use_deterministic_algorithms(config.training.deterministic)
+    previous = _previous_run(config, output, task, resume)
+    run = _prepare(config, data, output, task, report, device or pick_device(config), progress)
+    state = _restore(run, previous) if previous else _State()
+    try:
+        if run.main:
+            _write_header(run, data)
+            run.sinks = open_sinks(output, config, state.step)
+        with _interruptible() as interrupted:
+            status = _loop(run, state, interrupted)
+    finally:
+        for sink in run.sinks:
+            sink.close()
+    result = _result(run, state, status)
+    if run.main:
+        _write_json(output / "result.json", result)
+    return result
+
+
+def pick_device(config: Config) -> torch.device:
+    """The device that `training.device` names. Raises ConfigError where it is not there."""
+    wanted = config.training.device
+    if wanted == "cuda" and not torch.cuda.is_available():
+        raise ConfigError("training.device: cuda, but PyTorch sees no CUDA device here")
+    name = "cuda" if wanted == "cuda" or (wanted == "auto" and torch.cuda.is_available()) else "cpu"
+    if name == "cpu" and config.training.precision == "float16":
+        raise ConfigError("training.precision: float16 needs a CUDA device; use bfloat16 on the CPU")
+    return torch.device(name)
+
+
+def _previous_run(config: Config, output: Path, task: TaskName, resume: bool) -> dict[str, Any] | None:
+    """The checkpoint to go on from, checked against the config; refuses to overwrite a run."""
+    folder = output / "checkpoints"
+    if not resume:
+        if (output / "config.yaml").exists():
+            raise ConfigError(f"{output}: holds a run already; give another --output, or --resume to go on with it")
+        return None
+    previous = checkpoint.load_latest(folder)
+    if previous is None:
+        return None
+    if previous.get("task") != task:
+        raise ConfigError(f"{output}: is a run of a {previous.get('task')}, not of a {task}")
+    before, now = flatten(previous["config"]), flatten(to_dict(config))
+    changed = [key for key in now if now[key] != before.get(key) and not key.startswith(RESUMABLE)]
+    if changed:
+        what = ", ".join(f"{k}: {before.get(k)!r} then, {now[k]!r} now" for k in changed[:3])
+        raise ConfigError(f"{output}: cannot resume with another config ({what})")
+    return previous
+
+
+def _prepare(
+    config: Config,
+    data: Path,
+    output: Path,
+    task_name: TaskName,
+    report: Report | None,
+    device: torch.device,
+    progress: Progress,
+) -> _Run:
+    vg = open_data(data)
+    train_split, val_split = vg.split("train", config.data), vg.split("val", config.data)
+    if config.evaluation.max_val_images is not None:
+        val_split = val_split.first(config.evaluation.max_val_images)
+    if len(train_split) == 0:
+        raise DataError(
+            f"{data}: no image is left to train on (data.num_val {config.data.num_val} takes the first rows)"
+        )
+    if len(val_split) == 0:
+        raise DataError(f"{data}: no image to evaluate on (data.num_val is {config.data.num_val})")
+    task = make_task(task_name, config, vg, train_split)
+    task.model.to(device).to(memory_format=torch.channels_last)
+    model: nn.Module = task.model
+    if distributed.world()[1] > 1:
+        model = DistributedDataParallel(model, broadcast_buffers=False, gradient_as_bucket_view=True)
+    scaler = torch.amp.GradScaler(device.type, enabled=config.training.precision == "float16")
+    optimizer = make_optimizer(task.model, config.training)
+    return _Run(config, output, task, model, optimizer, scaler, vg, train_split, val_split, device, report, progress)
+
+
+def _restore(run: _Run, previous: Mapping[str, Any]) -> _State:
+    if previous["data_digest"] != run.vg.digest:
+        raise ConfigError(
+            f"{run.output}: cannot resume on other data "
+            f"(digest {run.vg.digest[:12]} now, {previous['data_digest'][:12]} then)"
+        )
+    run.task.model.load_state_dict(previous["model"])
+    run.optimizer.load_state_dict(previous["optimizer"])
+    run.scaler.load_state_dict(previous["scaler"])
+    return _State(previous["step"], previous["seconds"], dict(previous["best"]), dict(previous["metrics"]))
+
+
+def _write_header(run: _Run, data: Path) -> None:
+    run.output.mkdir(parents=True, exist_ok=True)
+    (run.output / "config.yaml").write_text(dump(run.config), encoding="utf-8")
+    _write_json(
+        run.output / "data.json",
+        {
+            "directory": str(data),
+            "digest": run.vg.digest,
+            "train_images": len(run.train_split),
+            "val_images": len(run.val_split),
+            "task": run.task.name,
+        },
+    )
+
+
+def _write_json(path: Path, content: Mapping[str, Any]) -> None:
+    temporary = path.with_suffix(".tmp")
+    temporary.write_text(json.dumps(content, indent=1, allow_nan=False) + "\n", encoding="utf-8")
+    temporary.replace(path)
+
+
+@contextlib.contextmanager
+def _interruptible() -> Iterator[Callable[[], bool]]:
+    """Turns the first SIGINT or SIGTERM into a flag, so that a step is never torn; the second acts as usual."""
+    received: list[int] = []
+    if threading.current_thread() is not threading.main_thread():
+        yield lambda: False
+        return
+    before = {s: signal.getsignal(s) for s in (signal.SIGINT, signal.SIGTERM)}
+
+    def handle(number: int, frame: FrameType | None) -> None:
+        received.append(number)
+        for s, handler in before.items():
+            signal.signal(s, handler)
+
+    for s in before:
+        signal.signal(s, handle)
+    try:
+        yield lambda: bool(received)
+    finally:
+        for s, handler in before.items():
+            signal.signal(s, handler)
+
+
+def _loop(run: _Run, state: _State, interrupted: Callable[[], bool]) -> str:
+    config = run.config.training
+    rank, size = distributed.world()
+    batches = train_loader(run.train_split, run.config, rank, size, state.step)
+    run.model.train()
+    meter = _Meter(state.step)
+    while state.step < config.max_steps:
+        begin = time.perf_counter()
+        parts = _step(run, state.step, batches, meter)
+        state.step += 1
+        state.seconds += time.perf_counter() - begin
+        if state.step % config.log_every == 0 or state.step == config.max_steps:
+            _log_losses(run, state, parts, meter)
+        run.progress(state.step, config.max_steps, meter.text)
+        stop = distributed.any_worker(interrupted()) if size == 1 or state.step % config.log_every == 0 else False
+        last = state.step == config.max_steps
+        if state.step % config.eval_every == 0 or last:
+            if not _evaluate(run, state):
+                return "stopped"
+        elif stop or (config.checkpoint_every is not None and state.step % config.checkpoint_every == 0):
+            _save(run, state)
+        if stop and not last:
+            raise Interrupted(f"interrupted at step {state.step}; {run.output} can be resumed")
+    return "finished"
+
+
+@dataclass
+class _Meter:
+    """Throughput and losses since the last line."""
+
+    since: int
+    begin: float = field(default_factory=time.perf_counter)
+    waited: float = 0.0
+    text: str = ""
+
+    def reset(self, step: int) -> None:
+        self.since, self.begin, self.waited = step, time.perf_counter(), 0.0
+
+
+def _step(run: _Run, step: int, batches: Iterator[Batch], meter: _Meter) -> dict[str, Tensor]:
+    """One optimizer step, over as many micro-batches as the effective batch needs; returns the mean losses."""
+    config = run.config.training
+    rank, size = distributed.world()
+    share = config.batch_size // size
+    micro_batches = share // (config.micro_batch_size or share)
+    # Dropout is seeded by step and worker, so that a resumed run needs no stored random state.
+    torch.manual_seed(hash((run.config.seed, step, rank)) % 2**63)
+    set_learning_rate(run.optimizer, step, config)
+    run.optimizer.zero_grad(set_to_none=True)
+    total: dict[str, Tensor] = {}
+    for index in range(micro_batches):
+        begin = time.perf_counter()
+        batch = next(batches).to(run.device)
+        meter.waited += time.perf_counter() - begin
+        for name, value in _backward(run, batch, 1 / micro_batches, last=index == micro_batches - 1).items():
+            total[name] = total[name] + value / micro_batches if name in total else value / micro_batches
+    run.scaler.unscale_(run.optimizer)
+    total["gradient_norm"] = clip_gradients(run.task.model, config)
+    run.scaler.step(run.optimizer)
+    run.scaler.update()
+    return total
+
+
+def _backward(run: _Run, batch: Batch, scale: float, *, last: bool) -> dict[str, Tensor]:
+    precision = run.config.training.precision
+    dtype = torch.bfloat16 if precision == "bfloat16" else torch.float16
+    hold = (
+        run.model.no_sync() if isinstance(run.model, DistributedDataParallel) and not last else contextlib.nullcontext()
+    )
+    with hold:
+        with torch.autocast(run.device.type, dtype, enabled=precision != "float32"):
+            outputs = run.model(batch.images, batch.sizes_hw)
+        total, parts = run.task.criterion(outputs.float(), batch.targets)
+        run.scaler.scale(total * scale).backward()  # type: ignore[no-untyped-call]
+    return {"loss": total.detach(), **parts}
+
+
+def _log_losses(run: _Run, state: _State, parts: Mapping[str, Tensor], meter: _Meter) -> None:
+    names = list(parts)
+    values = torch.stack([parts[name].float() for name in names]).tolist()  # one transfer for all
+    losses = dict(zip(names, values, strict=True))
+    if not math.isfinite(losses["loss"]):
+        raise DivergedError(
+            f"the loss is {losses['loss']} at step {state.step}: lower training.learning_rate or training.clip_norm"
+        )
+    elapsed = max(time.perf_counter() - meter.begin, 1e-9)
+    speed = (state.step - meter.since) * run.config.training.batch_size / elapsed
+    line = {f"train/{name}": value if math.isfinite(value) else None for name, value in losses.items()}
+    line["train/learning_rate"] = run.optimizer.param_groups[0]["lr"]
+    line["train/images_per_second"] = speed
+    line["train/data_wait_share"] = meter.waited / elapsed
+    line["train/seconds"] = state.seconds
+    _emit(run, state.step, line)
+    meter.reset(state.step)
+    meter.text = f"loss {losses['loss']:.3f} · {speed:.0f} images/s"
+
+
+def _emit(run: _Run, step: int, values: Mapping[str, float | None]) -> None:
+    for sink in run.sinks:
+        sink.write(step, values)
+
+
+def _evaluate(run: _Run, state: _State) -> bool:
+    """Evaluates, keeps the best, saves, reports; False where the report asked to stop."""
+
+    def progress(done: int, total: int, text: str) -> None:
+        run.progress(state.step, run.config.training.max_steps, f"{text} {done}/{total}")
+
+    begin = time.perf_counter()
+    metrics = run.task.evaluate(run.task.model, run.val_split, run.device, progress).metrics
+    state.seconds += time.perf_counter() - begin
+    state.metrics = metrics
+    name = run.task.best_metric
+    value = metrics.get(name)
+    if value is None:
+        raise ConfigError(
+            f"training.best_metric: {name} is undefined on this validation split (no rows that it counts)"
+        )
+    improved = not state.best or value > state.best["value"]
+    if improved:
+        state.best = {"metric": name, "value": value, "step": state.step, "metrics": metrics}
+    _save(run, state)
+    if improved and run.main:
+        content = checkpoint_content(run.task, run.config, run.vg, state.step)
+        checkpoint.save(run.output / "checkpoints" / checkpoint.BEST, content)
+    if run.main:
+        _emit(run, state.step, {**{f"val/{k}": v for k, v in metrics.items()}, "val/seconds": state.seconds})
+    if run.report is not None:
+        try:
+            run.report(state.step, metrics, run.output / "checkpoints" / checkpoint.LAST)
+        except StopTraining:
+            return False
+    return True
+
+
+def checkpoint_content(task: Task, config: Config, vg: VisualGenome, step: int) -> dict[str, Any]:
+    """What evaluation needs of a model, as plain values and tensors."""
+    return {
+        "task": task.name,
+        "step": step,
+        "model": task.model.state_dict(),
+        "config": to_dict(config),
+        "objects": list(vg.vocabulary.objects),
+        "predicates": list(vg.vocabulary.predicates),
+        "data_digest": vg.digest,
+    }
+
+
+def _save(run: _Run, state: _State) -> None:
+    if run.main:
+        content = {
+            **checkpoint_content(run.task, run.config, run.vg, state.step),
+            "optimizer": run.optimizer.state_dict(),
+            "scaler": run.scaler.state_dict(),
+            "seconds": state.seconds,
+            "best": state.best,
+            "metrics": state.metrics,
+        }
+        checkpoint.save(run.output / "checkpoints" / checkpoint.LAST, content, keep_previous=True)
+    distributed.barrier()
+
+
+def _result(run: _Run, state: _State, status: str) -> dict[str, Any]:
+    return {
+        "status": status,
+        "step": state.step,
+        "metrics": state.metrics,
+        "best": state.best,
+        "seconds": round(state.seconds, 3),
+        "peak_memory_mib": peak_memory_mib(run.device),
+        "workers": distributed.world()[1],
+        "versions": versions(),
+        "hardware": hardware(run.device),
+    }
+
+
+def load_config(run_folder: Path) -> Config:
+    """The config that a run was made with."""
+    return from_dict(read_yaml(run_folder / "config.yaml"), str(run_folder / "config.yaml"))

@@ -1,0 +1,108 @@
+"""Where metrics go: metrics.jsonl always; TensorBoard and Weights & Biases by config."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Protocol
+
+from speaq.config import Config, ConfigError, SinksConfig, to_dict
+
+
+class Sink(Protocol):
+    def write(self, step: int, values: Mapping[str, float | None]) -> None: ...
+
+    def close(self) -> None: ...
+
+
+class JsonLines:
+    """One JSON object a line, each with its `step`; resuming drops lines after the resumed step."""
+
+    def __init__(self, path: Path, start_step: int) -> None:
+        kept = [line for line in read_lines(path) if line.get("step", 0) <= start_step] if start_step else []
+        temporary = path.with_suffix(".tmp")
+        temporary.write_text("".join(json.dumps(line) + "\n" for line in kept), encoding="utf-8")
+        temporary.replace(path)
+        self._file = path.open("a", encoding="utf-8")
+
+    def write(self, step: int, values: Mapping[str, float | None]) -> None:
+        self._file.write(json.dumps({"step": step, **values}, allow_nan=False) + "\n")
+        self._file.flush()
+
+    def close(self) -> None:
+        self._file.close()
+
+
+def read_lines(path: Path) -> list[dict[str, Any]]:
+    """The complete lines of a JSON-lines file; a torn last line (a crash while writing) is left out."""
+    if not path.exists():
+        return []
+    lines = []
+    for text in path.read_text(encoding="utf-8").splitlines():
+        try:
+            lines.append(json.loads(text))
+        except json.JSONDecodeError:
+            break
+    return lines
+
+
+class TensorBoard:
+    """Scalars as TensorBoard events in the run folder."""
+
+    def __init__(self, folder: Path, start_step: int) -> None:
+        try:
+            from torch.utils.tensorboard import SummaryWriter
+        except ImportError as error:
+            raise ConfigError('sinks.tensorboard: pip install -e ".[tensorboard]" first') from error
+        self._writer: Any = SummaryWriter(str(folder / "tensorboard"), purge_step=start_step or None)  # type: ignore[no-untyped-call]
+
+    def write(self, step: int, values: Mapping[str, float | None]) -> None:
+        for name, value in values.items():
+            if value is not None:
+                self._writer.add_scalar(name, value, step)
+
+    def close(self) -> None:
+        self._writer.close()
+
+
+class Wandb:
+    """A Weights & Biases run, offline where no key is at hand; the key itself is never read or written here."""
+
+    def __init__(self, folder: Path, config: Config, start_step: int) -> None:
+        try:
+            import wandb
+        except ImportError as error:
+            raise ConfigError('sinks.wandb: pip install -e ".[wandb]" first') from error
+        online = config.sinks.wandb == "online" and (os.environ.get("WANDB_API_KEY") or _has_netrc())
+        self._run: Any = wandb.init(
+            project=config.sinks.wandb_project,
+            dir=str(folder),
+            name=folder.name,
+            mode="online" if online else "offline",
+            config={**to_dict(config), "start_step": start_step},
+            settings=wandb.Settings(silent=True, console="off", disable_git=True, save_code=False),
+        )
+
+    def write(self, step: int, values: Mapping[str, float | None]) -> None:
+        self._run.log({name: value for name, value in values.items() if value is not None}, step=step)
+
+    def close(self) -> None:
+        self._run.finish()
+
+
+def _has_netrc() -> bool:
+    path = Path.home() / ".netrc"
+    return path.exists() and "api.wandb.ai" in path.read_text(encoding="utf-8", errors="replace")
+
+
+def open_sinks(folder: Path, config: Config, start_step: int) -> list[Sink]:
+    """The sinks that the config asks for; the folder's metrics.jsonl is always one."""
+    wanted: SinksConfig = config.sinks
+    sinks: list[Sink] = [JsonLines(folder / "metrics.jsonl", start_step)]
+    if wanted.tensorboard:
+        sinks.append(TensorBoard(folder, start_step))
+    if wanted.wandb != "off":
+        sinks.append(Wandb(folder, config, start_step))
+    return sinks

@@ -1,0 +1,96 @@
+"""A finished (or interrupted) run, used from its folder alone."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+
+from speaq.config import Config, ConfigError, from_dict
+from speaq.data import DataError
+from speaq.data.statistics import predicate_count
+from speaq.data.visual_genome import VisualGenome, open_data
+from speaq.training import checkpoint
+from speaq.training.evaluate import Evaluation, Progress, _no_progress, evaluate_detector
+from speaq.training.loop import pick_device
+from speaq.training.tasks import evaluator, make_model
+
+SplitName = Literal["train", "val", "test"]
+
+
+@dataclass(frozen=True)
+class RunEvaluation:
+    """An evaluation and what it was made from."""
+
+    evaluation: Evaluation
+    task: str
+    split: str
+    images: int
+    checkpoint: Path
+    step: int
+    predicates: tuple[str, ...]
+
+
+def data_directory(run: Path, data: Path | None) -> Path:
+    """The data folder given, or the one that the run's data.json names. Raises ConfigError where neither exists."""
+    if data is not None:
+        return data
+    record = run / "data.json"
+    try:
+        return Path(json.loads(record.read_text(encoding="utf-8"))["directory"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise ConfigError(f"{record}: does not say where the data is; give --data") from error
+
+
+def evaluate_run(
+    run: Path,
+    split_name: SplitName = "val",
+    data: Path | None = None,
+    *,
+    progress: Progress = _no_progress,
+) -> RunEvaluation:
+    """Evaluates the best checkpoint of a run folder (or a checkpoint file, with `data`) on a split.
+
+    Raises:
+        ConfigError, CheckpointError, DataError: the run or the data cannot be used, or do not belong together.
+    """
+    file = checkpoint.find(run)
+    content = checkpoint.load(file)
+    config = from_dict(content["config"], str(file))
+    vg = open_data(data_directory(run if run.is_dir() else file.parent, data))
+    _check_vocabulary(vg, content, file)
+    if config.training.num_threads is not None:
+        torch.set_num_threads(config.training.num_threads)
+    split = vg.split(split_name, config.data)
+    if len(split) == 0:
+        raise DataError(f"{vg.directory}: split {split_name} has no image")
+    evaluation = _evaluate(content, config, vg, split, progress)
+    return RunEvaluation(
+        evaluation, content["task"], split_name, len(split), file, content["step"], vg.vocabulary.predicates
+    )
+
+
+def _evaluate(content: dict[str, Any], config: Config, vg: VisualGenome, split: Any, progress: Progress) -> Evaluation:
+    device = pick_device(config)
+    num_predicates = len(vg.vocabulary.predicates)
+    model = make_model(content["task"], config, len(vg.vocabulary.objects), num_predicates)
+    model.load_state_dict(content["model"])
+    model.to(device).to(memory_format=torch.channels_last)
+    if content["task"] == "detector":
+        return evaluate_detector(model, split, config, device, progress=progress)
+    counts = predicate_count(vg.split("train", config.data), num_predicates)
+    return evaluator(config, vg, counts)(model, split, device, progress)
+
+
+def _check_vocabulary(vg: VisualGenome, content: dict[str, Any], file: Path) -> None:
+    for name, ours, theirs in (
+        ("objects", vg.vocabulary.objects, content["objects"]),
+        ("predicates", vg.vocabulary.predicates, content["predicates"]),
+    ):
+        if list(ours) != list(theirs):
+            raise ConfigError(
+                f"{file}: was trained with other {name} than {vg.directory} has ({len(theirs)} then, {len(ours)} here)"
+            )

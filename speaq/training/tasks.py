@@ -1,0 +1,135 @@
+"""What is trained: SpeaQ itself, or the detector that it starts from. Both give the loop the same few things."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, Protocol
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from speaq.config import Config, ConfigError
+from speaq.data.statistics import predicate_count
+from speaq.data.visual_genome import Split, VisualGenome
+from speaq.losses import DetectorLoss, SpeaQLoss, predicate_weights
+from speaq.matching.groups import VISUAL_GENOME_COUNTS, PredicateGroups, make_groups
+from speaq.model.detector import Detector, replicate
+from speaq.model.speaq import SpeaQ
+from speaq.structures import IntArray, Target
+from speaq.training import checkpoint
+from speaq.training.evaluate import Evaluation, Progress, evaluate_detector, evaluate_scene_graphs
+
+TaskName = Literal["speaq", "detector"]
+
+
+class Criterion(Protocol):
+    def __call__(self, outputs: Any, targets: list[Target]) -> tuple[Tensor, dict[str, Tensor]]: ...
+
+
+@dataclass
+class Task:
+    name: TaskName
+    model: nn.Module
+    criterion: Criterion
+    best_metric: str
+    evaluate: Callable[[nn.Module, Split, torch.device, Progress], Evaluation]
+
+
+def groups_for(config: Config, counts: IntArray) -> PredicateGroups | None:
+    """The predicate groups of a config, from the train split's counts [P+1] or Visual Genome's table; None for G = 1.
+
+    Raises:
+        ConfigError: Visual Genome's table with another number of predicates, or G that P or Q cannot carry.
+    """
+    if config.matching.num_groups == 1:
+        return None
+    table = counts[:-1].tolist()
+    if config.matching.group_counts == "visual_genome":
+        if len(VISUAL_GENOME_COUNTS) != len(table):
+            raise ConfigError(
+                f"matching.group_counts: visual_genome is a table of {len(VISUAL_GENOME_COUNTS)} predicates; "
+                f"the data has {len(table)}"
+            )
+        table = list(VISUAL_GENOME_COUNTS)
+    return make_groups(table, config.matching.num_groups, config.model.num_queries)
+
+
+def make_model(task: TaskName, config: Config, num_objects: int, num_predicates: int) -> nn.Module:
+    """The network of a task, randomly initialised."""
+    if task == "detector":
+        return Detector(config.model, num_objects)
+    return SpeaQ(config.model, num_objects, num_predicates)
+
+
+def make_task(task: TaskName, config: Config, vg: VisualGenome, train_split: Split) -> Task:
+    """Builds model, criterion and evaluation of a task; weights come from `training.init_from` where it is set."""
+    num_objects, num_predicates = len(vg.vocabulary.objects), len(vg.vocabulary.predicates)
+    model = make_model(task, config, num_objects, num_predicates)
+    if config.training.init_from is not None:
+        initialise(model, Path(config.training.init_from), task)
+    if task == "detector":
+        return Task(
+            task,
+            model,
+            DetectorLoss(config.losses, config.matching, num_objects),
+            "AP50",
+            lambda m, split, device, progress: evaluate_detector(m, split, config, device, progress=progress),
+        )
+    counts = predicate_count(train_split, num_predicates)
+    return Task(
+        task,
+        model,
+        make_criterion(config, counts, num_objects),
+        config.training.best_metric,
+        evaluator(config, vg, counts),
+    )
+
+
+def make_criterion(config: Config, counts: IntArray, num_objects: int) -> SpeaQLoss:
+    """SpeaQ's loss for the train split's predicate counts [P+1]."""
+    weights = predicate_weights(
+        torch.from_numpy(np.ascontiguousarray(counts[:-1])),
+        config.losses.oversample,
+        config.losses.undersample,
+        config.losses.no_relation_weight,
+    )
+    groups = groups_for(config, counts)
+    return SpeaQLoss(config.losses, config.matching, groups, config.model.query_multiple, weights, num_objects)
+
+
+def evaluator(
+    config: Config, vg: VisualGenome, counts: IntArray
+) -> Callable[[nn.Module, Split, torch.device, Progress], Evaluation]:
+    """Scene graph evaluation with everything but model, split and device filled in."""
+    return lambda model, split, device, progress: evaluate_scene_graphs(
+        model, split, config, device, zero_shot=vg.zero_shot, predicate_count=counts, progress=progress
+    )
+
+
+def initialise(model: nn.Module, path: Path, task: TaskName) -> None:
+    """Loads the weights of a run folder or checkpoint; a detector's are replicated into SpeaQ's three decoders.
+
+    Raises:
+        ConfigError: the checkpoint does not fit the model; the message names the first differing weight.
+    """
+    file = checkpoint.find(path)
+    content = checkpoint.load(file)
+    source = content.get("task")
+    try:
+        if task == "speaq" and source == "detector":
+            assert isinstance(model, SpeaQ)
+            replicate(content["model"], model)
+        elif task == source:
+            model.load_state_dict(content["model"])
+        else:
+            raise ConfigError(f"training.init_from: {file} holds a {source} model; a {task} cannot start from it")
+    except (RuntimeError, KeyError) as error:
+        lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+        raise ConfigError(f"training.init_from: {file} does not fit the model: {lines[-1]}") from error
+    except ConfigError:
+        raise
+    except ValueError as error:
+        raise ConfigError(f"training.init_from: {file}: {error}") from error
