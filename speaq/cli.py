@@ -97,15 +97,16 @@ def _progress(title: str) -> Iterator[Callable[[int, int, str], None]]:
             task = bar.add_task(title, total=None, text="")
             yield lambda done, total, text: bar.update(task, completed=done, total=total, text=text)
         return
-    begin, shown = time.monotonic(), [time.monotonic(), -1]
+    begin, first, shown = 0.0, -1, 0.0
 
     def line(done: int, total: int, text: str) -> None:
+        nonlocal begin, first, shown
         now = time.monotonic()
-        if shown[1] < 0:
-            shown[1] = done  # a resumed run starts here
-        if now - shown[0] >= 10 and done > shown[1]:
-            shown[0] = now
-            left = (now - begin) / (done - shown[1]) * (total - done)
+        if first < 0:  # a resumed run starts here
+            begin, first, shown = now, done, now
+        if now - shown >= 10 and done > first:
+            shown = now
+            left = (now - begin) / (done - first) * (total - done)
             typer.echo(f"{title} {done}/{total} · {text} · {left:.0f} s left", err=True)
 
     yield line
@@ -124,7 +125,7 @@ def data_make(
     if directory.exists() and any(directory.iterdir()):
         raise configs.ConfigError(f"{directory}: is not empty; give a new folder")
     with _progress("drawing") as progress:
-        make_toy(directory, images, seed, lambda done, total: progress(done, total, ""))
+        make_toy(directory, images, seed, lambda done: progress(done, images, ""))
     typer.echo(f"{images} images in {directory}")
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -21,8 +22,7 @@ from speaq.config import InferenceConfig
 from speaq.structures import FloatArray, IntArray, LayerOutputs, ScenePrediction
 
 
-@dataclass(frozen=True)
-class Detections:
+class Detections(NamedTuple):
     """Boxes of one image, best first, without suppression."""
 
     boxes_xyxy: FloatArray  # [D, 4] pixels of the original image
@@ -71,12 +71,19 @@ def decode(
     """
     assert len(sizes_hw) == outputs.predicate_logits.shape[1], "one size for each image"
     predictions: list[ScenePrediction] = []
-    # Suppression compares boxes in pairs: image by image on a CPU, all images in one kernel on an accelerator.
-    step = 1 if outputs.predicate_logits.device.type == "cpu" else max(len(sizes_hw), 1)
+    step = _images_at_once(outputs)
     for start in range(0, len(sizes_hw), step):
         part = _images(outputs, slice(start, start + step))
         predictions += to_scene_predictions(*rank_triplets(part, config), sizes_hw[start : start + step])
     return predictions
+
+
+def _images_at_once(outputs: LayerOutputs) -> int:
+    """All images on an accelerator; on a CPU some, for suppression takes time with the square of the boxes."""
+    _, num_images, num_queries, _ = outputs.predicate_logits.shape
+    if outputs.predicate_logits.device.type == "cpu":
+        return max(1024 // max(2 * num_queries, 1), 1)
+    return max(num_images, 1)
 
 
 def _images(outputs: LayerOutputs, images: slice) -> LayerOutputs:

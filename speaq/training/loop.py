@@ -39,7 +39,15 @@ log = logging.getLogger(__name__)
 Report = Callable[[int, Mapping[str, float | None], Path], None]
 
 # Keys that may differ when a run is resumed: they do not change what is computed, or only how long.
-RESUMABLE = ("training.max_steps", "training.device", "training.num_threads", "training.log_every", "data.num_workers")
+RESUMABLE = (
+    "training.max_steps",
+    "training.device",
+    "training.num_threads",
+    "training.log_every",
+    "data.num_workers",
+    "sinks.",
+    "resources.",
+)
 
 
 class Interrupted(Exception):
@@ -187,6 +195,8 @@ def _prepare(
         raise DataError(f"{data}: no image to evaluate on (data.num_val is {config.data.num_val})")
     task = make_task(task_name, config, vg, train_split)
     task.model.to(device).to(memory_format=torch.channels_last)
+    if isinstance(task.criterion, nn.Module):
+        task.criterion.to(device)
     model: nn.Module = task.model
     if distributed.world()[1] > 1:
         model = DistributedDataParallel(model, broadcast_buffers=False, gradient_as_bucket_view=True)

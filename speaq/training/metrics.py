@@ -56,7 +56,7 @@ class TensorBoard:
             from torch.utils.tensorboard import SummaryWriter
         except ImportError as error:
             raise ConfigError('sinks.tensorboard: pip install -e ".[tensorboard]" first') from error
-        self._writer: Any = SummaryWriter(str(folder / "tensorboard"), purge_step=start_step or None)  # type: ignore[no-untyped-call]
+        self._writer: Any = SummaryWriter(str(folder / "tensorboard"), purge_step=start_step or None)
 
     def write(self, step: int, values: Mapping[str, float | None]) -> None:
         for name, value in values.items():

@@ -19,14 +19,22 @@ TOLERANCES: Mapping[str, Mapping[str, tuple[float, float]]] = {
     "G1": {"exact": (0, 0)},
     "G2": {"exact": (0, 0), "k_sum": (1e-4, 0), "cost": (1e-3, 0), "masked_cost": (0.1, 0), "k_mean_log": (1e-6, 0)},
     "G3": {"loss": (1e-6, 1e-5), "gradient": (1e-6, 1e-3), "weight": (0, 1e-5), "exact": (0, 0)},
-    "G4": {"exact": (0, 0), "metric": (1e-9, 0), "box": (1e-2, 0)},
+    # float32_sum: the README has no tolerance for sums in float32, whose rounding depends on their order
+    "G4": {"exact": (0, 0), "metric": (1e-9, 0), "box": (1e-2, 0), "float32_sum": (0, 1e-6)},
     "G5": {"exact": (0, 0), "score": (1e-5, 0), "box": (1e-2, 0)},
     "G6": {"output": (1e-4, 0), "position": (1e-5, 0)},
-    "G7": {"logits": (2e-3, 0), "boxes": (2e-4, 0), "loss": (0, 1e-3), "pixel": (0.1, 0), "score": (1e-3, 0), "exact": (0, 0)},
+    "G7": {
+        "logits": (2e-3, 0),
+        "boxes": (2e-4, 0),
+        "loss": (0, 1e-3),
+        "pixel": (0.1, 0),
+        "score": (1e-3, 0),
+        "exact": (0, 0),
+    },
     "G8": {"box": (1e-5, 0), "giou": (1e-4, 0), "exact": (0, 0)},
     "G9": {"exact": (0, 0), "box": (1e-3, 0), "ratio": (1e-5, 0), "pixel": (1, 0)},
     "G10": {"relative": (0, 1e-12), "exact": (0, 0)},
-    "G11": {"first": (0, 1e-5), "later": (0, 1e-3), "single": (0, 1e-2), "update": (0, 2e-2)},
+    "G11": {"first": (0, 1e-5), "later": (0, 1e-3), "single": (0, 1e-2), "update": (0, 2e-2), "rounding": (0, 1e-4)},
 }
 
 

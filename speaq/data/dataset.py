@@ -1,0 +1,221 @@
+"""Splits → samples → batches, in this process or in decoding workers.
+
+Letters: B images of a batch, N boxes, M relations. Which images a batch holds and how they are augmented depends on
+the seed and the position alone: not on the number of workers, nor on where a run was interrupted.
+"""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from speaq.config import Config, DataConfig
+from speaq.data import DataError
+from speaq.data.images import read_image
+from speaq.data.sampling import OrientationBatchSampler, drop_relations, make_resampling, one_predicate_per_pair
+from speaq.data.transforms import Picture, eval_transform, train_transform
+from speaq.data.visual_genome import Split
+from speaq.structures import Batch, Sample, Target, split_by_counts
+from speaq.targets import make_target
+
+_AUGMENTATION = 1  # keeps the random streams of draws apart from those of the order of epochs
+_PREFETCH = 4  # batches that each decoding worker is ahead
+
+
+class SceneGraphDataset(Dataset[Sample]):
+    """Samples of a split, augmented (train) or as they are evaluated.
+
+    Training draws are named (row, draw number): the draw number seeds the augmentation, the choice of one predicate
+    for each pair and the dropout of relations. A row alone stands for (row, row).
+    """
+
+    def __init__(self, split: Split, config: DataConfig, train: bool, seed: int = 0) -> None:
+        self._split, self._config, self._train, self._seed = split, config, train, seed
+        self._resampling = None
+        if train and config.resampling != "none":
+            self._resampling = make_resampling(split, config.oversample, config.undersample)
+        size = () if train else (config.eval_side, config.eval_max_side)
+        self._pictures = _cache(split, size) if config.cache_images else None
+
+    def __len__(self) -> int:
+        return len(self._split)
+
+    def __getitem__(self, draw: int | tuple[int, int]) -> Sample:
+        """Raises `DataError`, naming the file, where the photo cannot be read."""
+        index, number = draw if isinstance(draw, tuple) else (draw, draw)
+        picture = self._picture(index)
+        original_hw = self._split.size_hw(index)
+        if self._train:
+            rng = np.random.default_rng((self._seed, _AUGMENTATION, number))
+            picture = train_transform(self._pick_relations(picture, index, rng), self._config, rng)
+        return _sample(index, picture, original_hw)
+
+    def _picture(self, index: int) -> Picture:
+        """The picture as it is before augmentation, or ready for evaluation; from memory where it is kept there."""
+        if self._pictures is not None and index in self._pictures:
+            return self._pictures[index]
+        image = read_image(self._split.image_path(index))
+        graph = self._split.scene_graph(index, (image.shape[0], image.shape[1]))
+        picture = Picture(image, graph.boxes_xyxy, graph.classes, graph.relations)
+        if not self._train:
+            picture = eval_transform(picture, self._config)
+        if self._pictures is not None:
+            self._pictures[index] = picture
+        return picture
+
+    def _pick_relations(self, picture: Picture, index: int, rng: np.random.Generator) -> Picture:
+        relations = picture.relations
+        if self._resampling is not None:
+            relations = drop_relations(relations, self._resampling.drop_probabilities(index), rng)
+        return replace(picture, relations=one_predicate_per_pair(relations, rng))
+
+
+_caches: dict[tuple[int, ...], dict[int, Picture]] = {}
+
+
+def _cache(split: Split, size: tuple[int, ...]) -> dict[int, Picture]:
+    """Decoded pictures of a split, shared by all data sets made from it and dropped together with it."""
+    key = (id(split), *size)
+    if key not in _caches:
+        _caches[key] = {}
+        weakref.finalize(split, _caches.pop, key, None)
+    return _caches[key]
+
+
+def _sample(index: int, picture: Picture, original_hw: tuple[int, int]) -> Sample:
+    return Sample(
+        index=index,
+        image=torch.from_numpy(picture.image).permute(2, 0, 1),
+        boxes_xyxy=torch.from_numpy(picture.boxes_xyxy),
+        classes=torch.from_numpy(picture.classes),
+        relations=torch.from_numpy(picture.relations),
+        original_hw=original_hw,
+    )
+
+
+def collate(samples: list[Sample]) -> Batch:
+    """Pads the images of at least one sample with 0 to their largest height and width, in channels-last memory."""
+    sizes = [(sample.image.shape[1], sample.image.shape[2]) for sample in samples]
+    height, width = max(h for h, _ in sizes), max(w for _, w in sizes)
+    padded = torch.zeros((len(samples), height, width, 3), dtype=torch.uint8)
+    for row, sample, (h, w) in zip(padded, samples, sizes, strict=True):
+        row[:h, :w] = sample.image.permute(1, 2, 0)
+    return Batch(
+        images=padded.permute(0, 3, 1, 2),
+        sizes_hw=torch.tensor(sizes),
+        targets=[make_target(sample) for sample in samples],
+        indices=[sample.index for sample in samples],
+        original_hw=[sample.original_hw for sample in samples],
+    )
+
+
+@dataclass(frozen=True)
+class _Packed:
+    """A batch on its way from a worker: few tensors, since each takes a file descriptor until it is used."""
+
+    batch: Batch  # without targets
+    columns: tuple[Tensor, Tensor, Tensor, Tensor]  # fields of the targets, concatenated
+    num_boxes: list[int]
+    num_relations: list[int]
+
+    def pin_memory(self) -> _Packed:
+        return replace(self, batch=self.batch.pin_memory())
+
+
+def _pack(samples: list[Sample]) -> _Packed:
+    batch = collate(samples)
+    targets = batch.targets
+    columns = (
+        torch.cat([target.classes for target in targets]),
+        torch.cat([target.boxes for target in targets]),
+        torch.cat([target.relations for target in targets]),
+        torch.cat([target.relation_boxes for target in targets]),
+    )
+    counts = [len(target.classes) for target in targets], [len(target.relations) for target in targets]
+    return _Packed(replace(batch, targets=[]), columns, *counts)
+
+
+def _unpack(packed: _Packed) -> Batch:
+    classes, boxes, relations, relation_boxes = packed.columns
+    columns = zip(
+        split_by_counts(classes, packed.num_boxes),
+        split_by_counts(boxes, packed.num_boxes),
+        split_by_counts(relations, packed.num_relations),
+        split_by_counts(relation_boxes, packed.num_relations),
+        strict=True,
+    )
+    return replace(packed.batch, targets=[Target(*column) for column in columns])
+
+
+def train_loader(
+    split: Split, config: Config, rank: int = 0, world_size: int = 1, start_step: int = 0
+) -> Iterator[Batch]:
+    """Endless micro-batches of worker `rank`: those of optimizer step `start_step` first, as if never interrupted.
+
+    A step takes batch_size / world_size images, in pieces of micro_batch_size. All images of a step have one
+    orientation. Raises `DataError` where a photo cannot be read.
+    """
+    training = config.training
+    sampler = OrientationBatchSampler(
+        split,
+        config.data,
+        training.batch_size,
+        seed=config.seed,
+        rank=rank,
+        world_size=world_size,
+        start_batch=start_step,
+        micro_batch_size=training.micro_batch_size,
+    )
+    dataset = SceneGraphDataset(split, config.data, train=True, seed=config.seed)
+    return _load(dataset, sampler, config)
+
+
+def eval_loader(split: Split, config: Config, rank: int = 0, world_size: int = 1) -> Iterator[Batch]:
+    """Batches of similar shape that hold every image of the split once over all ranks; a rank may have none.
+
+    Raises `DataError` where a photo cannot be read.
+    """
+    training = config.training
+    share = training.batch_size // world_size
+    batch_size = config.evaluation.batch_size or training.micro_batch_size or max(share, 1)
+    batches = eval_batches(split, batch_size, rank, world_size)
+    return _load(SceneGraphDataset(split, config.data, train=False), batches, config)
+
+
+def eval_batches(split: Split, batch_size: int, rank: int, world_size: int) -> list[list[int]]:
+    """Rows of every batch of a rank: one orientation each, sorted by aspect ratio so that little is padded."""
+    aspect = split.listed_hw[:, 1] / split.listed_hw[:, 0]
+    order = np.argsort(aspect, kind="stable")[rank::world_size]
+    landscape = split.landscape[order]
+    batches = []
+    for rows in (order[~landscape].tolist(), order[landscape].tolist()):
+        batches += [rows[start : start + batch_size] for start in range(0, len(rows), batch_size)]
+    return batches
+
+
+def _load(dataset: SceneGraphDataset, batches: Iterable[list[Any]], config: Config) -> Iterator[Batch]:
+    num_workers = config.data.num_workers
+    if num_workers == 0:
+        for draws in batches:
+            yield collate([dataset[draw] for draw in draws])
+        return
+    loader: Iterable[_Packed] = DataLoader(
+        dataset,
+        batch_sampler=batches,
+        num_workers=num_workers,
+        collate_fn=_pack,
+        pin_memory=config.training.device != "cpu" and torch.cuda.is_available(),
+        prefetch_factor=_PREFETCH,
+    )
+    try:
+        for packed in loader:
+            yield _unpack(packed)
+    except DataError as error:  # the loader puts the worker's whole traceback into the message
+        raise DataError(str(error).rpartition("DataError: ")[2].strip()) from None

@@ -1,0 +1,146 @@
+"""The images of one split in columns: what statistics, sampling and the data set read.
+
+Letters: I images of the split, N boxes, M relations. Source: method section 1.
+"""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from speaq.data.images import read_size
+from speaq.structures import IntArray, SceneGraph
+
+logger = logging.getLogger(__name__)
+Array = NDArray[Any]
+SmallIntArray = NDArray[np.int32]
+
+
+@dataclass(frozen=True, eq=False)
+class Split:
+    """Scene graphs of one split, by row 0 … I-1; those of image i lie at offsets[i] … offsets[i+1]-1."""
+
+    rows: IntArray  # [I] rows of the h5
+    image_ids: NDArray[np.str_]  # [I]
+    listed_hw: SmallIntArray  # [I, 2] sizes of image_data.json; the photo's own size wins, see `size_hw`
+    boxes: Array  # [N, 4] cx cy w h in the file's number type, the image's longest side scaled to `box_scale`
+    classes: SmallIntArray  # [N] 0-based
+    box_offsets: IntArray  # [I + 1]
+    relations: SmallIntArray  # [M, 3] (subject box, object box, predicate): box indices local to the image, 0-based
+    relation_offsets: IntArray  # [I + 1]
+    num_predicates: int
+    box_scale: int
+    folder: Path | None  # of the photos; None where there are none
+    _true_hw: SmallIntArray = field(init=False, repr=False)  # [I, 2] 0 until the photo has been looked at
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "_true_hw", np.zeros_like(self.listed_hw))
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    @cached_property
+    def landscape(self) -> NDArray[np.bool_]:
+        """[I] whether the listed width exceeds the height."""
+        return self.listed_hw[:, 1] > self.listed_hw[:, 0]
+
+    @cached_property
+    def relation_image(self) -> IntArray:
+        """[M] image of every relation."""
+        return np.repeat(np.arange(len(self)), np.diff(self.relation_offsets))
+
+    def first(self, num_images: int) -> Split:
+        """The first images of the split (all of them where it has fewer)."""
+        end = min(num_images, len(self))
+        num_boxes, num_relations = self.box_offsets[end], self.relation_offsets[end]
+        return replace(
+            self,
+            rows=self.rows[:end],
+            image_ids=self.image_ids[:end],
+            listed_hw=self.listed_hw[:end],
+            boxes=self.boxes[:num_boxes],
+            classes=self.classes[:num_boxes],
+            box_offsets=self.box_offsets[: end + 1],
+            relations=self.relations[:num_relations],
+            relation_offsets=self.relation_offsets[: end + 1],
+        )
+
+    def image_id(self, index: int) -> str:
+        return str(self.image_ids[index])
+
+    def image_path(self, index: int) -> Path:
+        """Where the photo is; only for data opened with images."""
+        assert self.folder is not None, "opened without images"
+        return self.folder / f"{self.image_ids[index]}.jpg"
+
+    def size_hw(self, index: int) -> tuple[int, int]:
+        """Height and width of the upright photo (read from its header once), or as listed where there are no photos.
+
+        Raises:
+            DataError: the photo is missing or damaged.
+        """
+        if self.folder is None:
+            return self._pair(self.listed_hw, index)
+        if not self._true_hw[index, 0]:
+            self._learn_size(index, read_size(self.image_path(index)))
+        return self._pair(self._true_hw, index)
+
+    def scene_graph(self, index: int, size_hw: tuple[int, int] | None = None) -> SceneGraph:
+        """Ground truth of an image in pixels of the photo, every row of it, duplicates included.
+
+        Args:
+            size_hw: size of the photo where it has been read already; saves `size_hw` a look at its header.
+        """
+        if size_hw is None:
+            size_hw = self.size_hw(index)
+        elif not self._true_hw[index, 0]:
+            self._learn_size(index, size_hw)
+        some = slice(self.box_offsets[index], self.box_offsets[index + 1])
+        relations = self.relations[self.relation_offsets[index] : self.relation_offsets[index + 1]]
+        pixels = corners(self.boxes[some]).astype(np.float64) / self.box_scale * max(size_hw)
+        return SceneGraph(
+            image_id=self.image_id(index),
+            size_hw=size_hw,
+            boxes_xyxy=pixels.astype(np.float32),
+            classes=self.classes[some].astype(np.int64),
+            relations=relations.astype(np.int64),
+        )
+
+    def _learn_size(self, index: int, size_hw: tuple[int, int]) -> None:
+        self._true_hw[index] = size_hw
+        listed = self._pair(self.listed_hw, index)
+        if listed != size_hw:
+            logger.warning(
+                "image %s: image_data.json lists %d x %d, the photo is %d x %d (width x height) and wins",
+                self.image_id(index),
+                *reversed(listed),
+                *reversed(size_hw),
+            )
+
+    @staticmethod
+    def _pair(sizes: SmallIntArray, index: int) -> tuple[int, int]:
+        return int(sizes[index, 0]), int(sizes[index, 1])
+
+
+def corners(boxes: Array) -> Array:
+    """[n, 4] cx cy w h → x1 y1 x2 y2 in the same number type.
+
+    In an integer type x1 and y1 are truncated toward zero *before* x2 and y2 are formed, as the reference does
+    (method section 1, golden `g9_default_*`).
+    """
+    result = np.empty_like(boxes)
+    result[:, :2] = boxes[:, :2] - boxes[:, 2:] / 2
+    result[:, 2:] = result[:, :2] + boxes[:, 2:]
+    return result
+
+
+def overlap(a_xyxy: Array, b_xyxy: Array) -> NDArray[np.bool_]:
+    """[n, 4] twice → [n], whether the boxes share an area above 0 (touching ones do not)."""
+    size = np.minimum(a_xyxy[:, 2:], b_xyxy[:, 2:]) - np.maximum(a_xyxy[:, :2], b_xyxy[:, :2])
+    return np.asarray((size > 0).all(axis=1))

@@ -1,0 +1,188 @@
+"""Backbones: torchvision-named ResNets with frozen batch norm, and a small one for the toy world (method section 2).
+
+Letters: B images, H x W pixels.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torchvision.ops import FrozenBatchNorm2d
+
+from speaq.config import ModelConfig
+
+PIXEL_MEAN = (123.675, 116.28, 103.53)  # RGB, 0..255: ImageNet's
+PIXEL_STD = (58.395, 57.12, 57.375)
+BLOCKS = {18: (2, 2, 2, 2), 34: (3, 4, 6, 3), 50: (3, 4, 6, 3), 101: (3, 4, 23, 3)}  # of a stage, by depth
+
+
+class Normalise(nn.Module):
+    """Standardises images by ImageNet's mean and deviation; padding becomes exactly 0. Nothing of it is saved."""
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("mean", torch.tensor(PIXEL_MEAN)[:, None, None], persistent=False)
+        self.register_buffer("std", torch.tensor(PIXEL_STD)[:, None, None], persistent=False)
+
+    def forward(self, images: Tensor, sizes_hw: Tensor) -> Tensor:
+        """[B, 3, H, W] RGB in 0..255 with [B, 2] un-padded heights and widths → float32 of the same shape."""
+        standard = (images.to(torch.float32) - self.mean) / self.std
+        return standard.masked_fill_(_outside(sizes_hw, images.shape[-2:]), 0.0)
+
+
+def _outside(sizes_hw: Tensor, shape: torch.Size) -> Tensor:
+    """[B, 1, H, W] bool, True beyond an image's own size."""
+    rows, columns = (torch.arange(n, device=sizes_hw.device) for n in shape)
+    below = rows[None, :, None] >= sizes_hw[:, 0, None, None]
+    return (below | (columns[None, None, :] >= sizes_hw[:, 1, None, None]))[:, None]
+
+
+class Backbone(nn.Module):
+    """Images → one feature map. `out_channels` and `stride` (pixels per cell) describe it."""
+
+    out_channels: int
+    stride: int
+
+
+def fused(x: Tensor, conv: nn.Module, norm: nn.Module) -> Tensor:
+    """A convolution and the frozen norm behind it as one convolution, which spares two passes over the features."""
+    assert isinstance(conv, nn.Conv2d)
+    assert isinstance(norm, FrozenBatchNorm2d)
+    scale = norm.weight * (norm.running_var + norm.eps).rsqrt()
+    bias = norm.bias - norm.running_mean * scale
+    return F.conv2d(x, conv.weight * scale[:, None, None, None], bias, conv.stride, conv.padding)
+
+
+class Block(nn.Module):
+    """Residual block of two 3×3 convolutions or, as a bottleneck, of 1×1, 3×3 (with the stride) and 1×1."""
+
+    def __init__(self, in_channels: int, width: int, out_channels: int, stride: int, bottleneck: bool) -> None:
+        super().__init__()
+        shapes = [(in_channels, width, 3, stride), (width, out_channels, 3, 1)]
+        if bottleneck:
+            shapes = [(in_channels, width, 1, 1), (width, width, 3, stride), (width, out_channels, 1, 1)]
+        self.num_convolutions = len(shapes)
+        for i, (inputs, outputs, kernel, step) in enumerate(shapes, start=1):
+            self.add_module(f"conv{i}", nn.Conv2d(inputs, outputs, kernel, step, kernel // 2, bias=False))
+            self.add_module(f"bn{i}", FrozenBatchNorm2d(outputs))
+        self.downsample: nn.Sequential | None = None
+        if stride != 1 or in_channels != out_channels:
+            shortcut = nn.Conv2d(in_channels, out_channels, 1, stride, bias=False)
+            self.downsample = nn.Sequential(shortcut, FrozenBatchNorm2d(out_channels))
+
+    def forward(self, x: Tensor) -> Tensor:
+        shortcut = x if self.downsample is None else fused(x, *self.downsample)
+        for i in range(1, self.num_convolutions):
+            x = F.relu_(fused(x, *self.convolution(i)))
+        return F.relu_(fused(x, *self.convolution(self.num_convolutions)).add_(shortcut))
+
+    def convolution(self, i: int) -> tuple[nn.Module, nn.Module]:
+        """The i-th convolution, from 1, and its norm."""
+        return self.get_submodule(f"conv{i}"), self.get_submodule(f"bn{i}")
+
+
+class ResNet(Backbone):
+    """ResNet up to its last stage, batch norm frozen; parameter names are torchvision's.
+
+    Args:
+        depth: 18, 34, 50 or 101.
+        frozen_stages: stages (stem first) that get no gradient and save no activations.
+        stem_channels: channels of the stem.
+        width: channels inside the blocks of the first stage; they double with every stage.
+        out_channels: channels behind those blocks, doubling likewise; None: as published.
+    """
+
+    stride = 32
+
+    def __init__(
+        self,
+        depth: int,
+        frozen_stages: int = 2,
+        stem_channels: int = 64,
+        width: int = 64,
+        out_channels: int | None = None,
+    ) -> None:
+        super().__init__()
+        bottleneck = depth >= 50
+        channels = out_channels or (4 * width if bottleneck else width)
+        self.conv1 = nn.Conv2d(3, stem_channels, 7, 2, 3, bias=False)
+        self.bn1 = FrozenBatchNorm2d(stem_channels)
+        self.out_channels = stem_channels
+        for i, count in enumerate(BLOCKS[depth]):
+            first = Block(self.out_channels, width << i, channels << i, 1 if i == 0 else 2, bottleneck)
+            self.out_channels = channels << i
+            others = (Block(self.out_channels, width << i, self.out_channels, 1, bottleneck) for _ in range(count - 1))
+            self.add_module(f"layer{i + 1}", nn.Sequential(first, *others))
+        self._initialise(sum(BLOCKS[depth]))
+        self.frozen_stages = frozen_stages
+        for stage in self.stages()[:frozen_stages]:
+            stage.requires_grad_(False)
+
+    def stages(self) -> list[nn.Module]:
+        """The stem's convolution, then the four stages."""
+        return [self.conv1, *(self.get_submodule(f"layer{i}") for i in range(1, 5))]
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[B, 3, H, W] → [B, out_channels, ceil(H / 32), ceil(W / 32)]."""
+        for i, stage in enumerate(self.stages()):
+            with torch.set_grad_enabled(torch.is_grad_enabled() and i >= self.frozen_stages):
+                x = stage(x) if i > 0 else F.max_pool2d(F.relu_(fused(x, self.conv1, self.bn1)), 3, 2, 1)
+        return x
+
+    def _initialise(self, num_blocks: int) -> None:
+        for module in self.modules():
+            if isinstance(module, nn.Conv2d):
+                nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+            elif isinstance(module, Block):
+                # A frozen norm does not stop the residual sum from growing with depth; smaller summands do.
+                _, last = module.convolution(module.num_convolutions)
+                last.get_buffer("weight").fill_(1 / math.sqrt(num_blocks))
+
+
+class SmallBlock(nn.Module):
+    """Residual block of two 3×3 convolutions with group norm."""
+
+    def __init__(self, in_channels: int, out_channels: int) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(in_channels, out_channels, 3, 2, 1, bias=False)
+        self.norm1 = nn.GroupNorm(8, out_channels)
+        self.conv2 = nn.Conv2d(out_channels, out_channels, 3, 1, 1, bias=False)
+        self.norm2 = nn.GroupNorm(8, out_channels)
+        self.shortcut = nn.Conv2d(in_channels, out_channels, 1, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = F.relu(self.norm1(self.conv1(x)))
+        return F.relu_(self.norm2(self.conv2(y)) + self.shortcut(x))
+
+
+class SmallCNN(Backbone):
+    """Three residual stages at stride 16, for pictures of about 100 pixels on a CPU."""
+
+    stride = 16
+
+    def __init__(self, channels: tuple[int, int, int, int] = (16, 32, 64, 96)) -> None:
+        super().__init__()
+        self.stem = nn.Conv2d(3, channels[0], 3, 2, 1)
+        self.stages = nn.Sequential(*(SmallBlock(*pair) for pair in itertools.pairwise(channels)))
+        self.out_channels = channels[-1]
+        for module in self.modules():
+            if isinstance(module, nn.Conv2d):
+                nn.init.kaiming_normal_(module.weight, mode="fan_in", nonlinearity="relu")
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[B, 3, H, W] → [B, out_channels, ceil(H / 16), ceil(W / 16)]."""
+        return self.stages(F.relu_(self.stem(x)))  # type: ignore[no-any-return]
+
+
+def build_backbone(config: ModelConfig) -> Backbone:
+    """The configured backbone, with random weights."""
+    if config.backbone == "small":
+        return SmallCNN()
+    return ResNet(int(config.backbone.removeprefix("resnet")), config.frozen_stages)

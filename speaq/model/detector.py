@@ -1,0 +1,140 @@
+"""The DETR detector that pre-trains SpeaQ, and how its weights become SpeaQ's ("replicated weights", method section 2).
+
+Letters: L decoder layers, B images, Q queries, C object classes, d hidden size.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor, nn
+
+from speaq.config import ModelConfig
+from speaq.model.backbone import Backbone, Normalise, build_backbone
+from speaq.model.heads import BoxHead, class_head
+from speaq.model.position import padding_mask
+from speaq.model.speaq import SpeaQ
+from speaq.model.transformer import DecoderLayer, Encoder, Memory, xavier
+from speaq.structures import DetectorOutputs
+
+
+class DetectionDecoder(nn.Module):
+    """DETR's decoder; every layer's output is kept."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList(DecoderLayer(config) for _ in range(config.num_decoder_layers))
+        self.norm = nn.LayerNorm(config.hidden_dim)
+        for parameter in self.parameters():
+            xavier(parameter)
+
+    def forward(self, queries: Tensor, memory: Memory) -> Tensor:
+        """[1, Q, d] learned positions → [L, B, Q, d], normalised."""
+        x = queries.new_zeros(()).expand(memory.values.shape[0], *queries.shape[1:])
+        outputs = []
+        for layer in self.layers:
+            x = layer(x, queries, memory)
+            outputs.append(x)
+        return self.norm(torch.stack(outputs))  # type: ignore[no-any-return]
+
+
+class DetectionTransformer(nn.Module):
+    """Everything behind the backbone, under the names it has in SpeaQ."""
+
+    def __init__(self, config: ModelConfig, in_channels: int, num_classes: int) -> None:
+        super().__init__()
+        self.encoder = Encoder(config, in_channels)
+        self.queries = nn.Parameter(torch.randn(config.num_queries, config.hidden_dim))
+        self.decoder = DetectionDecoder(config)
+        self.class_head = class_head(config.hidden_dim, num_classes)
+        self.box_head = BoxHead(config.hidden_dim, config.reference_points)
+
+    def forward(self, features: Tensor, padding: Tensor) -> DetectorOutputs:
+        """[B, in_channels, H, W] features under a [B, H, W] padding mask (True is padding) → raw outputs."""
+        x = self.decoder(self.queries[None], self.encoder(features, padding))
+        return DetectorOutputs(self.class_head(x), self.box_head(x, self.queries))
+
+
+class Detector(nn.Module):
+    """DETR on the blocks of SpeaQ.
+
+    Args:
+        config: shape of the network; query_multiple plays no part.
+        num_classes: C, object classes without background.
+        backbone: feature extractor to use instead of the configured one.
+    """
+
+    def __init__(self, config: ModelConfig, num_classes: int, backbone: Backbone | None = None) -> None:
+        super().__init__()
+        self.normalise = Normalise()
+        self.backbone = backbone if backbone is not None else build_backbone(config)
+        self.transformer = DetectionTransformer(config, self.backbone.out_channels, num_classes)
+
+    def forward(self, images: Tensor, sizes_hw: Tensor) -> DetectorOutputs:
+        """Raw outputs of all decoder layers.
+
+        Args:
+            images: [B, 3, H, W] RGB, uint8 or float in 0..255, padded at the lower right.
+            sizes_hw: [B, 2] int64 un-padded height and width.
+        """
+        features = self.backbone(self.normalise(images, sizes_hw))
+        padding = padding_mask(sizes_hw, features.shape[-2:], self.backbone.stride)
+        return self.transformer(features, padding)  # type: ignore[no-any-return]
+
+
+STREAMS = ("subject", "object", "relation")
+
+
+def replicate(detector_state: Mapping[str, Tensor], model: SpeaQ) -> None:
+    """Copies a detector into SpeaQ: its decoder into all three stacks, its norm into both, all else as it is.
+
+    The detector's queries become the subject and object queries and, each repeated in place, the relation queries,
+    where their number fits; otherwise the model keeps its own. What a detector has not (conditioning, refinement,
+    predicate head) keeps its initial values.
+
+    Args:
+        detector_state: state dict of a `Detector`.
+        model: changed in place, nothing of it when this raises.
+
+    Raises:
+        ValueError: the detector has another shape (backbone, d, C, layers, reference points); names the first key.
+    """
+    own = model.state_dict()
+    replicated = {
+        target: value for name, value in detector_state.items() for target in _targets(name) if "queries" not in name
+    }
+    replicated |= _replicated_queries(detector_state, own)
+    for name, value in replicated.items():
+        if name not in own:
+            raise ValueError(f"the detector has {name}, which the model has not: another backbone, depth or option")
+        if own[name].shape != value.shape:
+            wanted, got = tuple(own[name].shape), tuple(value.shape)
+            raise ValueError(f"{name} of the detector has shape {got}, the model's has {wanted}")
+    if missing := [name for name in own if name not in replicated and not _is_new(name)]:
+        raise ValueError(f"the detector has no {missing[0]}, which the model needs: another backbone, depth or option")
+    model.load_state_dict(own | replicated)
+
+
+def _targets(name: str) -> list[str]:
+    """The names in SpeaQ that a parameter of the detector is copied to."""
+    prefix, _, rest = name.partition("decoder.")
+    if rest.startswith("layers."):
+        _, layer, parameter = rest.split(".", 2)
+        return [f"{prefix}decoder.layers.{layer}.{stream}.{parameter}" for stream in STREAMS]
+    if rest.startswith("norm."):
+        return [f"{prefix}decoder.{norm}_{rest}" for norm in ("entity", "relation")]
+    return [name]
+
+
+def _is_new(name: str) -> bool:
+    """Whether a parameter of SpeaQ has no counterpart in a detector."""
+    return any(part in name for part in ("_conditioning.", ".refinements.", ".predicate_head.", "_queries"))
+
+
+def _replicated_queries(detector_state: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    queries = detector_state["transformer.queries"]
+    names = [f"transformer.{stream}_queries" for stream in STREAMS]
+    if any(len(own[name]) % len(queries) for name in names):
+        return {}
+    return {name: queries.repeat_interleave(len(own[name]) // len(queries), dim=0) for name in names}

@@ -1,0 +1,170 @@
+"""Names of the reference implementation's parameters, and checkpoints written with them (golden G7 lists them all).
+
+Only names differ: every tensor of ours has exactly one counterpart, of the same shape.
+"""
+
+from __future__ import annotations
+
+import functools
+import re
+import warnings
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+# What a {field} of a template stands for.
+FIELDS = {
+    "n": r"\d+",
+    "stream": "subject|object|relation",
+    "later": "object|relation",
+    "attention": r"in_proj_weight|in_proj_bias|[qkv]_proj_weight|out_proj\.weight|out_proj\.bias",
+    "linear": "linear[12]",
+    "norm": "norm[123]",
+    "kind": "weight|bias",
+    "frozen": "weight|bias|running_mean|running_var",
+}
+TRANSFORMER = (  # ours, the reference's
+    ("encoder.projection.{kind}", "input_proj.{kind}"),
+    ("encoder.layers.{n}.self_attention.{attention}", "transformer.encoder.layers.{n}.self_attn.{attention}"),
+    ("encoder.layers.{n}.feed_forward.{linear}.{kind}", "transformer.encoder.layers.{n}.{linear}.{kind}"),
+    ("encoder.layers.{n}.{norm}.{kind}", "transformer.encoder.layers.{n}.{norm}.{kind}"),
+    ("encoder.norm.{kind}", "transformer.encoder.norm.{kind}"),
+    ("decoder.entity_norm.{kind}", "transformer.decoder.subject_norm.{kind}"),
+    ("decoder.relation_norm.{kind}", "transformer.decoder.relation_norm.{kind}"),
+    ("class_head.{kind}", "transformer.object_embed.{kind}"),
+    ("predicate_head.{kind}", "transformer.relation_embed.{kind}"),
+    ("box_head.layers.{n}.{kind}", "transformer.object_bbox_coords.layers.{n}.{kind}"),
+    ("subject_queries", "query_embed.weight"),
+    ("{later}_queries", "{later}_query_embed.weight"),
+)
+DECODER_LAYER = (  # under decoder.layers.{n} here, transformer.decoder there
+    ("{stream}.self_attention.{attention}", "{stream}_layers.{n}.self_attn.{attention}"),
+    ("{stream}.cross_attention.{attention}", "{stream}_layers.{n}.multihead_attn.{attention}"),
+    ("{stream}.feed_forward.{linear}.{kind}", "{stream}_layers.{n}.{linear}.{kind}"),
+    ("{stream}.{norm}.{kind}", "{stream}_layers.{n}.{norm}.{kind}"),
+    ("{later}_conditioning.attention.{attention}", "{later}_pos_attn.{n}.{attention}"),
+    ("{later}_conditioning.output.{kind}", "{later}_pos_linear.{n}.{kind}"),
+    ("refinements.{stream}.attention.{attention}", "{stream}_graph_query_attn.{n}.{attention}"),
+    ("refinements.{stream}.output.{kind}", "{stream}_graph_query_residual.{n}.{kind}"),
+    ("refinements.{stream}.norm.{kind}", "{stream}_graph_query_norm.{n}.{kind}"),
+)
+STAGE = (  # of the backbone; ours, the reference's
+    ("{n}.conv{n1}.weight", "{n}.conv{n1}.weight"),
+    ("{n}.bn{n1}.{frozen}", "{n}.conv{n1}.norm.{frozen}"),
+    ("{n}.downsample.0.weight", "{n}.shortcut.weight"),
+    ("{n}.downsample.1.{frozen}", "{n}.shortcut.norm.{frozen}"),
+)
+STEM = (("conv1.weight", "conv1.weight"), ("bn1.{frozen}", "conv1.norm.{frozen}"))
+UNUSED = {
+    "criterion.empty_weight_obj": "class weights of the loss come from the configuration",
+    "criterion.empty_rel_weight": "predicate weights of the loss come from the configuration and the data",
+}
+PREFIX = "detr."
+
+
+class WeightsError(ValueError):
+    """Weights of the reference that cannot be used: the message names file or parameter and reason in one line."""
+
+
+def our_name(name: str) -> str:
+    """The name of a reference's parameter here. Raises WeightsError where there is none."""
+    return _translate(name, _rules(to_reference=False), "the reference's parameter {} is unknown here")
+
+
+def reference_name(name: str) -> str:
+    """The reference's name of a parameter. Raises WeightsError where there is none."""
+    return _translate(name, _rules(to_reference=True), "parameter {} has no counterpart in the reference")
+
+
+def from_reference(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """A state dict under our names; `UNUSED` names are left out.
+
+    Raises:
+        WeightsError: a name is neither known nor deliberately unused.
+    """
+    return {our_name(name): value for name, value in state.items() if name not in UNUSED}
+
+
+def to_reference(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """A state dict of `SpeaQ` under the reference's names; the inverse of `from_reference`.
+
+    Raises:
+        WeightsError: a parameter has no counterpart (small backbone, reference points).
+    """
+    return {reference_name(name): value for name, value in state.items()}
+
+
+def load_reference_checkpoint(path: Path) -> dict[str, Tensor]:
+    """Reads a checkpoint of the reference, `{"model": state dict, …}`, without running anything it contains.
+
+    Returns:
+        The state dict, under the reference's names, on the CPU.
+
+    Raises:
+        WeightsError: no such file, not a checkpoint, or one that holds more than tensors and plain values.
+    """
+    if not path.is_file():
+        raise WeightsError(f"{path}: no such file")
+    content = _load(path)
+    state = content.get("model") if isinstance(content, dict) else None
+    if not isinstance(state, dict) or not state:
+        raise WeightsError(f"{path}: not a checkpoint of the reference: it has no state dict under `model`")
+    for name, value in state.items():
+        if not isinstance(name, str) or not isinstance(value, Tensor):
+            raise WeightsError(f"{path}: `model` is not a state dict: {name!r} is a {type(value).__name__}")
+    return state
+
+
+def _load(path: Path) -> Any:
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning)  # of pickle protocols: what matters is whether it loads
+            return torch.load(path, map_location="cpu", weights_only=True)
+    except OSError as error:
+        raise WeightsError(f"{path}: cannot be read: {error.strerror or error}") from error
+    except Exception as error:  # foreign bytes can fail anywhere in the unpickler
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise WeightsError(f"{path}: not a checkpoint that holds tensors alone: {reason}") from error
+
+
+@dataclass(frozen=True)
+class _Rule:
+    pattern: re.Pattern[str]
+    target: str
+
+
+@functools.cache
+def _rules(*, to_reference: bool) -> tuple[_Rule, ...]:
+    transformer = [
+        *TRANSFORMER,
+        *(("decoder.layers.{n}." + ours, "transformer.decoder." + theirs) for ours, theirs in DECODER_LAYER),
+    ]
+    pairs = [(f"transformer.{ours}", f"{PREFIX}{theirs}") for ours, theirs in transformer]
+    theirs_backbone = f"{PREFIX}backbone.0.backbone."
+    pairs += [(f"backbone.{ours}", f"{theirs_backbone}stem.{theirs}") for ours, theirs in STEM]
+    for stage in range(1, 5):
+        pairs += [
+            (f"backbone.layer{stage}.{ours}", f"{theirs_backbone}res{stage + 1}.{theirs}") for ours, theirs in STAGE
+        ]
+    return tuple(
+        _Rule(_pattern(ours if to_reference else theirs), theirs if to_reference else ours) for ours, theirs in pairs
+    )
+
+
+def _pattern(template: str) -> re.Pattern[str]:
+    """A template with {fields} as an expression with named groups; {n1} is another {n}."""
+    parts = re.split(r"\{(\w+)\}", template)
+    fields = (f"(?P<{name}>{FIELDS[name.rstrip('1')]})" for name in parts[1::2])
+    literals = (re.escape(part) for part in parts[2::2])
+    return re.compile(re.escape(parts[0]) + "".join(f + x for f, x in zip(fields, literals, strict=True)))
+
+
+def _translate(name: str, rules: tuple[_Rule, ...], message: str) -> str:
+    for rule in rules:
+        if match := rule.pattern.fullmatch(name):
+            return rule.target.format_map(match.groupdict())
+    raise WeightsError(message.format(name))

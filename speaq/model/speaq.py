@@ -1,0 +1,96 @@
+"""SpeaQ: image → subject, object and relation predictions of every decoder layer (method section 2).
+
+Letters: L decoder layers, B images, Q subject queries, m query multiple, R = Q m relation queries, C object classes,
+P predicates, d hidden size.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from speaq.config import ModelConfig
+from speaq.model.backbone import Backbone, Normalise, build_backbone
+from speaq.model.decoder import Decoder, Streams, repeat_rows
+from speaq.model.heads import BoxHead, class_head
+from speaq.model.position import padding_mask
+from speaq.model.transformer import Encoder
+from speaq.structures import LayerOutputs
+
+
+class SceneGraphTransformer(nn.Module):
+    """Everything behind the backbone: encoder, query sets, three-stream decoder, heads.
+
+    Args:
+        config: shape of the network.
+        in_channels: channels of the backbone's features.
+        num_classes: C.
+        num_predicates: P.
+    """
+
+    def __init__(self, config: ModelConfig, in_channels: int, num_classes: int, num_predicates: int) -> None:
+        super().__init__()
+        dim, multiple = config.hidden_dim, config.query_multiple
+        num_relations = config.num_queries * multiple
+        num_entities = num_relations if config.multiply_queries == "all" else config.num_queries
+        self.query_multiple = num_relations // num_entities
+        self.encoder = Encoder(config, in_channels)
+        self.subject_queries = nn.Parameter(torch.randn(num_entities, dim))
+        self.object_queries = nn.Parameter(torch.randn(num_entities, dim))
+        self.relation_queries = nn.Parameter(torch.randn(num_relations, dim))
+        self.decoder = Decoder(config)
+        self.class_head = class_head(dim, num_classes)
+        self.predicate_head = class_head(dim, num_predicates)
+        self.box_head = BoxHead(dim, config.reference_points)
+
+    def forward(self, features: Tensor, padding: Tensor) -> LayerOutputs:
+        """[B, in_channels, H, W] features under a [B, H, W] padding mask (True is padding) → raw outputs."""
+        learned = Streams(self.subject_queries[None], self.object_queries[None], self.relation_queries[None])
+        entities, relations = self.decoder(learned, self.encoder(features, padding))
+        positions = torch.cat((self.subject_queries, self.object_queries, self.relation_queries))
+        boxes = self.box_head(torch.cat((entities, relations), dim=2), positions)  # [L, B, 2Q + R, 4]
+        count = len(self.subject_queries)
+        subject_logits, object_logits = self.class_head(entities).split(count, dim=2)
+        subject_boxes, object_boxes, relation_boxes = boxes.split((count, count, len(self.relation_queries)), dim=2)
+        return LayerOutputs(
+            subject_logits=self._repeat(subject_logits),
+            object_logits=self._repeat(object_logits),
+            predicate_logits=self.predicate_head(relations),
+            subject_boxes=self._repeat(subject_boxes),
+            object_boxes=self._repeat(object_boxes),
+            relation_boxes=relation_boxes,
+        )
+
+    def _repeat(self, x: Tensor) -> Tensor:
+        """[L, B, Q, ·] → [L, B, R, ·]."""
+        return repeat_rows(x, self.query_multiple)
+
+
+class SpeaQ(nn.Module):
+    """The whole model; the baseline is the same with query_multiple 1.
+
+    Args:
+        config: shape of the network.
+        num_classes: C, object classes without background.
+        num_predicates: P, predicates without no-relation.
+        backbone: feature extractor to use instead of the configured one.
+    """
+
+    def __init__(
+        self, config: ModelConfig, num_classes: int, num_predicates: int, backbone: Backbone | None = None
+    ) -> None:
+        super().__init__()
+        self.normalise = Normalise()
+        self.backbone = backbone if backbone is not None else build_backbone(config)
+        self.transformer = SceneGraphTransformer(config, self.backbone.out_channels, num_classes, num_predicates)
+
+    def forward(self, images: Tensor, sizes_hw: Tensor) -> LayerOutputs:
+        """Raw outputs of all decoder layers.
+
+        Args:
+            images: [B, 3, H, W] RGB, uint8 or float in 0..255, padded at the lower right.
+            sizes_hw: [B, 2] int64 un-padded height and width.
+        """
+        features = self.backbone(self.normalise(images, sizes_hw))
+        padding = padding_mask(sizes_hw, features.shape[-2:], self.backbone.stride)
+        return self.transformer(features, padding)  # type: ignore[no-any-return]

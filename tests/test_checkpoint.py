@@ -1,0 +1,85 @@
+"""Checkpoints are atomic, verified, and never execute what they hold."""
+
+from __future__ import annotations
+
+import logging
+import pickle
+from pathlib import Path
+
+import pytest
+import torch
+
+from speaq.training import checkpoint
+from speaq.training.checkpoint import CheckpointError
+
+CONTENT = {"model": {"w": torch.arange(4000.0)}, "config": {"seed": 1}, "step": 3}
+
+
+def test_round_trip_and_previous(tmp_path: Path) -> None:
+    last = tmp_path / "last.pt"
+    checkpoint.save(last, CONTENT, keep_previous=True)
+    checkpoint.save(last, {**CONTENT, "step": 4}, keep_previous=True)
+    assert checkpoint.load(last)["step"] == 4
+    assert checkpoint.load(tmp_path / "previous.pt")["step"] == 3
+    assert torch.equal(checkpoint.load(last)["model"]["w"], CONTENT["model"]["w"])  # type: ignore[index]
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["last.pt", "previous.pt"]
+
+
+@pytest.mark.parametrize("position", [0.3, 0.5, 0.7])
+def test_a_flipped_byte_falls_back_to_the_previous_one_with_a_warning(
+    position: float, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    for step in (3, 4):
+        checkpoint.save(tmp_path / "last.pt", {**CONTENT, "step": step}, keep_previous=True)
+    data = bytearray((tmp_path / "last.pt").read_bytes())
+    data[int(len(data) * position)] ^= 0xFF
+    (tmp_path / "last.pt").write_bytes(bytes(data))
+    with caplog.at_level(logging.WARNING):
+        content = checkpoint.load_latest(tmp_path)
+    assert content is not None
+    assert content["step"] == 3
+    assert "falling back to" in caplog.text
+
+
+def test_a_torn_file_without_a_previous_one_is_an_error(tmp_path: Path) -> None:
+    checkpoint.save(tmp_path / "last.pt", CONTENT)
+    data = (tmp_path / "last.pt").read_bytes()
+    (tmp_path / "last.pt").write_bytes(data[: len(data) // 2])
+    with pytest.raises(CheckpointError, match="not a readable checkpoint"):
+        checkpoint.load_latest(tmp_path)
+
+
+def test_no_checkpoint_is_none(tmp_path: Path) -> None:
+    assert checkpoint.load_latest(tmp_path) is None
+
+
+class Evil:
+    def __reduce__(self) -> tuple[object, tuple[str]]:
+        return (exec, ("raise SystemExit('executed')",))
+
+
+def test_foreign_pickles_are_refused_and_not_executed(tmp_path: Path) -> None:
+    torch.save({"model": Evil(), "config": {}}, tmp_path / "evil.pt")
+    (tmp_path / "plain.pt").write_bytes(pickle.dumps({"model": Evil()}))
+    for name in ("evil.pt", "plain.pt"):
+        with pytest.raises(CheckpointError):
+            checkpoint.load(tmp_path / name)
+
+
+def test_other_content_and_other_formats_are_refused(tmp_path: Path) -> None:
+    torch.save({"weights": torch.zeros(2)}, tmp_path / "other.pt")
+    with pytest.raises(CheckpointError, match="not a checkpoint of speaq"):
+        checkpoint.load(tmp_path / "other.pt")
+    torch.save({**CONTENT, "format": 99}, tmp_path / "new.pt")
+    with pytest.raises(CheckpointError, match="format 99"):
+        checkpoint.load(tmp_path / "new.pt")
+
+
+def test_find_prefers_the_best_and_takes_files_as_they_are(tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match="no checkpoint in this run folder"):
+        checkpoint.find(tmp_path)
+    folder = tmp_path / "checkpoints"
+    for name in ("last.pt", "best.pt"):
+        checkpoint.save(folder / name, CONTENT)
+    assert checkpoint.find(tmp_path) == folder / "best.pt"
+    assert checkpoint.find(folder / "last.pt") == folder / "last.pt"
