@@ -348,7 +348,7 @@ def demo(
     images: Annotated[int | None, typer.Option(min=100, help="size of the toy world")] = None,
 ) -> int:
     """The main job on a generated world: data, detector, search, table, picture."""
-    result: int = _launch("demo").run_demo(output, images, assignments)
+    result: int = _launch("demo").run_demo(output, images, assignments, _progress)
     return result
 
 

@@ -13,8 +13,8 @@ ROOT = Path(__file__).resolve().parents[1]
 LIBRARY = sorted((ROOT / "speaq").rglob("*.py"))
 # A layer imports only layers before it (style: one direction).
 LAYERS = (
-    ("structures", "boxes", "plain_yaml", "config", "data"),
-    ("targets", "model", "matching"),
+    ("structures", "boxes", "plain_yaml", "config", "targets", "data"),
+    ("model", "matching"),
     ("losses", "inference", "evaluation", "space"),
     ("training",),
     ("cli",),

@@ -5,7 +5,6 @@ Letters: B images, H x W pixels.
 
 from __future__ import annotations
 
-import itertools
 import math
 
 import torch
@@ -146,39 +145,61 @@ class ResNet(Backbone):
                 last.get_buffer("weight").fill_(1 / math.sqrt(num_blocks))
 
 
-class SmallBlock(nn.Module):
-    """Residual block of two 3×3 convolutions with group norm."""
-
-    def __init__(self, in_channels: int, out_channels: int) -> None:
-        super().__init__()
-        self.conv1 = nn.Conv2d(in_channels, out_channels, 3, 2, 1, bias=False)
-        self.norm1 = nn.GroupNorm(8, out_channels)
-        self.conv2 = nn.Conv2d(out_channels, out_channels, 3, 1, 1, bias=False)
-        self.norm2 = nn.GroupNorm(8, out_channels)
-        self.shortcut = nn.Conv2d(in_channels, out_channels, 1, 2)
+class StandardisedConv(nn.Conv2d):
+    """3×3 convolution whose filters have mean 0 and norm 1 (weight standardisation, Qiao et al. 2019)."""
 
     def forward(self, x: Tensor) -> Tensor:
-        y = F.relu(self.norm1(self.conv1(x)))
-        return F.relu_(self.norm2(self.conv2(y)) + self.shortcut(x))
+        variance, mean = torch.var_mean(self.weight, dim=(1, 2, 3), keepdim=True, correction=0)
+        fan_in = self.weight[0].numel()
+        weight = (self.weight - mean) * (variance * fan_in + 1e-4).rsqrt()
+        return F.conv2d(x, weight, None, self.stride, self.padding)
+
+
+class SmallBlock(nn.Module):
+    """Residual block of two standardised convolutions, each followed by a layer norm over the channels of a cell.
+
+    Of the norms tried (batch, group, layer, none; with and without standardisation), this one taught a detector of
+    the toy world fastest among those that look neither at other images nor at padding.
+    """
+
+    def __init__(self, in_channels: int, out_channels: int, stride: int) -> None:
+        super().__init__()
+        self.conv1 = StandardisedConv(in_channels, out_channels, 3, stride, 1, bias=False)
+        self.norm1 = nn.LayerNorm(out_channels)
+        self.conv2 = StandardisedConv(out_channels, out_channels, 3, 1, 1, bias=False)
+        self.norm2 = nn.LayerNorm(out_channels)
+        same = stride == 1 and in_channels == out_channels
+        self.shortcut = nn.Identity() if same else nn.Conv2d(in_channels, out_channels, 1, stride)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = F.relu_(_over_channels(self.norm1, self.conv1(x)))
+        return F.relu_(_over_channels(self.norm2, self.conv2(y)) + self.shortcut(x))
+
+
+def _over_channels(norm: nn.Module, x: Tensor) -> Tensor:
+    """[B, C, H, W] → the same, normalised over C; free of copies in channels-last layout."""
+    y: Tensor = norm(x.permute(0, 2, 3, 1))
+    return y.permute(0, 3, 1, 2)
 
 
 class SmallCNN(Backbone):
-    """Three residual stages at stride 16, for pictures of about 100 pixels on a CPU."""
+    """A stem of stride 4 and three residual stages, for pictures of about 100 pixels on a CPU; 0.18 M parameters."""
 
     stride = 16
 
-    def __init__(self, channels: tuple[int, int, int, int] = (16, 32, 64, 96)) -> None:
+    def __init__(self) -> None:
         super().__init__()
-        self.stem = nn.Conv2d(3, channels[0], 3, 2, 1)
-        self.stages = nn.Sequential(*(SmallBlock(*pair) for pair in itertools.pairwise(channels)))
-        self.out_channels = channels[-1]
+        self.stem = nn.Conv2d(3, 24, 7, 4, 3)
+        self.stages = nn.Sequential(SmallBlock(24, 24, 1), SmallBlock(24, 48, 2), SmallBlock(48, 96, 2))
+        self.out_channels = 96
         for module in self.modules():
             if isinstance(module, nn.Conv2d):
-                nn.init.kaiming_normal_(module.weight, mode="fan_in", nonlinearity="relu")
+                nn.init.kaiming_normal_(module.weight, nonlinearity="relu")
 
     def forward(self, x: Tensor) -> Tensor:
         """[B, 3, H, W] → [B, out_channels, ceil(H / 16), ceil(W / 16)]."""
-        return self.stages(F.relu_(self.stem(x)))  # type: ignore[no-any-return]
+        x = self.stem(x.contiguous(memory_format=torch.channels_last))
+        return self.stages(F.relu_(x))  # type: ignore[no-any-return]
 
 
 def build_backbone(config: ModelConfig) -> Backbone:

@@ -8,15 +8,16 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
+from torch import nn
 
 from speaq.config import Config, ConfigError, from_dict
 from speaq.data import DataError
 from speaq.data.statistics import predicate_count
-from speaq.data.visual_genome import VisualGenome, open_data
+from speaq.data.visual_genome import Split, VisualGenome, open_data
 from speaq.training import checkpoint
 from speaq.training.evaluate import Evaluation, Progress, _no_progress, evaluate_detector
 from speaq.training.loop import pick_device
-from speaq.training.tasks import evaluator, make_model
+from speaq.training.tasks import TaskName, evaluator, make_model, make_task
 
 SplitName = Literal["train", "val", "test"]
 
@@ -73,16 +74,35 @@ def evaluate_run(
     )
 
 
-def _evaluate(content: dict[str, Any], config: Config, vg: VisualGenome, split: Any, progress: Progress) -> Evaluation:
-    device = pick_device(config)
-    num_predicates = len(vg.vocabulary.predicates)
-    model = make_model(content["task"], config, len(vg.vocabulary.objects), num_predicates)
+def _evaluate(
+    content: dict[str, Any], config: Config, vg: VisualGenome, split: Split, progress: Progress
+) -> Evaluation:
+    model = make_model(content["task"], config, len(vg.vocabulary.objects), len(vg.vocabulary.predicates))
     model.load_state_dict(content["model"])
+    return _evaluate_model(content["task"], model, config, vg, split, progress)
+
+
+def _evaluate_model(
+    task: TaskName, model: nn.Module, config: Config, vg: VisualGenome, split: Split, progress: Progress
+) -> Evaluation:
+    device = pick_device(config)
     model.to(device).to(memory_format=torch.channels_last)
-    if content["task"] == "detector":
+    if task == "detector":
         return evaluate_detector(model, split, config, device, progress=progress)
-    counts = predicate_count(vg.split("train", config.data), num_predicates)
+    counts = predicate_count(vg.split("train", config.data), len(vg.vocabulary.predicates))
     return evaluator(config, vg, counts)(model, split, device, progress)
+
+
+def evaluate_start(
+    config: Config, data: Path, split_name: SplitName = "val", *, progress: Progress = _no_progress
+) -> Evaluation:
+    """Evaluates SpeaQ as training would start it: random weights under `seed`, and `training.init_from`'s in them."""
+    vg = open_data(data)
+    torch.manual_seed(config.seed)
+    if config.training.num_threads is not None:
+        torch.set_num_threads(config.training.num_threads)
+    task = make_task("speaq", config, vg, vg.split("train", config.data))
+    return _evaluate_model("speaq", task.model, config, vg, vg.split(split_name, config.data), progress)
 
 
 def _check_vocabulary(vg: VisualGenome, content: dict[str, Any], file: Path) -> None:

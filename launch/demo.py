@@ -1,0 +1,115 @@
+"""`make demo`: the main job on a generated world, from nothing to a tuned SpeaQ. Every stage resumes where it was."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from pathlib import Path
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from launch import results
+from launch import study as studies
+from launch.ledger import Entry
+from speaq import config as configs
+from speaq import space as spaces
+from speaq.config import Config, ConfigError
+from speaq.data.toy import make_toy
+from speaq.training.evaluate import Evaluation, Progress
+from speaq.training.loop import train
+from speaq.training.run import evaluate_run, evaluate_start
+
+ROOT = Path(__file__).resolve().parents[1]
+IMAGES = 6000  # of them 1,500 are the test split
+SEED = 0
+COLUMNS = ("R@20", "mR@20", "head@20", "body@20", "tail@20", "R@50", "mR@50", "ngR@20", "zR@20", "AP50")
+
+Progresses = Callable[[str], AbstractContextManager[Progress]]
+
+
+def run_demo(output: Path, images: int | None, assignments: list[str], progress: Progresses) -> int:
+    """Generates data, pre-trains a detector, searches, evaluates on the test split; returns the exit code.
+
+    Args:
+        output: folder of the demo; stages found finished there are not repeated.
+        images: size of the toy world, default `IMAGES`.
+        assignments: `key=value` for the detector and every trial.
+        progress: context manager factory, title → callable(done, total, text).
+
+    Raises:
+        ConfigError: the checkout's configs are missing, or an assignment cannot be used.
+    """
+    begin = time.monotonic()
+    detector_config = configs.load(_shipped("configs/toy_detector.yaml"), assignments)
+    output.mkdir(parents=True, exist_ok=True)
+    data = _data(output / "data", images or IMAGES, progress)
+    detector = _detector(detector_config, data, output / "detector", progress)
+    config = configs.load(_shipped("configs/toy.yaml"), [*assignments, f"training.init_from={detector}"])
+    entries = _search(config, data, output / "search", assignments)
+    best = results.best_entry(entries, studies.read(output / "search" / "study.yaml").plan.objective)
+    if best is None:
+        typer.echo("no trial finished")
+        return 1
+    with progress("evaluating the untrained model") as tell:
+        start = evaluate_start(config, data, "test", progress=tell)
+    search = output / "search"
+    _compare(search, entries, best, start, progress)
+    typer.echo(f"{time.monotonic() - begin:.0f} s · {search / 'best.yaml'} · {search / 'search.png'}")
+    return 0
+
+
+def _shipped(name: str) -> Path:
+    path = ROOT / name
+    if not path.exists():
+        raise ConfigError(f"{path}: missing; the demo runs from a checkout of the repository")
+    return path
+
+
+def _data(folder: Path, images: int, progress: Progresses) -> Path:
+    if not folder.exists():
+        with progress("drawing the toy world") as tell:
+            make_toy(folder, images, SEED, lambda done: tell(done, images, ""))
+    typer.echo(f"1/4 toy world: {folder}")
+    return folder
+
+
+def _detector(config: Config, data: Path, folder: Path, progress: Progresses) -> Path:
+    if not (folder / "result.json").exists():
+        with progress("pre-training the detector") as tell:
+            train(config, data, folder, task="detector", resume=True, progress=tell)
+    typer.echo(f"2/4 detector: {folder}")
+    return folder
+
+
+def _search(config: Config, data: Path, folder: Path, assignments: list[str]) -> list[Entry]:
+    if (folder / "study.yaml").exists():
+        entries = studies.resume(folder)
+    else:
+        space = spaces.load(_shipped("search_spaces/toy.yaml"))
+        fixed = list(configs.parse_overrides(assignments))
+        entries = studies.start(studies.create(config, space, data, overrides=fixed), folder)
+    typer.echo(f"3/4 search on {config.data.num_val} validation images: {folder}")
+    results.print_table(entries, studies.read(folder / "study.yaml").plan)
+    return entries
+
+
+def _compare(search: Path, entries: list[Entry], best: Entry, start: Evaluation, progress: Progresses) -> None:
+    """Prints untrained, baseline, published and best on the test split, which nothing was selected on."""
+    rows = [("untrained", start.metrics)]
+    images = 0
+    for label in ("baseline", "published", "best"):
+        entry = best if label == "best" else next(e for e in entries if e.label == label)
+        if entry.state != "finished":
+            continue
+        with progress(f"evaluating {label}") as tell:
+            result = evaluate_run(search / "trials" / entry.id, "test", progress=tell)
+        images = result.images
+        rows.append((f"{label} ({entry.id})", result.evaluation.metrics))
+    typer.echo(f"4/4 on the {images} images of the test split:")
+    table = Table("", *COLUMNS, box=None, pad_edge=False)
+    for label, metrics in rows:
+        table.add_row(label, *("-" if (v := metrics.get(name)) is None else f"{v:.3f}" for name in COLUMNS))
+    Console(width=120, highlight=False).print(table)

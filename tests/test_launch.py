@@ -1,0 +1,312 @@
+"""Searches and runs on real local Ray clusters, with the real training on a toy world and with a cheap stand-in."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from speaq import config as configs
+from speaq import space as spaces
+from speaq.config import Config, ConfigError, ResourcesConfig
+from speaq.data.toy import make_toy
+from speaq.training.loop import train
+from speaq.training.run import evaluate_run
+
+pytest.importorskip("ray")
+pytest.importorskip("optuna")
+
+from launch import cluster, study
+from launch.ledger import Entry
+from launch.worker import train_distributed
+
+pytestmark = pytest.mark.slow
+ROOT = Path(__file__).parents[1]
+CHEAP = "tests.cheap_training:train"
+TINY = {
+    "data.num_val": 41,  # odd: two workers have different shares
+    "data.train_sides": [96],
+    "data.train_max_side": 96,
+    "data.crop_probability": 0.0,
+    "data.eval_side": 96,
+    "data.eval_max_side": 96,
+    "data.num_workers": 0,
+    "data.cache_images": True,
+    "model.backbone": "small",
+    "model.frozen_stages": 0,
+    "model.hidden_dim": 16,
+    "model.num_heads": 2,
+    "model.feedforward_dim": 32,
+    "model.num_encoder_layers": 1,
+    "model.num_decoder_layers": 2,
+    "model.num_queries": 8,
+    "model.dropout": 0.1,
+    "training.max_steps": 6,
+    "training.batch_size": 4,
+    "training.learning_rate": 1e-3,
+    "training.clip_norm": 1.0,
+    "training.decay_steps": [5],
+    "training.num_threads": 1,
+    "training.eval_every": 2,
+    "training.log_every": 1,
+}
+CONFIG = configs.apply(Config(), TINY)
+LONG = configs.apply(Config(), {"training.max_steps": 90, "training.eval_every": 10, "training.decay_steps": [50]})
+RATE = {"type": "float", "low": 1e-5, "high": 1e-2, "log": True}
+GROUPS = {"type": "int", "low": 1, "high": 6}
+
+
+def make_space(**search: Any) -> spaces.Space:
+    parameters = {"training.learning_rate": RATE, "matching.num_groups": GROUPS}
+    return spaces.from_dict({"search": search, "parameters": parameters})
+
+
+@pytest.fixture(scope="module")
+def toy(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    directory = tmp_path_factory.mktemp("data") / "toy"
+    make_toy(directory, 120, seed=0)
+    return directory
+
+
+@pytest.fixture(scope="module")
+def ray_cluster() -> Iterator[None]:
+    os.environ["PYTHONPATH"] = str(ROOT)  # workers import tests.cheap_training
+    with cluster.connected(dashboard=True):
+        yield
+
+
+def free_cpus() -> float:
+    import ray  # noqa: TID251
+
+    return float(ray.available_resources().get("CPU", 0.0))
+
+
+def metrics_lines(run: Path) -> list[dict[str, Any]]:
+    """metrics.jsonl without what depends on the clock."""
+    clock = ("seconds", "images_per_second", "data_wait_share", "time")
+    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    return [{k: v for k, v in line.items() if not k.endswith(clock)} for line in lines]
+
+
+def states(entries: list[Entry]) -> list[str]:
+    return [entry.state for entry in entries]
+
+
+def test_a_search_leaves_what_a_researcher_needs(toy: Path, tmp_path: Path, ray_cluster: None) -> None:
+    output = tmp_path / "study"
+    asked = study.create(CONFIG, make_space(objective=["R@20"]), toy, trials=3)
+    entries = study.start(asked, output)
+    assert states(entries)[:2] == ["finished", "finished"]
+    assert [e.label for e in entries] == ["published", "baseline", None]
+    written = study.read(output / "study.yaml")
+    assert (written.plan, written.data, written.data_digest) == (asked.plan, asked.data, asked.data_digest)
+    assert {"python", "torch", "ray", "optuna"} <= set(written.versions)
+    for entry in entries:
+        run = output / "trials" / entry.id
+        names = {"config.yaml", "data.json", "metrics.jsonl", "checkpoints", "result.json"}
+        assert names <= {path.name for path in run.iterdir()}
+        assert evaluate_run(run).evaluation.metrics == pytest.approx(dict(entry.metrics), nan_ok=True, abs=1e-9)
+    rows = list(csv.DictReader((output / "trials.csv").open()))
+    assert [row["trial"] for row in rows] == ["0000", "0001", "0002"]
+    assert (output / "search.png").read_bytes()[:4] == b"\x89PNG"
+    assert {path.name for path in output.iterdir()} == {
+        "study.yaml",
+        "ledger.jsonl",
+        "trials",
+        "trials.csv",
+        "best.yaml",
+        "search.png",
+    }
+    best = configs.load(output / "best.yaml")
+    again = train(best, toy, tmp_path / "again")  # the best config trains as it is, to the same result
+    assert again["best"]["value"] == max(e.metrics["R@20"] or 0.0 for e in entries if e.state == "finished")
+
+
+def test_ray_train_with_one_worker_computes_what_the_loop_does(toy: Path, tmp_path: Path, ray_cluster: None) -> None:
+    here = train(CONFIG, toy, tmp_path / "here")
+    reported: list[int] = []
+    there = train_distributed(CONFIG, toy, tmp_path / "there", report=lambda step, m, c: reported.append(step))
+    assert reported == [2, 4, 6]
+    assert metrics_lines(tmp_path / "there") == metrics_lines(tmp_path / "here")
+    for key in ("status", "step", "metrics", "best"):
+        assert there[key] == here[key]
+
+    def files(run: Path) -> set[str]:
+        return {p.relative_to(run).as_posix() for p in run.rglob("*") if p.name != ".claim"}
+
+    assert files(tmp_path / "there") == files(tmp_path / "here")
+
+
+def test_two_workers_count_every_image_once_and_resume(toy: Path, tmp_path: Path, ray_cluster: None) -> None:
+    config = configs.apply(CONFIG, {"resources.num_workers": 2, "training.max_steps": 4})
+    run = tmp_path / "run"
+    result = train_distributed(config, toy, run)
+    assert (result["step"], result["workers"]) == (4, 2)
+    alone = evaluate_run(run)  # one process, all images, the same checkpoint
+    assert alone.step == result["best"]["step"]
+    assert alone.images == 41
+    assert alone.evaluation.metrics == pytest.approx(result["best"]["metrics"], abs=1e-9, nan_ok=True)
+    with pytest.raises(ConfigError, match="holds a run already"):
+        train_distributed(config, toy, run)
+    longer = configs.apply(config, {"training.max_steps": 6})
+    assert train_distributed(longer, toy, run, resume=True)["step"] == 6
+    steps = [line["step"] for line in metrics_lines(run) if "val/R@20" in line]
+    assert steps == [2, 4, 6]
+
+
+def test_what_the_user_did_wrong_is_said_once_by_all_workers(toy: Path, tmp_path: Path, ray_cluster: None) -> None:
+    config = configs.apply(CONFIG, {"resources.num_workers": 2, "data.num_val": 10_000})
+    with pytest.raises(ConfigError, match="no image is left to train on"):
+        train_distributed(config, toy, tmp_path / "run")
+
+
+def test_trials_of_two_workers_are_stopped_and_free_their_place(toy: Path, tmp_path: Path, ray_cluster: None) -> None:
+    config = configs.apply(LONG, {"resources.num_workers": 2, "resources.cpus_per_worker": 0.5})
+    before = free_cpus()
+    asked = study.create(config, make_space(grace_steps=10), toy, trials=6, train=CHEAP)
+    entries = study.start(asked, tmp_path / "study")
+    assert {"finished", "pruned"} == set(states(entries))
+    pruned = next(e for e in entries if e.state == "pruned")
+    result = json.loads((tmp_path / "study" / "trials" / pruned.id / "result.json").read_text())
+    assert (result["status"], result["step"]) == ("stopped", pruned.step)
+    deadline = time.monotonic() + 60
+    while free_cpus() < before and time.monotonic() < deadline:
+        time.sleep(0.5)
+    assert free_cpus() == before
+
+
+def test_a_failed_trial_is_recorded_and_does_not_stop_the_search(toy: Path, tmp_path: Path, ray_cluster: None) -> None:
+    bad = {"type": "categorical", "choices": [0.5, 0.25]}  # raises; kills its process
+    space = spaces.from_dict({"parameters": {"training.weight_decay": bad}})
+    asked = study.create(LONG, space, toy, trials=5, train=CHEAP)
+    entries = study.start(asked, tmp_path / "study")
+    assert sorted(states(entries)) == ["failed", "failed", "finished", "finished"]  # the space has no more points
+    raised, killed = sorted((e for e in entries if e.state == "failed"), key=lambda e: "died" in (e.reason or ""))
+    assert raised.reason == "RuntimeError: made to fail"
+    assert raised.attempts == 1
+    assert "died" in (killed.reason or "")
+    assert killed.attempts == 1 + study.MAX_DEATHS
+    starts = (tmp_path / "study" / "trials" / killed.id / "steps.txt").read_text().splitlines()
+    assert [line.split()[-1] for line in starts] == ["0", "80", "80"]  # it went on from its checkpoint
+
+
+DRIVER = """
+import os, sys
+from pathlib import Path
+os.environ["CHEAP_TRAINING_SLEEP"] = "0.05"
+from launch import study
+from tests.test_launch import CHEAP, LONG, make_space
+if __name__ == "__main__":
+    study.start(study.create(LONG, make_space(grace_steps=30), Path(sys.argv[1]), trials=6, train=CHEAP), Path(sys.argv[2]))
+"""
+
+
+def start_driver(toy: Path, output: Path, **environment: str) -> subprocess.Popen[bytes]:
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), **environment}
+    for name in ("RAY_ADDRESS", "RAY_AUTH_MODE", "RAY_AUTH_TOKEN_PATH"):
+        environment.pop(name, None)
+    command = [sys.executable, "-c", DRIVER, str(toy), str(output)]
+    return subprocess.Popen(command, env=environment, start_new_session=True, stderr=subprocess.DEVNULL)
+
+
+def rows(output: Path) -> list[dict[str, Any]]:
+    path = output / "ledger.jsonl"
+    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+
+
+def wait_for(driver: subprocess.Popen[bytes], output: Path, event: str, count: int) -> None:
+    deadline = time.monotonic() + 240
+    while sum(row["event"] == event for row in rows(output)) < count:
+        assert driver.poll() is None
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+
+
+def test_a_killed_driver_is_resumed_without_repeating_or_losing(toy: Path, tmp_path: Path, ray_cluster: None) -> None:
+    output = tmp_path / "study"
+    driver = start_driver(toy, output)
+    wait_for(driver, output, "finished", 1)
+    wait_for(driver, output, "reported", 20)
+    os.kill(driver.pid, signal.SIGKILL)
+    driver.wait()
+    before = rows(output)
+    ended = {row["trial"] for row in before if row["event"] in ("finished", "pruned")}
+    open_ = {row["trial"] for row in before if row["event"] == "running"} - ended
+    assert ended
+    assert open_
+    entries = study.resume(output)
+    assert len(entries) == 6
+    assert all(entry.ended for entry in entries)
+    assert not [e.reason for e in entries if e.reason]
+    after = rows(output)
+    assert after[: len(before)] == before
+    for trial in ended:
+        assert sum(row["trial"] == trial and row["event"] == "running" for row in after) == 1
+    for trial in open_:  # they go on from their last checkpoint
+        starts = (output / "trials" / trial / "steps.txt").read_text().splitlines()
+        steps = max((r["step"] for r in before if r["event"] == "reported" and r["trial"] == trial), default=0)
+        assert int(starts[-1].split()[-1]) >= steps
+    assert study.resume(output) == entries  # nothing is left to do
+
+
+def test_another_data_set_is_refused_on_resume(toy: Path, tmp_path: Path) -> None:
+    output, other = tmp_path / "study", tmp_path / "other"
+    make_toy(other, 40, seed=1)
+    output.mkdir()
+    (output / "study.yaml").write_text(study.create(LONG, make_space(), toy, train=CHEAP).dump())
+    with pytest.raises(ConfigError, match="was searched on another data set"):
+        study.resume(output, data=other)
+
+
+def test_a_used_folder_is_refused(toy: Path, tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(ConfigError, match=r"is not empty; give another --output, or --resume"):
+        study.start(study.create(LONG, make_space(), toy, train=CHEAP), tmp_path)
+
+
+def test_a_trial_that_cannot_fit_is_refused_before_it_starts(toy: Path, tmp_path: Path, ray_cluster: None) -> None:
+    config = configs.apply(LONG, {"resources.cpus_per_worker": 1000.0})
+    with pytest.raises(ConfigError, match=r"one run needs 1 workers with 1000 CPU each; the cluster's nodes have"):
+        study.start(study.create(config, make_space(), toy, train=CHEAP), tmp_path / "study")
+    assert cluster.places(ResourcesConfig(cpus_per_worker=0.5)) == 2 * cluster.places(ResourcesConfig())
+
+
+def test_ctrl_c_leaves_a_folder_to_resume_and_nothing_elsewhere(toy: Path, tmp_path: Path) -> None:
+    home, temporary = tmp_path / "home", Path("/tmp") / f"speaq-test-{os.getpid()}"
+    home.mkdir()
+    temporary.mkdir()
+    config = tmp_path / "config.yaml"
+    config.write_text(configs.dump(configs.apply(CONFIG, {"training.max_steps": 40})))
+    space = tmp_path / "space.yaml"
+    space.write_text("# Which rate?\nparameters:\n  training.learning_rate: {type: float, low: 1e-4, high: 1e-2}\n")
+    environment = {**os.environ, "HOME": str(home), "TMPDIR": str(temporary)}
+    for name in ("PYTHONPATH", "RAY_ADDRESS", "RAY_AUTH_MODE", "RAY_AUTH_TOKEN_PATH", "MPLCONFIGDIR"):
+        environment.pop(name, None)
+    speaq = [str(Path(sys.executable).with_name("speaq")), "tune"]
+    output = tmp_path / "study"
+    new = ["--config", str(config), "--space", str(space), "--data", str(toy), "--output", str(output), "--trials", "2"]
+    driver = subprocess.Popen([*speaq, *new], env=environment, cwd=tmp_path, stderr=subprocess.PIPE)
+    wait_for(driver, output, "reported", 2)
+    driver.send_signal(signal.SIGINT)
+    _, errors = driver.communicate(timeout=120)
+    assert driver.returncode == 130, errors
+    assert errors.decode().strip().splitlines()[-1].startswith("speaq: interrupted")
+    done = subprocess.run(
+        [*speaq, "--resume", str(output)], env=environment, cwd=tmp_path, capture_output=True, text=True, timeout=300
+    )
+    assert done.returncode == 0, done.stderr
+    assert "published" in done.stdout
+    assert sum(row["event"] == "finished" for row in rows(output)) == 2
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["config.yaml", "home", "space.yaml", "study"]
+    assert list(home.rglob("*")) == []
+    assert list(temporary.iterdir()) == []
+    temporary.rmdir()

@@ -1,0 +1,259 @@
+"""The loop: what a run folder holds, exact resume, interruption, initialisation, accumulation, refusals."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from speaq import config as configs
+from speaq.config import BASELINE, ConfigError
+from speaq.data import DataError
+from speaq.training import checkpoint
+from speaq.training.loop import DivergedError, StopTraining, load_config, train
+from speaq.training.metrics import read_lines
+from speaq.training.run import evaluate_run
+from tests.tiny import assignments, tiny
+
+
+def timeless(folder: Path) -> list[dict[str, Any]]:
+    """metrics.jsonl without what depends on the clock."""
+    clock = ("seconds", "images_per_second", "data_wait_share")
+    return [{k: v for k, v in line.items() if not k.endswith(clock)} for line in read_lines(folder / "metrics.jsonl")]
+
+
+def weights(folder: Path, name: str = "last.pt") -> dict[str, torch.Tensor]:
+    state: dict[str, torch.Tensor] = checkpoint.load(folder / "checkpoints" / name)["model"]
+    return state
+
+
+def assert_same_run(a: Path, b: Path) -> None:
+    assert timeless(a) == timeless(b)
+    first, second = weights(a), weights(b)
+    assert first.keys() == second.keys()
+    assert all(torch.equal(first[name], second[name]) for name in first)
+
+
+@pytest.fixture(scope="module")
+def run(toy: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An undisturbed run of six steps."""
+    folder = tmp_path_factory.mktemp("run") / "run"
+    train(tiny(), toy, folder)
+    return folder
+
+
+def test_a_run_folder_holds_everything(run: Path, toy: Path) -> None:
+    assert load_config(run) == tiny()
+    record = json.loads((run / "data.json").read_text())
+    assert record["directory"] == str(toy)
+    assert (record["val_images"], record["task"]) == (6, "speaq")
+    result = json.loads((run / "result.json").read_text())
+    assert (result["status"], result["step"]) == ("finished", 6)
+    assert {"torch", "python", "numpy"} <= result["versions"].keys()
+    assert result["peak_memory_mib"] > 0
+    steps = [line["step"] for line in read_lines(run / "metrics.jsonl")]
+    assert steps == [2, 3, 4, 6, 6]
+    assert {"val/R@20", "val/mR@50", "val/F@100", "val/AP50"} <= read_lines(run / "metrics.jsonl")[-1].keys()
+    assert sorted(p.name for p in (run / "checkpoints").iterdir()) == ["best.pt", "last.pt", "previous.pt"]
+
+
+def test_two_runs_with_one_seed_are_equal_and_with_another_are_not(run: Path, toy: Path, tmp_path: Path) -> None:
+    train(tiny(), toy, tmp_path / "again")
+    assert_same_run(run, tmp_path / "again")
+    train(tiny(seed=1), toy, tmp_path / "other")
+    assert timeless(tmp_path / "other") != timeless(run)
+
+
+class Killed(Exception):
+    pass
+
+
+def test_a_run_killed_after_its_first_checkpoint_resumes_bit_for_bit(run: Path, toy: Path, tmp_path: Path) -> None:
+    def kill(step: int, metrics: Mapping[str, float | None], path: Path) -> None:
+        if step == 3:
+            raise Killed
+
+    with pytest.raises(Killed):
+        train(tiny(), toy, tmp_path, report=kill)
+    train(tiny(), toy, tmp_path, resume=True)
+    assert_same_run(run, tmp_path)
+
+
+def test_steps_after_the_checkpoint_are_repeated_and_logged_once(run: Path, toy: Path, tmp_path: Path) -> None:
+    train(tiny(training__max_steps=3), toy, tmp_path)
+    with (tmp_path / "metrics.jsonl").open("a") as file:
+        file.write(json.dumps({"step": 4, "train/loss": 1.0}) + "\n" + '{"step": 5, "tr')  # written, then killed
+    train(tiny(), toy, tmp_path, resume=True)
+    steps = [line["step"] for line in timeless(tmp_path)]
+    assert steps == [2, 3, 3, 4, 6, 6]  # 3 twice: it was the shorter run's last step
+
+
+def test_a_damaged_newest_checkpoint_costs_one_interval_and_nothing_else(run: Path, toy: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    shutil.copytree(run, folder)
+    last = folder / "checkpoints" / "last.pt"
+    last.write_bytes(last.read_bytes()[:1000])
+    train(tiny(), toy, folder, resume=True)
+    assert_same_run(run, folder)
+
+
+def test_resume_of_a_finished_run_repeats_nothing(run: Path, toy: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    shutil.copytree(run, folder)
+    result = train(tiny(), toy, folder, resume=True)
+    assert result["step"] == 6
+    assert timeless(folder) == timeless(run)
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 130)])
+def test_a_signal_saves_and_the_run_resumes_bit_for_bit(
+    number: signal.Signals, code: int, run: Path, toy: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "config.yaml").write_text("", encoding="utf-8")
+    command = [sys.executable, "-m", "speaq.cli", "train", "--config", str(tmp_path / "config.yaml")]
+    command += ["--data", str(toy), "--output", str(tmp_path / "run"), *assignments(training__max_steps=100_000)]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    while not (tmp_path / "run" / "checkpoints" / "last.pt").exists():
+        assert process.poll() is None, process.stderr.read() if process.stderr else ""
+    process.send_signal(number)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == code, errors
+    assert "can be resumed" in errors
+    step = checkpoint.load(tmp_path / "run" / "checkpoints" / "last.pt")["step"]
+    train(tiny(training__max_steps=step + 2), toy, tmp_path / "run", resume=True)
+    train(tiny(training__max_steps=step + 2), toy, tmp_path / "undisturbed")
+    first, second = weights(tmp_path / "run"), weights(tmp_path / "undisturbed")
+    assert all(torch.equal(first[name], second[name]) for name in first)
+
+
+def test_a_stopped_run_says_so(toy: Path, tmp_path: Path) -> None:
+    def stop(step: int, metrics: Mapping[str, float | None], path: Path) -> None:
+        assert path.exists()
+        raise StopTraining
+
+    result = train(tiny(), toy, tmp_path, report=stop)
+    assert (result["status"], result["step"]) == ("stopped", 3)
+
+
+def test_the_best_checkpoint_is_that_of_the_best_metric(toy: Path, tmp_path: Path) -> None:
+    reports: dict[int, float] = {}
+
+    def note(step: int, metrics: Mapping[str, float | None], path: Path) -> None:
+        reports[step] = metrics["ngR@100"] or 0.0
+
+    result = train(tiny(training__best_metric="ngR@100"), toy, tmp_path, report=note)
+    best = max(reports, key=lambda step: (reports[step], -step))
+    assert (result["best"]["step"], result["best"]["value"]) == (best, reports[best])
+    assert checkpoint.load(tmp_path / "checkpoints" / "best.pt")["step"] == best
+
+
+def test_accumulated_micro_batches_take_the_same_images(toy: Path, tmp_path: Path) -> None:
+    result = train(tiny(training__micro_batch_size=2), toy, tmp_path)
+    assert result["step"] == 6
+
+
+def test_bfloat16_stays_close_to_float32(run: Path, toy: Path, tmp_path: Path) -> None:
+    train(tiny(training__precision="bfloat16"), toy, tmp_path)
+    exact, rough = (timeless(folder)[0]["train/loss"] for folder in (run, tmp_path))
+    assert exact != rough
+    assert rough == pytest.approx(exact, rel=0.05)
+
+
+def test_the_baseline_trains(toy: Path, tmp_path: Path) -> None:
+    assert train(configs.apply(tiny(), BASELINE), toy, tmp_path)["status"] == "finished"
+
+
+@pytest.mark.parametrize("mode", ["bilevel", "class_balanced"])
+def test_resampled_training(mode: str, toy: Path, tmp_path: Path) -> None:
+    config = tiny(data__resampling=mode, data__oversample=0.2, data__undersample=0.7)
+    assert train(config, toy, tmp_path)["status"] == "finished"
+
+
+def test_a_detector_is_trained_and_replicated(toy: Path, tmp_path: Path) -> None:
+    detector = train(tiny(), toy, tmp_path / "detector", task="detector")
+    assert detector["best"]["metric"] == "AP50"
+    config = tiny(training__init_from=str(tmp_path / "detector"), training__max_steps=1, training__learning_rate=1e-12)
+    train(config, toy, tmp_path / "run")
+    ours, theirs = weights(tmp_path / "run"), weights(tmp_path / "detector", "best.pt")
+    name = next(name for name in theirs if name.startswith("backbone.") and theirs[name].ndim == 4)
+    assert torch.allclose(ours[name], theirs[name], atol=1e-6)
+
+
+def test_a_run_starts_from_another_run(run: Path, toy: Path, tmp_path: Path) -> None:
+    train(tiny(training__init_from=str(run), training__max_steps=1, training__learning_rate=1e-12), toy, tmp_path)
+    ours, theirs = weights(tmp_path), weights(run, "best.pt")
+    assert all(torch.allclose(ours[name], theirs[name], atol=1e-6) for name in theirs)
+
+
+def test_weights_that_do_not_fit_are_refused_by_name(run: Path, toy: Path, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"training.init_from: .*does not fit the model"):
+        train(tiny(training__init_from=str(run), model__hidden_dim=32), toy, tmp_path)
+
+
+def test_evaluation_needs_the_folder_alone(run: Path) -> None:
+    result = evaluate_run(run)
+    last = json.loads((run / "result.json").read_text())["best"]["metrics"]
+    assert result.evaluation.metrics == pytest.approx(last)
+    assert (result.split, result.images) == ("val", 6)
+    assert evaluate_run(run, "test").images > 6
+
+
+def test_an_existing_run_is_not_overwritten(run: Path, toy: Path) -> None:
+    with pytest.raises(ConfigError, match="holds a run already"):
+        train(tiny(), toy, run)
+
+
+def test_resume_with_another_config_names_the_difference(run: Path, toy: Path) -> None:
+    with pytest.raises(ConfigError, match="seed: 0 then, 1 now"):
+        train(tiny(seed=1), toy, run, resume=True)
+
+
+def test_a_split_without_images_is_refused(toy: Path, tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="num_val"):
+        train(tiny(data__num_val=1000), toy, tmp_path)
+    with pytest.raises(DataError, match="num_val"):
+        train(tiny(data__num_val=0), toy, tmp_path)
+
+
+def test_groups_that_the_data_cannot_carry_are_refused(toy: Path, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="50 predicates; the data has 16"):
+        train(tiny(matching__group_counts="visual_genome"), toy, tmp_path)
+
+
+def test_divergence_is_named(toy: Path, tmp_path: Path) -> None:
+    config = tiny(training__learning_rate=1e30, training__clip_norm=1e30, training__log_every=1)
+    with pytest.raises((DivergedError, ValueError), match="(?i)loss|finite|nan"):
+        train(config, toy, tmp_path)
+
+
+def test_sinks_receive_what_the_log_holds(toy: Path, tmp_path: Path) -> None:
+    pytest.importorskip("tensorboard")
+    train(tiny(sinks__tensorboard=True), toy, tmp_path)
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    events = EventAccumulator(str(tmp_path / "tensorboard"))
+    events.Reload()
+    logged = {
+        line["step"]: line["train/loss"] for line in read_lines(tmp_path / "metrics.jsonl") if "train/loss" in line
+    }
+    assert {event.step: event.value for event in events.Scalars("train/loss")} == pytest.approx(logged)
+
+
+def test_wandb_writes_offline_without_a_key(toy: Path, tmp_path: Path) -> None:
+    pytest.importorskip("wandb")
+    (tmp_path / "config.yaml").write_text("", encoding="utf-8")
+    command = [sys.executable, "-m", "speaq.cli", "train", "--config", str(tmp_path / "config.yaml")]
+    command += ["--data", str(toy), "--output", str(tmp_path / "run"), *assignments(), "--set", "sinks.wandb=online"]
+    environment = {k: v for k, v in os.environ.items() if not k.startswith("WANDB")} | {"HOME": str(tmp_path)}
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False, timeout=300)
+    assert done.returncode == 0, done.stderr
+    assert list((tmp_path / "run").glob("wandb/offline-run-*"))
