@@ -1,4 +1,4 @@
-"""Where the shared test material lies: beside the checkout. Tests that need it skip with a reason where it is absent."""
+"""Where the shared test material lies: beside the checkout. Tests that need it skip where it is absent."""
 
 from __future__ import annotations
 
