@@ -12,7 +12,7 @@ import math
 import random
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_args
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, Field, TypeAdapter, ValidationError, model_validator
 
@@ -118,8 +118,8 @@ Parameter = Annotated[FloatRange | IntRange | Choice, Field(discriminator="type"
 
 
 def _identity(value: Plain) -> tuple[str, Plain]:
-    """1, 1.0 and True are three values."""
-    return type(value).__name__, value
+    """1 and 1.0 are one value, True is another."""
+    return "bool" if isinstance(value, bool) else "", value
 
 
 class SearchConfig(Section):
@@ -221,7 +221,7 @@ class Space(Section):
         values: dict[str, Plain] = {}
         for key, parameter in self.parameters.items():
             if self.active(key, assigned):
-                values[key] = _as_in(parameter, wanted[key])
+                values[key] = wanted[key]
                 if not parameter.allows(values[key]):
                     return None
             assigned[key] = wanted[key]
@@ -268,7 +268,7 @@ class Space(Section):
         extremes = [p.extremes() for p in self.parameters.values()]
         seen = set()
         for combination in itertools.islice(itertools.product(*extremes), 8 * MAX_CORNERS):
-            values = self._keep_active(base, dict(zip(self.parameters, combination, strict=True)))
+            values = self.keep_active(base, dict(zip(self.parameters, combination, strict=True)))
             identity = tuple(values.items())
             if identity not in seen:
                 seen.add(identity)
@@ -277,9 +277,9 @@ class Space(Section):
     def draw(self, base: Config, generator: random.Random, fixed: Values | None = None) -> dict[str, Plain]:
         """Random extreme values of the active parameters; `fixed` ones as given."""
         values = {key: generator.choice(p.extremes()) for key, p in self.parameters.items()}
-        return self._keep_active(base, {**values, **(fixed or {})})
+        return self.keep_active(base, {**values, **(fixed or {})})
 
-    def _keep_active(self, base: Config, values: Values) -> dict[str, Plain]:
+    def keep_active(self, base: Config, values: Values) -> dict[str, Plain]:
         assigned = configs.flatten(configs.to_dict(base))
         kept: dict[str, Plain] = {}
         for key, parameter in self.parameters.items():
@@ -321,13 +321,6 @@ class Space(Section):
                     raise ConfigError(f"space: {key}: no trial can have {value!r} ({why})")
 
 
-def _as_in(parameter: FloatRange | IntRange | Choice, value: Any) -> Plain:
-    """`value` of a config as the parameter writes it: the config has 1.0 where choices say 1."""
-    if isinstance(parameter, Choice) and isinstance(value, float):
-        return next((c for c in parameter.choices if not isinstance(c, bool) and c == value), value)
-    return value  # type: ignore[no-any-return]
-
-
 def _check_key(key: str, where: str) -> None:
     known = configs.defaults()
     if key not in known:
@@ -344,14 +337,12 @@ def _check_field(key: str, value: Plain) -> None:
         assert isinstance(kind, type)
         section = kind
     field = section.model_fields[leaf]
-    adapter: TypeAdapter[Any] = TypeAdapter(Annotated[field.annotation, *field.metadata])  # type: ignore[valid-type]
+    rule: Any = Annotated[field.annotation, field]
     try:
-        adapter.validate_python(value, strict=True)
+        TypeAdapter(rule).validate_python(value, strict=True)
     except ValidationError as error:
         message = error.errors()[0]["msg"]
-        options = [repr(a) for a in get_args(field.annotation)] if "literal" in error.errors()[0]["type"] else []
-        rule = f"one of {', '.join(options)}" if options else message
-        raise ConfigError(f"space: {key}: {value!r} breaks the rule of the config: {rule}") from error
+        raise ConfigError(f"space: {key}: {value!r} breaks the rule of the config: {message}") from error
 
 
 def load(path: Path) -> Space:

@@ -165,17 +165,18 @@ def test_two_workers_count_every_image_once_and_resume(toy: Path, tmp_path: Path
 
 def test_what_the_user_did_wrong_is_said_once_by_all_workers(toy: Path, tmp_path: Path, ray_cluster: None) -> None:
     config = configs.apply(CONFIG, {"resources.num_workers": 2, "data.num_val": 10_000})
-    with pytest.raises(ConfigError, match="no image is left to train on"):
+    with pytest.raises(ConfigError, match="no image to train on"):
         train_distributed(config, toy, tmp_path / "run")
 
 
 def test_trials_of_two_workers_are_stopped_and_free_their_place(toy: Path, tmp_path: Path, ray_cluster: None) -> None:
     config = configs.apply(LONG, {"resources.num_workers": 2, "resources.cpus_per_worker": 0.5})
     before = free_cpus()
-    asked = study.create(config, make_space(grace_steps=10), toy, trials=6, train=CHEAP)
-    entries = study.start(asked, tmp_path / "study")
-    assert {"finished", "pruned"} == set(states(entries))
-    pruned = next(e for e in entries if e.state == "pruned")
+    worse = {"type": "float", "low": 1e-6, "high": 1e-5}  # than the rate of the references
+    space = spaces.from_dict({"search": {"grace_steps": 10}, "parameters": {"training.learning_rate": worse}})
+    entries = study.start(study.create(config, space, toy, trials=3, train=CHEAP), tmp_path / "study")
+    assert states(entries) == ["finished", "finished", "pruned"]
+    pruned = entries[-1]
     result = json.loads((tmp_path / "study" / "trials" / pruned.id / "result.json").read_text())
     assert (result["status"], result["step"]) == ("stopped", pruned.step)
     deadline = time.monotonic() + 60
@@ -206,7 +207,8 @@ os.environ["CHEAP_TRAINING_SLEEP"] = "0.05"
 from launch import study
 from tests.test_launch import CHEAP, LONG, make_space
 if __name__ == "__main__":
-    study.start(study.create(LONG, make_space(grace_steps=30), Path(sys.argv[1]), trials=6, train=CHEAP), Path(sys.argv[2]))
+    asked = study.create(LONG, make_space(grace_steps=30), Path(sys.argv[1]), trials=6, train=CHEAP)
+    study.start(asked, Path(sys.argv[2]))
 """
 
 

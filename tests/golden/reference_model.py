@@ -90,7 +90,7 @@ def generate(name: str, shape: tuple[int, ...], *, rounded: bool) -> NDArray[np.
     """The weights that belong to a full state-dict name (golden README, "Generated weights")."""
     x = np.random.RandomState(zlib.crc32(name.encode())).standard_normal(shape)
     values = np.asarray(_base(name, x) * _factor(name), dtype=np.float32)
-    return np.round(values * 1024) / 1024 if rounded else values
+    return np.asarray(np.round(values * 1024) / 1024, dtype=np.float32) if rounded else values
 
 
 def _base(name: str, x: NDArray[np.float64]) -> Any:
