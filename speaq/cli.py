@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import json
 import logging
+import os
 import signal
 import sys
 import time
@@ -47,6 +48,7 @@ def _options(traceback: Annotated[bool, typer.Option(help="show the traceback of
     global _traceback
     _traceback = traceback
     logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="%(levelname)s %(message)s")
+    logging.getLogger("matplotlib").setLevel(logging.WARNING)
 
 
 def command(function: Callable[P, int | None]) -> Callable[P, None]:
@@ -353,6 +355,8 @@ def demo(
 
 
 def main() -> None:
+    # Threads that spin while they wait stall each other on a busy machine: 7-33 images/s became 84-109 (two threads).
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     app()
 
 

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from speaq.config import Config, dump
+from speaq.training import distributed
 from speaq.training.loop import StopTraining
 
 Report = Callable[[int, Mapping[str, float | None], Path], None]
@@ -23,13 +24,14 @@ def train(
     config: Config, data: Path, output: Path, *, report: Report | None = None, resume: bool = False, **options: Any
 ) -> dict[str, Any]:
     """Recall grows with the steps towards a height that the config decides; SLEEP seconds a step."""
-    folder = output / "checkpoints"
-    folder.mkdir(parents=True, exist_ok=True)
-    (output / "config.yaml").write_text(dump(config))
-    last = folder / "last.pt"
-    step = int(last.read_text()) if resume and last.exists() else 0
-    with (output / "steps.txt").open("a") as log:
-        log.write(f"{os.getpid()} from {step}\n")
+    last = output / "checkpoints" / "last.pt"
+    step = distributed.broadcast(int(last.read_text()) if resume and last.exists() else 0)
+    main = distributed.world()[0] == 0
+    if main:
+        last.parent.mkdir(parents=True, exist_ok=True)
+        (output / "config.yaml").write_text(dump(config))
+        with (output / "steps.txt").open("a") as log:
+            log.write(f"{os.getpid()} from {step}\n")
     status, metrics = "finished", evaluate(config, step)
     while step < config.training.max_steps:
         time.sleep(float(os.environ.get("CHEAP_TRAINING_SLEEP", "0")))
@@ -38,7 +40,8 @@ def train(
         if step % config.training.eval_every and step < config.training.max_steps:
             continue
         metrics = evaluate(config, step)
-        last.write_text(str(step))
+        if main:
+            last.write_text(str(step))
         if report is not None:
             try:
                 report(step, metrics, last)
@@ -47,7 +50,8 @@ def train(
                 break
     best = {"metric": config.training.best_metric, "value": 0.0, "step": step, "metrics": metrics}
     result = {"status": status, "step": step, "seconds": step * 0.01, "metrics": metrics, "best": best}
-    (output / "result.json").write_text(json.dumps(result))
+    if main:
+        (output / "result.json").write_text(json.dumps(result))
     return result
 
 

@@ -1,0 +1,71 @@
+"""What `speaq tune` calls; `speaq.cli` parses the arguments and turns errors into exit codes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import typer
+
+from launch import results
+from launch import study as studies
+from launch.ledger import Entry
+from speaq import config as configs
+from speaq import space as spaces
+from speaq.config import ConfigError
+
+DONE, FAILED = 0, 1
+
+
+def tune_command(
+    *,
+    config: Path | None,
+    space: Path | None,
+    data: Path | None,
+    output: Path | None,
+    trials: int | None,
+    objective: str | None,
+    assignments: Sequence[str],
+    resume: Path | None,
+) -> int:
+    """Starts a search, or finishes the one in `resume`. Returns 0, or 1 where no trial finished.
+
+    Raises:
+        ConfigError, DataError: what the user gave cannot be used.
+    """
+    if resume is not None:
+        given = {"--config": config, "--space": space, "--objective": objective, "--output": output}
+        extra = [name for name, value in given.items() if value is not None] + (["--set"] if assignments else [])
+        if extra:
+            raise ConfigError(f"--resume {resume}: the study knows {', '.join(extra)} already; leave it out")
+        entries = studies.resume(resume, data=data, trials=trials)
+        return _report(entries, resume)
+    needed = {"--config": config, "--space": space, "--data": data, "--output": output}
+    if missing := [name for name, value in needed.items() if value is None]:
+        raise ConfigError(f"missing {', '.join(missing)} (or --resume DIR to finish a search)")
+    assert config is not None
+    assert space is not None
+    assert data is not None
+    assert output is not None
+    study = studies.create(
+        configs.load(config, assignments),
+        spaces.load(space),
+        data,
+        trials=trials,
+        objective=objective,
+        overrides=list(configs.parse_overrides(assignments)),
+    )
+    return _report(studies.start(study, output), output)
+
+
+def _report(entries: list[Entry], output: Path) -> int:
+    """Prints the table and where things are."""
+    plan = studies.read(output / "study.yaml").plan
+    results.print_table(entries, plan)
+    best = results.best_entry(entries, plan.objective)
+    if best is None:
+        typer.echo(f"no trial finished; see {output / 'trials'}")
+        return FAILED
+    label = f" ({best.label})" if best.label else ""
+    typer.echo(f"best trial {best.id}{label} · {output / 'best.yaml'} · {output / 'search.png'}")
+    return DONE

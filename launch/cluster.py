@@ -1,0 +1,125 @@
+"""Ray itself: connect to the cluster of RAY_ADDRESS, or start one on this machine that leaves nothing behind."""
+
+from __future__ import annotations
+
+import atexit
+import contextlib
+import logging
+import os
+import secrets
+import shutil
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import ray
+
+from speaq.config import ConfigError, ResourcesConfig
+
+OBJECT_STORE = 100 * 2**20  # bytes; only configs and metrics travel through it
+
+
+_LOCAL = {
+    "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",  # nobody takes this machine away
+    "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.5",  # how soon Ray Train sees a report
+}
+
+
+class ClusterError(ConfigError):
+    """A cluster that cannot run what is asked of it."""
+
+
+@contextlib.contextmanager
+def connected(*, dashboard: bool = False) -> Iterator[None]:
+    """Ray for the time of the block: as it is, the cluster of RAY_ADDRESS, or a new one on this machine.
+
+    Args:
+        dashboard: start it with a new cluster. Ray Train's clean-up of lost runs asks it.
+    """
+    if ray.is_initialized():
+        yield
+        return
+    address = os.environ.get("RAY_ADDRESS")
+    with contextlib.ExitStack() as stack:
+        if address:
+            _init(address=address)
+        else:
+            folder = stack.enter_context(_temporary_folder())
+            _use_own_token()
+            for name, value in _LOCAL.items():
+                os.environ.setdefault(name, value)
+            _init(
+                address="local",
+                include_dashboard=dashboard,
+                dashboard_host="127.0.0.1",
+                _node_ip_address="127.0.0.1",
+                _temp_dir=str(folder),
+                object_store_memory=OBJECT_STORE,
+            )
+        stack.callback(ray.shutdown)
+        yield
+
+
+def _init(**options: Any) -> None:
+    logging.getLogger("ray").setLevel(logging.ERROR)
+    try:
+        ray.init(logging_level=logging.ERROR, log_to_driver=False, **options)
+    except (ConnectionError, RuntimeError, ValueError) as error:
+        raise ClusterError(f"Ray: {' '.join(str(error).split())[:300]}") from error
+
+
+@contextlib.contextmanager
+def _temporary_folder() -> Iterator[Path]:
+    """Ray's folder: short, because the names of its sockets are limited to 107 bytes."""
+    folder = Path(tempfile.mkdtemp(prefix="speaq-", dir="/tmp" if os.name == "posix" else None))
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _use_own_token() -> None:
+    """Gives Ray a token that only this process and its children know, unless the user has chosen otherwise.
+
+    A new local cluster asks for one by default, and would write it to the home directory for good. Ray caches the
+    token, so it stays the same for all clusters that this process starts.
+    """
+    if any(name in os.environ for name in ("RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH")):
+        return
+    folder = Path(tempfile.mkdtemp(prefix="speaq-token-"))
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    path = folder / "token"
+    path.touch(mode=0o600)
+    path.write_text(secrets.token_hex(32))
+    os.environ["RAY_AUTH_TOKEN_PATH"] = str(path)
+
+
+def worker_resources(resources: ResourcesConfig) -> dict[str, float]:
+    """What one worker takes, as Ray names it."""
+    needs = {"CPU": resources.cpus_per_worker, "GPU": resources.gpus_per_worker}
+    return {name: amount for name, amount in needs.items() if amount > 0}
+
+
+def places(resources: ResourcesConfig) -> int:
+    """Workers of this kind that the cluster can run at once."""
+    needs = worker_resources(resources)
+    return sum(min(int(node.get(name, 0.0) / amount + 1e-9) for name, amount in needs.items()) for node in _nodes())
+
+
+def _nodes() -> list[dict[str, float]]:
+    """Resources of the nodes that are alive."""
+    nodes: list[dict[str, Any]] = ray.nodes()  # type: ignore[no-untyped-call]
+    return [node["Resources"] for node in nodes if node["Alive"]]
+
+
+def check_fits(resources: ResourcesConfig) -> int:
+    """Runs that fit at once. Raises ClusterError where not even one does."""
+    fit = places(resources) // resources.num_workers
+    if fit:
+        return fit
+    wanted = " and ".join(f"{amount:g} {name}" for name, amount in worker_resources(resources).items())
+    have = ", ".join(" ".join(f"{node.get(name, 0):g} {name}" for name in ("CPU", "GPU")) for node in _nodes())
+    raise ClusterError(
+        f"resources: one run needs {resources.num_workers} workers with {wanted} each; the cluster's nodes have {have}"
+    )

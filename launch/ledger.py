@@ -1,0 +1,136 @@
+"""The record of a study: append-only JSON lines, one event each, flushed to disk before anything is built on it.
+
+Everything else (sampler, scheduler, tables) is rebuilt from here, so that a driver killed at any moment loses nothing:
+asked → running → reported… → finished | pruned | failed. A trial is known by its id; its config digest holds the seed.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import json
+import logging
+import os
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from speaq.config import Config, ConfigError, to_dict
+from speaq.space import Plain
+
+log = logging.getLogger(__name__)
+
+Event = Literal["asked", "running", "reported", "finished", "pruned", "failed"]
+State = Literal["asked", "running", "finished", "pruned", "failed"]
+Metrics = Mapping[str, float | None]
+
+ENDED: tuple[State, ...] = ("finished", "pruned", "failed")
+
+
+class LedgerError(ConfigError):
+    """A study folder that cannot be written or does not hold what was written."""
+
+
+@dataclass
+class Entry:
+    """One trial, as the rows so far tell it."""
+
+    id: str
+    digest: str
+    label: str | None
+    values: dict[str, Plain] | None  # None: a reference outside the space
+    overrides: dict[str, Any]  # dotted keys in which it differs from the study's config
+    seed: int = 0
+    state: State = "asked"
+    attempts: int = 0
+    reports: dict[int, Metrics] = field(default_factory=dict)  # step → metrics
+    step: int = 0
+    metrics: Metrics = field(default_factory=dict)  # of the kept checkpoint
+    best_step: int | None = None
+    seconds: float = 0.0
+    reason: str | None = None
+    asked: float = 0.0  # Unix time
+
+    @property
+    def ended(self) -> bool:
+        return self.state in ENDED
+
+
+class Ledger:
+    """Reads what is there, then appends; holds a lock, so that one driver at a time works on a study."""
+
+    def __init__(self, path: Path) -> None:
+        """Raises LedgerError where another process has the study, or a line cannot be read."""
+        self.path = path
+        self.entries: dict[str, Entry] = {}
+        try:
+            self._file = path.open("ab")
+            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise LedgerError(f"{path.parent}: another search is running on this folder") from error
+        except OSError as error:
+            raise LedgerError(f"{path}: cannot be written ({error.strerror})") from error
+        self._replay()
+
+    def _replay(self) -> None:
+        content = self.path.read_bytes()
+        complete = content.rfind(b"\n") + 1
+        if complete < len(content):  # killed in the middle of a line: the event did not happen
+            log.warning("%s: dropping a torn last line", self.path)
+            os.truncate(self.path, complete)
+        for number, line in enumerate(content[:complete].splitlines(), start=1):
+            try:
+                self._apply(json.loads(line))
+            except (ValueError, KeyError, TypeError, AttributeError) as error:
+                raise LedgerError(f"{self.path} line {number}: not a row of a ledger ({error})") from error
+
+    def append(self, event: Event, trial: str, **fields: Any) -> None:
+        """Writes one row; it is on disk when this returns. Raises LedgerError (disk full, …)."""
+        row = {"event": event, "trial": trial, "time": time.time(), **fields}
+        line = json.dumps(row, allow_nan=False).encode() + b"\n"
+        try:
+            self._file.write(line)
+            self._file.flush()
+            os.fsync(self._file.fileno())
+        except OSError as error:
+            raise LedgerError(f"{self.path}: cannot be written ({error.strerror})") from error
+        self._apply(json.loads(line))
+
+    def _apply(self, row: Mapping[str, Any]) -> None:
+        event, trial = row["event"], row["trial"]
+        if event == "asked":
+            assert trial not in self.entries, trial
+            self.entries[trial] = _asked(row)
+            return
+        entry = self.entries[trial]
+        if event == "running":
+            entry.state, entry.attempts = "running", row["attempt"]
+        elif event == "reported":
+            entry.reports[row["step"]] = row["metrics"]
+            entry.step = row["step"]
+            entry.seconds = row.get("seconds", entry.seconds)
+        elif event in ENDED:
+            assert not entry.ended, trial
+            entry.state = event
+            entry.reason = row.get("reason")
+            entry.metrics, entry.best_step = row.get("metrics", {}), row.get("best_step")
+            entry.step, entry.seconds = row.get("step", entry.step), row.get("seconds", entry.seconds)
+        else:
+            raise ValueError(f"unknown event {event!r}")
+
+    def close(self) -> None:
+        self._file.close()
+
+
+def _asked(row: Mapping[str, Any]) -> Entry:
+    return Entry(
+        row["trial"], row["digest"], row["label"], row["values"], row["overrides"], seed=row["seed"], asked=row["time"]
+    )
+
+
+def digest(config: Config) -> str:
+    """The same for two configs that ask for the same computation."""
+    values = {k: v for k, v in to_dict(config).items() if k not in ("sinks", "resources")}
+    return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:16]

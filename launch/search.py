@@ -1,0 +1,257 @@
+"""The searcher that Ray Tune asks: hands out unfinished trials, then the references, then what the sampler proposes.
+
+Every answer is in the ledger before Tune sees it; on resume the sampler is rebuilt from there.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeGuard
+
+from ray import tune
+from ray.tune.search import Searcher
+
+from launch.ledger import Entry, Ledger, LedgerError, Metrics, digest
+from launch.sampler import Sampler
+from speaq import config as configs
+from speaq.config import Config, ConfigError
+from speaq.space import Plain, SearchConfig, Space
+
+log = logging.getLogger(__name__)
+
+MAX_ATTEMPTS = 200  # proposals in a row that are known or impossible before the space counts as exhausted
+DIED = "the process of the trial died (killed, out of memory, or its node was lost)"
+
+Listener = Callable[[Entry, str], None]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What is searched, fixed for the life of a study."""
+
+    base: Config  # with the space's fixed values and those of the command line
+    space: Space
+    settings: SearchConfig
+    trials: int
+    objective: tuple[str, ...]
+    references: Mapping[str, Config]  # label → config: the first trials, never stopped early
+
+
+class Search(Searcher):
+    """Ray's side: trials by Tune's ids. Ours are `0000`, `0001`, … in the order of asking."""
+
+    def __init__(self, plan: Plan, ledger: Ledger, listener: Listener = lambda entry, event: None) -> None:
+        super().__init__(metric="value", mode="max")
+        self._plan, self._ledger, self._listener = plan, ledger, listener
+        self._sampler = Sampler(plan.space, plan.base, plan.settings, len(plan.objective), len(ledger.entries))
+        self._numbers: dict[str, int] = {}  # our id → number of the Optuna trial
+        self._ids: dict[str, str] = {}  # Tune's id → ours
+        self._waiting: list[Entry] = []
+        for entry in ledger.entries.values():
+            self._take_over(entry)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Search:
+        return self  # Tune copies its configuration; there is one search
+
+    def __reduce__(self) -> tuple[type[_Stub], tuple[()]]:
+        return _Stub, ()  # Tune pickles it into its own state, which nobody reads: the ledger is the truth
+
+    def save(self, checkpoint_path: str) -> None:
+        """Nothing to save: the ledger is written as things happen."""
+
+    @property
+    def remaining(self) -> int:
+        """Trials still to be run to an end."""
+        ended = sum(entry.ended for entry in self._ledger.entries.values())
+        return max(self._plan.trials, len(self._ledger.entries)) - ended
+
+    def entry(self, tune_id: str) -> Entry:
+        return self._ledger.entries[self._ids[tune_id]]
+
+    def suggest(self, trial_id: str) -> Any:
+        entry = self._waiting.pop(0) if self._waiting else self._new()
+        if entry is None:
+            return Searcher.FINISHED
+        self._ids[trial_id] = entry.id
+        config = self.config_of(entry)
+        return {"trial": entry.id, "protected": entry.label is not None, "config": configs.to_dict(config)}
+
+    def started(self, tune_id: str) -> None:
+        """The trial's process runs (again)."""
+        entry = self.entry(tune_id)
+        self._ledger.append("running", entry.id, attempt=entry.attempts + 1)
+        self._listener(entry, "running")
+
+    def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
+        self._record_report(self.entry(trial_id), result)
+
+    def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
+        entry = self.entry(trial_id)
+        if entry.ended:
+            return
+        outcome = json.loads((result or {}).get("outcome", "{}"))
+        if error or not result:
+            self._end(entry, "failed", reason=DIED)
+        elif "failure" in outcome:
+            self._end(entry, "failed", reason=outcome["failure"])
+        elif "metrics" in outcome:
+            self._end(entry, *self._judge(outcome["metrics"]), **outcome)
+        else:
+            self._record_report(entry, result)
+            self._end(entry, "pruned", **_best_report(entry, self._plan.base.training.best_metric))
+
+    def config_of(self, entry: Entry) -> Config:
+        """The config of a trial of the ledger. Raises LedgerError where today's code makes another one of it."""
+        config = configs.apply(self._plan.base, entry.overrides, f"trial {entry.id}")
+        if digest(config) != entry.digest:
+            raise LedgerError(f"trial {entry.id}: its config is no longer what it was (other code or study.yaml)")
+        return config
+
+    def _judge(self, metrics: Metrics) -> tuple[str, str | None]:
+        missing = [name for name in self._plan.objective if not _is_number(metrics.get(name))]
+        return ("failed", f"{', '.join(missing)} is not a number") if missing else ("finished", None)
+
+    def _record_report(self, entry: Entry, result: Mapping[str, Any]) -> None:
+        if "report" not in result:
+            return
+        report = json.loads(result["report"])
+        step, metrics = report["step"], report["metrics"]
+        if step in entry.reports:
+            return
+        self._ledger.append("reported", entry.id, step=step, metrics=metrics, seconds=report["seconds"])
+        if entry.id in self._numbers and _is_number(result["value"]):
+            self._sampler.report(self._numbers[entry.id], step, result["value"])
+        self._listener(entry, "reported")
+
+    def _end(self, entry: Entry, state: str, reason: str | None = None, **fields: Any) -> None:
+        self._ledger.append(state, entry.id, reason=reason, **fields)  # type: ignore[arg-type]
+        if entry.id in self._numbers:
+            self._sampler.tell(self._numbers.pop(entry.id), state, self._objective(entry))
+        self._listener(entry, state)
+
+    def _objective(self, entry: Entry) -> list[float] | None:
+        values = [entry.metrics.get(name) for name in self._plan.objective]
+        numbers = [value for value in values if _is_number(value)]
+        return numbers if len(numbers) == len(values) else None
+
+    def _take_over(self, entry: Entry) -> None:
+        """A trial of an earlier driver: told to the sampler where it ended, else handed out again."""
+        if not entry.ended:
+            self._waiting.append(entry)
+        if entry.values is None:
+            return
+        if entry.ended:
+            name = self._plan.base.training.best_metric if len(self._plan.objective) > 1 else self._plan.objective[0]
+            values = {step: metrics.get(name) for step, metrics in entry.reports.items()}
+            steps = {step: value for step, value in values.items() if _is_number(value)}
+            self._sampler.replay(entry.values, entry.state, self._objective(entry), steps)
+        else:
+            self._numbers[entry.id], _ = self._sampler.adopt(entry.values)
+
+    def _new(self) -> Entry | None:
+        """The next trial, in the ledger; None when the study has all it wants or the space has no more."""
+        if len(self._ledger.entries) >= self._plan.trials:
+            return None
+        asked = {entry.label for entry in self._ledger.entries.values()}
+        for label, config in self._plan.references.items():
+            if label not in asked:
+                return self._ask_reference(label, config)
+        known = {entry.digest for entry in self._ledger.entries.values()}
+        for _ in range(MAX_ATTEMPTS):
+            proposal = self._sampler.ask()
+            if proposal is None:
+                return None
+            number, values = proposal
+            try:
+                config = self._plan.space.apply(self._plan.base, values)
+            except ConfigError as error:  # a combination that the config refuses
+                log.debug("%s", error)
+                self._sampler.tell(number, "failed", None)
+                continue
+            if digest(config) not in known:
+                return self._ask(config, None, values, number)
+            self._sampler.tell(number, "failed", None)
+        return None
+
+    def _ask_reference(self, label: str, config: Config) -> Entry:
+        values = self._plan.space.extract(self._plan.base, config)
+        number = None if values is None else self._sampler.adopt(values)[0]
+        return self._ask(config, label, values, number)
+
+    def _ask(self, config: Config, label: str | None, values: dict[str, Plain] | None, number: int | None) -> Entry:
+        trial = f"{len(self._ledger.entries):04d}"
+        overrides = difference(self._plan.base, config)
+        self._ledger.append(
+            "asked", trial, digest=digest(config), label=label, values=values, overrides=overrides, seed=config.seed
+        )
+        if number is not None:
+            self._numbers[trial] = number
+        return self._ledger.entries[trial]
+
+
+class _Stub:
+    """What a pickled Search becomes."""
+
+
+class Starts(tune.Callback):
+    """Tells the search when a trial's process starts."""
+
+    def __init__(self, search: Search) -> None:
+        self._search = search
+
+    def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        self._search.started(trial.trial_id)
+
+
+def difference(base: Config, config: Config) -> dict[str, Any]:
+    """The dotted keys in which `config` differs from `base`, with its values."""
+    before, after = configs.flatten(configs.to_dict(base)), configs.flatten(configs.to_dict(config))
+    return {key: value for key, value in after.items() if value != before[key]}
+
+
+def _is_number(value: float | None) -> TypeGuard[float]:
+    return value is not None and math.isfinite(value)
+
+
+def _best_report(entry: Entry, metric: str) -> dict[str, Any]:
+    """Of a trial that was stopped: the evaluation that its best checkpoint comes from."""
+    if not entry.reports:
+        return {}
+    step = max(entry.reports, key=lambda s: _number(entry.reports[s].get(metric)))
+    return {"metrics": entry.reports[step], "best_step": step, "step": max(entry.reports)}
+
+
+def _number(value: float | None) -> float:
+    return value if _is_number(value) else -math.inf
+
+
+def trial_result(step: int, metrics: Metrics, value: float | None, seconds: float) -> dict[str, Any]:
+    """What a trial sends to Tune at an evaluation: plain values at the top, everything else as text."""
+    report = {"step": step, "metrics": plain(metrics), "seconds": seconds}
+    return {"step": step, "value": math.nan if value is None else value, "report": json.dumps(report)}
+
+
+def plain(metrics: Metrics) -> dict[str, float | None]:
+    """Metrics that JSON can hold: what is not a number is None."""
+    return {name: value if _is_number(value) else None for name, value in metrics.items()}
+
+
+def final_result(last: Mapping[str, Any], outcome: Mapping[str, Any]) -> dict[str, Any]:
+    """What a trial sends at its end: its last evaluation and how it ended."""
+    if "metrics" in outcome:
+        outcome = {**outcome, "metrics": plain(outcome["metrics"])}
+    return {"step": 0, "value": math.nan, **last, "outcome": json.dumps(outcome), "done": True}
+
+
+def objectives(text: str | Sequence[str], config: Config) -> tuple[str, ...]:
+    """`R@50,mR@50` → its names, one or two. Raises ConfigError."""
+    names = tuple(name.strip() for name in text.split(",")) if isinstance(text, str) else tuple(text)
+    if not 1 <= len(names) <= 2 or len(set(names)) < len(names):
+        raise ConfigError(f"--objective {text}: one metric, or two different ones with a comma between")
+    for name in names:
+        configs.check_metric(name, config)
+    return names

@@ -1,0 +1,236 @@
+"""A search in a folder: study.yaml (all that was asked), ledger.jsonl (all that happened), trials/, and the results."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import shutil
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import yaml
+from ray import tune
+
+from launch import (
+    cluster,
+    results,
+    scheduler,
+    search,
+)
+from launch.ledger import Entry, Ledger
+from launch.progress import Lines
+from launch.search import Plan, Search, Starts
+from launch.trial import Job, Trial
+from speaq import config as configs
+from speaq import space as spaces
+from speaq.config import BASELINE, PUBLISHED, Config, ConfigError
+from speaq.space import Space
+from speaq.training.environment import versions
+
+log = logging.getLogger(__name__)
+
+MAX_DEATHS = 2  # times that a trial whose process dies is started again
+
+
+@dataclass(frozen=True)
+class Study:
+    """What study.yaml holds."""
+
+    plan: Plan
+    data: Path
+    data_digest: str
+    versions: Mapping[str, str]
+    train: str = Job.train
+
+    def dump(self) -> str:
+        plan = self.plan
+        content = {
+            "created": datetime.now(UTC).isoformat(timespec="seconds"),
+            "question": plan.space.question,
+            "objective": list(plan.objective),
+            "trials": plan.trials,
+            "data": {"directory": str(self.data), "digest": self.data_digest},
+            "versions": dict(self.versions),
+            "train": self.train,
+            "space": spaces.to_dict(plan.space),
+            "search": plan.settings.model_dump(mode="json"),
+            "references": {label: search.difference(plan.base, c) for label, c in plan.references.items()},
+            "config": configs.to_dict(plan.base),
+        }
+        return yaml.safe_dump(content, sort_keys=False, default_flow_style=None, width=110, allow_unicode=True)
+
+
+def create(
+    config: Config,
+    space: Space,
+    data: Path,
+    *,
+    trials: int | None = None,
+    objective: str | None = None,
+    overrides: Sequence[str] = (),
+    train: str = Job.train,
+) -> Study:
+    """A study from what the user gave; `overrides` are the keys that the command line fixed in `config`.
+
+    Raises:
+        ConfigError, DataError: config, space, objective or data cannot be used, alone or together.
+    """
+    space = space.without(list(overrides))
+    space.check(config)
+    base = _absolute(space.base(config))
+    names = search.objectives(objective or space.search.objective, base)
+    if len(names) == 1:  # the checkpoint that a trial keeps is the one that the search compares
+        base = configs.apply(base, {"training.best_metric": names[0]})
+    settings = space.search.model_copy(update={"objective": list(names)})
+    settings = spaces.SearchConfig.model_validate(settings.model_dump())
+    references = {}
+    for label, values in (("published", PUBLISHED), ("baseline", BASELINE)):
+        references[label] = configs.apply(base, values, f"the {label} setting")
+    plan = Plan(base, space, settings, trials or space.search.trials, names, references)
+    if settings.sampler == "grid":
+        from launch.sampler import grid
+
+        grid(space, base, settings.seed)
+    return Study(plan, data.resolve(), data_digest(data), versions(), train)
+
+
+def _absolute(config: Config) -> Config:
+    """Workers have other working directories: `init_from` made absolute, and there."""
+    if config.training.init_from is None:
+        return config
+    path = Path(config.training.init_from).resolve()
+    if not path.exists():
+        raise ConfigError(f"training.init_from: {path} does not exist")
+    return configs.apply(config, {"training.init_from": str(path)})
+
+
+def data_digest(data: Path) -> str:
+    """The digest by which a data set is known again. Raises DataError."""
+    from speaq.data.visual_genome import open_data
+
+    return open_data(data).digest
+
+
+def read(path: Path) -> Study:
+    """study.yaml as it was written. Raises ConfigError."""
+    content = configs.read_yaml(path)
+    try:
+        base = configs.from_dict(content["config"], str(path))
+        settings = spaces.SearchConfig.model_validate(content["search"])
+        references = {label: configs.apply(base, values, str(path)) for label, values in content["references"].items()}
+        space = spaces.from_dict(content["space"], str(path))
+        plan = Plan(base, space, settings, content["trials"], tuple(content["objective"]), references)
+        data = content["data"]
+        return Study(plan, Path(data["directory"]), data["digest"], content["versions"], content["train"])
+    except (KeyError, TypeError, AttributeError) as error:
+        raise ConfigError(f"{path}: not a study.yaml of speaq ({type(error).__name__}: {error})") from error
+
+
+def start(study: Study, output: Path) -> list[Entry]:
+    """Runs a new study in `output`, which must be new or empty. Raises ConfigError."""
+    output = output.resolve()
+    if output.exists() and (not output.is_dir() or any(output.iterdir())):
+        raise ConfigError(f"{output}: is not empty; give another --output, or --resume {output}")
+    output.mkdir(parents=True, exist_ok=True)
+    (output / "study.yaml").write_text(study.dump(), encoding="utf-8")
+    return run(study, output)
+
+
+def resume(output: Path, *, data: Path | None = None, trials: int | None = None) -> list[Entry]:
+    """Finishes the study in `output`: no finished trial is repeated, the others go on from their checkpoints.
+
+    Args:
+        data: where the data set is now; it must be the same one.
+        trials: a new number of trials in all.
+
+    Raises:
+        ConfigError: not a study, another data set, or the study is running.
+    """
+    output = output.resolve()
+    study = read(output / "study.yaml")
+    where = (data or study.data).resolve()
+    digest = data_digest(where)
+    if digest != study.data_digest:
+        raise ConfigError(
+            f"{output}: was searched on another data set (digest {study.data_digest[:12]}, {where} has {digest[:12]})"
+        )
+    now = versions()
+    for name in sorted({*now, *study.versions}):
+        if now.get(name) != study.versions.get(name):
+            log.warning("%s was %s when the study began, is %s", name, study.versions.get(name), now.get(name))
+    plan = study.plan if trials is None else Plan(**{**vars(study.plan), "trials": trials})
+    return run(Study(plan, where, digest, study.versions, study.train), output)
+
+
+def run(study: Study, output: Path) -> list[Entry]:
+    """Runs what is left of a study and writes its results, also when it is interrupted. Returns all trials."""
+    ledger = Ledger(output / "ledger.jsonl")
+    with contextlib.closing(ledger):
+        (output / "trials").mkdir(exist_ok=True)
+        try:
+            _search(study, output, ledger)
+        finally:
+            entries = list(ledger.entries.values())
+            if entries:
+                results.write(output, entries, study.plan)
+    return entries
+
+
+def _search(study: Study, output: Path, ledger: Ledger) -> None:
+    plan = study.plan
+    resources = plan.base.resources
+    several = resources.num_workers > 1
+    with cluster.connected(dashboard=several):
+        concurrent = cluster.check_fits(resources)
+        lines = Lines(plan, ledger.entries, concurrent)
+        searcher = Search(plan, ledger, lines)
+        if not searcher.remaining:
+            return
+        training = plan.base.training
+        chooser = scheduler.make_scheduler(plan.settings, training.max_steps, training.eval_every)
+        metric = compared(plan)
+        if isinstance(chooser, scheduler.Halving):
+            chooser.replay(ledger.entries.values(), metric)
+        job = Job(str(study.data), str(output / "trials"), metric, study.train)
+        storage = output / ".ray"
+        try:
+            _tuner(job, plan, searcher, chooser, min(concurrent, searcher.remaining), storage).fit()
+        finally:
+            shutil.rmtree(storage, ignore_errors=True)
+
+
+def compared(plan: Plan) -> str:
+    """The metric by which the scheduler compares trials: the objective, or of two the best-checkpoint metric."""
+    return plan.objective[0] if len(plan.objective) == 1 else plan.base.training.best_metric
+
+
+def _tuner(job: Job, plan: Plan, searcher: Search, chooser: Any, concurrent: int, storage: Path) -> tune.Tuner:
+    resources = plan.base.resources
+    several = resources.num_workers > 1
+    # A trial of several workers only waits for them: a sliver of the head node, no CPU.
+    bundle = {"node:__internal_head__": 0.001} if several else cluster.worker_resources(resources)
+    trainable = tune.with_resources(tune.with_parameters(Trial, job=job), tune.PlacementGroupFactory([bundle]))
+    return tune.Tuner(
+        trainable,
+        tune_config=tune.TuneConfig(
+            search_alg=searcher,
+            scheduler=chooser,
+            num_samples=searcher.remaining,
+            max_concurrent_trials=concurrent,
+            reuse_actors=not several,
+            trial_name_creator=lambda trial: str(trial.config["trial"]),
+            trial_dirname_creator=lambda trial: str(trial.config["trial"]),
+        ),
+        run_config=tune.RunConfig(
+            name=f"tune-{int(time.time())}",
+            storage_path=str(storage),
+            callbacks=[Starts(searcher)],
+            checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),  # runs keep their own
+            failure_config=tune.FailureConfig(max_failures=MAX_DEATHS),
+            verbose=0,
+        ),
+    )

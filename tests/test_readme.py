@@ -1,0 +1,73 @@
+"""Every command of the README is run: as it stands, but on less data and for fewer steps."""
+
+from __future__ import annotations
+
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.tiny import TINY
+
+ROOT = Path(__file__).resolve().parents[1]
+# What makes a command short without changing what it does.
+SHORT = {
+    key: TINY[key]
+    for key in ("data.num_val", "training.max_steps", "training.eval_every", "training.decay_steps", "training.num_threads")
+}
+# Run elsewhere: make by CI and by the demo test below, pip by `make setup`, jobs in test_jobs, golden in test_golden.
+ELSEWHERE = ("make demo", "make test", "pip install", "ray job submit", "python -m tests.golden DIR")
+
+
+def commands() -> list[str]:
+    """The lines of the README's bash blocks, continued lines joined, comments dropped."""
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    blocks = re.findall(r"```bash\n(.*?)```", text, flags=re.DOTALL)
+    lines = "\n".join(blocks).replace("\\\n", " ").splitlines()
+    return [" ".join(shlex.split(line, comments=True)) for line in lines if line.strip()]
+
+
+def shortened(command: str, folder: Path) -> list[str]:
+    words = [str(folder / word) if word in ("DATA", "RUN", "DETECTOR", "STUDY") else word for word in command.split()]
+    words = [word.replace("=DETECTOR", f"={folder / 'DETECTOR'}") for word in words]
+    words = [str(ROOT / word) if word.startswith(("configs/", "search_spaces/")) else word for word in words]
+    words = ["60" if before == "--images" else word for before, word in zip(["", *words], words, strict=False)]
+    if words[1] in ("pretrain", "train", "tune") and "--resume" not in words:
+        words += [part for key, value in SHORT.items() for part in ("--set", f"{key}={value}")]
+    return [sys.executable, "-m", "speaq.cli", *words[1:]]
+
+
+def test_every_command_of_the_readme_is_covered() -> None:
+    assert commands()
+    for command in commands():
+        assert command.startswith(".venv/bin/speaq ") or any(known in command for known in ELSEWHERE), command
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_the_commands_of_the_readme_work_in_their_order(tmp_path: Path) -> None:
+    for command in commands():
+        if command.startswith(".venv/bin/speaq "):
+            done = subprocess.run(
+                shortened(command, tmp_path), capture_output=True, text=True, check=False, cwd=tmp_path, timeout=600
+            )
+            assert done.returncode == 0, (command, done.stdout, done.stderr)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_the_demo_goes_all_the_way_and_repeats_nothing(tmp_path: Path) -> None:
+    sets = [part for key, value in SHORT.items() for part in ("--set", f"{key}={value}")]
+    command = [sys.executable, "-m", "speaq.cli", "demo", "--output", str(tmp_path / "demo"), "--images", "100", *sets]
+    first = subprocess.run(command, capture_output=True, text=True, check=False, timeout=800)
+    assert first.returncode == 0, (first.stdout, first.stderr)
+    assert re.search(r"on the \d+ images of the test split", first.stdout)
+    for name in ("untrained", "baseline", "published", "best"):
+        assert name in first.stdout
+    ledger = (tmp_path / "demo" / "search" / "ledger.jsonl").read_bytes()
+    again = subprocess.run(command, capture_output=True, text=True, check=False, timeout=800)
+    assert again.returncode == 0, again.stderr
+    assert (tmp_path / "demo" / "search" / "ledger.jsonl").read_bytes() == ledger
