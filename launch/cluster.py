@@ -8,7 +8,9 @@ import logging
 import os
 import secrets
 import shutil
+import signal
 import tempfile
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -63,10 +65,13 @@ def connected(*, dashboard: bool = False) -> Iterator[None]:
 
 def _init(**options: Any) -> None:
     logging.getLogger("ray").setLevel(logging.ERROR)
+    terminate = signal.getsignal(signal.SIGTERM)
     try:
         ray.init(logging_level=logging.ERROR, log_to_driver=False, **options)
     except (ConnectionError, RuntimeError, ValueError) as error:
         raise ClusterError(f"Ray: {' '.join(str(error).split())[:300]}") from error
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, terminate)  # Ray's own exits with code 15
 
 
 @contextlib.contextmanager

@@ -17,14 +17,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+from launch.messages import Metrics
 from speaq.config import Config, ConfigError, to_dict
-from speaq.space import Plain
+from speaq.parameters import Plain
 
 log = logging.getLogger(__name__)
 
 Event = Literal["asked", "running", "reported", "finished", "pruned", "failed"]
 State = Literal["asked", "running", "finished", "pruned", "failed"]
-Metrics = Mapping[str, float | None]
 
 ENDED: tuple[State, ...] = ("finished", "pruned", "failed")
 

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Mapping
 from typing import Any
+
+from launch.messages import Metrics
 
 POLL = 1.0  # seconds between looks at whether the run has ended
 TICK = 0.02  # seconds between looks inside the relay
-
-Metrics = Mapping[str, float | None]
 
 
 class Relay:

@@ -19,7 +19,8 @@ from optuna.trial import TrialState
 
 from speaq import config as configs
 from speaq.config import Config, ConfigError
-from speaq.space import Choice, FloatRange, IntRange, Plain, SearchConfig, Space, Values
+from speaq.parameters import Choice, FloatRange, IntRange, Plain
+from speaq.space import SearchConfig, Space, Values
 
 MAX_GRID = 10_000
 _STATES = {"finished": TrialState.COMPLETE, "pruned": TrialState.PRUNED, "failed": TrialState.FAIL}

@@ -10,16 +10,18 @@ import logging
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, TypeGuard
+from typing import Any
 
 from ray import tune
 from ray.tune.search import Searcher
 
-from launch.ledger import Entry, Ledger, LedgerError, Metrics, digest
+from launch.ledger import Entry, Event, Ledger, LedgerError, digest
+from launch.messages import Metrics, is_number
 from launch.sampler import Sampler
 from speaq import config as configs
 from speaq.config import Config, ConfigError
-from speaq.space import Plain, SearchConfig, Space
+from speaq.parameters import Plain
+from speaq.space import SearchConfig, Space
 
 log = logging.getLogger(__name__)
 
@@ -51,6 +53,7 @@ class Search(Searcher):
         self._numbers: dict[str, int] = {}  # our id → number of the Optuna trial
         self._ids: dict[str, str] = {}  # Tune's id → ours
         self._waiting: list[Entry] = []
+        self.error: LedgerError | None = None  # Tune swallows what is raised at a trial's end
         for entry in ledger.entries.values():
             self._take_over(entry)
 
@@ -83,7 +86,7 @@ class Search(Searcher):
     def started(self, tune_id: str) -> None:
         """The trial's process runs (again)."""
         entry = self.entry(tune_id)
-        self._ledger.append("running", entry.id, attempt=entry.attempts + 1)
+        self._append("running", entry.id, attempt=entry.attempts + 1)
         self._listener(entry, "running")
 
     def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
@@ -111,8 +114,17 @@ class Search(Searcher):
             raise LedgerError(f"trial {entry.id}: its config is no longer what it was (other code or study.yaml)")
         return config
 
+    def _append(self, event: Event, trial: str, **fields: Any) -> None:
+        if self.error is not None:
+            raise self.error
+        try:
+            self._ledger.append(event, trial, **fields)
+        except LedgerError as error:
+            self.error = error
+            raise
+
     def _judge(self, metrics: Metrics) -> tuple[str, str | None]:
-        missing = [name for name in self._plan.objective if not _is_number(metrics.get(name))]
+        missing = [name for name in self._plan.objective if not is_number(metrics.get(name))]
         return ("failed", f"{', '.join(missing)} is not a number") if missing else ("finished", None)
 
     def _record_report(self, entry: Entry, result: Mapping[str, Any]) -> None:
@@ -122,20 +134,20 @@ class Search(Searcher):
         step, metrics = report["step"], report["metrics"]
         if step in entry.reports:
             return
-        self._ledger.append("reported", entry.id, step=step, metrics=metrics, seconds=report["seconds"])
-        if entry.id in self._numbers and _is_number(result["value"]):
+        self._append("reported", entry.id, step=step, metrics=metrics, seconds=report["seconds"])
+        if entry.id in self._numbers and is_number(result["value"]):
             self._sampler.report(self._numbers[entry.id], step, result["value"])
         self._listener(entry, "reported")
 
     def _end(self, entry: Entry, state: str, reason: str | None = None, **fields: Any) -> None:
-        self._ledger.append(state, entry.id, reason=reason, **fields)  # type: ignore[arg-type]
+        self._append(state, entry.id, reason=reason, **fields)  # type: ignore[arg-type]
         if entry.id in self._numbers:
             self._sampler.tell(self._numbers.pop(entry.id), state, self._objective(entry))
         self._listener(entry, state)
 
     def _objective(self, entry: Entry) -> list[float] | None:
         values = [entry.metrics.get(name) for name in self._plan.objective]
-        numbers = [value for value in values if _is_number(value)]
+        numbers = [value for value in values if is_number(value)]
         return numbers if len(numbers) == len(values) else None
 
     def _take_over(self, entry: Entry) -> None:
@@ -147,7 +159,7 @@ class Search(Searcher):
         if entry.ended:
             name = self._plan.base.training.best_metric if len(self._plan.objective) > 1 else self._plan.objective[0]
             values = {step: metrics.get(name) for step, metrics in entry.reports.items()}
-            steps = {step: value for step, value in values.items() if _is_number(value)}
+            steps = {step: value for step, value in values.items() if is_number(value)}
             self._sampler.replay(entry.values, entry.state, self._objective(entry), steps)
         else:
             self._numbers[entry.id], _ = self._sampler.adopt(entry.values)
@@ -185,7 +197,7 @@ class Search(Searcher):
     def _ask(self, config: Config, label: str | None, values: dict[str, Plain] | None, number: int | None) -> Entry:
         trial = f"{len(self._ledger.entries):04d}"
         overrides = difference(self._plan.base, config)
-        self._ledger.append(
+        self._append(
             "asked", trial, digest=digest(config), label=label, values=values, overrides=overrides, seed=config.seed
         )
         if number is not None:
@@ -213,10 +225,6 @@ def difference(base: Config, config: Config) -> dict[str, Any]:
     return {key: value for key, value in after.items() if value != before[key]}
 
 
-def _is_number(value: float | None) -> TypeGuard[float]:
-    return value is not None and math.isfinite(value)
-
-
 def _best_report(entry: Entry, metric: str) -> dict[str, Any]:
     """Of a trial that was stopped: the evaluation that its best checkpoint comes from."""
     if not entry.reports:
@@ -226,25 +234,7 @@ def _best_report(entry: Entry, metric: str) -> dict[str, Any]:
 
 
 def _number(value: float | None) -> float:
-    return value if _is_number(value) else -math.inf
-
-
-def trial_result(step: int, metrics: Metrics, value: float | None, seconds: float) -> dict[str, Any]:
-    """What a trial sends to Tune at an evaluation: plain values at the top, everything else as text."""
-    report = {"step": step, "metrics": plain(metrics), "seconds": seconds}
-    return {"step": step, "value": math.nan if value is None else value, "report": json.dumps(report)}
-
-
-def plain(metrics: Metrics) -> dict[str, float | None]:
-    """Metrics that JSON can hold: what is not a number is None."""
-    return {name: value if _is_number(value) else None for name, value in metrics.items()}
-
-
-def final_result(last: Mapping[str, Any], outcome: Mapping[str, Any]) -> dict[str, Any]:
-    """What a trial sends at its end: its last evaluation and how it ended."""
-    if "metrics" in outcome:
-        outcome = {**outcome, "metrics": plain(outcome["metrics"])}
-    return {"step": 0, "value": math.nan, **last, "outcome": json.dumps(outcome), "done": True}
+    return value if is_number(value) else -math.inf
 
 
 def objectives(text: str | Sequence[str], config: Config) -> tuple[str, ...]:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
+import hashlib
 import logging
 import shutil
 import time
@@ -29,11 +31,16 @@ from speaq import config as configs
 from speaq import space as spaces
 from speaq.config import BASELINE, PUBLISHED, Config, ConfigError
 from speaq.space import Space
+from speaq.training.checkpoint import find
 from speaq.training.environment import versions
 
 log = logging.getLogger(__name__)
 
 MAX_DEATHS = 2  # times that a trial whose process dies is started again
+
+
+class StudyError(RuntimeError):
+    """A search that Ray could not go on with; it can be resumed."""
 
 
 @dataclass(frozen=True)
@@ -43,6 +50,7 @@ class Study:
     plan: Plan
     data: Path
     data_digest: str
+    start_digest: str | None  # of the checkpoint that trials start from
     versions: Mapping[str, str]
     train: str = Job.train
 
@@ -54,6 +62,7 @@ class Study:
             "objective": list(plan.objective),
             "trials": plan.trials,
             "data": {"directory": str(self.data), "digest": self.data_digest},
+            "start_digest": self.start_digest,
             "versions": dict(self.versions),
             "train": self.train,
             "space": spaces.to_dict(plan.space),
@@ -95,7 +104,7 @@ def create(
         from launch.sampler import grid
 
         grid(space, base, settings.seed)
-    return Study(plan, data.resolve(), data_digest(data), versions(), train)
+    return Study(plan, data.resolve(), data_digest(data), start_digest(base), versions(), train)
 
 
 def _absolute(config: Config) -> Config:
@@ -115,6 +124,14 @@ def data_digest(data: Path) -> str:
     return open_data(data).digest
 
 
+def start_digest(config: Config) -> str | None:
+    """The digest of the checkpoint that `training.init_from` names. Raises CheckpointError."""
+    if config.training.init_from is None:
+        return None
+    with find(Path(config.training.init_from)).open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
 def read(path: Path) -> Study:
     """study.yaml as it was written. Raises ConfigError."""
     content = configs.read_yaml(path)
@@ -125,7 +142,8 @@ def read(path: Path) -> Study:
         space = spaces.from_dict(content["space"], str(path))
         plan = Plan(base, space, settings, content["trials"], tuple(content["objective"]), references)
         data = content["data"]
-        return Study(plan, Path(data["directory"]), data["digest"], content["versions"], content["train"])
+        start = content["start_digest"]
+        return Study(plan, Path(data["directory"]), data["digest"], start, content["versions"], content["train"])
     except (KeyError, TypeError, AttributeError) as error:
         raise ConfigError(f"{path}: not a study.yaml of speaq ({type(error).__name__}: {error})") from error
 
@@ -158,12 +176,14 @@ def resume(output: Path, *, data: Path | None = None, trials: int | None = None)
         raise ConfigError(
             f"{output}: was searched on another data set (digest {study.data_digest[:12]}, {where} has {digest[:12]})"
         )
+    if start_digest(study.plan.base) != study.start_digest:
+        raise ConfigError(f"{output}: training.init_from {study.plan.base.training.init_from} has changed since")
     now = versions()
     for name in sorted({*now, *study.versions}):
         if now.get(name) != study.versions.get(name):
             log.warning("%s was %s when the study began, is %s", name, study.versions.get(name), now.get(name))
-    plan = study.plan if trials is None else Plan(**{**vars(study.plan), "trials": trials})
-    return run(Study(plan, where, digest, study.versions, study.train), output)
+    plan = study.plan if trials is None else dataclasses.replace(study.plan, trials=trials)
+    return run(dataclasses.replace(study, plan=plan, data=where), output)
 
 
 def run(study: Study, output: Path) -> list[Entry]:
@@ -199,8 +219,17 @@ def _search(study: Study, output: Path, ledger: Ledger) -> None:
         storage = output / ".ray"
         try:
             _tuner(job, plan, searcher, chooser, min(concurrent, searcher.remaining), storage).fit()
+        except Exception as error:
+            raise searcher.error or StudyError(f"Ray Tune: {_last_line(error)}") from error
         finally:
             shutil.rmtree(storage, ignore_errors=True)
+        if searcher.error is not None:
+            raise searcher.error
+
+
+def _last_line(error: Exception) -> str:
+    """Tune's errors are tracebacks; their last line is the cause."""
+    return next((line.strip() for line in reversed(str(error).splitlines()) if line.strip()), type(error).__name__)
 
 
 def compared(plan: Plan) -> str:

@@ -20,9 +20,9 @@ from typing import Any
 
 from ray import tune
 
-from launch import search
+from launch import messages
 from launch.fence import Claim
-from launch.ledger import Metrics
+from launch.messages import Metrics
 from speaq import config as configs
 from speaq.config import Config
 
@@ -112,7 +112,7 @@ class Run:
             outcome = {"failure": one_line(error)}
             with contextlib.suppress(OSError):
                 (self._folder / "error.txt").write_text(traceback.format_exc())
-        self._results.put(search.final_result(self._last, outcome))
+        self._results.put(messages.final_result(self._last, outcome))
 
     def _train(self) -> dict[str, Any]:
         with log_to(self._folder / "log.txt"):
@@ -131,7 +131,7 @@ class Run:
         if self._stopped:
             raise StopTraining
         seconds = time.monotonic() - self._begin
-        self._last = search.trial_result(step, metrics, metrics.get(self._job.metric), seconds)
+        self._last = messages.trial_result(step, metrics, metrics.get(self._job.metric), seconds)
         self._waits = True
         self._results.put(self._last)
         self._go.acquire()

@@ -23,6 +23,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from launch import cluster
 from launch.fence import Claim
+from launch.messages import Metrics
 from launch.relay import Relay
 from speaq import config as configs
 from speaq.config import Config, ConfigError
@@ -34,7 +35,6 @@ log = logging.getLogger(__name__)
 MAX_FAILURES = 3  # lost workers or nodes that a run survives
 START_TIMEOUT = 180.0  # seconds for all workers to start
 
-Metrics = Mapping[str, float | None]
 Report = Callable[[int, Metrics, Path], None]
 Progress = Callable[[int, int, str], None]
 

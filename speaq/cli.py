@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, ParamSpec
 import typer
 
 from speaq import config as configs
+from speaq.data import DataError
 
 if TYPE_CHECKING:
     from speaq.training.run import RunEvaluation
@@ -61,17 +62,17 @@ def command(function: Callable[P, int | None]) -> Callable[P, None]:
             code = function(*args, **kwargs)
         except KeyboardInterrupt:
             _complain("interrupted", INTERRUPTED)
-        except (ValueError, OSError, RuntimeError) as error:
-            if _traceback:
-                raise
-            usage = isinstance(error, ValueError | FileNotFoundError) and type(error) is not ValueError
-            _complain(" ".join(str(error).split()), USAGE if usage else FAILED)
         except Exception as error:
             if _traceback:
                 raise
+            text = " ".join(str(error).split())
+            if isinstance(error, configs.ConfigError | DataError):
+                _complain(text, USAGE)
             if type(error).__name__ == "Interrupted":
-                _complain(str(error), INTERRUPTED)
-            _complain(f"{type(error).__name__}: {' '.join(str(error).split())}", FAILED)
+                _complain(text, INTERRUPTED)
+            _complain(
+                text if isinstance(error, ValueError | RuntimeError) else f"{type(error).__name__}: {text}", FAILED
+            )
         else:
             raise typer.Exit(code or DONE)
 

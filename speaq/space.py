@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import difflib
 import itertools
-import math
 import random
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -18,108 +17,11 @@ from pydantic import BaseModel, Field, TypeAdapter, ValidationError, model_valid
 
 from speaq import config as configs
 from speaq.config import Config, ConfigError, Section
+from speaq.parameters import Parameter, Plain, identity
 
-Plain = bool | int | float | str | None
 Values = Mapping[str, Plain]
 
 MAX_CORNERS = 512  # combinations of extreme values that are tried before a space is called impossible
-
-
-class _Parameter(Section):
-    when: dict[str, list[Plain]] = Field(
-        default={}, description="active where each of these keys has one of the values"
-    )
-    otherwise: Plain = Field(None, description="value where it is not active (default: the config's own)")
-
-    @property
-    def has_otherwise(self) -> bool:
-        return "otherwise" in self.model_fields_set
-
-
-class _Range(_Parameter):
-    log: bool = Field(False, description="sample the logarithm uniformly")
-
-    def _check_range(self, low: float, high: float, step: float | None) -> None:
-        if low >= high:
-            raise ValueError(f"the range is empty: low {low} is not below high {high}")
-        if self.log and low <= 0:
-            raise ValueError(f"log needs low above 0, not {low}")
-        if self.log and step is not None:
-            raise ValueError("log and step exclude each other")
-        if step is not None and not math.isclose((high - low) / step, round((high - low) / step), abs_tol=1e-9):
-            raise ValueError(f"high {high} is not low {low} plus a multiple of step {step}")
-
-
-class FloatRange(_Range):
-    """A number in [low, high], on a grid where `step` is given."""
-
-    type: Literal["float"]
-    low: float
-    high: float
-    step: float | None = Field(None, gt=0)
-
-    @model_validator(mode="after")
-    def _check(self) -> FloatRange:
-        self._check_range(self.low, self.high, self.step)
-        return self
-
-    def allows(self, value: Plain) -> bool:
-        if isinstance(value, bool) or not isinstance(value, int | float) or not self.low <= value <= self.high:
-            return False
-        steps = 0.0 if self.step is None else (value - self.low) / self.step
-        return math.isclose(steps, round(steps), abs_tol=1e-6)
-
-    def extremes(self) -> list[Plain]:
-        return [self.low, self.high]
-
-
-class IntRange(_Range):
-    """A whole number in [low, high], every `step`-th."""
-
-    type: Literal["int"]
-    low: int
-    high: int
-    step: int | None = Field(None, ge=1)
-
-    @model_validator(mode="after")
-    def _check(self) -> IntRange:
-        self._check_range(self.low, self.high, self.step)
-        return self
-
-    def allows(self, value: Plain) -> bool:
-        if isinstance(value, bool) or not isinstance(value, int):
-            return False
-        return self.low <= value <= self.high and (value - self.low) % (self.step or 1) == 0
-
-    def extremes(self) -> list[Plain]:
-        return [self.low, self.high]
-
-
-class Choice(_Parameter):
-    """One of a few values."""
-
-    type: Literal["categorical"]
-    choices: list[Plain] = Field(min_length=2)
-
-    @model_validator(mode="after")
-    def _check(self) -> Choice:
-        if len({_identity(choice) for choice in self.choices}) < len(self.choices):
-            raise ValueError("choices are given twice")
-        return self
-
-    def allows(self, value: Plain) -> bool:
-        return any(_identity(value) == _identity(choice) for choice in self.choices)
-
-    def extremes(self) -> list[Plain]:
-        return list(self.choices)
-
-
-Parameter = Annotated[FloatRange | IntRange | Choice, Field(discriminator="type")]
-
-
-def _identity(value: Plain) -> tuple[str, Plain]:
-    """1 and 1.0 are one value, True is another."""
-    return "bool" if isinstance(value, bool) else "", value
 
 
 class SearchConfig(Section):
@@ -186,7 +88,7 @@ class Space(Section):
     def active(self, key: str, assigned: Mapping[str, Any]) -> bool:
         """Whether `key` is searched, given the config values (flat) assigned so far."""
         return all(
-            any(_identity(assigned[parent]) == _identity(v) for v in values)
+            any(identity(assigned[parent]) == identity(v) for v in values)
             for parent, values in self.parameters[key].when.items()
         )
 
@@ -254,7 +156,7 @@ class Space(Section):
             source = self.parameters[parent]
             possible = [source.otherwise] if source.has_otherwise else []
             for value in values:
-                if not source.allows(value) and _identity(value) not in map(_identity, possible):
+                if not source.allows(value) and identity(value) not in map(identity, possible):
                     raise ConfigError(f"space: {key}: when: {parent} is never {value!r}")
 
     def corners(self, base: Config, limit: int = MAX_CORNERS) -> Iterator[dict[str, Plain]]:
@@ -296,7 +198,7 @@ class Space(Section):
 
         def attempt(values: dict[str, Plain]) -> None:
             nonlocal reason
-            named = {(key, _identity(value)) for key, value in values.items()}
+            named = {(key, identity(value)) for key, value in values.items()}
             try:
                 self.apply(base, values)
             except ConfigError as error:
@@ -313,11 +215,11 @@ class Space(Section):
         for key, parameter in self.parameters.items():
             for value in parameter.extremes():
                 for _ in range(64):  # rare values get a second chance before they are called impossible
-                    if (key, _identity(value)) in possible:
+                    if (key, identity(value)) in possible:
                         break
                     attempt(self.draw(base, generator, {key: value}))
                 else:
-                    why = reasons.get((key, _identity(value)), "its `when` never holds")
+                    why = reasons.get((key, identity(value)), "its `when` never holds")
                     raise ConfigError(f"space: {key}: no trial can have {value!r} ({why})")
 
 

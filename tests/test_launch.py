@@ -170,10 +170,11 @@ def test_what_the_user_did_wrong_is_said_once_by_all_workers(toy: Path, tmp_path
 
 
 def test_trials_of_two_workers_are_stopped_and_free_their_place(toy: Path, tmp_path: Path, ray_cluster: None) -> None:
-    config = configs.apply(LONG, {"resources.num_workers": 2, "resources.cpus_per_worker": 0.5})
+    short = {"training.max_steps": 3, "training.eval_every": 1, "training.decay_steps": [2]}
+    config = configs.apply(LONG, {**short, "resources.num_workers": 2, "resources.cpus_per_worker": 0.5})
     before = free_cpus()
     worse = {"type": "float", "low": 1e-6, "high": 1e-5}  # than the rate of the references
-    space = spaces.from_dict({"search": {"grace_steps": 10}, "parameters": {"training.learning_rate": worse}})
+    space = spaces.from_dict({"search": {"grace_steps": 1}, "parameters": {"training.learning_rate": worse}})
     entries = study.start(study.create(config, space, toy, trials=3, train=CHEAP), tmp_path / "study")
     assert states(entries) == ["finished", "finished", "pruned"]
     pruned = entries[-1]
@@ -282,12 +283,12 @@ def test_a_trial_that_cannot_fit_is_refused_before_it_starts(toy: Path, tmp_path
     assert cluster.places(ResourcesConfig(cpus_per_worker=0.5)) == 2 * cluster.places(ResourcesConfig())
 
 
-def test_ctrl_c_leaves_a_folder_to_resume_and_nothing_elsewhere(toy: Path, tmp_path: Path) -> None:
+def test_an_interrupt_leaves_a_folder_to_resume_and_nothing_elsewhere(toy: Path, tmp_path: Path) -> None:
     home, temporary = tmp_path / "home", Path("/tmp") / f"speaq-test-{os.getpid()}"
     home.mkdir()
     temporary.mkdir()
     config = tmp_path / "config.yaml"
-    config.write_text(configs.dump(configs.apply(CONFIG, {"training.max_steps": 40})))
+    config.write_text(configs.dump(configs.apply(CONFIG, {"training.max_steps": 60})))
     space = tmp_path / "space.yaml"
     space.write_text("# Which rate?\nparameters:\n  training.learning_rate: {type: float, low: 1e-4, high: 1e-2}\n")
     environment = {**os.environ, "HOME": str(home), "TMPDIR": str(temporary)}
@@ -295,19 +296,22 @@ def test_ctrl_c_leaves_a_folder_to_resume_and_nothing_elsewhere(toy: Path, tmp_p
         environment.pop(name, None)
     speaq = [str(Path(sys.executable).with_name("speaq")), "tune"]
     output = tmp_path / "study"
+    resume = [*speaq, "--resume", str(output)]
     new = ["--config", str(config), "--space", str(space), "--data", str(toy), "--output", str(output), "--trials", "2"]
-    driver = subprocess.Popen([*speaq, *new], env=environment, cwd=tmp_path, stderr=subprocess.PIPE)
-    wait_for(driver, output, "reported", 2)
-    driver.send_signal(signal.SIGINT)
-    _, errors = driver.communicate(timeout=120)
-    assert driver.returncode == 130, errors
-    assert errors.decode().strip().splitlines()[-1].startswith("speaq: interrupted")
-    done = subprocess.run(
-        [*speaq, "--resume", str(output)], env=environment, cwd=tmp_path, capture_output=True, text=True, timeout=300
-    )
+    for command, sent in (([*speaq, *new], signal.SIGINT), (resume, signal.SIGTERM)):
+        reported = sum(row["event"] == "reported" for row in rows(output))
+        driver = subprocess.Popen(command, env=environment, cwd=tmp_path, stderr=subprocess.PIPE)
+        wait_for(driver, output, "reported", reported + 2)
+        driver.send_signal(sent)
+        _, errors = driver.communicate(timeout=120)
+        assert driver.returncode == 130, errors
+        assert errors.decode().strip().splitlines()[-1].startswith("speaq: interrupted")
+    done = subprocess.run(resume, env=environment, cwd=tmp_path, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
     assert "published" in done.stdout
     assert sum(row["event"] == "finished" for row in rows(output)) == 2
+    steps = [row["step"] for row in rows(output) if row["event"] == "reported" and row["trial"] == "0000"]
+    assert steps == sorted(set(steps))  # no evaluation was repeated
     assert sorted(path.name for path in tmp_path.iterdir()) == ["config.yaml", "home", "space.yaml", "study"]
     assert list(home.rglob("*")) == []
     assert list(temporary.iterdir()) == []

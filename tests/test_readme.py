@@ -16,7 +16,13 @@ ROOT = Path(__file__).resolve().parents[1]
 # What makes a command short without changing what it does.
 SHORT = {
     key: TINY[key]
-    for key in ("data.num_val", "training.max_steps", "training.eval_every", "training.decay_steps", "training.num_threads")
+    for key in (
+        "data.num_val",
+        "training.max_steps",
+        "training.eval_every",
+        "training.decay_steps",
+        "training.num_threads",
+    )
 }
 # Run elsewhere: make by CI and by the demo test below, pip by `make setup`, jobs in test_jobs, golden in test_golden.
 ELSEWHERE = ("make demo", "make test", "pip install", "ray job submit", "python -m tests.golden DIR")

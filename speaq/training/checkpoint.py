@@ -13,13 +13,15 @@ from typing import Any
 
 import torch
 
+from speaq.config import ConfigError
+
 log = logging.getLogger(__name__)
 
 FORMAT = 1
 LAST, PREVIOUS, BEST = "last.pt", "previous.pt", "best.pt"
 
 
-class CheckpointError(ValueError):
+class CheckpointError(ConfigError):
     """A file that is not a usable checkpoint of ours."""
 
 

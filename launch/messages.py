@@ -1,0 +1,32 @@
+"""What a trial sends to Tune. Light to import: every trial's process does."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from typing import Any, TypeGuard
+
+Metrics = Mapping[str, float | None]
+
+
+def trial_result(step: int, metrics: Metrics, value: float | None, seconds: float) -> dict[str, Any]:
+    """What a trial sends to Tune at an evaluation: plain values at the top, everything else as text."""
+    report = {"step": step, "metrics": plain(metrics), "seconds": seconds}
+    return {"step": step, "value": math.nan if value is None else value, "report": json.dumps(report)}
+
+
+def plain(metrics: Metrics) -> dict[str, float | None]:
+    """Metrics that JSON can hold: what is not a number is None."""
+    return {name: value if is_number(value) else None for name, value in metrics.items()}
+
+
+def final_result(last: Mapping[str, Any], outcome: Mapping[str, Any]) -> dict[str, Any]:
+    """What a trial sends at its end: its last evaluation and how it ended."""
+    if "metrics" in outcome:
+        outcome = {**outcome, "metrics": plain(outcome["metrics"])}
+    return {"step": 0, "value": math.nan, **last, "outcome": json.dumps(outcome), "done": True}
+
+
+def is_number(value: float | None) -> TypeGuard[float]:
+    return value is not None and math.isfinite(value)

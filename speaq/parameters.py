@@ -1,0 +1,109 @@
+"""One parameter of a search space: a range or a choice, and when it is active."""
+
+from __future__ import annotations
+
+import math
+from typing import Annotated, Literal
+
+from pydantic import Field, model_validator
+
+from speaq.config import Section
+
+Plain = bool | int | float | str | None
+
+
+class _Parameter(Section):
+    when: dict[str, list[Plain]] = Field(
+        default={}, description="active where each of these keys has one of the values"
+    )
+    otherwise: Plain = Field(None, description="value where it is not active (default: the config's own)")
+
+    @property
+    def has_otherwise(self) -> bool:
+        return "otherwise" in self.model_fields_set
+
+
+class _Range(_Parameter):
+    log: bool = Field(False, description="sample the logarithm uniformly")
+
+    def _check_range(self, low: float, high: float, step: float | None) -> None:
+        if low >= high:
+            raise ValueError(f"the range is empty: low {low} is not below high {high}")
+        if self.log and low <= 0:
+            raise ValueError(f"log needs low above 0, not {low}")
+        if self.log and step is not None:
+            raise ValueError("log and step exclude each other")
+        if step is not None and not math.isclose((high - low) / step, round((high - low) / step), abs_tol=1e-9):
+            raise ValueError(f"high {high} is not low {low} plus a multiple of step {step}")
+
+
+class FloatRange(_Range):
+    """A number in [low, high], on a grid where `step` is given."""
+
+    type: Literal["float"]
+    low: float
+    high: float
+    step: float | None = Field(None, gt=0)
+
+    @model_validator(mode="after")
+    def _check(self) -> FloatRange:
+        self._check_range(self.low, self.high, self.step)
+        return self
+
+    def allows(self, value: Plain) -> bool:
+        if isinstance(value, bool) or not isinstance(value, int | float) or not self.low <= value <= self.high:
+            return False
+        steps = 0.0 if self.step is None else (value - self.low) / self.step
+        return math.isclose(steps, round(steps), abs_tol=1e-6)
+
+    def extremes(self) -> list[Plain]:
+        return [self.low, self.high]
+
+
+class IntRange(_Range):
+    """A whole number in [low, high], every `step`-th."""
+
+    type: Literal["int"]
+    low: int
+    high: int
+    step: int | None = Field(None, ge=1)
+
+    @model_validator(mode="after")
+    def _check(self) -> IntRange:
+        self._check_range(self.low, self.high, self.step)
+        return self
+
+    def allows(self, value: Plain) -> bool:
+        if isinstance(value, bool) or not isinstance(value, int):
+            return False
+        return self.low <= value <= self.high and (value - self.low) % (self.step or 1) == 0
+
+    def extremes(self) -> list[Plain]:
+        return [self.low, self.high]
+
+
+class Choice(_Parameter):
+    """One of a few values."""
+
+    type: Literal["categorical"]
+    choices: list[Plain] = Field(min_length=2)
+
+    @model_validator(mode="after")
+    def _check(self) -> Choice:
+        if len({identity(choice) for choice in self.choices}) < len(self.choices):
+            raise ValueError("choices are given twice")
+        return self
+
+    def allows(self, value: Plain) -> bool:
+        return any(identity(value) == identity(choice) for choice in self.choices)
+
+    def extremes(self) -> list[Plain]:
+        return list(self.choices)
+
+
+Parameter = Annotated[FloatRange | IntRange | Choice, Field(discriminator="type")]
+
+
+def identity(value: Plain) -> tuple[str, Plain]:
+    """1 and 1.0 are one value, True is another."""
+    return "bool" if isinstance(value, bool) else "", value
