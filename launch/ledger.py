@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from launch.messages import Metrics
+from launch.seam import Metrics
 from speaq.config import Config, ConfigError, to_dict
 from speaq.parameters import Plain
 

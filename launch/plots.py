@@ -87,13 +87,14 @@ def _draw_curves(axes: Any, entries: Sequence[Entry], plan: Plan) -> None:
 def _draw_plane(axes: Any, entries: Sequence[Entry], plan: Plan) -> None:
     k = table_k(plan.objective, plan.base)
     x, y = plan.objective if len(plan.objective) == 2 else (f"R@{k}", f"mR@{k}")
+    front = pareto(entries, (x, y))
     for entry in entries:
         if entry.metrics:
             finished = entry.state == "finished"
             point = (entry.metrics.get(x) or 0.0, entry.metrics.get(y) or 0.0)
             axes.scatter(*point, color=_colour(entry), marker="o" if finished else "x", zorder=3)
-            axes.annotate(entry.label or entry.id, point, xytext=(4, 4), textcoords="offset points", fontsize=8)
-    front = pareto(entries, (x, y))
+            if entry.label or entry in front:
+                axes.annotate(entry.label or entry.id, point, xytext=(4, 4), textcoords="offset points", fontsize=8)
     points = [(e.metrics.get(x) or 0.0, e.metrics.get(y) or 0.0) for e in front]
     axes.plot(*zip(*points, strict=True) if points else ([], []), color="#111827", linewidth=1, label="Pareto front")
     axes.set(title="Recall and mean recall", xlabel=x, ylabel=y)

@@ -6,7 +6,7 @@ import asyncio
 import time
 from typing import Any
 
-from launch.messages import Metrics
+from launch.seam import Metrics
 
 POLL = 1.0  # seconds between looks at whether the run has ended
 TICK = 0.02  # seconds between looks inside the relay

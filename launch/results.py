@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from launch.ledger import Entry
-from launch.messages import Metrics
+from launch.seam import Metrics
 from launch.search import Plan
 from speaq import config as configs
 from speaq.config import Config

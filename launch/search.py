@@ -16,8 +16,8 @@ from ray import tune
 from ray.tune.search import Searcher
 
 from launch.ledger import Entry, Event, Ledger, LedgerError, digest
-from launch.messages import Metrics, is_number
 from launch.sampler import Sampler
+from launch.seam import Metrics, is_number
 from speaq import config as configs
 from speaq.config import Config, ConfigError
 from speaq.parameters import Plain

@@ -7,29 +7,27 @@ that a trial stopped by the scheduler ends cleanly, with its checkpoint and resu
 from __future__ import annotations
 
 import contextlib
-import importlib
 import logging
 import queue
 import threading
 import time
 import traceback
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from ray import tune
 
-from launch import messages
+from launch import seam
 from launch.fence import Claim
-from launch.messages import Metrics
+from launch.seam import Metrics, Report
 from speaq import config as configs
 from speaq.config import Config
 
 log = logging.getLogger(__name__)
 
 STOP_WAIT = 60.0  # seconds that a stopped trial is given to end cleanly
-Report = Callable[[int, Metrics, Path], None]
 
 
 @dataclass(frozen=True)
@@ -39,14 +37,7 @@ class Job:
     data: str
     trials: str  # folder of the trials' folders
     metric: str  # what the scheduler compares
-    train: str = "speaq.training.loop:train"  # import path of the training function
-
-
-def training_function(path: str) -> Callable[..., dict[str, Any]]:
-    """`module:name` → the function."""
-    module, _, name = path.partition(":")
-    function: Callable[..., dict[str, Any]] = getattr(importlib.import_module(module), name)
-    return function
+    train: str = seam.TRAIN  # import path of the training function
 
 
 class Trial(tune.Trainable):
@@ -112,7 +103,7 @@ class Run:
             outcome = {"failure": one_line(error)}
             with contextlib.suppress(OSError):
                 (self._folder / "error.txt").write_text(traceback.format_exc())
-        self._results.put(messages.final_result(self._last, outcome))
+        self._results.put(seam.final_result(self._last, outcome))
 
     def _train(self) -> dict[str, Any]:
         with log_to(self._folder / "log.txt"):
@@ -131,7 +122,7 @@ class Run:
         if self._stopped:
             raise StopTraining
         seconds = time.monotonic() - self._begin
-        self._last = messages.trial_result(step, metrics, metrics.get(self._job.metric), seconds)
+        self._last = seam.trial_result(step, metrics, metrics.get(self._job.metric), seconds)
         self._waits = True
         self._results.put(self._last)
         self._go.acquire()
@@ -151,7 +142,7 @@ def run_training(job: Job, config: Config, folder: Path, report: Report) -> dict
             claim.check()
             report(step, metrics, checkpoint)
 
-        train = training_function(job.train)
+        train = seam.training_function(job.train)
         return train(config, Path(job.data), folder, report=fenced, resume=True)
 
 

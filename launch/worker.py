@@ -23,8 +23,8 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from launch import cluster
 from launch.fence import Claim
-from launch.messages import Metrics
 from launch.relay import Relay
+from launch.seam import TRAIN, Metrics, Report, training_function
 from speaq import config as configs
 from speaq.config import Config, ConfigError
 from speaq.training import distributed
@@ -35,7 +35,6 @@ log = logging.getLogger(__name__)
 MAX_FAILURES = 3  # lost workers or nodes that a run survives
 START_TIMEOUT = 180.0  # seconds for all workers to start
 
-Report = Callable[[int, Metrics, Path], None]
 Progress = Callable[[int, int, str], None]
 
 
@@ -52,7 +51,7 @@ def train_distributed(
     report: Report | None = None,
     resume: bool = False,
     progress: Progress | None = None,
-    train: str = "speaq.training.loop:train",
+    train: str = TRAIN,
 ) -> dict[str, Any]:
     """Trains on `resources.num_workers` Ray Train workers; arguments, files and result are those of `train`.
 
@@ -164,8 +163,6 @@ def work(job: dict[str, Any]) -> None:
 
 
 def _train(job: Mapping[str, Any], relay: Any, starts: int, claim: Claim | None) -> dict[str, Any]:
-    from launch.trial import training_function
-
     config = configs.from_dict(job["config"])
     options: dict[str, Any] = {"device": _device()} if config.resources.gpus_per_worker > 0 else {}
     if claim is not None:

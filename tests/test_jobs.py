@@ -42,7 +42,7 @@ def head() -> Iterator[dict[str, str]]:
     environment |= {"PATH": f"{BIN}:{environment['PATH']}", "HOME": str(folder), "RAY_USAGE_STATS_ENABLED": "0"}
     command = [str(BIN / "ray"), "start", "--head", "--block", "--num-cpus=2", "--node-ip-address=127.0.0.1"]
     command += [f"--port={port}", f"--dashboard-port={dashboard}", "--dashboard-host=127.0.0.1", f"--temp-dir={folder}"]
-    command += ["--object-store-memory=100000000"]
+    command += [f"--dashboard-agent-listen-port={free_port()}", "--object-store-memory=100000000"]
     process = subprocess.Popen(
         command, env=environment, start_new_session=True, stdout=subprocess.DEVNULL, stderr=subprocess.STDOUT
     )
@@ -52,7 +52,10 @@ def head() -> Iterator[dict[str, str]]:
         yield environment | {"RAY_API_SERVER_ADDRESS": address}
     finally:
         os.killpg(process.pid, signal.SIGTERM)
-        process.wait(30)
+        try:
+            process.wait(60)
+        except subprocess.TimeoutExpired:
+            os.killpg(process.pid, signal.SIGKILL)
         shutil.rmtree(folder, ignore_errors=True)
 
 
@@ -74,7 +77,12 @@ def submit(head: dict[str, str], *arguments: str) -> subprocess.CompletedProcess
     line = next(c for c in commands() if "ray job submit" in c)
     before, _, entry = line.partition(" -- ")
     words = [*before.split(), "--", *entry.split()[: entry.split().index("tune")], *arguments]
-    return subprocess.run(words, cwd=ROOT, env=head, capture_output=True, text=True, check=False, timeout=500)
+    deadline = time.monotonic() + 120
+    while True:
+        done = subprocess.run(words, cwd=ROOT, env=head, capture_output=True, text=True, check=False, timeout=500)
+        if "No available agent" not in done.stderr or time.monotonic() > deadline:  # not up yet
+            return done
+        time.sleep(2)
 
 
 def test_a_submitted_search_ends_with_its_outcome(head: dict[str, str], toy: Path, tmp_path: Path) -> None:

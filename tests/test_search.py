@@ -17,7 +17,7 @@ from speaq.config import BASELINE, PUBLISHED, Config, ConfigError
 pytest.importorskip("ray")
 pytest.importorskip("optuna")
 
-from launch import messages, results, search
+from launch import results, seam, search
 from launch.ledger import Ledger, LedgerError, digest
 from launch.sampler import Sampler, grid
 from launch.scheduler import Halving, make_scheduler
@@ -62,16 +62,16 @@ class Fake:
 
     def report(self, name: str, step: int, value: float | None) -> None:
         metrics = dict.fromkeys([*self.plan.objective, "F@50"], value)
-        self.search.on_trial_result(name, messages.trial_result(step, metrics, value, 1.0))
+        self.search.on_trial_result(name, seam.trial_result(step, metrics, value, 1.0))
 
     def finish(self, name: str, value: float | None = 0.5, step: int = 90) -> None:
         metrics = dict.fromkeys([*self.plan.objective, "F@50"], value)
-        last = messages.trial_result(step, metrics, value, 1.0)
+        last = seam.trial_result(step, metrics, value, 1.0)
         outcome = {"metrics": metrics, "best_step": step, "step": step, "seconds": 2.0}
-        self.search.on_trial_complete(name, messages.final_result(last, outcome))
+        self.search.on_trial_complete(name, seam.final_result(last, outcome))
 
     def prune(self, name: str, step: int, value: float) -> None:
-        self.search.on_trial_complete(name, messages.trial_result(step, {"F@50": value}, value, 1.0))
+        self.search.on_trial_complete(name, seam.trial_result(step, {"F@50": value}, value, 1.0))
 
     def entry(self, name: str) -> Any:
         return self.search.entry(name)
@@ -104,7 +104,7 @@ def test_how_trials_end(tmp_path: Path) -> None:
     tune.finish(names[0], 0.5)
     tune.report(names[1], 10, 0.1)
     tune.prune(names[1], 20, 0.2)
-    tune.search.on_trial_complete(names[2], messages.final_result({}, {"failure": "ValueError: no"}))
+    tune.search.on_trial_complete(names[2], seam.final_result({}, {"failure": "ValueError: no"}))
     tune.search.on_trial_complete(names[3], None, error=True)
     tune.finish(names[4], math.nan)
     entries = [tune.entry(name) for name in names]
@@ -250,12 +250,12 @@ def test_two_objectives_give_a_front_and_a_knee(tmp_path: Path) -> None:
     for recall, mean in points:
         name, _ = tune.ask()
         metrics = {"R@50": recall, "mR@50": mean, "F@50": 0.0}
-        last = messages.trial_result(90, metrics, 0.0, 1.0)
+        last = seam.trial_result(90, metrics, 0.0, 1.0)
         if recall == 0.9:  # stopped early: not compared with full runs
             tune.search.on_trial_complete(name, last)
         else:
             outcome = {"metrics": metrics, "best_step": 90, "step": 90, "seconds": 1.0}
-            tune.search.on_trial_complete(name, messages.final_result(last, outcome))
+            tune.search.on_trial_complete(name, seam.final_result(last, outcome))
     entries = list(tune.ledger.entries.values())
     assert [e.id for e in results.pareto(entries, ("R@50", "mR@50"))] == ["0002", "0001", "0000"]
     best = results.best_entry(entries, ("R@50", "mR@50"))
@@ -268,7 +268,7 @@ def trial(name: str, protected: bool = False) -> Any:
 
 
 def judge(scheduler: Any, name: str, step: int, value: float, protected: bool = False) -> str:
-    result = messages.trial_result(step, {}, value, 1.0)
+    result = seam.trial_result(step, {}, value, 1.0)
     decision: str = scheduler.on_trial_result(None, trial(name, protected), result)
     return decision
 
@@ -308,7 +308,7 @@ def test_the_table_has_all_that_was_asked_for(tmp_path: Path, capsys: pytest.Cap
     for value in (0.2, 0.3):
         tune.finish(tune.ask()[0], value)
     name, _ = tune.ask()
-    tune.search.on_trial_complete(name, messages.final_result({}, {"failure": "RuntimeError: [no] luck"}))
+    tune.search.on_trial_complete(name, seam.final_result({}, {"failure": "RuntimeError: [no] luck"}))
     entries = list(tune.ledger.entries.values())
     results.write(tmp_path, entries, tune.plan)
     header, *lines = (tmp_path / "trials.csv").read_text().splitlines()

@@ -1,13 +1,24 @@
-"""What a trial sends to Tune. Light to import: every trial's process does."""
+"""Between the library and Ray: the training function, and what a trial sends to Tune. Light to import."""
 
 from __future__ import annotations
 
+import importlib
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any, TypeGuard
 
+TRAIN = "speaq.training.loop:train"
 Metrics = Mapping[str, float | None]
+Report = Callable[[int, Metrics, Path], None]  # step, metrics, last checkpoint
+
+
+def training_function(path: str) -> Callable[..., dict[str, Any]]:
+    """`module:name` → the function."""
+    module, _, name = path.partition(":")
+    function: Callable[..., dict[str, Any]] = getattr(importlib.import_module(module), name)
+    return function
 
 
 def trial_result(step: int, metrics: Metrics, value: float | None, seconds: float) -> dict[str, Any]:
