@@ -15,7 +15,7 @@ LIBRARY = sorted((ROOT / "speaq").rglob("*.py"))
 LAYERS = (
     ("structures", "boxes", "plain_yaml", "config", "targets", "data"),
     ("model", "matching"),
-    ("losses", "inference", "evaluation", "space"),
+    ("losses", "inference", "evaluation", "parameters", "space"),
     ("training",),
     ("cli",),
 )
