@@ -34,7 +34,7 @@ bench: $(READY)
 # Only for maintainers: writes new pins. No index host is written into the lock.
 lock: $(READY)
 	$(BIN)/uv pip compile pyproject.toml --all-extras --universal --python-version 3.11 \
-	  --generate-hashes --no-emit-index-url --no-header --upgrade -o requirements.lock
+	  --generate-hashes --no-header --upgrade -o requirements.lock
 
 clean:
 	rm -rf $(VENV)
