@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,7 +15,7 @@ from speaq.data.visual_genome import Split
 from speaq.evaluation.detection import DetectionEvaluator
 from speaq.evaluation.recall import RecallEvaluator, RecallResult
 from speaq.inference import decode, decode_detections
-from speaq.structures import IntArray
+from speaq.structures import Batch, IntArray
 from speaq.training import distributed
 
 Progress = Callable[[int, int, str], None]  # done, total, text
@@ -31,6 +31,21 @@ class Evaluation:
 
 def _no_progress(done: int, total: int, text: str) -> None:
     pass
+
+
+def _outputs(
+    model: nn.Module, split: Split, config: Config, device: torch.device, progress: Progress
+) -> Iterator[tuple[Batch, Any]]:
+    """This worker's batches with the raw outputs for them; the model is in evaluation mode meanwhile."""
+    rank, size = distributed.world()
+    was_training = model.training
+    model.eval()
+    done, total = 0, -(-len(split) // size)
+    for batch in eval_loader(split, config, rank, size):
+        yield batch, model(batch.images.to(device), batch.sizes_hw.to(device))
+        done += len(batch.indices)
+        progress(done, total, "evaluating")
+    model.train(was_training)
 
 
 @torch.inference_mode()
@@ -49,23 +64,14 @@ def evaluate_scene_graphs(
     With several workers each decodes its share; the result is the same on every worker. `predicate_count` [P+1] is
     that of the train split and decides head, body and tail.
     """
-    rank, size = distributed.world()
     recall = RecallEvaluator(len(predicate_count) - 1, config.evaluation, zero_shot, predicate_count)
     boxes = DetectionEvaluator()
-    was_training = model.training
-    model.eval()
-    done, total = 0, -(-len(split) // size)
-    for batch in eval_loader(split, config, rank, size):
-        outputs = model(batch.images.to(device), batch.sizes_hw.to(device))
-        for index, hw, prediction in zip(
-            batch.indices, batch.original_hw, decode(outputs, batch.original_hw, config.inference), strict=True
-        ):
+    for batch, outputs in _outputs(model, split, config, device, progress):
+        predictions = decode(outputs, batch.original_hw, config.inference)
+        for index, hw, prediction in zip(batch.indices, batch.original_hw, predictions, strict=True):
             graph = split.scene_graph(index, hw)
             recall.add(index, graph, prediction)
             boxes.add(index, graph, prediction.boxes_xyxy, prediction.classes, prediction.scores)
-        done += len(batch.indices)
-        progress(done, total, "evaluating")
-    model.train(was_training)
     recall = RecallEvaluator.merge(distributed.gather(recall))
     boxes = DetectionEvaluator.merge(distributed.gather(boxes))
     result = recall.result()
@@ -77,17 +83,9 @@ def evaluate_detector(
     model: nn.Module, split: Split, config: Config, device: torch.device, *, progress: Progress = _no_progress
 ) -> Evaluation:
     """COCO box AP of a detector on `split`."""
-    rank, size = distributed.world()
     boxes = DetectionEvaluator()
-    was_training = model.training
-    model.eval()
-    done, total = 0, -(-len(split) // size)
-    for batch in eval_loader(split, config, rank, size):
-        outputs = model(batch.images.to(device), batch.sizes_hw.to(device))
-        detections: list[Any] = decode_detections(outputs.logits[-1], outputs.boxes[-1], batch.original_hw)
+    for batch, outputs in _outputs(model, split, config, device, progress):
+        detections = decode_detections(outputs.logits[-1], outputs.boxes[-1], batch.original_hw)
         for index, hw, (xyxy, classes, scores) in zip(batch.indices, batch.original_hw, detections, strict=True):
             boxes.add(index, split.scene_graph(index, hw), xyxy, classes, scores)
-        done += len(batch.indices)
-        progress(done, total, "evaluating")
-    model.train(was_training)
     return Evaluation(dict(DetectionEvaluator.merge(distributed.gather(boxes)).result()))

@@ -38,6 +38,17 @@ TOLERANCES: Mapping[str, Mapping[str, tuple[float, float]]] = {
 }
 
 
+# Our outputs → the reference's names of them.
+OUTPUTS: Mapping[str, str] = {
+    "subject_logits": "relation_subject_logits",
+    "object_logits": "relation_object_logits",
+    "predicate_logits": "relation_logits",
+    "subject_boxes": "relation_subject_boxes",
+    "object_boxes": "relation_object_boxes",
+    "relation_boxes": "relation_boxes",
+}
+
+
 @dataclass(frozen=True)
 class Case:
     name: str

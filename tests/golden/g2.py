@@ -18,21 +18,13 @@ from speaq.matching.groups import VISUAL_GENOME_COUNTS, PredicateGroups, make_gr
 from speaq.matching.repeats import best_sum, quality
 from speaq.matching.rows import Truth, relation_queries, relation_truth
 from speaq.structures import LayerOutputs, Target, split_by_counts
-from tests.golden.case import Case, Check, compare
+from tests.golden.case import OUTPUTS, Case, Check, compare
 
 QUALITIES: Mapping[str, Literal["min", "max", "geometric", "arithmetic"]] = {
     "min": "min",
     "max": "max",
     "gm": "geometric",
     "am": "arithmetic",
-}
-OUTPUTS = {  # our name → the reference's
-    "subject_logits": "relation_subject_logits",
-    "object_logits": "relation_object_logits",
-    "predicate_logits": "relation_logits",
-    "subject_boxes": "relation_subject_boxes",
-    "object_boxes": "relation_object_boxes",
-    "relation_boxes": "relation_boxes",
 }
 
 

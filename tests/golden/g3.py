@@ -12,8 +12,8 @@ from torch import Tensor
 from speaq.config import LossConfig, MatchingConfig
 from speaq.losses import RELATION_NAMES, SpeaQLoss, named_parts, object_weights, predicate_weights
 from speaq.structures import LayerOutputs
-from tests.golden.case import Case, Check, compare
-from tests.golden.g2 import OUTPUTS, groups_of, matching_config, read_outputs, read_targets
+from tests.golden.case import OUTPUTS, Case, Check, compare
+from tests.golden.g2 import groups_of, matching_config, read_outputs, read_targets
 
 REFERENCE_PAIR = (0.07, 1.5)  # OVERSAMPLE_PARAM, UNDERSAMPLE_PARAM of the README's command
 

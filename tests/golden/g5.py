@@ -9,17 +9,7 @@ from torch import Tensor
 from speaq.config import InferenceConfig
 from speaq.inference import KeptBoxes, RankedTriplets, decode, rank_triplets
 from speaq.structures import LayerOutputs
-from tests.golden.case import Case, Check, compare
-
-# The reference's names of the six outputs.
-OUTPUTS = {
-    "subject_logits": "relation_subject_logits",
-    "object_logits": "relation_object_logits",
-    "predicate_logits": "relation_logits",
-    "subject_boxes": "relation_subject_boxes",
-    "object_boxes": "relation_object_boxes",
-    "relation_boxes": "relation_boxes",
-}
+from tests.golden.case import OUTPUTS, Case, Check, compare
 
 
 def run(case: Case) -> list[Check]:

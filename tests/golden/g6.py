@@ -12,17 +12,7 @@ from speaq.model.position import sine_position
 from speaq.model.reference_weights import from_reference
 from speaq.model.speaq import SceneGraphTransformer
 from speaq.structures import LayerOutputs
-from tests.golden.case import Case, Check, compare
-
-# Our field → the reference's name of the same output.
-OUTPUTS: Mapping[str, str] = {
-    "predicate_logits": "relation_logits",
-    "subject_logits": "relation_subject_logits",
-    "object_logits": "relation_object_logits",
-    "relation_boxes": "relation_boxes",
-    "subject_boxes": "relation_subject_boxes",
-    "object_boxes": "relation_object_boxes",
-}
+from tests.golden.case import OUTPUTS, Case, Check, compare
 
 
 def run(case: Case) -> list[Check]:

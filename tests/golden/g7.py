@@ -15,9 +15,8 @@ from speaq.model.reference_weights import UNUSED, reference_name
 from speaq.model.speaq import SpeaQ
 from speaq.structures import LayerOutputs, Sample
 from speaq.targets import make_target
-from tests.golden.case import Case, Check, compare
+from tests.golden.case import OUTPUTS, Case, Check, compare
 from tests.golden.g3 import make_criterion
-from tests.golden.g6 import OUTPUTS
 from tests.golden.reference_model import build_model, load_weights, pad, samples_of
 
 # The reference's final lists → our field and how it is compared.
