@@ -14,6 +14,7 @@ from speaq.config import ModelConfig
 from speaq.model.reference_weights import (
     UNUSED,
     WeightsError,
+    checked,
     from_reference,
     load_reference_checkpoint,
     our_name,
@@ -82,10 +83,12 @@ def test_what_the_reference_has_not_is_refused(changes: dict[str, Any]) -> None:
         to_reference(model.state_dict())
 
 
-def test_a_checkpoint_is_read(tmp_path: Path) -> None:
+@pytest.mark.parametrize("zipped", [True, False])
+def test_a_checkpoint_is_read(zipped: bool, tmp_path: Path) -> None:
     path = tmp_path / "model.pth"
     state = to_reference(SpeaQ(SMALL, 7, 5).state_dict())
-    torch.save({"model": state, "iteration": 3, "__author__": "nobody"}, path)
+    content = {"model": state, "iteration": 3, "__author__": "nobody"}
+    torch.save(content, path, _use_new_zipfile_serialization=zipped)  # older files are no archives
     loaded = load_reference_checkpoint(path)
     assert loaded.keys() == state.keys()
     assert all(torch.equal(loaded[name], value) for name, value in state.items())
@@ -103,6 +106,21 @@ def _write_zip(path: Path) -> None:
         archive.writestr("readme.txt", "hello")
 
 
+def _torn(path: Path, share: float) -> None:
+    torch.save({"model": {"a": torch.ones(2000)}}, path)
+    content = path.read_bytes()
+    path.write_bytes(content[: int(len(content) * share)])
+
+
+def _flipped(path: Path) -> None:
+    """One bit of a tensor is another one: the archive opens as if nothing had happened."""
+    value = torch.full((2000,), 3.0)
+    torch.save({"model": {"a": value}}, path)
+    content = bytearray(path.read_bytes())
+    content[content.index(value.numpy().tobytes()) + 1000] ^= 1
+    path.write_bytes(bytes(content))
+
+
 @pytest.mark.parametrize(
     ("write", "message"),
     [
@@ -111,7 +129,10 @@ def _write_zip(path: Path) -> None:
         (lambda path: path.write_bytes(b""), "not a checkpoint"),
         (lambda path: path.write_text("just a text"), "not a checkpoint"),
         (lambda path: path.write_bytes(bytes(range(256))), "not a checkpoint"),
-        (_write_zip, "not a checkpoint"),
+        (_write_zip, "not a checkpoint but a zip archive of other files"),
+        (lambda path: _torn(path, 0.5), "not a checkpoint"),
+        (lambda path: _torn(path, 0.99), "not a checkpoint"),
+        (lambda path: _flipped(path), r"damaged \(check sum of .*data/0\)"),
         (lambda path: path.write_bytes(pickle.dumps({"model": Attack()})), "not a checkpoint"),
         (lambda path: torch.save({"model": {"a": torch.ones(2)}, "code": Attack()}, path), "not a checkpoint"),
         (lambda path: torch.save([1, 2], path), "no state dict under `model`"),
@@ -130,3 +151,34 @@ def test_anything_else_is_refused_in_one_line(
     assert "\n" not in str(caught.value)
     assert str(path) in str(caught.value)
     assert not (tmp_path / "attacked").exists()
+
+
+SHAPES = {"a": torch.Size((2, 3)), "b": torch.Size((1,))}
+
+
+def test_tensors_that_fit_come_as_float32_in_storage_of_their_own() -> None:
+    large = torch.arange(600.0, dtype=torch.float64).reshape(200, 3)
+    values = checked({"b": torch.ones(1, dtype=torch.bfloat16), "a": large[:2]}, SHAPES, "file")
+    assert list(values) == ["a", "b"]
+    assert all(value.dtype == torch.float32 for value in values.values())
+    assert torch.equal(values["a"], large[:2].float())
+    assert values["a"].untyped_storage().nbytes() == 24
+    assert checked({"a": torch.ones(1).expand(2, 3), "b": torch.ones(1)}, SHAPES, "file")["a"].is_contiguous()
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"c": torch.ones(1)}, "file: c has no place in the model"),
+        ({"a": None}, r"file: a is missing \(1 of 2 are\)"),
+        ({"a": torch.ones(3, 2)}, r"file: a has shape \(3, 2\), the model wants \(2, 3\)"),
+        ({"b": torch.ones(1, dtype=torch.int64)}, r"file: b holds torch.int64"),
+        ({"a": torch.ones(2, 3).to_sparse()}, r"file: a holds torch.float32 \(torch.sparse_coo\)"),
+        ({"b": torch.tensor([float("nan")])}, "file: b holds a value that is not finite"),
+        ({"b": torch.tensor([float("-inf")], dtype=torch.float16)}, "file: b holds a value that is not finite"),
+    ],
+)
+def test_tensors_that_do_not_fit_are_refused_by_name(changes: dict[str, Any], message: str) -> None:
+    values = {"a": torch.ones(2, 3), "b": torch.ones(1)} | changes
+    with pytest.raises(WeightsError, match=message):
+        checked({name: value for name, value in values.items() if value is not None}, SHAPES, "file")

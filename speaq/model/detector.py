@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from speaq.config import ModelConfig
 from speaq.model.backbone import Backbone, Normalise, build_backbone
+from speaq.model.decoder import repeat_rows
 from speaq.model.heads import BoxHead, class_head
 from speaq.model.position import padding_mask
 from speaq.model.speaq import SpeaQ
@@ -84,14 +85,20 @@ class Detector(nn.Module):
 
 
 STREAMS = ("subject", "object", "relation")
+RELATION_QUERIES = "transformer.relation_queries"
+# What a detector has not, or in another number, and how its parameters' names in SpeaQ are known.
+NEW_PARTS = {
+    "conditioning": "_conditioning.",
+    "refinement": ".refinements.",
+    "predicate head": ".predicate_head.",
+    "queries": "_queries",
+}
 
 
 def replicate(detector_state: Mapping[str, Tensor], model: SpeaQ) -> None:
     """Copies a detector into SpeaQ: its decoder into all three stacks, its norm into both, all else as it is.
 
-    The detector's queries become the subject and object queries and, each repeated in place, the relation queries,
-    where their number fits; otherwise the model keeps its own. What a detector has not (conditioning, refinement,
-    predicate head) keeps its initial values.
+    The detector's queries become the subject, object and relation queries, see `load_replicated`.
 
     Args:
         detector_state: state dict of a `Detector`.
@@ -100,24 +107,57 @@ def replicate(detector_state: Mapping[str, Tensor], model: SpeaQ) -> None:
     Raises:
         ValueError: the detector has another shape (backbone, d, C, layers, reference points); names the first key.
     """
+    load_replicated({target: value for name, value in detector_state.items() for target in _targets(name)}, model)
+
+
+def load_replicated(state: Mapping[str, Tensor], model: SpeaQ) -> None:
+    """Copies into SpeaQ a detector whose decoder is replicated already (the reference's pre-trained file is one).
+
+    Its queries, each repeated in place where the model has a multiple of them, become the model's; where their number
+    does not fit, the model keeps its own. What is not there of `NEW_PARTS` keeps its initial values.
+
+    Args:
+        state: parameters under SpeaQ's names.
+        model: changed in place, nothing of it when this raises.
+
+    Raises:
+        ValueError: a parameter has another shape, is unknown or missing; names it.
+    """
     own = model.state_dict()
-    replicated = {
-        target: value for name, value in detector_state.items() for target in _targets(name) if "queries" not in name
-    }
-    replicated |= _replicated_queries(detector_state, own)
-    for name, value in replicated.items():
+    queries = {name: value for name, value in state.items() if name.endswith("_queries")}
+    values = {name: value for name, value in state.items() if name not in queries}
+    if all(name in own and len(own[name]) % len(value) == 0 for name, value in queries.items()):
+        values |= {name: repeated_queries(value, len(own[name])) for name, value in queries.items()}
+    for name, value in values.items():
         if name not in own:
             raise ValueError(f"the detector has {name}, which the model has not: another backbone, depth or option")
         if own[name].shape != value.shape:
             wanted, got = tuple(own[name].shape), tuple(value.shape)
             raise ValueError(f"{name} of the detector has shape {got}, the model's has {wanted}")
-    if missing := [name for name in own if name not in replicated and not _is_new(name)]:
+    if missing := [name for name in own if name not in values and not _is_new(name)]:
         raise ValueError(f"the detector has no {missing[0]}, which the model needs: another backbone, depth or option")
-    model.load_state_dict(own | replicated)
+    model.load_state_dict(own | values)
+
+
+def load_speaq(state: Mapping[str, Tensor], model: SpeaQ) -> None:
+    """Loads SpeaQ into SpeaQ; relation queries are repeated in place where `model` has a multiple of them.
+
+    Raises:
+        RuntimeError: another shape; names the parameters.
+    """
+    queries = repeated_queries(state[RELATION_QUERIES], len(model.transformer.relation_queries))
+    model.load_state_dict({**state, RELATION_QUERIES: queries})
+
+
+def repeated_queries(queries: Tensor, count: int) -> Tensor:
+    """[n, d] → [count, d], each row repeated in place; unchanged where `count` is no multiple of n."""
+    return queries if count % len(queries) else repeat_rows(queries, count // len(queries))
 
 
 def _targets(name: str) -> list[str]:
     """The names in SpeaQ that a parameter of the detector is copied to."""
+    if name == "transformer.queries":
+        return [f"transformer.{stream}_queries" for stream in STREAMS]
     prefix, _, rest = name.partition("decoder.")
     if rest.startswith("layers."):
         _, layer, parameter = rest.split(".", 2)
@@ -128,13 +168,5 @@ def _targets(name: str) -> list[str]:
 
 
 def _is_new(name: str) -> bool:
-    """Whether a parameter of SpeaQ has no counterpart in a detector."""
-    return any(part in name for part in ("_conditioning.", ".refinements.", ".predicate_head.", "_queries"))
-
-
-def _replicated_queries(detector_state: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    queries = detector_state["transformer.queries"]
-    names = [f"transformer.{stream}_queries" for stream in STREAMS]
-    if any(len(own[name]) % len(queries) for name in names):
-        return {}
-    return {name: queries.repeat_interleave(len(own[name]) // len(queries), dim=0) for name in names}
+    """Whether a parameter of SpeaQ has no counterpart in a detector, or one that may differ in number."""
+    return any(part in name for part in NEW_PARTS.values())

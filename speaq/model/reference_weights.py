@@ -8,6 +8,7 @@ from __future__ import annotations
 import functools
 import re
 import warnings
+import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -60,14 +61,17 @@ STAGE = (  # of the backbone; ours, the reference's
 )
 STEM = (("conv1.weight", "conv1.weight"), ("bn1.{frozen}", "conv1.norm.{frozen}"))
 UNUSED = {
+    "criterion.empty_weight": "a detector's class weights of the loss come from the configuration",
     "criterion.empty_weight_obj": "class weights of the loss come from the configuration",
     "criterion.empty_rel_weight": "predicate weights of the loss come from the configuration and the data",
 }
 PREFIX = "detr."
+BACKBONE = f"{PREFIX}backbone.0.backbone."
+FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
 
 class WeightsError(ValueError):
-    """Weights of the reference that cannot be used: the message names file or parameter and reason in one line."""
+    """Published weights that cannot be used: the message names file or parameter and reason in one line."""
 
 
 def our_name(name: str) -> str:
@@ -107,9 +111,7 @@ def load_reference_checkpoint(path: Path) -> dict[str, Tensor]:
     Raises:
         WeightsError: no such file, not a checkpoint, or one that holds more than tensors and plain values.
     """
-    if not path.is_file():
-        raise WeightsError(f"{path}: no such file")
-    content = _load(path)
+    content = load_plain(path)
     state = content.get("model") if isinstance(content, dict) else None
     if not isinstance(state, dict) or not state:
         raise WeightsError(f"{path}: not a checkpoint of the reference: it has no state dict under `model`")
@@ -119,16 +121,72 @@ def load_reference_checkpoint(path: Path) -> dict[str, Tensor]:
     return state
 
 
-def _load(path: Path) -> Any:
+def load_plain(path: Path) -> Any:
+    """What `torch.save` wrote, tensors and plain values on the CPU; nothing of it is executed.
+
+    Raises:
+        WeightsError: no such file, foreign, torn or damaged, or it holds more than tensors and plain values.
+    """
+    if not path.is_file():
+        raise WeightsError(f"{path}: no such file")
     try:
+        path.open("rb").close()
+    except OSError as error:
+        raise WeightsError(f"{path}: cannot be read: {error.strerror or error}") from error
+    try:
+        _check_archive(path)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", UserWarning)  # of pickle protocols: what matters is whether it loads
             return torch.load(path, map_location="cpu", weights_only=True)
-    except OSError as error:
-        raise WeightsError(f"{path}: cannot be read: {error.strerror or error}") from error
-    except Exception as error:  # foreign bytes can fail anywhere in the unpickler
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise WeightsError(f"{path}: not a checkpoint that holds tensors alone: {reason}") from error
+    except WeightsError:
+        raise
+    except Exception as error:  # foreign bytes can fail anywhere in the unpickler, a torn file while seeking
+        raise WeightsError(f"{path}: not a checkpoint that holds tensors alone: {first_line(error)}") from error
+
+
+def _check_archive(path: Path) -> None:
+    """Zip archives alone have check sums, and `torch.load` does not look at them."""
+    if not zipfile.is_zipfile(path):
+        return
+    with zipfile.ZipFile(path) as archive:
+        if not any(name.endswith("data.pkl") for name in archive.namelist()):
+            raise WeightsError(f"{path}: not a checkpoint but a zip archive of other files")
+        if (damaged := archive.testzip()) is not None:
+            raise WeightsError(f"{path}: not a checkpoint as it was written: damaged (check sum of {damaged})")
+
+
+def first_line(error: Exception) -> str:
+    """What an error says, in one line."""
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
+
+
+def checked(values: Mapping[str, Tensor], shapes: Mapping[str, torch.Size], where: str) -> dict[str, Tensor]:
+    """Tensors that fit a model, as float32 and each in a storage of its own.
+
+    Args:
+        values: tensors by name.
+        shapes: the wanted ones, under the same names.
+        where: file (and what to say of it) at the head of messages.
+
+    Raises:
+        WeightsError: the first name that is too many or missing, or value that has another shape, is not of a
+            floating point type or not finite.
+    """
+    if extra := [name for name in values if name not in shapes]:
+        raise WeightsError(f"{where}: {extra[0]} has no place in the model: another depth or option")
+    if missing := [name for name in shapes if name not in values]:
+        raise WeightsError(f"{where}: {missing[0]} is missing ({len(missing)} of {len(shapes)} are)")
+    return {name: _as_float32(name, values[name], shape, where) for name, shape in shapes.items()}
+
+
+def _as_float32(name: str, value: Tensor, shape: torch.Size, where: str) -> Tensor:
+    if value.shape != shape:
+        raise WeightsError(f"{where}: {name} has shape {tuple(value.shape)}, the model wants {tuple(shape)}")
+    if value.dtype not in FLOATS or value.layout is not torch.strided:
+        raise WeightsError(f"{where}: {name} holds {value.dtype} ({value.layout}), not floating point numbers")
+    if not value.isfinite().all():
+        raise WeightsError(f"{where}: {name} holds a value that is not finite")
+    return value.detach().to(torch.float32, copy=True, memory_format=torch.contiguous_format)
 
 
 @dataclass(frozen=True)
@@ -144,12 +202,9 @@ def _rules(*, to_reference: bool) -> tuple[_Rule, ...]:
         *(("decoder.layers.{n}." + ours, "transformer.decoder." + theirs) for ours, theirs in DECODER_LAYER),
     ]
     pairs = [(f"transformer.{ours}", f"{PREFIX}{theirs}") for ours, theirs in transformer]
-    theirs_backbone = f"{PREFIX}backbone.0.backbone."
-    pairs += [(f"backbone.{ours}", f"{theirs_backbone}stem.{theirs}") for ours, theirs in STEM]
+    pairs += [(f"backbone.{ours}", f"{BACKBONE}stem.{theirs}") for ours, theirs in STEM]
     for stage in range(1, 5):
-        pairs += [
-            (f"backbone.layer{stage}.{ours}", f"{theirs_backbone}res{stage + 1}.{theirs}") for ours, theirs in STAGE
-        ]
+        pairs += [(f"backbone.layer{stage}.{ours}", f"{BACKBONE}res{stage + 1}.{theirs}") for ours, theirs in STAGE]
     return tuple(
         _Rule(_pattern(ours if to_reference else theirs), theirs if to_reference else ours) for ours, theirs in pairs
     )
