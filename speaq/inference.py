@@ -66,7 +66,8 @@ def decode(
     """Ranked triplets of B images in pixels of the original images, whose heights and widths are `sizes_hw`.
 
     Kept boxes are in descending order of score, triplets in descending order of p_sub p_obj p_pred of their query; a
-    (subject box, object box, predicate) occurs once. Boxes that clipping leaves empty are dropped with their triplets.
+    (subject box, object box, predicate) occurs once, and with `pairwise_nms` near repetitions go as well. Boxes that
+    clipping leaves empty are dropped with their triplets.
     Raises ValueError where an output is not finite, or where M exceeds P. Source: method section 9.
     """
     assert len(sizes_hw) == outputs.predicate_logits.shape[1], "one size for each image"
@@ -104,7 +105,10 @@ def rank_triplets(outputs: LayerOutputs, config: InferenceConfig) -> tuple[KeptB
 
     kept, pointer = _suppress(boxes, classes, scores, config.nms_threshold)
     triplets = _triplets(probabilities, subject_scores * object_scores, pointer, config.predictions_per_query)
-    return kept, _rank(triplets)
+    triplets = _rank(triplets)
+    if config.pairwise_nms is not None:
+        triplets = triplets.select(_stays(kept, triplets, config.pairwise_nms))
+    return kept, triplets
 
 
 def best_class(logits: Tensor) -> tuple[Tensor, Tensor]:
@@ -200,6 +204,42 @@ def _name(triplets: RankedTriplets) -> Tensor:
     num_boxes = triplets.pairs.max() + 1 if triplets.pairs.numel() else 1
     num_predicates = triplets.predicate_scores.shape[1] - 1
     return (triplets.pairs[:, 0] * num_boxes + triplets.pairs[:, 1]) * num_predicates + triplets.predicates
+
+
+def _stays(kept: KeptBoxes, triplets: RankedTriplets, threshold: float) -> Tensor:
+    """[T] which ranked triplets pairwise suppression leaves.
+
+    Of triplets of an image with the same subject class, object class and predicate, one goes when its subject IoU times
+    object IoU with a better one that stays exceeds the threshold (boxes before clipping). That rule has one solution:
+    applied again and again from "all stay", it settles the best triplets first, then those that depend on them.
+    """
+    better, worse = _same_labels(kept, triplets)
+    subject, object_ = (
+        iou(kept.boxes[triplets.pairs[better, side]], kept.boxes[triplets.pairs[worse, side]]) for side in (0, 1)
+    )
+    overlapping = subject * object_ > threshold
+    better, worse = better[overlapping], worse[overlapping]
+    stays, before = torch.ones_like(triplets.image, dtype=torch.bool), None
+    while before is None or not torch.equal(stays, before):
+        before, stays = stays, torch.ones_like(stays)
+        stays[worse[before[better]]] = False
+    return stays
+
+
+def _same_labels(kept: KeptBoxes, triplets: RankedTriplets) -> tuple[Tensor, Tensor]:
+    """All pairs (better, worse) of ranked triplets of one image with the same classes and predicate."""
+    labels = torch.cat((triplets.image[:, None], kept.classes[triplets.pairs], triplets.predicates[:, None]), dim=1)
+    label = labels.unique(dim=0, return_inverse=True)[1]  # type: ignore[no-untyped-call]
+    order = label.argsort(stable=True)  # within a label the better ones first
+    count = label.bincount()
+    place = torch.arange(len(label), device=label.device)
+    worse_than = place - (count.cumsum(0) - count)[label[order]]  # better triplets of the label
+    worse = place.repeat_interleave(worse_than)
+    rank = torch.arange(len(worse), device=label.device) - (worse_than.cumsum(0) - worse_than).repeat_interleave(
+        worse_than
+    )
+    better = worse - worse_than[worse] + rank
+    return order[better], order[worse]
 
 
 def to_scene_predictions(

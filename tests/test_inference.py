@@ -147,6 +147,63 @@ def test_triplets_of_empty_boxes_go_and_pairs_are_renumbered() -> None:
         np.testing.assert_allclose(scene.boxes_xyxy[pair[1]], whole[0][object_][2], atol=1e-4)
 
 
+def plain_pairwise(scene: ScenePrediction, threshold: float) -> list[int]:
+    """Rows that stay, one after the other against those that stayed before."""
+    stays: list[int] = []
+    boxes = torch.from_numpy(scene.boxes_xyxy)
+    for row, (subject, object_) in enumerate(scene.pairs):
+        label = (scene.classes[subject], scene.classes[object_], scene.predicates[row])
+        for better in stays:
+            s, o = scene.pairs[better]
+            same = (scene.classes[s], scene.classes[o], scene.predicates[better]) == label
+            if same and float(iou(boxes[subject], boxes[s]) * iou(boxes[object_], boxes[o])) > threshold:
+                break
+        else:
+            stays.append(row)
+    return stays
+
+
+@settings(deadline=None, max_examples=40)
+@given(
+    seed=st.integers(0, 2**31),
+    threshold=st.sampled_from([0.05, 0.15, 0.3, 0.6]),
+    merge=st.sampled_from([0.7, 1.0]),
+    per_query=st.sampled_from([1, 4]),
+    num_labels=st.integers(1, 4),
+)
+def test_pairwise_suppression_equals_a_double_loop(
+    seed: int, threshold: float, merge: float, per_query: int, num_labels: int
+) -> None:
+    outputs = make_outputs(seed, num_queries=20)
+    few = torch.zeros(4)
+    few[num_labels:] = -50.0  # the last is background
+    inside = torch.tensor([1.0, 1.0, 0.8, 0.8])  # clipping comes later and would change the loop's overlaps
+    changes = {f"{side}_logits": getattr(outputs, f"{side}_logits") + few for side in ("subject", "object")}
+    changes |= {f"{side}_boxes": getattr(outputs, f"{side}_boxes") * inside for side in ("subject", "object")}
+    outputs = replace(outputs, **changes)
+    config = InferenceConfig(nms_threshold=merge, predictions_per_query=per_query)
+    before = decode(outputs, SIZES, config)
+    after = decode(outputs, SIZES, config.model_copy(update={"pairwise_nms": threshold}))
+    for all_, left in zip(before, after, strict=True):
+        stays = plain_pairwise(all_, threshold)
+        for name in ("pairs", "predicates", "triplet_scores", "predicate_scores", "query_index"):
+            np.testing.assert_array_equal(getattr(left, name), getattr(all_, name)[stays], err_msg=name)
+        np.testing.assert_array_equal(left.boxes_xyxy, all_.boxes_xyxy)
+
+
+def test_pairwise_suppression_goes_down_a_chain() -> None:
+    """Equal queries with boxes that drift: the second goes, so the third, which only the second overlaps, stays."""
+    outputs = make_outputs(0, num_images=1, num_queries=12, num_layers=1)
+    logits = {f.name: getattr(outputs, f.name)[:, :, :1].expand(-1, -1, 12, -1) for f in fields(outputs)[:3]}
+    box = torch.tensor([0.2, 0.2, 0.2, 0.2]).expand(1, 1, 12, 4)
+    drift = torch.arange(12.0)[:, None] * torch.tensor([0.05, 0, 0, 0])
+    chain = LayerOutputs(**logits, subject_boxes=box + drift, object_boxes=box + drift, relation_boxes=box)
+    config = InferenceConfig(nms_threshold=1.0, pairwise_nms=0.3)  # neighbours reach 0.36, ties go to the lower query
+    assert decode(chain, SIZES[:1], config)[0].query_index.tolist() == [0, 2, 4, 6, 8, 10]
+    without = decode(chain, SIZES[:1], InferenceConfig(nms_threshold=1.0))[0]
+    assert without.query_index.tolist() == list(range(12))
+
+
 def test_only_empty_boxes_give_an_empty_scene() -> None:
     outputs = make_outputs(0)
     away = torch.tensor([5.0, 5.0, 0.0, 0.0])

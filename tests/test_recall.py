@@ -10,7 +10,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from speaq.config import EvaluationConfig
+from speaq.config import ConfigError, EvaluationConfig
+from speaq.evaluation.protocol import PROTOCOLS, Protocol, common_protocol, protocol_name
 from speaq.evaluation.recall import RecallEvaluator, RecallResult, head_body_tail
 from speaq.evaluation.table import NEVER
 from speaq.evaluation.triplets import apply_mode, match, rescale, unconstrained
@@ -40,7 +41,7 @@ def make_scene(rng: np.random.Generator, num_rows: int = 5, num_triplets: int = 
         predicates=rng.integers(0, NUM_PREDICATES, num_triplets),
         triplet_scores=np.zeros(num_triplets, dtype=np.float32),
         predicate_scores=scores,
-        query_index=np.arange(num_triplets),
+        query_index=np.arange(num_triplets) // 2,
     )
     return graph, prediction
 
@@ -90,23 +91,44 @@ def found_rows(graph: SceneGraph, prediction: ScenePrediction, triplets, phrase:
     return rows
 
 
-def plain_metrics(scenes: list[Scene], k: int, zero_shot, phrase: bool = False) -> dict[str, float]:
-    """The definitions of method section 10, one loop after the other."""
+def first_of_each(items, key) -> list:
+    """The items whose key no earlier one has."""
+    kept = {}
+    for item in items:
+        kept.setdefault(key(item), item)
+    return list(kept.values())
+
+
+def plain_metrics(
+    scenes: list[Scene], k: int, zero_shot, phrase: bool = False, protocol: Protocol = "published"
+) -> dict[str, float]:
+    """The definitions of method section 10 and of the protocols, one loop after the other."""
     recall, unconstrained_recall, zero, per_predicate = [], [], [], [[] for _ in range(NUM_PREDICATES)]
+    found, unconstrained_found, unconstrained_per_predicate = [], [], [[] for _ in range(NUM_PREDICATES)]
     zero_set = {tuple(t) for t in zero_shot.tolist()}
     for graph, prediction in scenes:
-        if not len(graph.relations) or not len(prediction.pairs):
+        if not len(graph.relations) or (not len(prediction.pairs) and protocol != "strict"):
             continue
         triplets = np.column_stack((prediction.pairs, prediction.predicates)).tolist()
-        rows = found_rows(graph, prediction, triplets[:k], phrase)
+        listed = list(enumerate(triplets))
+        if protocol == "strict":
+            listed = first_of_each(listed, lambda item: tuple(item[1][:2]))
+        if protocol == "per_query":
+            listed = first_of_each(listed, lambda item, query=prediction.query_index: query[item[0]])
+        rows = found_rows(graph, prediction, [triplet for _, triplet in listed[:k]], phrase)
         recall.append(len(rows) / len(graph.relations))
+        found += [row in rows for row in range(len(graph.relations))]
         combinations = [
             (-prediction.scores[s] * prediction.scores[o] * prediction.predicate_scores[t, p], t, p, s, o)
             for t, (s, o, _) in enumerate(triplets)
             for p in range(NUM_PREDICATES)
         ]
-        best = [(s, o, p) for _, _, p, s, o in sorted(combinations)[:100]]
-        unconstrained_recall.append(len(found_rows(graph, prediction, best[:k], phrase)) / len(graph.relations))
+        best = [(s, o, p) for _, _, p, s, o in sorted(combinations)]
+        if protocol == "strict":
+            best = first_of_each(best, lambda triplet: triplet)
+        unconstrained_rows = found_rows(graph, prediction, best[: min(k, 100)], phrase)
+        unconstrained_recall.append(len(unconstrained_rows) / len(graph.relations))
+        unconstrained_found += [row in unconstrained_rows for row in range(len(graph.relations))]
         labels = [(graph.classes[s], graph.classes[o], p) for s, o, p in graph.relations]
         unseen = [row for row, label in enumerate(labels) if label in zero_set]
         if unseen:
@@ -115,51 +137,78 @@ def plain_metrics(scenes: list[Scene], k: int, zero_shot, phrase: bool = False) 
             of_p = set(np.flatnonzero(graph.relations[:, 2] == p).tolist())
             if of_p:
                 per_predicate[p].append(len(rows & of_p) / len(of_p))
-    mean = float(np.mean([np.mean(values) if values else 0.0 for values in per_predicate]))
+                unconstrained_per_predicate[p].append(len(unconstrained_rows & of_p) / len(of_p))
+    mean = mean_recall(per_predicate)
     r = float(np.mean(recall))
     harmonic = 2 * r * mean / (r + mean) if r + mean else 0.0
     values = {"R": r, "ngR": float(np.mean(unconstrained_recall)), "mR": mean, "F": harmonic}
+    values |= {"R_dataset": np.mean(found), "mR_present": mean_recall([part for part in per_predicate if part])}
+    unconstrained_present = [part for part in unconstrained_per_predicate if part]
+    values |= {"ngR_dataset": np.mean(unconstrained_found), "ngmR": mean_recall(unconstrained_per_predicate)}
+    values |= {"ngmR_present": mean_recall(unconstrained_present)}
     return values | ({"zR": float(np.mean(zero))} if zero else {})
+
+
+def mean_recall(per_predicate: list[list[float]]) -> float:
+    return float(np.mean([np.mean(values) if values else 0.0 for values in per_predicate]))
 
 
 ZERO_SHOT = np.array([[0, 0, 0], [1, 2, 3], [2, 1, 1], [0, 1, 2], [2, 2, 2]])
 
 
 @pytest.mark.parametrize("mode", ["sgdet", "phrase"])
-@pytest.mark.parametrize("seed", range(6))
-def test_equals_the_definition(seed: int, mode) -> None:
+@pytest.mark.parametrize("protocol", PROTOCOLS)
+@pytest.mark.parametrize("seed", range(4))
+def test_equals_the_definition(seed: int, protocol: Protocol, mode) -> None:
     scenes = make_scenes(seed, num_triplets=60)
-    scenes[2] = (scenes[2][0], without_triplets(scenes[2][1]))
-    result = evaluate(scenes, zero_shot=ZERO_SHOT, mode=mode)
+    for place, scene in enumerate(scenes):  # one predicate that no image has: mR and mR_present differ
+        relations = scene[0].relations
+        scenes[place] = (replace(scene[0], relations=relations[relations[:, 2] != 1]), scene[1])
+    scenes[2] = (make_scene(np.random.default_rng(seed))[0], without_triplets(scenes[2][1]))
+    result = evaluate(scenes, under(protocol), zero_shot=ZERO_SHOT, mode=mode)
+    metrics = result.metrics | result.averages
     for k in CONFIG.recall_at:
-        for name, value in plain_metrics(scenes, k, ZERO_SHOT, phrase=mode == "phrase").items():
-            assert result.metrics[f"{name}@{k}"] == pytest.approx(value, abs=1e-12), f"{name}@{k}"
+        for name, value in plain_metrics(scenes, k, ZERO_SHOT, mode == "phrase", protocol).items():
+            assert metrics[f"{name}@{k}"] == pytest.approx(value, abs=1e-12), f"{name}@{k}"
     assert result.metrics["R@20"] > 0, "nothing was found: the test says nothing"
 
 
+def under(protocol: Protocol, **changes) -> EvaluationConfig:
+    return CONFIG.model_copy(update={"protocol": protocol, **changes})
+
+
 @settings(deadline=None, max_examples=40)
-@given(seed=st.integers(0, 2**31))
-def test_recall_rises_with_k(seed: int) -> None:
+@given(seed=st.integers(0, 2**31), protocol=st.sampled_from(PROTOCOLS))
+def test_recall_rises_with_k(seed: int, protocol: Protocol) -> None:
     ks = (1, 2, 3, 8, 25, 60)
-    metrics = evaluate(make_scenes(seed), EvaluationConfig(recall_at=ks), zero_shot=ZERO_SHOT).metrics
-    for name in ("R", "ngR", "mR", "F", "zR"):
+    result = evaluate(make_scenes(seed), under(protocol, recall_at=ks), zero_shot=ZERO_SHOT)
+    metrics = result.metrics | result.averages
+    for name in ("R", "ngR", "mR", "F", "zR", "R_dataset", "mR_present", "ngR_dataset", "ngmR", "ngmR_present"):
         values = [metrics[f"{name}@{k}"] for k in ks if f"{name}@{k}" in metrics]
         assert values == sorted(values)
         assert all(0 <= value <= 1 for value in values)
 
 
 @settings(deadline=None, max_examples=20)
-@given(seed=st.integers(0, 2**31), order=st.permutations(range(8)), cut=st.integers(1, 7))
-def test_order_of_images_and_workers_do_not_matter(seed: int, order: list[int], cut: int) -> None:
+@given(
+    seed=st.integers(0, 2**31),
+    order=st.permutations(range(8)),
+    cut=st.integers(1, 7),
+    protocol=st.sampled_from(PROTOCOLS),
+)
+def test_order_of_images_and_workers_do_not_matter(seed: int, order: list[int], cut: int, protocol: Protocol) -> None:
     scenes = make_scenes(seed)
-    whole = evaluate(scenes, zero_shot=ZERO_SHOT, predicate_count=np.arange(NUM_PREDICATES + 1))
-    parts = [RecallEvaluator(NUM_PREDICATES, CONFIG, ZERO_SHOT, np.arange(NUM_PREDICATES + 1)) for _ in range(2)]
+    scenes[3] = (scenes[3][0], without_triplets(scenes[3][1]))
+    config, counts = under(protocol), np.arange(NUM_PREDICATES + 1)
+    whole = evaluate(scenes, config, zero_shot=ZERO_SHOT, predicate_count=counts)
+    parts = [RecallEvaluator(NUM_PREDICATES, config, ZERO_SHOT, counts) for _ in range(2)]
     for position, index in enumerate(order):
         parts[position >= cut].add(index, *scenes[index])
     parts[0].add(order[-1], *scenes[order[-1]])  # padding: an image that both workers saw
     received = pickle.loads(pickle.dumps(parts))
     merged = RecallEvaluator.merge(received).result()
     assert merged.metrics == whole.metrics
+    assert merged.averages == whole.averages
     assert merged.images_evaluated == whole.images_evaluated
 
 
@@ -173,16 +222,55 @@ def test_an_image_counts_once() -> None:
 
 
 def test_images_without_predictions_are_skipped_or_count_zero() -> None:
-    scenes = [make_scene(np.random.default_rng(1)), make_scene(np.random.default_rng(2))]
+    scenes = [perfect([(0, 1, 2), (1, 0, 3)]), make_scene(np.random.default_rng(2))]
     scenes[1] = (scenes[1][0], without_triplets(scenes[1][1]))
-    skipped = evaluate(scenes)
-    strict = evaluate(scenes, EvaluationConfig(recall_at=(2, 5, 20), images_without_predictions="zero"))
-    assert skipped.metrics["R@20"] == evaluate(scenes[:1]).metrics["R@20"] > 0
-    assert strict.metrics["R@20"] == skipped.metrics["R@20"] / 2
-    assert (skipped.images_evaluated, skipped.images_skipped_without_predictions) == (1, 1)
+    results = {protocol: evaluate(scenes, under(protocol)) for protocol in PROTOCOLS}
+    for protocol in ("published", "per_query"):
+        skipped = results[protocol]
+        assert skipped.metrics["R@20"] == evaluate(scenes[:1], under(protocol)).metrics["R@20"] == 1
+        assert (skipped.images_evaluated, skipped.images_skipped_without_predictions) == (1, 1)
+    strict = results["strict"]
+    assert strict.metrics["R@20"] == strict.metrics["ngR@20"] == 0.5
+    assert strict.averages["R_dataset@20"] == 2 / (2 + len(scenes[1][0].relations))
     assert (strict.images_evaluated, strict.images_skipped_without_predictions) == (2, 0)
     assert strict.images_without_predictions == 1
-    assert skipped.protocol != strict.protocol
+
+
+@pytest.mark.parametrize("protocol", PROTOCOLS)
+def test_no_image_with_predictions(protocol: Protocol) -> None:
+    graph, prediction = make_scene(np.random.default_rng(1))
+    result = evaluate([(graph, without_triplets(prediction))], under(protocol), zero_shot=ZERO_SHOT)
+    assert result.images_evaluated == (protocol == "strict")
+    assert set(result.metrics.values()) | set(result.averages.values()) == {0.0}
+
+
+@settings(deadline=None, max_examples=30)
+@given(seed=st.integers(0, 2**31))
+def test_protocols_are_ordered(seed: int) -> None:
+    """What is left out finds nothing more (at a K that holds all), what is not repeated makes room."""
+    scenes = make_scenes(seed, num_triplets=40)
+    published, strict, per_query = (evaluate(scenes, under(p, recall_at=(3, 10, 40))) for p in PROTOCOLS)
+    for name in ("R", "mR"):
+        assert strict.metrics[f"{name}@40"] <= published.metrics[f"{name}@40"]
+        assert per_query.metrics[f"{name}@40"] <= published.metrics[f"{name}@40"]
+    for k in (3, 10, 40):
+        assert strict.metrics[f"ngR@{k}"] >= published.metrics[f"ngR@{k}"] == per_query.metrics[f"ngR@{k}"]
+        assert strict.averages[f"ngmR@{k}"] >= published.averages[f"ngmR@{k}"]
+
+
+def test_protocols_say_what_differs() -> None:
+    names = [(r.protocol, r.unconstrained_protocol) for r in (evaluate([], under(p)) for p in PROTOCOLS)]
+    assert names == [
+        ("sgdet published", "sgdet ng"),
+        ("sgdet strict", "sgdet ng-unique"),
+        ("sgdet per-query", "sgdet ng"),
+    ]
+    other = under("strict", iou_threshold=0.7, zero_shot="recompute")
+    assert protocol_name(other, "phrase") == "phrase strict iou=0.7 zs=recomputed"
+    assert common_protocol([None, "a", "a"]) == "a"
+    assert common_protocol([None]) is None
+    with pytest.raises(ConfigError, match="'sgdet published' and 'sgdet strict'"):
+        common_protocol(["sgdet published", None, "sgdet strict"])
 
 
 def test_images_without_rows_do_not_count() -> None:
@@ -211,16 +299,18 @@ def perfect(rows: list[tuple[int, int, int]]) -> Scene:
     return graph, prediction
 
 
-def test_duplicate_rows_count_separately_and_one_triplet_finds_both() -> None:
+@pytest.mark.parametrize("protocol", PROTOCOLS)
+def test_duplicate_rows_count_separately_and_one_triplet_finds_both(protocol: Protocol) -> None:
     graph, prediction = perfect([(0, 1, 2), (1, 0, 3)])
     graph = replace(graph, relations=np.array([[0, 1, 2], [0, 1, 2], [1, 0, 1]]))
-    metrics = evaluate([(graph, prediction)], EvaluationConfig(recall_at=(1,))).metrics
+    metrics = evaluate([(graph, prediction)], under(protocol, recall_at=(1,))).metrics
     assert metrics["R@1"] == pytest.approx(2 / 3)
     assert metrics["mR@1"] == pytest.approx(1 / NUM_PREDICATES)
 
 
-def test_fewer_candidates_than_k() -> None:
-    metrics = evaluate([perfect([(0, 1, 2), (1, 0, 3)])], EvaluationConfig(recall_at=(1, 100, 500))).metrics
+@pytest.mark.parametrize("protocol", PROTOCOLS)
+def test_fewer_candidates_than_k(protocol: Protocol) -> None:
+    metrics = evaluate([perfect([(0, 1, 2), (1, 0, 3)])], under(protocol, recall_at=(1, 100, 500))).metrics
     assert [metrics[f"R@{k}"] for k in (1, 100, 500)] == [0.5, 1.0, 1.0]
     assert metrics["ngR@500"] == 1.0
 
@@ -255,6 +345,10 @@ def test_unconstrained_order_with_ties(k: int) -> None:
     scores = prediction.scores[prediction.pairs].prod(axis=1)[:, None] * prediction.predicate_scores[:, :-1]
     order = sorted(np.ndindex(*scores.shape), key=lambda place: (-scores[place], place))
     assert list(zip(rows.tolist(), predicates.tolist(), strict=True)) == order[:k]
+    rows, predicates = unconstrained(prediction, k, unique=True)
+    unique = first_of_each(order, lambda place: (*prediction.pairs[place[0]].tolist(), place[1]))
+    assert len(unique) < len(order)
+    assert list(zip(rows.tolist(), predicates.tolist(), strict=True)) == unique[:k]
 
 
 def test_predcls_gives_boxes_and_labels_away() -> None:

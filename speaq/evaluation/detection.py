@@ -15,6 +15,8 @@ from numpy.typing import NDArray
 
 from speaq.structures import FloatArray, IntArray, SceneGraph
 
+BOX_AP = "box AP"  # the protocol of a detector's numbers
+
 
 @dataclass(frozen=True)
 class ImageBoxes:

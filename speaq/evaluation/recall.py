@@ -1,4 +1,4 @@
-"""Recalls of a scene-graph model: R, ng-R, zR, mR, F, head / body / tail (method section 10).
+"""Recalls of a scene-graph model: R, ng-R, zR, mR, F, head / body / tail (method section 10), under a protocol.
 
 Images come one at a time and are forgotten but for the ranks at which their rows were found (`RecallTable`).
 """
@@ -14,8 +14,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 from speaq.config import EvaluationConfig
+from speaq.evaluation.protocol import Mode, protocol_name, unconstrained_name
 from speaq.evaluation.table import NEVER, Float64Array, RecallTable, Rows, make_table
-from speaq.evaluation.triplets import NUM_UNCONSTRAINED, Mode, apply_mode, labels, match, triplet_key, unconstrained
+from speaq.evaluation.triplets import (
+    NUM_UNCONSTRAINED,
+    apply_mode,
+    constrained,
+    labels,
+    match,
+    pair_key,
+    triplet_key,
+    unconstrained,
+)
 from speaq.structures import IntArray, SceneGraph, ScenePrediction
 
 THIRDS = ("head", "body", "tail")
@@ -23,12 +33,18 @@ THIRDS = ("head", "body", "tail")
 
 @dataclass(frozen=True)
 class RecallResult:
-    """Metrics in [0, 1] by name, such as R@20; a metric that no image defines (zR without such rows) is absent."""
+    """Metrics in [0, 1] by name, such as R@20; a metric that no image defines (zR without such rows) is absent.
+
+    `averages` holds the same recalls averaged otherwise: R_dataset over all rows of the data set instead of images,
+    mR_present over the predicates that some evaluated image has; ngR_dataset, ngmR and ngmR_present likewise.
+    """
 
     mode: Mode
     protocol: str  # short name: numbers of different protocols are not comparable
+    unconstrained_protocol: str  # of what begins with ng
     recall_at: tuple[int, ...]
     metrics: dict[str, float]
+    averages: dict[str, float]
     per_predicate: dict[int, Float64Array]  # K → [P], 0 for a predicate that no image has
     predicate_images: IntArray  # [P] evaluated images that have the predicate
     thirds: tuple[IntArray, IntArray, IntArray] | None  # predicates of head, body and tail
@@ -70,13 +86,16 @@ class RecallEvaluator:
 
     def _find(self, graph: SceneGraph, prediction: ScenePrediction) -> Rows:
         prediction = apply_mode(graph, prediction, self._mode)
-        rank = self._first(graph, prediction, prediction.pairs, prediction.predicates)
-        row, predicate = unconstrained(prediction, max(NUM_UNCONSTRAINED, *self._config.recall_at))
+        kept = constrained(prediction, self._config.protocol)
+        pairs, predicates = prediction.pairs[kept], prediction.predicates[kept]
+        rank = self._first(graph, prediction, pairs, predicates)
+        num = max(NUM_UNCONSTRAINED, *self._config.recall_at)
+        row, predicate = unconstrained(prediction, num, unique=self._config.protocol == "strict")
         unconstrained_rank = self._first(graph, prediction, prediction.pairs[row], predicate)
         pair_rank = np.full_like(rank, NEVER)
         if self._mode in ("sgcls", "predcls"):
-            known = np.isin(_pair_key(prediction.pairs), _pair_key(graph.relations[:, :2]))
-            pair_rank = self._first(graph, prediction, prediction.pairs[known], prediction.predicates[known])
+            known = np.isin(pair_key(pairs), pair_key(graph.relations[:, :2]))
+            pair_rank = self._first(graph, prediction, pairs[known], predicates[known])
         return Rows(graph.relations[:, 2], self._is_zero_shot(graph), rank, unconstrained_rank, pair_rank)
 
     def _first(self, graph: SceneGraph, prediction: ScenePrediction, pairs: IntArray, predicates: IntArray) -> IntArray:
@@ -122,17 +141,19 @@ class RecallEvaluator:
         """
         table = self.table()
         without = int((~table.predicted).sum())
-        skip = self._config.images_without_predictions == "skip"
+        skip = self._config.protocol != "strict"
         if skip:
             table = table.select(table.predicted)
         per_predicate = {k: table.recall_per_predicate(k, self._num_predicates)[0] for k in self._config.recall_at}
         return RecallResult(
             mode=self._mode,
             protocol=protocol_name(self._config, self._mode),
+            unconstrained_protocol=unconstrained_name(self._config, self._mode),
             recall_at=self._config.recall_at,
             metrics={
                 name: value for k, recall in per_predicate.items() for name, value in self._metrics(table, k, recall)
             },
+            averages={name: value for k in self._config.recall_at for name, value in self._averages(table, k)},
             per_predicate=per_predicate,
             predicate_images=table.recall_per_predicate(1, self._num_predicates)[1],
             thirds=self._thirds,
@@ -156,13 +177,22 @@ class RecallEvaluator:
             values["A"] = _mean((table.rows.pair_rank < k).astype(np.float64))
         return [(f"{name}@{k}", value) for name, value in values.items()]
 
+    def _averages(self, table: RecallTable, k: int) -> list[tuple[str, float]]:
+        rank, unconstrained_rank = table.rows.rank, table.rows.unconstrained_rank
+        recall, images = table.recall_per_predicate(k, self._num_predicates)
+        unconstrained_recall, _ = table.recall_per_predicate(k, self._num_predicates, unconstrained_rank)
+        values = {
+            "R_dataset": _mean((rank < k).astype(np.float64)),
+            "mR_present": _mean(recall[images > 0]),
+            "ngR_dataset": _mean((unconstrained_rank < k).astype(np.float64)),
+            "ngmR": float(unconstrained_recall.mean()),
+            "ngmR_present": _mean(unconstrained_recall[images > 0]),
+        }
+        return [(f"{name}@{k}", value) for name, value in values.items()]
+
 
 def _mean(values: Float64Array) -> float:
     return float(values.mean()) if len(values) else 0.0
-
-
-def _pair_key(pairs: IntArray) -> IntArray:
-    return pairs[:, 0] << 32 | pairs[:, 1]
 
 
 def harmonic_mean(a: float, b: float) -> float:
@@ -179,13 +209,3 @@ def head_body_tail(predicate_count: IntArray) -> tuple[IntArray, IntArray, IntAr
     num = len(order)
     head, body = num // 3, (num + 1) // 3
     return order[:head], order[head : head + body], order[head + body :]
-
-
-def protocol_name(config: EvaluationConfig, mode: Mode) -> str:
-    """Short name of how the numbers were made: `sgdet published`, or what differs from it."""
-    differs = []
-    if config.images_without_predictions == "zero":
-        differs.append("empty=0")
-    if config.iou_threshold != 0.5:
-        differs.append(f"iou={config.iou_threshold:g}")
-    return " ".join([mode, *(differs or ["published"])])

@@ -6,6 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from speaq.evaluation.protocol import common_protocol as common_protocol
 from speaq.evaluation.recall import THIRDS, RecallResult
 from speaq.structures import IntArray
 
@@ -21,6 +22,9 @@ KINDS: Mapping[str, str] = {
     "body": "Mean Recall of Body Predicates",
     "tail": "Mean Recall of Tail Predicates",
 }
+
+# Recalls of a protocol: mean over images, over all rows of the data set; mean over all predicates, over those present.
+AVERAGES = ("R", "R_dataset", "mR", "mR_present")
 
 
 def format_report(result: RecallResult, predicates: Sequence[str] | None = None) -> str:
@@ -57,7 +61,8 @@ def _counts(result: RecallResult) -> str:
     empty = (
         f"{skipped} without predictions skipped" if skipped or not counted else f"{counted} without predictions as 0"
     )
-    return f"SGG eval: {result.images_evaluated} images, {empty}; protocol: {result.protocol}."
+    protocols = f"{result.protocol}; ngR: {result.unconstrained_protocol}"
+    return f"SGG eval: {result.images_evaluated} images, {empty}; protocol: {protocols}."
 
 
 def _recall_or_none(result: RecallResult, k: int) -> list[float | None]:
@@ -70,7 +75,7 @@ def to_json(
     result: RecallResult,
     predicates: Sequence[str],
     predicate_count: IntArray | None = None,
-    detection: Mapping[str, float] | None = None,
+    detection: Mapping[str, float | None] | None = None,
 ) -> dict[str, Any]:
     """Everything a result says, for `json.dumps(..., allow_nan=False)`: what is undefined is null.
 
@@ -79,10 +84,11 @@ def to_json(
     return {
         "mode": result.mode,
         "protocol": result.protocol,
+        "unconstrained_protocol": result.unconstrained_protocol,
         "images_evaluated": result.images_evaluated,
         "images_without_predictions": result.images_without_predictions,
         "images_skipped_without_predictions": result.images_skipped_without_predictions,
-        "metrics": all_metrics(result) | dict(detection or {}),
+        "metrics": all_metrics(result) | result.averages | dict(detection or {}),
         "predicates": _predicate_table(result, predicates, predicate_count),
     }
 
@@ -91,6 +97,24 @@ def all_metrics(result: RecallResult) -> dict[str, float | None]:
     """The metrics of a result, and None for zero-shot recalls where no image defines them."""
     undefined = {f"zR@{k}": None for k in result.recall_at if f"zR@{k}" not in result.metrics}
     return {**result.metrics, **undefined}
+
+
+def protocol_rows(results: Sequence[RecallResult]) -> list[dict[str, Any]]:
+    """One row for every protocol of `results`, and one for each of their lists without constraint, by short name."""
+    rows = {result.protocol: _protocol_row(result, result.protocol, "") for result in results}
+    for result in results:
+        name = result.unconstrained_protocol
+        rows.setdefault(name, _protocol_row(result, name, "ng"))
+    return list(rows.values())
+
+
+def _protocol_row(result: RecallResult, protocol: str, prefix: str) -> dict[str, Any]:
+    values = result.metrics | result.averages
+    return {
+        "protocol": protocol,
+        "images": result.images_evaluated,
+        "images_without_predictions": result.images_without_predictions,
+    } | {f"{name}@{k}": values[f"{prefix}{name}@{k}"] for k in result.recall_at for name in AVERAGES}
 
 
 def _predicate_table(

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
@@ -77,19 +78,29 @@ class RecallTable:
         np.divide(hits, present, out=share, where=present > 0)
         return share
 
-    def cells(self, k: int) -> PredicateCells:
-        """Found rows by image and predicate, of the first k triplets."""
-        if not len(self.index):
-            none = np.zeros(0, dtype=np.int64)
-            return PredicateCells(none, none, none, none)
-        num = int(self.rows.predicate.max()) + 1
-        key, inverse = np.unique(self.image_of_row * num + self.rows.predicate, return_inverse=True)
-        hits = np.bincount(inverse, weights=self.rows.rank < k, minlength=len(key)).astype(np.int64)
-        return PredicateCells(key // num, key % num, hits, np.bincount(inverse, minlength=len(key)))
+    @cached_property
+    def _cell_of_row(self) -> tuple[IntArray, IntArray]:
+        """Every (image, predicate) that occurs as one number, ascending, and [N] which of them each row belongs to."""
+        key, inverse = np.unique(self.image_of_row * self._key_base + self.rows.predicate, return_inverse=True)
+        return key, inverse
 
-    def recall_per_predicate(self, k: int, num_predicates: int) -> tuple[Float64Array, IntArray]:
+    @property
+    def _key_base(self) -> int:
+        return int(self.rows.predicate.max(initial=0)) + 1
+
+    def cells(self, k: int, rank: IntArray | None = None) -> PredicateCells:
+        """Rows found by the first k triplets, by image and predicate; `rank` [N] is that of the given order if None."""
+        key, inverse = self._cell_of_row
+        found = (self.rows.rank if rank is None else rank) < k
+        hits = np.bincount(inverse, weights=found, minlength=len(key)).astype(np.int64)
+        rows = np.bincount(inverse, minlength=len(key))
+        return PredicateCells(key // self._key_base, key % self._key_base, hits, rows)
+
+    def recall_per_predicate(
+        self, k: int, num_predicates: int, rank: IntArray | None = None
+    ) -> tuple[Float64Array, IntArray]:
         """[P] mean over the images with a predicate of its found rows / its rows, 0 where absent; [P] those images."""
-        cells = self.cells(k)
+        cells = self.cells(k, rank)
         images = np.bincount(cells.predicate, minlength=num_predicates)
         total = np.bincount(cells.predicate, weights=cells.hits / cells.rows, minlength=num_predicates)
         return total / np.maximum(images, 1), images

@@ -7,14 +7,14 @@ NumPy, for a few hundred numbers an image are too few for anything else.
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
+from speaq.evaluation.protocol import Mode as Mode
+from speaq.evaluation.protocol import Protocol
 from speaq.structures import IntArray, SceneGraph, ScenePrediction
 
-Mode = Literal["sgdet", "sgcls", "predcls", "phrase"]
 BoolArray = NDArray[np.bool_]
 
 # Combinations (pair, predicate) that ng-R looks at; more only where a K is larger. Method section 10.
@@ -52,15 +52,48 @@ def rescale(graph: SceneGraph, size_hw: tuple[int, int]) -> SceneGraph:
     return replace(graph, size_hw=size_hw, boxes_xyxy=boxes.astype(np.float32))
 
 
-def unconstrained(prediction: ScenePrediction, k: int) -> tuple[IntArray, IntArray]:
+def constrained(prediction: ScenePrediction, protocol: Protocol) -> IntArray | slice:
+    """The triplet rows that a protocol leaves, best first: see `speaq.evaluation.protocol`."""
+    if protocol == "published":
+        return slice(None)
+    key = pair_key(prediction.pairs) if protocol == "strict" else prediction.query_index
+    return np.sort(np.unique(key, return_index=True)[1])  # the first row of each
+
+
+def unconstrained(prediction: ScenePrediction, k: int, unique: bool = False) -> tuple[IntArray, IntArray]:
     """The k best (triplet row, predicate) by box score · box score · predicate score, best first.
 
-    Several predicates of a row are allowed; of equal scores the lower row and predicate comes first.
+    Several predicates of a row are allowed; of equal scores the lower row and predicate comes first. With `unique` a
+    (subject box, object box, predicate) that several rows bring counts once, at its best score.
     """
     box_scores = prediction.scores[prediction.pairs].prod(axis=1)
     scores = box_scores[:, None] * prediction.predicate_scores[:, :-1]  # [T, P]
+    if unique:
+        scores = np.where(_best_of_pair(scores, pair_key(prediction.pairs)), scores, -np.inf)
     best = _largest(scores, k)
+    if unique:
+        best = best[scores.ravel()[best] > -np.inf]
     return best // scores.shape[1], best % scores.shape[1]
+
+
+def _best_of_pair(scores: NDArray[np.float32], pair: IntArray) -> BoolArray:
+    """[T, P] where a score is the highest among the rows of its pair, the first one of equals."""
+    order = np.argsort(pair, kind="stable")
+    starts = np.flatnonzero(np.diff(pair[order], prepend=-1))
+    if len(starts) == len(pair):
+        return np.ones(scores.shape, dtype=np.bool_)
+    group = np.repeat(np.arange(len(starts)), np.diff(starts, append=len(pair)))
+    ordered = scores[order]
+    highest = ordered == np.maximum.reduceat(ordered, starts)[group]
+    earlier = highest.cumsum(axis=0) - highest  # highest ones in the rows before
+    first = np.empty(scores.shape, dtype=np.bool_)
+    first[order] = highest & (earlier == earlier[starts][group])
+    return first
+
+
+def pair_key(pairs: IntArray) -> IntArray:
+    """[N] one number of at least 0 for each (subject box, object box) [N, 2]."""
+    return pairs[:, 0] << 32 | pairs[:, 1]
 
 
 def _largest(values: NDArray[np.float32], k: int) -> IntArray:
