@@ -17,7 +17,8 @@ from typing import Any
 
 import ray
 
-from speaq.config import ConfigError, ResourcesConfig
+from speaq import config as configs
+from speaq.config import Config, ConfigError, ResourcesConfig
 
 OBJECT_STORE = 100 * 2**20  # bytes; only configs and metrics travel through it
 
@@ -100,6 +101,20 @@ def _use_own_token() -> None:
     os.environ["RAY_AUTH_TOKEN_PATH"] = str(path)
 
 
+def with_absolute_paths(config: Config) -> Config:
+    """For workers, which have other working directories: files of the config made absolute, and there.
+
+    Raises ConfigError where one is missing.
+    """
+    paths = {}
+    for key, value in (("init_from", config.training.init_from), ("backbone_from", config.training.backbone_from)):
+        if value is not None:
+            paths[f"training.{key}"] = str(Path(value).resolve())
+            if not Path(value).exists():
+                raise ConfigError(f"training.{key}: {paths[f'training.{key}']} does not exist")
+    return configs.apply(config, paths) if paths else config
+
+
 def worker_resources(resources: ResourcesConfig) -> dict[str, float]:
     """What one worker takes, as Ray names it."""
     needs = {"CPU": resources.cpus_per_worker, "GPU": resources.gpus_per_worker}
@@ -116,6 +131,11 @@ def _nodes() -> list[dict[str, float]]:
     """Resources of the nodes that are alive."""
     nodes: list[dict[str, Any]] = ray.nodes()  # type: ignore[no-untyped-call]
     return [node["Resources"] for node in nodes if node["Alive"]]
+
+
+def total(name: str) -> float:
+    """What all nodes together have of a resource, in use or not."""
+    return sum(node.get(name, 0.0) for node in _nodes())
 
 
 def check_fits(resources: ResourcesConfig) -> int:

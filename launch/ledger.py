@@ -43,6 +43,7 @@ class Entry:
     values: dict[str, Plain] | None  # None: a reference outside the space
     overrides: dict[str, Any]  # dotted keys in which it differs from the study's config
     seed: int = 0
+    protocol: str | None = None  # short name of how its metrics are counted; None: asked before ledgers said it
     state: State = "asked"
     attempts: int = 0
     reports: dict[int, Metrics] = field(default_factory=dict)  # step → metrics
@@ -126,7 +127,14 @@ class Ledger:
 
 def _asked(row: Mapping[str, Any]) -> Entry:
     return Entry(
-        row["trial"], row["digest"], row["label"], row["values"], row["overrides"], seed=row["seed"], asked=row["time"]
+        row["trial"],
+        row["digest"],
+        row["label"],
+        row["values"],
+        row["overrides"],
+        seed=row["seed"],
+        protocol=row.get("protocol"),
+        asked=row["time"],
     )
 
 

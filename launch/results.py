@@ -13,6 +13,7 @@ from launch.seam import Metrics
 from launch.search import Plan
 from speaq import config as configs
 from speaq.config import Config
+from speaq.evaluation.protocol import common_protocol
 
 SHOWN = ("R", "mR", "F", "head", "body", "tail")
 
@@ -33,9 +34,10 @@ def metric_columns(plan: Plan) -> list[str]:
 def best_entry(entries: Sequence[Entry], objective: Sequence[str]) -> Entry | None:
     """The finished trial with the best objective; of two objectives the knee: the best harmonic mean.
 
-    Ties go to the earlier trial; None where no trial has finished.
+    Ties go to the earlier trial; None where no trial has finished. Raises ConfigError where protocols differ.
     """
     finished = [entry for entry in entries if entry.state == "finished"]
+    common_protocol(entry.protocol for entry in finished)
     return max(finished, key=lambda entry: score(entry.metrics, objective), default=None)
 
 
@@ -48,8 +50,12 @@ def score(metrics: Metrics, objective: Sequence[str]) -> float:
 
 
 def pareto(entries: Sequence[Entry], objective: Sequence[str]) -> list[Entry]:
-    """Finished trials that no other one beats in both objectives, in the order of the first."""
+    """Finished trials that no other one beats in both objectives, in the order of the first.
+
+    Raises ConfigError where protocols differ.
+    """
     finished = [entry for entry in entries if entry.state == "finished"]
+    common_protocol(entry.protocol for entry in finished)
     points = {entry.id: [entry.metrics.get(name) or 0.0 for name in objective] for entry in finished}
 
     def beaten(entry: Entry) -> bool:
@@ -68,6 +74,7 @@ def rows(entries: Sequence[Entry], plan: Plan) -> list[dict[str, Any]]:
             "trial": entry.id,
             "label": entry.label or "",
             "status": entry.state,
+            "protocol": entry.protocol or "",
             **{name: entry.metrics.get(name) for name in metric_columns(plan)},
             "best_step": entry.best_step,
             "steps": entry.step,
@@ -122,6 +129,7 @@ def _csv(content: Sequence[Mapping[str, Any]]) -> str:
 def _header(best: Entry, plan: Plan) -> str:
     names = ", ".join(f"{n} {v:.4f}" for n in metric_columns(plan) if (v := best.metrics.get(n)) is not None)
     label = f" ({best.label})" if best.label else ""
+    names += f" · {best.protocol}" if best.protocol else ""
     return f"# Best of {plan.trials} trials by {' and '.join(plan.objective)}: trial {best.id}{label}, {names}\n"
 
 
@@ -132,10 +140,14 @@ def _write_text(path: Path, text: str) -> None:
 
 
 def print_table(entries: Sequence[Entry], plan: Plan) -> None:
-    """The trials on stdout, the best one marked, then failures with their reason."""
+    """The trials on stdout, the best one marked, then the protocol of the metrics and failures with their reason.
+
+    Raises ConfigError where the trials' protocols differ: they are not ranked together.
+    """
     from rich.console import Console
     from rich.table import Table
 
+    protocol = common_protocol(entry.protocol for entry in entries)
     best = best_entry(entries, plan.objective)
     columns = metric_columns(plan)
     table = Table("", "trial", "", "status", *columns, "steps", "s", "parameters", box=None, pad_edge=False)
@@ -150,6 +162,8 @@ def print_table(entries: Sequence[Entry], plan: Plan) -> None:
     if not console.is_terminal:
         console.width = 240
     console.print(table)
+    if protocol is not None:
+        console.print(f"protocol: {protocol}")
     for entry in entries:
         if entry.reason:
             console.print(f"trial {entry.id} {entry.state}: {entry.reason}", markup=False)

@@ -20,6 +20,7 @@ from launch.sampler import Sampler
 from launch.seam import Metrics, is_number
 from speaq import config as configs
 from speaq.config import Config, ConfigError
+from speaq.evaluation.protocol import protocol_name
 from speaq.parameters import Plain
 from speaq.space import SearchConfig, Space
 
@@ -196,9 +197,15 @@ class Search(Searcher):
 
     def _ask(self, config: Config, label: str | None, values: dict[str, Plain] | None, number: int | None) -> Entry:
         trial = f"{len(self._ledger.entries):04d}"
-        overrides = difference(self._plan.base, config)
         self._append(
-            "asked", trial, digest=digest(config), label=label, values=values, overrides=overrides, seed=config.seed
+            "asked",
+            trial,
+            digest=digest(config),
+            label=label,
+            values=values,
+            overrides=difference(self._plan.base, config),
+            seed=config.seed,
+            protocol=protocol_name(config.evaluation),
         )
         if number is not None:
             self._numbers[trial] = number

@@ -23,6 +23,7 @@ from launch import (
     scheduler,
     search,
 )
+from launch.cluster import with_absolute_paths
 from launch.ledger import Entry, Ledger
 from launch.progress import Lines
 from launch.search import Plan, Search, Starts
@@ -90,7 +91,7 @@ def create(
     """
     space = space.without(list(overrides))
     space.check(config)
-    base = _absolute(space.base(config))
+    base = with_absolute_paths(space.base(config))
     names = search.objectives(objective or space.search.objective, base)
     if len(names) == 1:  # the checkpoint that a trial keeps is the one that the search compares
         base = configs.apply(base, {"training.best_metric": names[0]})
@@ -107,16 +108,6 @@ def create(
     return Study(plan, data.resolve(), data_digest(data), start_digest(base), versions(), train)
 
 
-def _absolute(config: Config) -> Config:
-    """Workers have other working directories: `init_from` made absolute, and there."""
-    if config.training.init_from is None:
-        return config
-    path = Path(config.training.init_from).resolve()
-    if not path.exists():
-        raise ConfigError(f"training.init_from: {path} does not exist")
-    return configs.apply(config, {"training.init_from": str(path)})
-
-
 def data_digest(data: Path) -> str:
     """The digest by which a data set is known again. Raises DataError."""
     from speaq.data.visual_genome import open_data
@@ -125,11 +116,19 @@ def data_digest(data: Path) -> str:
 
 
 def start_digest(config: Config) -> str | None:
-    """The digest of the checkpoint that `training.init_from` names. Raises CheckpointError."""
-    if config.training.init_from is None:
+    """The digest of the file whose weights trials start from. Raises CheckpointError."""
+    file = _start_file(config)
+    if file is None:
         return None
-    with find(Path(config.training.init_from)).open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    with file.open("rb") as content:
+        return hashlib.file_digest(content, "sha256").hexdigest()
+
+
+def _start_file(config: Config) -> Path | None:
+    training = config.training
+    if training.init_from is not None:
+        return find(Path(training.init_from))
+    return None if training.backbone_from is None else Path(training.backbone_from)
 
 
 def read(path: Path) -> Study:
@@ -177,7 +176,7 @@ def resume(output: Path, *, data: Path | None = None, trials: int | None = None)
             f"{output}: was searched on another data set (digest {study.data_digest[:12]}, {where} has {digest[:12]})"
         )
     if start_digest(study.plan.base) != study.start_digest:
-        raise ConfigError(f"{output}: training.init_from {study.plan.base.training.init_from} has changed since")
+        raise ConfigError(f"{output}: trials start from {_start_file(study.plan.base)}, which has changed since")
     now = versions()
     for name in sorted({*now, *study.versions}):
         if now.get(name) != study.versions.get(name):

@@ -28,7 +28,7 @@ from launch.seam import TRAIN, Metrics, Report, training_function
 from speaq import config as configs
 from speaq.config import Config, ConfigError
 from speaq.training import distributed
-from speaq.training.loop import StopTraining
+from speaq.training.loop import OutOfMemory, StopTraining
 
 log = logging.getLogger(__name__)
 
@@ -40,6 +40,9 @@ Progress = Callable[[int, int, str], None]
 
 class WorkersError(RuntimeError):
     """A run on several workers that could not be finished."""
+
+
+FAILURES: Mapping[str, type[Exception]] = {"user": ConfigError, "run": WorkersError, "memory": OutOfMemory}
 
 
 def train_distributed(
@@ -58,8 +61,9 @@ def train_distributed(
     Raises:
         ConfigError, DataError: what the user gave cannot be used.
         WorkersError: the workers did not start, or were lost too often.
+        OutOfMemory: a device's memory is too small.
     """
-    output, data = output.resolve(), data.resolve()
+    output, data, config = output.resolve(), data.resolve(), cluster.with_absolute_paths(config)
     if not resume and (output / "config.yaml").exists():
         raise ConfigError(f"{output}: holds a run already; give another --output, or --resume to go on with it")
     job = {
@@ -94,7 +98,7 @@ def _fit(job: dict[str, Any], config: Config, report: Report | None, progress: P
         _remove_traces(output)
     if "failure" in outcome:
         kind, message = outcome["failure"]
-        raise ConfigError(message) if kind == "user" else WorkersError(message)
+        raise FAILURES[kind](message)
     error = run.exception()
     if error is not None:
         raise WorkersError(_reason(error)) from error
@@ -157,6 +161,9 @@ def work(job: dict[str, Any]) -> None:
     except (ValueError, ArithmeticError) as error:
         kind = "user" if isinstance(error, ValueError) else "run"
         ray.get(relay.end.remote({"failure": [kind, " ".join(str(error).split())]}))
+    except OutOfMemory as error:
+        ray.get(relay.end.remote({"failure": ["memory", str(error)]}))
+        raise  # the others wait for this worker: starting again, they all find that the run has ended
     else:
         if main:
             ray.get(relay.end.remote({"result": result}))

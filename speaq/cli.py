@@ -258,7 +258,8 @@ def _train(task: Literal["speaq", "detector"], config: configs.Config, data: Pat
     typer.echo(_metrics_line(result["metrics"]))
     best = result["best"]
     typer.echo(
-        f"best {best['metric']} {best['value']:.4f} at step {best['step']} · {result['seconds']:.0f} s · {output}"
+        f"best {best['metric']} {best['value']:.4f} at step {best['step']} · {result['protocol']} · "
+        f"{result['seconds']:.0f} s · {output}"
     )
 
 
@@ -282,13 +283,14 @@ def evaluate(
     run: Path,
     split: SplitOption = "val",
     data: Annotated[Path | None, typer.Option("--data", help="default: where the run's data was")] = None,
+    predictions: Annotated[Path | None, typer.Option(help="HDF5 file to write for `speaq metrics`")] = None,
     as_json: AsJson = False,
 ) -> None:
     """Evaluate the best checkpoint of a run folder."""
     from speaq.training.run import evaluate_run
 
     with _progress("evaluating") as progress:
-        result = evaluate_run(run, split, data, progress=progress)
+        result = evaluate_run(run, split, data, predictions=predictions, progress=progress)
     if as_json:
         typer.echo(json.dumps(_evaluation_json(result), indent=1, allow_nan=False))
     elif result.evaluation.recall is None:
@@ -312,9 +314,55 @@ def _evaluation_json(result: RunEvaluation) -> dict[str, Any]:
         "images": result.images,
         "checkpoint": str(result.checkpoint),
         "step": result.step,
+        "protocol": result.evaluation.protocol,
         "metrics": result.evaluation.metrics,
         **({} if recall is None else {"report": to_json(recall, result.predicates)}),
     }
+
+
+@app.command()
+@command
+def metrics(
+    predictions: Annotated[Path, typer.Argument(help="HDF5 file, see speaq/evaluation/predictions.py")],
+    data: DataDir,
+    split: SplitOption = "test",
+    mode: Annotated[Literal["sgdet", "sgcls", "predcls", "phrase"], typer.Option("--mode")] = "sgdet",
+    zero_shot: Annotated[
+        Literal["file", "recompute"], typer.Option(help="triplets of zR, see evaluation.zero_shot")
+    ] = "file",
+    as_json: AsJson = False,
+) -> None:
+    """Recalls of stored predictions, of any model, under every protocol."""
+    from speaq.data.visual_genome import open_data
+    from speaq.evaluation.protocols import evaluate_file
+
+    vg = open_data(data, need_images=(data / "VG_100K").is_dir())
+    config = configs.EvaluationConfig(zero_shot=zero_shot)
+    with _progress("evaluating") as progress:
+        result = evaluate_file(predictions, vg, split, mode, config, progress)
+    if as_json:
+        typer.echo(json.dumps(result.to_json(vg.vocabulary.predicates), indent=1, allow_nan=False))
+    else:
+        _table(*result.table())
+        typer.echo(result.text(vg.vocabulary.predicates))
+
+
+@app.command()
+@command
+def convert(
+    reference: Annotated[Path, typer.Argument(help="file of the reference implementation")],
+    run: Annotated[Path, typer.Argument(help="run folder to write")],
+    data: Annotated[
+        Path | None, typer.Option("--data", help="names of classes and predicates; default: numbers alone")
+    ] = None,
+    config: Annotated[
+        Path | None, typer.Option("--config", help="all but the network's shape; default: published settings")
+    ] = None,
+) -> None:
+    """Turn a published checkpoint of the reference into a run folder."""
+    from speaq.training.convert import convert as convert_checkpoint
+
+    typer.echo(f"{convert_checkpoint(reference, run, data, config)} · {run}")
 
 
 @app.command()
@@ -340,6 +388,35 @@ def tune(
         assignments=assignments,
         resume=resume,
     )
+    return result
+
+
+@app.command()
+@command
+def reproduce(
+    output: OutputDir,
+    assignments: Assignments,
+    data: Annotated[Path | None, typer.Option("--data", help="folder with the four files of Visual Genome")] = None,
+    detector: Annotated[
+        Path | None, typer.Option(help="pre-trained detector: a run, or the reference's file, to start from")
+    ] = None,
+    backbone: Annotated[Path | None, typer.Option(help="ImageNet weights, to pre-train a detector from")] = None,
+    checkpoint: Annotated[Path | None, typer.Option(help="evaluate this one only, ours or the reference's")] = None,
+    baseline: Annotated[bool, typer.Option("--baseline", help="the baseline instead of SpeaQ")] = False,
+    scale: Annotated[Literal["full", "toy"], typer.Option(help="toy: the whole way in minutes")] = "full",
+) -> int:
+    """Reproduce the published figures: check the data, train, test once, compare. See launch/reproduce."""
+    module = _launch("reproduction")
+    request = module.Request(
+        scale=scale,
+        baseline=baseline,
+        data=data,
+        detector=detector,
+        backbone=backbone,
+        checkpoint=checkpoint,
+        assignments=tuple(assignments),
+    )
+    result: int = module.reproduce(request, output, _progress)
     return result
 
 

@@ -140,6 +140,11 @@ class Space(Section):
         self.search.rungs(base.training.max_steps, base.training.eval_every)
         for key, parameter in self.parameters.items():
             _check_key(key, "parameters")
+            if key.startswith("evaluation."):
+                raise ConfigError(
+                    f"space: parameters: {key}: the evaluation is not searched: trials that are measured in different "
+                    "ways cannot be compared (set it under `fixed`)"
+                )
             self._check_conditions(key)
             for value in [*parameter.extremes(), *([parameter.otherwise] if parameter.has_otherwise else [])]:
                 _check_field(key, value)

@@ -15,7 +15,7 @@ from typing import Any
 
 from speaq.config import Config, dump
 from speaq.training import distributed
-from speaq.training.loop import StopTraining
+from speaq.training.loop import OutOfMemory, StopTraining
 
 Report = Callable[[int, Mapping[str, float | None], Path], None]
 
@@ -72,5 +72,7 @@ def _misbehave(config: Config, step: int) -> None:
     match config.training.weight_decay:
         case 0.5:
             raise RuntimeError("made to fail")
+        case 0.125 if (config.training.micro_batch_size or config.training.batch_size) > 2:
+            raise OutOfMemory("training.micro_batch_size: made to be too much")
         case 0.25 if step == config.training.max_steps:
             os._exit(1)

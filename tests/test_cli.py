@@ -66,8 +66,13 @@ def test_train_evaluate_and_resume(toy: Path, tmp_path: Path) -> None:
     assert report["metrics"] == pytest.approx(
         json.loads((tmp_path / "run" / "result.json").read_text())["best"]["metrics"]
     )
-    text = speaq("evaluate", tmp_path / "run", "--split", "test").stdout
+    assert report["protocol"] == json.loads((tmp_path / "run" / "result.json").read_text())["protocol"]
+    stored = tmp_path / "predictions.h5"
+    text = speaq("evaluate", tmp_path / "run", "--split", "test", "--predictions", stored).stdout
     assert "R @ 20" in text
+    again = speaq("metrics", stored, "--data", toy).stdout
+    assert again.endswith(text)  # the same report, after the table
+    assert "sgdet ng-unique" in again
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -313,7 +314,9 @@ def test_the_table_has_all_that_was_asked_for(tmp_path: Path, capsys: pytest.Cap
     results.write(tmp_path, entries, tune.plan)
     header, *lines = (tmp_path / "trials.csv").read_text().splitlines()
     columns = header.split(",")
-    assert {"trial", "label", "status", "R@50", "mR@50", "F@50", "head@50", "body@50", "tail@50"} <= set(columns)
+    assert {"trial", "label", "status", "protocol", "R@50", "mR@50", "F@50", "head@50", "body@50", "tail@50"} <= set(
+        columns
+    )
     assert {"steps", "seconds", "training.learning_rate", "matching.num_groups", "matching.scheme"} <= set(columns)
     assert len(lines) == 3
     best = configs.load(tmp_path / "best.yaml")
@@ -323,6 +326,42 @@ def test_the_table_has_all_that_was_asked_for(tmp_path: Path, capsys: pytest.Cap
     text = capsys.readouterr().out
     assert "RuntimeError: [no] luck" in text
     assert "baseline" in text
+    assert "protocol: sgdet published" in text
+    assert "sgdet published" in (tmp_path / "best.yaml").read_text().splitlines()[0]
+
+
+def test_trials_of_different_protocols_are_not_ranked(tmp_path: Path) -> None:
+    tune = Fake(make_plan(trials=3), tmp_path)
+    for value in (0.2, 0.3):
+        tune.finish(tune.ask()[0], value)
+    one, other = tune.ledger.entries.values()
+    assert one.protocol == other.protocol == "sgdet published"
+    assert [row["protocol"] for row in results.rows([one, other], tune.plan)] == ["sgdet published"] * 2
+    strict = replace(other, protocol="sgdet strict")
+    for refused in (
+        lambda: results.best_entry([one, strict], ("F@50",)),
+        lambda: results.pareto([one, strict], ("F@50", "F@50")),
+        lambda: results.print_table([one, strict], tune.plan),
+    ):
+        with pytest.raises(ConfigError, match="'sgdet published' and 'sgdet strict'"):
+            refused()
+
+
+def test_a_ledger_that_does_not_say_the_protocol_opens(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    tune = Fake(make_plan(trials=3), tmp_path)
+    for value in (0.2, 0.3):
+        tune.finish(tune.ask()[0], value)
+    tune.ledger.close()
+    lines = [json.loads(line) for line in tune.ledger.path.read_text().splitlines()]
+    kept = [{key: value for key, value in line.items() if key != "protocol"} for line in lines]
+    tune.ledger.path.write_text("".join(json.dumps(line) + "\n" for line in kept))
+    entries = list(Ledger(tune.ledger.path).entries.values())
+    assert [entry.protocol for entry in entries] == [None, None]
+    best = results.best_entry(entries, ("F@50",))
+    assert best is not None
+    assert best.id == "0001"
+    results.print_table(entries, tune.plan)
+    assert "protocol" not in capsys.readouterr().out
 
 
 def test_objectives_are_one_or_two_metrics() -> None:

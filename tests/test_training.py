@@ -18,6 +18,8 @@ import torch
 from speaq import config as configs
 from speaq.config import BASELINE, ConfigError
 from speaq.data import DataError
+from speaq.data.visual_genome import open_data
+from speaq.evaluation.protocols import evaluate_file
 from speaq.training import checkpoint
 from speaq.training.loop import DivergedError, StopTraining, load_config, train
 from speaq.training.metrics import read_lines
@@ -60,6 +62,9 @@ def test_a_run_folder_holds_everything(run: Path, toy: Path) -> None:
     assert (result["status"], result["step"]) == ("finished", 6)
     assert {"torch", "python", "numpy"} <= result["versions"].keys()
     assert result["peak_memory_mib"] > 0
+    assert result["protocol"] == "sgdet published"
+    lines = read_lines(run / "metrics.jsonl")
+    assert all((line.get("protocol") == "sgdet published") == ("val/seconds" in line) for line in lines)
     steps = [line["step"] for line in read_lines(run / "metrics.jsonl")]
     assert steps == [2, 3, 4, 6, 6]
     assert {"val/R@20", "val/mR@50", "val/F@100", "val/AP50"} <= read_lines(run / "metrics.jsonl")[-1].keys()
@@ -180,7 +185,9 @@ def test_resampled_training(mode: str, toy: Path, tmp_path: Path) -> None:
 
 def test_a_detector_is_trained_and_replicated(toy: Path, tmp_path: Path) -> None:
     detector = train(tiny(), toy, tmp_path / "detector", task="detector")
-    assert detector["best"]["metric"] == "AP50"
+    assert (detector["best"]["metric"], detector["protocol"]) == ("AP50", "box AP")
+    with pytest.raises(ConfigError, match="is a detector's, which predicts no triplet"):
+        evaluate_run(tmp_path / "detector", predictions=tmp_path / "predictions.h5")
     config = tiny(training__init_from=str(tmp_path / "detector"), training__max_steps=1, training__learning_rate=1e-12)
     train(config, toy, tmp_path / "run")
     ours, theirs = weights(tmp_path / "run"), weights(tmp_path / "detector", "best.pt")
@@ -205,6 +212,22 @@ def test_evaluation_needs_the_folder_alone(run: Path) -> None:
     assert result.evaluation.metrics == pytest.approx(last)
     assert (result.split, result.images) == ("val", 6)
     assert evaluate_run(run, "test").images > 6
+
+
+def test_predictions_are_stored_while_evaluating_and_give_the_same_numbers(
+    run: Path, toy: Path, tmp_path: Path
+) -> None:
+    vg, stored = open_data(toy), tmp_path / "predictions.h5"
+    for split in ("val", "test"):
+        path = stored.with_stem(split)
+        evaluation = evaluate_run(run, split, predictions=path).evaluation
+        found = evaluate_file(path, vg, split, "sgdet", tiny().evaluation)
+        assert {**found.results[0].metrics, **found.detection} == evaluation.metrics
+        assert found.images_absent == 0
+    with pytest.raises(ConfigError, match=r"val\.h5: exists"):
+        evaluate_run(run, "val", predictions=stored.with_stem("val"))
+    with pytest.raises(DataError, match="split · is that asked for, val · test"):
+        evaluate_file(stored.with_stem("test"), vg, "val", "sgdet", tiny().evaluation)
 
 
 def test_an_existing_run_is_not_overwritten(run: Path, toy: Path) -> None:

@@ -12,13 +12,14 @@ from torch import nn
 from speaq.config import Config
 from speaq.data.dataset import eval_loader
 from speaq.data.visual_genome import Split
-from speaq.evaluation.detection import DetectionEvaluator
+from speaq.evaluation.detection import BOX_AP, DetectionEvaluator
 from speaq.evaluation.recall import RecallEvaluator, RecallResult
 from speaq.inference import decode, decode_detections
-from speaq.structures import Batch, IntArray
+from speaq.structures import Batch, IntArray, ScenePrediction
 from speaq.training import distributed
 
 Progress = Callable[[int, int, str], None]  # done, total, text
+Store = Callable[[str, tuple[int, int], ScenePrediction], None]  # image id, height and width of the photo, prediction
 
 
 @dataclass(frozen=True)
@@ -27,6 +28,11 @@ class Evaluation:
 
     metrics: dict[str, float | None]
     recall: RecallResult | None = None
+
+    @property
+    def protocol(self) -> str:
+        """Short name of how the metrics were counted: numbers of different protocols are not comparable."""
+        return BOX_AP if self.recall is None else self.recall.protocol
 
 
 def _no_progress(done: int, total: int, text: str) -> None:
@@ -58,11 +64,12 @@ def evaluate_scene_graphs(
     zero_shot: IntArray | None,
     predicate_count: IntArray,
     progress: Progress = _no_progress,
+    store: Store | None = None,
 ) -> Evaluation:
     """R, ng-R, zR, mR, F, head / body / tail and box AP of `model` on `split`; every image is counted once.
 
     With several workers each decodes its share; the result is the same on every worker. `predicate_count` [P+1] is
-    that of the train split and decides head, body and tail.
+    that of the train split and decides head, body and tail. `store` is given every image that this worker decodes.
     """
     recall = RecallEvaluator(len(predicate_count) - 1, config.evaluation, zero_shot, predicate_count)
     boxes = DetectionEvaluator()
@@ -70,6 +77,8 @@ def evaluate_scene_graphs(
         predictions = decode(outputs, batch.original_hw, config.inference)
         for index, hw, prediction in zip(batch.indices, batch.original_hw, predictions, strict=True):
             graph = split.scene_graph(index, hw)
+            if store is not None:
+                store(graph.image_id, hw, prediction)
             recall.add(index, graph, prediction)
             boxes.add(index, graph, prediction.boxes_xyxy, prediction.classes, prediction.scores)
     recall = RecallEvaluator.merge(distributed.gather(recall))

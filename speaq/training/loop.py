@@ -42,6 +42,7 @@ Report = Callable[[int, Mapping[str, float | None], Path], None]
 RESUMABLE = (
     "training.max_steps",
     "training.device",
+    "training.micro_batch_size",  # memory that proved too small is no reason to start again; see `OutOfMemory`
     "training.num_threads",
     "training.log_every",
     "data.num_workers",
@@ -56,6 +57,12 @@ class Interrupted(Exception):
 
 class StopTraining(Exception):
     """Raised by a `report` callable to end the run early; the run counts as stopped, not failed."""
+
+
+class OutOfMemory(RuntimeError):
+    """The device's memory is too small for a step. The run can be resumed with a smaller training.micro_batch_size:
+    the images of each step stay the same, the box losses are then averaged over smaller parts of it.
+    """
 
 
 class DivergedError(RuntimeError):
@@ -119,6 +126,7 @@ def train(
         ConfigError, DataError: what the user gave cannot be used.
         Interrupted: Ctrl-C or SIGTERM, after a checkpoint was written.
         DivergedError: a loss that is not finite.
+        OutOfMemory: the device's memory is too small.
     """
     output, data = output.resolve(), data.resolve()
     torch.manual_seed(config.seed)
@@ -131,7 +139,7 @@ def train(
     try:
         if run.main:
             _write_header(run, data)
-            run.sinks = open_sinks(output, config, state.step)
+            run.sinks = open_sinks(output, config, state.step, run.task.protocol)
         with _interruptible() as interrupted:
             status = _loop(run, state, interrupted)
     finally:
@@ -163,6 +171,8 @@ def _previous_run(config: Config, output: Path, task: TaskName, resume: bool) ->
         return None
     previous = checkpoint.load_latest(folder)
     if previous is None:
+        if (folder / checkpoint.BEST).exists():
+            raise ConfigError(f"{output}: holds weights alone, no run to resume; give it as training.init_from")
         return None
     if previous.get("task") != task:
         raise ConfigError(f"{output}: is a run of a {previous.get('task')}, not of a {task}")
@@ -269,7 +279,14 @@ def _loop(run: _Run, state: _State, interrupted: Callable[[], bool]) -> str:
     meter = _Meter(state.step)
     while state.step < config.max_steps:
         begin = time.perf_counter()
-        parts = _step(run, state.step, batches, meter)
+        try:
+            parts = _step(run, state.step, batches, meter)
+        except torch.OutOfMemoryError as error:
+            share = config.micro_batch_size or config.batch_size // size
+            raise OutOfMemory(
+                f"training.micro_batch_size: {share} images at once do not fit into the device's memory at step "
+                f"{state.step}; set a smaller one"
+            ) from error
         state.step += 1
         state.seconds += time.perf_counter() - begin
         if state.step % config.log_every == 0 or state.step == config.max_steps:
@@ -427,6 +444,7 @@ def _result(run: _Run, state: _State, status: str) -> dict[str, Any]:
     return {
         "status": status,
         "step": state.step,
+        "protocol": run.task.protocol,
         "metrics": state.metrics,
         "best": state.best,
         "seconds": round(state.seconds, 3),

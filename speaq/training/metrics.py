@@ -18,9 +18,13 @@ class Sink(Protocol):
 
 
 class JsonLines:
-    """One JSON object a line, each with its `step`; resuming drops lines after the resumed step."""
+    """One JSON object a line, each with its `step`; resuming drops lines after the resumed step.
 
-    def __init__(self, path: Path, start_step: int) -> None:
+    Lines of an evaluation (`val/…`) say the `protocol` of their metrics.
+    """
+
+    def __init__(self, path: Path, start_step: int, protocol: str) -> None:
+        self._protocol = protocol
         kept = [line for line in read_lines(path) if line.get("step", 0) <= start_step] if start_step else []
         temporary = path.with_suffix(".tmp")
         temporary.write_text("".join(json.dumps(line) + "\n" for line in kept), encoding="utf-8")
@@ -28,7 +32,9 @@ class JsonLines:
         self._file = path.open("a", encoding="utf-8")
 
     def write(self, step: int, values: Mapping[str, float | None]) -> None:
-        self._file.write(json.dumps({"step": step, **values}, allow_nan=False) + "\n")
+        evaluated = any(name.startswith("val/") for name in values)
+        said = {"protocol": self._protocol} if evaluated else {}
+        self._file.write(json.dumps({"step": step, **said, **values}, allow_nan=False) + "\n")
         self._file.flush()
 
     def close(self) -> None:
@@ -97,10 +103,10 @@ def _has_netrc() -> bool:
     return path.exists() and "api.wandb.ai" in path.read_text(encoding="utf-8", errors="replace")
 
 
-def open_sinks(folder: Path, config: Config, start_step: int) -> list[Sink]:
+def open_sinks(folder: Path, config: Config, start_step: int, protocol: str) -> list[Sink]:
     """The sinks that the config asks for; the folder's metrics.jsonl is always one."""
     wanted: SinksConfig = config.sinks
-    sinks: list[Sink] = [JsonLines(folder / "metrics.jsonl", start_step)]
+    sinks: list[Sink] = [JsonLines(folder / "metrics.jsonl", start_step, protocol)]
     if wanted.tensorboard:
         sinks.append(TensorBoard(folder, start_step))
     if wanted.wandb != "off":

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -10,14 +11,16 @@ from typing import Any, Literal
 import torch
 from torch import nn
 
-from speaq.config import Config, ConfigError, from_dict
+from speaq.config import Config, ConfigError, apply, from_dict
 from speaq.data import DataError
 from speaq.data.statistics import predicate_count
 from speaq.data.visual_genome import Split, VisualGenome, open_data
+from speaq.evaluation.predictions import PredictionWriter, Source
+from speaq.evaluation.report import to_json
 from speaq.training import checkpoint
-from speaq.training.evaluate import Evaluation, Progress, _no_progress, evaluate_detector
+from speaq.training.evaluate import Evaluation, Progress, Store, _no_progress, evaluate_detector
 from speaq.training.loop import pick_device
-from speaq.training.tasks import TaskName, evaluator, make_model, make_task
+from speaq.training.tasks import REPLICATED, TaskName, evaluator, make_model, make_task
 
 SplitName = Literal["train", "val", "test"]
 
@@ -33,6 +36,13 @@ class RunEvaluation:
     checkpoint: Path
     step: int
     predicates: tuple[str, ...]
+
+    def report(self) -> dict[str, Any]:
+        """Everything that a scene graph evaluation says, for JSON. Raises ConfigError for a detector's."""
+        if self.evaluation.recall is None:
+            raise ConfigError(f"{self.checkpoint}: is a detector's; its evaluation has box AP and no recall")
+        boxes = {name: value for name, value in self.evaluation.metrics.items() if "@" not in name}
+        return to_json(self.evaluation.recall, self.predicates, detection=boxes)
 
 
 def data_directory(run: Path, data: Path | None) -> Path:
@@ -51,15 +61,20 @@ def evaluate_run(
     split_name: SplitName = "val",
     data: Path | None = None,
     *,
+    predictions: Path | None = None,
     progress: Progress = _no_progress,
 ) -> RunEvaluation:
     """Evaluates the best checkpoint of a run folder (or a checkpoint file, with `data`) on a split.
+
+    With `predictions` every image's prediction is written into that file meanwhile (`speaq.evaluation.predictions`).
 
     Raises:
         ConfigError, CheckpointError, DataError: the run or the data cannot be used, or do not belong together.
     """
     file = checkpoint.find(run)
     content = checkpoint.load(file)
+    if content["task"] == REPLICATED:
+        raise ConfigError(f"{file}: a replicated detector is where SpeaQ starts (training.init_from); train it first")
     config = from_dict(content["config"], str(file))
     vg = open_data(data_directory(run if run.is_dir() else file.parent, data))
     _check_vocabulary(vg, content, file)
@@ -68,29 +83,45 @@ def evaluate_run(
     split = vg.split(split_name, config.data)
     if len(split) == 0:
         raise DataError(f"{vg.directory}: split {split_name} has no image")
-    evaluation = _evaluate(content, config, vg, split, progress)
+    if predictions is not None and content["task"] == "detector":
+        raise ConfigError(f"--predictions {predictions}: {file} is a detector's, which predicts no triplet")
+    with nullcontext() if predictions is None else _writer(predictions, config, vg, split_name) as writer:
+        evaluation = _evaluate(content, config, vg, split, progress, None if writer is None else writer.add)
     return RunEvaluation(
         evaluation, content["task"], split_name, len(split), file, content["step"], vg.vocabulary.predicates
     )
 
 
+def _writer(path: Path, config: Config, vg: VisualGenome, split_name: SplitName) -> PredictionWriter:
+    inference = config.inference.model_dump(mode="json")
+    return PredictionWriter(path, Source(vg.vocabulary, split_name, vg.digest, config.data, inference))
+
+
 def _evaluate(
-    content: dict[str, Any], config: Config, vg: VisualGenome, split: Split, progress: Progress
+    content: dict[str, Any], config: Config, vg: VisualGenome, split: Split, progress: Progress, store: Store | None
 ) -> Evaluation:
     model = make_model(content["task"], config, len(vg.vocabulary.objects), len(vg.vocabulary.predicates))
     model.load_state_dict(content["model"])
-    return _evaluate_model(content["task"], model, config, vg, split, progress)
+    if content["data_digest"] is None:  # converted: which images were val is not known, and train may be smaller here
+        config = apply(config, {"data.num_val": 0})
+    return _evaluate_model(content["task"], model, config, vg, split, progress, store)
 
 
 def _evaluate_model(
-    task: TaskName, model: nn.Module, config: Config, vg: VisualGenome, split: Split, progress: Progress
+    task: TaskName,
+    model: nn.Module,
+    config: Config,
+    vg: VisualGenome,
+    split: Split,
+    progress: Progress,
+    store: Store | None = None,
 ) -> Evaluation:
     device = pick_device(config)
     model.to(device).to(memory_format=torch.channels_last)
     if task == "detector":
         return evaluate_detector(model, split, config, device, progress=progress)
     counts = predicate_count(vg.split("train", config.data), len(vg.vocabulary.predicates))
-    return evaluator(config, vg, counts)(model, split, device, progress)
+    return evaluator(config, vg, counts, store)(model, split, device, progress)
 
 
 def evaluate_start(
@@ -106,11 +137,15 @@ def evaluate_start(
 
 
 def _check_vocabulary(vg: VisualGenome, content: dict[str, Any], file: Path) -> None:
-    for name, ours, theirs in (
-        ("objects", vg.vocabulary.objects, content["objects"]),
-        ("predicates", vg.vocabulary.predicates, content["predicates"]),
+    for name, ours, theirs, head in (
+        ("objects", vg.vocabulary.objects, content["objects"], "class_head"),
+        ("predicates", vg.vocabulary.predicates, content["predicates"], "predicate_head"),
     ):
-        if list(ours) != list(theirs):
+        if theirs is None:  # converted without data: known by their number alone
+            count = len(content["model"][f"transformer.{head}.bias"]) - 1
+            if count != len(ours):
+                raise ConfigError(f"{file}: has {count} {name}, {vg.directory} has {len(ours)}")
+        elif list(ours) != list(theirs):
             raise ConfigError(
                 f"{file}: was trained with other {name} than {vg.directory} has ({len(theirs)} then, {len(ours)} here)"
             )

@@ -14,15 +14,22 @@ from torch import Tensor, nn
 from speaq.config import Config, ConfigError
 from speaq.data.statistics import predicate_count
 from speaq.data.visual_genome import Split, VisualGenome
+from speaq.data.zero_shot import zero_shot_triplets
+from speaq.evaluation.detection import BOX_AP
+from speaq.evaluation.protocol import protocol_name
 from speaq.losses import DetectorLoss, SpeaQLoss, predicate_weights
 from speaq.matching.groups import VISUAL_GENOME_COUNTS, PredicateGroups, make_groups
-from speaq.model.detector import Detector, replicate
+from speaq.model.backbone_weights import load_backbone
+from speaq.model.detector import Detector, load_replicated, load_speaq, replicate
+from speaq.model.reference_weights import WeightsError
 from speaq.model.speaq import SpeaQ
 from speaq.structures import IntArray, Target
 from speaq.training import checkpoint
-from speaq.training.evaluate import Evaluation, Progress, evaluate_detector, evaluate_scene_graphs
+from speaq.training.evaluate import Evaluation, Progress, Store, evaluate_detector, evaluate_scene_graphs
 
 TaskName = Literal["speaq", "detector"]
+REPLICATED = "replicated"  # a checkpoint's task besides these: a detector in SpeaQ's shape, to start SpeaQ from
+STARTS = {"detector": replicate, REPLICATED: load_replicated, "speaq": load_speaq}  # of SpeaQ, by checkpoint's task
 
 
 class Criterion(Protocol):
@@ -35,6 +42,7 @@ class Task:
     model: nn.Module
     criterion: Criterion
     best_metric: str
+    protocol: str  # short name of how its metrics are counted
     evaluate: Callable[[nn.Module, Split, torch.device, Progress], Evaluation]
 
 
@@ -65,9 +73,11 @@ def make_model(task: TaskName, config: Config, num_objects: int, num_predicates:
 
 
 def make_task(task: TaskName, config: Config, vg: VisualGenome, train_split: Split) -> Task:
-    """Builds model, criterion and evaluation of a task; weights come from `training.init_from` where it is set."""
+    """Builds model, criterion and evaluation of a task; weights come from `init_from` or `backbone_from`."""
     num_objects, num_predicates = len(vg.vocabulary.objects), len(vg.vocabulary.predicates)
     model = make_model(task, config, num_objects, num_predicates)
+    if config.training.backbone_from is not None:
+        initialise_backbone(model, Path(config.training.backbone_from))
     if config.training.init_from is not None:
         initialise(model, Path(config.training.init_from), task)
     if task == "detector":
@@ -76,6 +86,7 @@ def make_task(task: TaskName, config: Config, vg: VisualGenome, train_split: Spl
             model,
             DetectorLoss(config.losses, config.matching, num_objects),
             "AP50",
+            BOX_AP,
             lambda m, split, device, progress: evaluate_detector(m, split, config, device, progress=progress),
         )
     counts = predicate_count(train_split, num_predicates)
@@ -84,6 +95,7 @@ def make_task(task: TaskName, config: Config, vg: VisualGenome, train_split: Spl
         model,
         make_criterion(config, counts, num_objects),
         config.training.best_metric,
+        protocol_name(config.evaluation),
         evaluator(config, vg, counts),
     )
 
@@ -101,27 +113,43 @@ def make_criterion(config: Config, counts: IntArray, num_objects: int) -> SpeaQL
 
 
 def evaluator(
-    config: Config, vg: VisualGenome, counts: IntArray
+    config: Config, vg: VisualGenome, counts: IntArray, store: Store | None = None
 ) -> Callable[[nn.Module, Split, torch.device, Progress], Evaluation]:
     """Scene graph evaluation with everything but model, split and device filled in."""
-    return lambda model, split, device, progress: evaluate_scene_graphs(
-        model, split, config, device, zero_shot=vg.zero_shot, predicate_count=counts, progress=progress
-    )
+
+    def evaluate(model: nn.Module, split: Split, device: torch.device, progress: Progress) -> Evaluation:
+        zero_shot = zero_shot_triplets(vg, split, config.data, config.evaluation.zero_shot)
+        return evaluate_scene_graphs(
+            model, split, config, device, zero_shot=zero_shot, predicate_count=counts, progress=progress, store=store
+        )
+
+    return evaluate
+
+
+def initialise_backbone(model: nn.Module, path: Path) -> None:
+    """Loads published ResNet weights into the backbone. Raises ConfigError where the file cannot be used."""
+    assert isinstance(model, SpeaQ | Detector)
+    try:
+        load_backbone(path, model.backbone)
+    except WeightsError as error:
+        raise ConfigError(f"training.backbone_from: {error}") from error
 
 
 def initialise(model: nn.Module, path: Path, task: TaskName) -> None:
-    """Loads the weights of a run folder or checkpoint; a detector's are replicated into SpeaQ's three decoders.
+    """Loads the weights of a run folder or checkpoint into a model of a task.
+
+    A detector's are replicated into SpeaQ's three decoders, one that is replicated already is copied, and of another
+    SpeaQ the relation queries are repeated where the query multiple is larger here.
 
     Raises:
         ConfigError: the checkpoint does not fit the model; the message names the first differing weight.
     """
     file = checkpoint.find(path)
     content = checkpoint.load(file)
-    source = content.get("task")
+    source = str(content.get("task"))
     try:
-        if task == "speaq" and source == "detector":
-            assert isinstance(model, SpeaQ)
-            replicate(content["model"], model)
+        if isinstance(model, SpeaQ) and source in STARTS:
+            STARTS[source](content["model"], model)
         elif task == source:
             model.load_state_dict(content["model"])
         else:
