@@ -14,15 +14,16 @@ from rich.table import Table
 from launch import results
 from launch import study as studies
 from launch.ledger import Entry
+from launch.shipped import shipped
 from speaq import config as configs
 from speaq import space as spaces
-from speaq.config import Config, ConfigError
+from speaq.config import Config
 from speaq.data.toy import make_toy
+from speaq.evaluation.protocol import common_protocol
 from speaq.training.evaluate import Evaluation, Progress
 from speaq.training.loop import train
 from speaq.training.run import evaluate_run, evaluate_start
 
-ROOT = Path(__file__).resolve().parents[1]
 IMAGES = 6000  # of them 1,500 are the test split
 SEED = 0
 COLUMNS = ("R@20", "mR@20", "head@20", "body@20", "tail@20", "R@50", "mR@50", "ngR@20", "zR@20", "AP50")
@@ -43,11 +44,11 @@ def run_demo(output: Path, images: int | None, assignments: list[str], progress:
         ConfigError: the checkout's configs are missing, or an assignment cannot be used.
     """
     begin = time.monotonic()
-    detector_config = configs.load(_shipped("configs/toy_detector.yaml"), assignments)
+    detector_config = configs.load(shipped("configs/toy_detector.yaml"), assignments)
     output.mkdir(parents=True, exist_ok=True)
     data = _data(output / "data", images or IMAGES, progress)
     detector = _detector(detector_config, data, output / "detector", progress)
-    config = configs.load(_shipped("configs/toy.yaml"), [*assignments, f"training.init_from={detector}"])
+    config = configs.load(shipped("configs/toy.yaml"), [*assignments, f"training.init_from={detector}"])
     entries = _search(config, data, output / "search", assignments)
     best = results.best_entry(entries, studies.read(output / "search" / "study.yaml").plan.objective)
     if best is None:
@@ -59,13 +60,6 @@ def run_demo(output: Path, images: int | None, assignments: list[str], progress:
     _compare(search, entries, best, start, progress)
     typer.echo(f"{time.monotonic() - begin:.0f} s · {search / 'best.yaml'} · {search / 'search.png'}")
     return 0
-
-
-def _shipped(name: str) -> Path:
-    path = ROOT / name
-    if not path.exists():
-        raise ConfigError(f"{path}: missing; the demo runs from a checkout of the repository")
-    return path
 
 
 def _data(folder: Path, images: int, progress: Progresses) -> Path:
@@ -88,7 +82,7 @@ def _search(config: Config, data: Path, folder: Path, assignments: list[str]) ->
     if (folder / "study.yaml").exists():
         entries = studies.resume(folder)
     else:
-        space = spaces.load(_shipped("search_spaces/toy.yaml"))
+        space = spaces.load(shipped("search_spaces/toy.yaml"))
         fixed = list(configs.parse_overrides(assignments))
         entries = studies.start(studies.create(config, space, data, overrides=fixed), folder)
     typer.echo(f"3/4 search on {config.data.num_val} validation images: {folder}")
@@ -98,7 +92,7 @@ def _search(config: Config, data: Path, folder: Path, assignments: list[str]) ->
 
 def _compare(search: Path, entries: list[Entry], best: Entry, start: Evaluation, progress: Progresses) -> None:
     """Prints untrained, baseline, published and best on the test split, which nothing was selected on."""
-    rows = [("untrained", start.metrics)]
+    rows = [("untrained", start)]
     images = 0
     for label in ("baseline", "published", "best"):
         entry = best if label == "best" else next(e for e in entries if e.label == label)
@@ -107,9 +101,11 @@ def _compare(search: Path, entries: list[Entry], best: Entry, start: Evaluation,
         with progress(f"evaluating {label}") as tell:
             result = evaluate_run(search / "trials" / entry.id, "test", progress=tell)
         images = result.images
-        rows.append((f"{label} ({entry.id})", result.evaluation.metrics))
-    typer.echo(f"4/4 on the {images} images of the test split:")
+        rows.append((f"{label} ({entry.id})", result.evaluation))
+    protocol = common_protocol(evaluation.protocol for _, evaluation in rows)
+    typer.echo(f"4/4 on the {images} images of the test split, protocol {protocol}:")
     table = Table("", *COLUMNS, box=None, pad_edge=False)
-    for label, metrics in rows:
-        table.add_row(label, *("-" if (v := metrics.get(name)) is None else f"{v:.3f}" for name in COLUMNS))
+    for label, evaluation in rows:
+        values = (evaluation.metrics.get(name) for name in COLUMNS)
+        table.add_row(label, *("-" if value is None else f"{value:.3f}" for value in values))
     Console(width=120, highlight=False).print(table)

@@ -1,0 +1,304 @@
+"""`speaq reproduce`: SpeaQ or the baseline at the published settings, from the four files to the published figures.
+
+Stages: look at the data, detector, training with evaluations on val, test once with the best and the last checkpoint.
+A stage found finished in the output folder is not repeated; an interrupted one goes on where it was.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import json
+import logging
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+import typer
+
+from launch import published
+from launch.record import Record, describe_data
+from launch.seam import TRAIN, training_function
+from launch.shipped import shipped
+from speaq import config as configs
+from speaq.config import BASELINE, Config, ConfigError, ResourcesConfig
+from speaq.data import DataError
+from speaq.data.toy import make_toy
+from speaq.data.visual_genome import check, open_data
+from speaq.training import checkpoint
+from speaq.training.convert import convert
+from speaq.training.environment import hardware, source_commit, versions
+from speaq.training.evaluate import Progress
+from speaq.training.loop import OutOfMemory, pick_device
+from speaq.training.run import RunEvaluation, evaluate_run
+from speaq.training.tasks import TaskName
+
+log = logging.getLogger(__name__)
+
+TOY_IMAGES = 6000
+Progresses = Callable[[str], AbstractContextManager[Progress]]
+
+
+@dataclass(frozen=True)
+class Request:
+    """What the user asks for; an output folder belongs to one request."""
+
+    scale: Literal["full", "toy"]
+    baseline: bool
+    data: Path | None
+    detector: Path | None  # run folder or checkpoint of ours, or the reference's pre-trained file
+    backbone: Path | None  # ImageNet weights to pre-train a detector from
+    checkpoint: Path | None  # evaluate this only
+    assignments: tuple[str, ...]
+
+    def as_json(self) -> dict[str, Any]:
+        return {k: str(v.resolve()) if isinstance(v, Path) else v for k, v in asdict(self).items()}
+
+
+def reproduce(request: Request, output: Path, progress: Progresses) -> int:
+    """Does what is left to do of `request` in `output` and prints the comparison; returns the exit code.
+
+    Args:
+        output: folder for everything: reproduction.json, detector/, run/, test_best.json, test_last.json.
+        progress: context manager factory, title → callable(done, total, text).
+
+    Raises:
+        ConfigError, DataError: what the user gave cannot be used, or the folder holds another reproduction.
+    """
+    detector_config, config = _configs(request)
+    output = output.resolve()
+    record = Record(output / "reproduction.json", request.as_json())
+    stages = Stages(output, _data(request, output, progress), record, progress)
+    stages.look_at_data()
+    record.note("versions", versions())
+    record.note("commit", source_commit())
+    if request.checkpoint is not None:
+        record.note("hardware", hardware(pick_device(config)))
+        stages.test("given", stages.ours(request.checkpoint, "given"))
+    else:
+        with _cluster(config) as resources:
+            stages.detector(request.detector, _placed(detector_config, resources))
+            start = {"training.init_from": str(stages.start)}
+            stages.train("speaq", configs.apply(_placed(config, resources), start), "run")
+            for name, file in (("best", checkpoint.BEST), ("last", checkpoint.LAST)):
+                stages.test(name, output / "run" / "checkpoints" / file, resources)
+    stages.compare(None if request.baseline else published.SPEAQ)
+    return 0
+
+
+def _configs(request: Request) -> tuple[Config, Config]:
+    """Configs of the detector and of the model, before they are fitted to the cluster."""
+    full = request.scale == "full"
+    if full and not (request.detector or request.backbone or request.checkpoint):
+        raise ConfigError(
+            "--detector (a pre-trained detector) or --backbone (ImageNet weights of a ResNet-101) is needed: "
+            "stem and first stage stay frozen, so training cannot start from random weights"
+        )
+    model = ("baseline_vg" if request.baseline else "speaq_vg") if full else "toy"
+    config = configs.load(shipped(f"configs/{model}.yaml"), request.assignments)
+    if request.baseline and not full:
+        config = configs.apply(config, BASELINE, "--baseline")
+    published.require_published_protocol(config.evaluation)
+    name = "configs/detector_vg.yaml" if full else "configs/toy_detector.yaml"
+    detector_config = configs.load(shipped(name), request.assignments)
+    if request.backbone is not None:
+        given = {"training.backbone_from": str(request.backbone.resolve())}
+        detector_config = configs.apply(detector_config, given, "--backbone")
+    return detector_config, config
+
+
+def _data(request: Request, output: Path, progress: Progresses) -> Path:
+    """The data folder given; at toy scale the generated world, drawn once."""
+    if request.data is not None:
+        return request.data.resolve()
+    if request.scale == "full":
+        raise ConfigError("--data: the folder with the four files of Visual Genome is needed (or --scale toy)")
+    folder = output / "data"
+    if not folder.exists():
+        with progress("drawing the toy world") as tell:
+            make_toy(folder, TOY_IMAGES, 0, lambda done: tell(done, TOY_IMAGES, ""))
+    return folder
+
+
+@contextlib.contextmanager
+def _cluster(config: Config) -> Iterator[ResourcesConfig | None]:
+    """What Ray's workers take of the GPUs that it finds; None where the work is done right here, on CPUs."""
+    if not config.resources.gpus_per_worker and config.resources.num_workers == 1:
+        yield None
+        return
+    from launch import cluster
+
+    with cluster.connected(dashboard=True):
+        if config.resources.gpus_per_worker:
+            config = spread(config, int(cluster.total("GPU")), cluster.total("CPU"))
+        yield config.resources
+
+
+def spread(config: Config, gpus: int, cpus: float) -> Config:
+    """`config` with one worker on each GPU, as many as divide the effective batch.
+
+    Raises ConfigError where there is no GPU.
+    """
+    if gpus < 1:
+        raise ConfigError(
+            "resources: Ray finds no GPU, and the published settings would take months on CPUs; "
+            "--scale toy shows the whole way, --set resources.gpus_per_worker=0 insists"
+        )
+    workers = max(n for n in range(1, gpus + 1) if config.training.batch_size % n == 0)
+    each = max(1.0, min(config.resources.cpus_per_worker, cpus // workers))
+    return configs.apply(config, {"resources.num_workers": workers, "resources.cpus_per_worker": each})
+
+
+def _placed(config: Config, resources: ResourcesConfig | None) -> Config:
+    if resources is None:
+        return config
+    return configs.apply(config, {f"resources.{key}": value for key, value in resources.model_dump().items()})
+
+
+def smaller_micro_batch(config: Config) -> int | None:
+    """The largest number of images at once, at most half of the present one, that divides a worker's share."""
+    share = config.training.batch_size // config.resources.num_workers
+    half = (config.training.micro_batch_size or share) // 2
+    return next((n for n in range(half, 0, -1) if share % n == 0), None)
+
+
+class Stages:
+    """The stages in one output folder. Each notes in the record that it has finished and what it took."""
+
+    def __init__(
+        self, output: Path, data: Path, record: Record, progress: Progresses, train_function: str = TRAIN
+    ) -> None:
+        """`train_function` is `module:name` of the training loop."""
+        self._output, self._data, self._record, self._progress = output, data, record, progress
+        self._train_function = train_function
+        self.start = output / "detector"  # what SpeaQ starts from
+
+    def look_at_data(self) -> None:
+        """Judges every file of the data set, photos included, and notes what it is; later it must be the same."""
+        if (before := self._record.stage("data")) is not None:
+            digest = open_data(self._data, log=lambda line: None).digest
+            if digest != before["digest"]:
+                raise ConfigError(f"{self._data}: is not the data of {self._record.path} (digest {digest[:12]} now)")
+            return
+        with self._progress("looking at the data") as tell:
+            problems = check(self._data, progress=lambda done, total: tell(done, total, ""))
+        errors = [problem for problem in problems if problem.severity == "error"]
+        if errors:
+            raise DataError(
+                f"{self._data}: {errors[0]} ({len(errors)} errors in all: speaq data check {self._data} lists them)"
+            )
+        content = describe_data(open_data(self._data, log=lambda line: None))
+        self._record.finish("data", {**content, "warnings": len(problems)})
+        counts = " · ".join(f"{name} {number:,}" for name, number in content["images"].items())
+        typer.echo(f"data: {self._data} · {counts} images · {len(problems)} warnings")
+
+    def detector(self, given: Path | None, config: Config) -> None:
+        """What SpeaQ starts from: the detector given, or one trained here."""
+        if given is not None:
+            self.start = self.ours(given, "detector")
+        else:
+            self.train("detector", config, "detector")
+
+    def ours(self, path: Path, name: str) -> Path:
+        """A run folder or checkpoint of ours as it is; a file of the reference converted into the folder `name`."""
+        if path.is_dir():
+            return path.resolve()
+        try:
+            checkpoint.load(path)
+        except checkpoint.CheckpointError:
+            converted = self._output / name
+            if not (converted / "checkpoints").exists():
+                convert(path, converted, data=self._data)
+            return converted
+        return path.resolve()
+
+    def train(self, task: TaskName, config: Config, name: str) -> None:
+        """Trains, or goes on; where the device's memory is too small, with half as many images at once."""
+        if self._record.stage(name) is not None:
+            return
+        while True:
+            try:
+                result = self._train_once(task, config, name)
+                break
+            except OutOfMemory as error:
+                smaller = smaller_micro_batch(config)
+                if smaller is None:
+                    raise
+                config = configs.apply(config, {"training.micro_batch_size": smaller})
+                log.warning("%s; going on with %d images at once", error, smaller)
+                torch.cuda.empty_cache()
+        self._note_training(name, config, result)
+
+    def _train_once(self, task: TaskName, config: Config, name: str) -> Mapping[str, Any]:
+        output, resources = self._output / name, config.resources
+        with self._progress(f"training, {name}") as tell:
+            if resources.num_workers == 1 and not resources.gpus_per_worker:
+                train = training_function(self._train_function)
+            else:
+                from launch.worker import train_distributed
+
+                train = functools.partial(train_distributed, train=self._train_function)
+            return train(config, self._data, output, task=task, resume=True, progress=tell)
+
+    def _note_training(self, name: str, config: Config, result: Mapping[str, Any]) -> None:
+        workers, seconds = config.resources.num_workers, result["seconds"]
+        kept = ("status", "step", "seconds", "best", "hardware", "peak_memory_mib")
+        content = {
+            **{key: result[key] for key in kept if key in result},
+            "seed": config.seed,
+            "workers": workers,
+            "micro_batch_size": config.training.micro_batch_size,
+            "gpu_hours": round(seconds * workers * config.resources.gpus_per_worker / 3600, 3),
+        }
+        self._record.finish(name, content)
+        typer.echo(f"{name}: {self._output / name} · {seconds:.0f} s")
+
+    def test(self, name: str, file: Path, resources: ResourcesConfig | None = None) -> None:
+        """Evaluates a checkpoint on the test split, once: a result that is there is not made again."""
+        if self._record.stage(f"test_{name}") is not None:
+            return
+        begin = time.monotonic()
+        with self._progress(f"test split, {name} checkpoint") as tell:
+            if resources is None:
+                result = evaluate_run(file, "test", self._data, progress=tell)
+            else:
+                result = _evaluate_remotely(file, self._data, resources)
+        seconds = time.monotonic() - begin
+        content = {"checkpoint": str(file), "images": result.images, "step": result.step, "report": result.report()}
+        text = json.dumps(content, indent=1, allow_nan=False) + "\n"
+        (self._output / f"test_{name}.json").write_text(text, encoding="utf-8")
+        gpus = 0.0 if resources is None else resources.gpus_per_worker
+        took = {"seconds": round(seconds, 3), "gpu_hours": round(seconds * gpus / 3600, 3)}
+        self._record.finish(f"test_{name}", {"step": result.step, **took})
+
+    def compare(self, figures: published.Figures | None) -> None:
+        """Prints every result on the test split beside the published figures."""
+        for name in ("given", "best", "last"):
+            if self._record.stage(f"test_{name}") is None:
+                continue
+            result = json.loads((self._output / f"test_{name}.json").read_text(encoding="utf-8"))
+            protocol = result["report"]["protocol"]
+            typer.echo(
+                f"\ntest split, {name} checkpoint (step {result['step']}), {result['images']} images · {protocol}"
+            )
+            typer.echo(published.comparison(result["report"], figures))
+        if figures is None:
+            typer.echo("no figures are published for the baseline in the method's description")
+        elif not published.is_visual_genome(self._record.stage("data") or {}):
+            typer.echo("the published figures are Visual Genome's; on another data set the difference says nothing")
+
+
+def _evaluate_remotely(file: Path, data: Path, resources: ResourcesConfig) -> RunEvaluation:
+    """The evaluation on a worker of the cluster: the driver may have no GPU."""
+    import ray
+
+    task: Any = ray.remote(num_cpus=resources.cpus_per_worker, num_gpus=resources.gpus_per_worker)(evaluate_run)
+    try:
+        result: RunEvaluation = ray.get(task.remote(file, "test", data))
+    except ray.exceptions.RayTaskError as error:
+        raise error.cause from error
+    return result
