@@ -8,12 +8,15 @@ from typing import Any
 
 import numpy as np
 import pytest
+from typer.testing import Result
 
 from speaq.config import DataConfig
 from speaq.data import DataError
 from speaq.data.images import read_image
 from speaq.data.visual_genome import Split, check, open_data
+from tests.command import command
 from tests.shared import SHARED, needs
+from tests.tiny import assignments
 
 BAD = SHARED / "data" / "bad"
 INDEX = BAD / "index.json"
@@ -85,6 +88,30 @@ def test_sound_data_load_unchanged(name: str) -> None:
             ours, theirs = split.scene_graph(i), sound.scene_graph(i)
             assert ours.size_hw == theirs.size_hw
             np.testing.assert_allclose(ours.boxes_xyxy, theirs.boxes_xyxy, atol=0.1)  # fractions where boxes are float
+
+
+def train_on(name: str, tmp_path: Path) -> Result:
+    """`speaq train` for two steps."""
+    config = tmp_path / "config.yaml"
+    config.write_text("", encoding="utf-8")
+    sets = assignments(data__num_val=1, training__max_steps=2, training__batch_size=2, training__decay_steps=[1])
+    return command("train", "--config", config, "--data", BAD / name, "--output", tmp_path / "run", *sets)
+
+
+@entries("error")
+def test_training_refuses_errors_in_one_line(name: str, tmp_path: Path) -> None:
+    done = train_on(name, tmp_path)
+    assert done.exit_code == 2, done.output
+    (line,) = [line for line in done.stderr.splitlines() if not line.startswith("WARNING")]
+    assert line.startswith("speaq: ")
+    assert expected_file(name) in line
+
+
+@entries("loads")
+def test_training_takes_what_is_sound(name: str, tmp_path: Path) -> None:
+    done = train_on(name, tmp_path)
+    assert done.exit_code == 0, done.output
+    assert json.loads((tmp_path / "run" / "result.json").read_text())["step"] == 2
 
 
 @pytest.mark.parametrize(
