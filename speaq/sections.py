@@ -65,6 +65,10 @@ class DataConfig(Section):
         for name in ("train_sides", "crop_sides"):
             if min(getattr(self, name)) < 8:
                 raise ValueError(f"{name}: every side is at least 8 pixels")
+        if self.crop_probability == 0 and any(
+            getattr(self, name) != type(self).model_fields[name].default for name in ("crop_sides", "crop_window")
+        ):
+            raise ValueError("crop_sides and crop_window have no effect with crop_probability 0")
         if self.cache_images and self.num_workers:
             raise ValueError("cache_images keeps images in the training process and needs num_workers: 0")
         return self
@@ -141,6 +145,8 @@ class MatchingConfig(Section):
                 raise ValueError("scheme: dynamic needs independent: true (its repeats differ by layer)")
         elif self.quality is not None or self.predicate_weight != 0:
             raise ValueError("scheme: static has no quality: set quality: null and predicate_weight: 0")
+        if self.cost_class == self.cost_l1 == self.cost_giou == 0:
+            raise ValueError("cost_class, cost_l1 and cost_giou are all 0: nothing is left to match by")
         if self.num_groups == 1 and self.group_counts != "train":
             raise ValueError("group_counts has no effect with num_groups 1")
         return self
@@ -269,6 +275,12 @@ class SinksConfig(Section):
         "off", description="Weights & Biases; online falls back to offline where no key is set"
     )
     wandb_project: str = Field("speaq", min_length=1, description="Weights & Biases project")
+
+    @model_validator(mode="after")
+    def _check(self) -> SinksConfig:
+        if self.wandb == "off" and self.wandb_project != "speaq":
+            raise ValueError("wandb_project has no effect with wandb: off")
+        return self
 
 
 class ResourcesConfig(Section):

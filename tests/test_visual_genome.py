@@ -10,6 +10,7 @@ from typing import Any
 import h5py
 import numpy as np
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
@@ -143,6 +144,23 @@ def test_zero_shot_list_becomes_zero_based(tmp_path: Path) -> None:
     assert data.zero_shot is not None
     assert data.zero_shot.tolist() == [[0, 2, 1]]
     assert open_data(write(tmp_path / "none")).zero_shot is None
+
+
+def test_the_fields_own_zero_shot_file_is_read(tmp_path: Path) -> None:
+    directory = write(tmp_path)
+    torch.save(torch.tensor([[1, 3, 2]]), directory / "zeroshot_triplet.pytorch")
+    data = open_data(directory)
+    assert data.zero_shot is not None
+    assert data.zero_shot.tolist() == [[0, 2, 1]]
+
+
+@pytest.mark.parametrize("content", [[1, 2, 3], {"a": Path("x")}])
+def test_another_file_under_its_name_is_refused(tmp_path: Path, content: Any) -> None:
+    directory = write(tmp_path)
+    torch.save(content, directory / "zeroshot_triplet.pytorch")
+    with pytest.raises(DataError, match=r"zeroshot_triplet\.pytorch · is a tensor") as caught:
+        open_data(directory)
+    assert "\n" not in str(caught.value)
 
 
 @pytest.mark.parametrize("triplets", [[[0, 1, 1]], [[1, 1, 3]], [[4, 1, 1]], [[1.0, 1, 1]], [1, 1, 1], [[1, 1]]])

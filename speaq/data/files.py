@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import pickle
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,7 +25,7 @@ ANNOTATION_NAMES = ("VG-SGG-with-attri.h5", "VG-SGG.h5")
 DICTIONARY_NAMES = ("VG-SGG-dicts-with-attri.json", "VG-SGG-dicts.json")
 IMAGE_DATA_NAME = "image_data.json"
 IMAGE_FOLDER = "VG_100K"
-ZERO_SHOT_NAME = "zeroshot_triplets.npy"
+ZERO_SHOT_NAMES = ("zeroshot_triplets.npy", "zeroshot_triplet.pytorch")  # the second is the field's own
 # Entries of Visual Genome's image_data.json that its h5 has no rows for.
 CORRUPT_IDS = frozenset(("1592", "1722", "4616", "4617"))
 
@@ -105,14 +106,14 @@ def locate(directory: Path, problems: Problems) -> Files | None:
     annotations, dictionaries, image_data = paths
     if annotations is None or dictionaries is None or image_data is None:
         return None
-    zero_shot = directory / ZERO_SHOT_NAME
+    zero_shot = next((directory / name for name in ZERO_SHOT_NAMES if (directory / name).exists()), None)
     return Files(
         directory,
         annotations,
         dictionaries,
         image_data,
         directory / IMAGE_FOLDER,
-        zero_shot if zero_shot.exists() else None,
+        zero_shot,
     )
 
 
@@ -214,9 +215,10 @@ def read_json(path: Path, problems: Problems, hook: Callable[[list[tuple[str, An
 def read_zero_shot(path: Path, num_classes: int, num_predicates: int, problems: Problems) -> Array | None:
     """[Z, 3] int64 rows (subject class, object class, predicate), 0-based; None with reasons where unusable."""
     try:
-        triplets = np.load(path, allow_pickle=False)
-    except (OSError, ValueError, EOFError, MemoryError) as error:
-        problems.append(Problem(path.name, None, "", "is a .npy array of numbers", str(error)[:150]))
+        triplets = np.load(path, allow_pickle=False) if path.suffix == ".npy" else _load_tensor(path)
+    except (OSError, ValueError, EOFError, MemoryError, RuntimeError, pickle.UnpicklingError) as error:
+        kind = "a .npy array" if path.suffix == ".npy" else "a tensor of torch.save"
+        problems.append(Problem(path.name, None, "", f"is {kind}, of numbers", str(error).split("\n", 1)[0][:150]))
         return None
     if not isinstance(triplets, np.ndarray) or triplets.dtype.kind not in "iu" or triplets.shape[1:] != (3,):
         value = f"{getattr(triplets, 'dtype', 'archive')} {list(getattr(triplets, 'shape', ()))}"
@@ -228,3 +230,13 @@ def read_zero_shot(path: Path, num_classes: int, num_predicates: int, problems: 
         rule = f"classes are 1 to {num_classes}, predicates 1 to {num_predicates}"
         problems.append(Problem(path.name, int(row), "subject, object, predicate", rule, str(triplets[row].tolist())))
     return None if len(bad) else triplets.astype(np.int64) - 1
+
+
+def _load_tensor(path: Path) -> Array:
+    """The one tensor of a file that `torch.save` wrote; nothing in it is executed. Raises ValueError without one."""
+    import torch  # not for every command
+
+    tensor = torch.load(path, map_location="cpu", weights_only=True)
+    if not isinstance(tensor, torch.Tensor):
+        raise ValueError(f"holds a {type(tensor).__name__}")
+    return np.asarray(tensor.numpy())
