@@ -18,6 +18,7 @@ torch.set_num_threads(1)
 WITH_RAY = ("test_jobs", "test_launch", "test_readme", "test_real_data", "test_reproduction")
 
 
+@pytest.hookimpl(tryfirst=True)  # before xdist reads the groups
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if item.path.stem in WITH_RAY:
