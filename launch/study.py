@@ -24,6 +24,7 @@ from launch import (
     search,
 )
 from launch.cluster import with_absolute_paths
+from launch.interrupts import Interrupts
 from launch.ledger import Entry, Ledger
 from launch.progress import Lines
 from launch.search import Plan, Search, Starts
@@ -217,7 +218,9 @@ def _search(study: Study, output: Path, ledger: Ledger) -> None:
         job = Job(str(study.data), str(output / "trials"), metric, study.train)
         storage = output / ".ray"
         try:
-            _tuner(job, plan, searcher, chooser, min(concurrent, searcher.remaining), storage).fit()
+            with Interrupts() as interrupts:
+                callbacks = [Starts(searcher), interrupts]
+                _tuner(job, plan, searcher, chooser, min(concurrent, searcher.remaining), storage, callbacks).fit()
         except Exception as error:
             raise searcher.error or StudyError(f"Ray Tune: {_last_line(error)}") from error
         finally:
@@ -236,7 +239,15 @@ def compared(plan: Plan) -> str:
     return plan.objective[0] if len(plan.objective) == 1 else plan.base.training.best_metric
 
 
-def _tuner(job: Job, plan: Plan, searcher: Search, chooser: Any, concurrent: int, storage: Path) -> tune.Tuner:
+def _tuner(
+    job: Job,
+    plan: Plan,
+    searcher: Search,
+    chooser: Any,
+    concurrent: int,
+    storage: Path,
+    callbacks: list[tune.Callback],
+) -> tune.Tuner:
     resources = plan.base.resources
     several = resources.num_workers > 1
     # A trial of several workers only waits for them: a sliver of the head node, no CPU.
@@ -256,7 +267,7 @@ def _tuner(job: Job, plan: Plan, searcher: Search, chooser: Any, concurrent: int
         run_config=tune.RunConfig(
             name=f"tune-{int(time.time())}",
             storage_path=str(storage),
-            callbacks=[Starts(searcher)],
+            callbacks=callbacks,
             checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),  # runs keep their own
             failure_config=tune.FailureConfig(max_failures=MAX_DEATHS),
             verbose=0,

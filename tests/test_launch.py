@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import json
 import os
@@ -281,6 +282,20 @@ def test_a_trial_that_cannot_fit_is_refused_before_it_starts(toy: Path, tmp_path
     with pytest.raises(ConfigError, match=r"one run needs 1 workers with 1000 CPU each; the cluster's nodes have"):
         study.start(study.create(config, make_space(), toy, train=CHEAP), tmp_path / "study")
     assert cluster.places(ResourcesConfig(cpus_per_worker=0.5)) == 2 * cluster.places(ResourcesConfig())
+
+
+def test_an_interrupt_that_was_swallowed_is_raised_again() -> None:
+    from launch.interrupts import Interrupts
+
+    before = signal.getsignal(signal.SIGINT)
+    with Interrupts(grace=0.0) as interrupts:
+        interrupts.on_step_begin(0, [])
+        with contextlib.suppress(KeyboardInterrupt):  # as Ray's compiled code does
+            signal.raise_signal(signal.SIGINT)
+        with pytest.raises(KeyboardInterrupt):
+            interrupts.on_step_begin(1, [])
+        interrupts.on_step_begin(2, [])
+    assert signal.getsignal(signal.SIGINT) is before
 
 
 def test_an_interrupt_leaves_a_folder_to_resume_and_nothing_elsewhere(toy: Path, tmp_path: Path) -> None:
