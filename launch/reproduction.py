@@ -11,7 +11,7 @@ import functools
 import json
 import logging
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -80,7 +80,7 @@ def reproduce(request: Request, output: Path, progress: Progresses) -> int:
         record.note("hardware", hardware(pick_device(config)))
         stages.test("given", stages.ours(request.checkpoint, "given"))
     else:
-        with _cluster(config) as resources:
+        with _cluster(config, request.assignments) as resources:
             stages.detector(request.detector, _placed(detector_config, resources))
             start = {"training.init_from": str(stages.start)}
             stages.train("speaq", configs.apply(_placed(config, resources), start), "run")
@@ -125,15 +125,25 @@ def _data(request: Request, output: Path, progress: Progresses) -> Path:
 
 
 @contextlib.contextmanager
-def _cluster(config: Config) -> Iterator[ResourcesConfig | None]:
-    """What Ray's workers take of the GPUs that it finds; None where the work is done right here, on CPUs."""
+def _cluster(config: Config, assignments: Sequence[str]) -> Iterator[ResourcesConfig | None]:
+    """What Ray's workers take of the GPUs that it finds, unless `assignments` say how many work; None where the work is
+    done in this process.
+    """
     if not config.resources.gpus_per_worker and config.resources.num_workers == 1:
         yield None
         return
-    from launch import cluster
+    try:
+        from launch import cluster
+    except ModuleNotFoundError as error:
+        if not torch.cuda.is_available():
+            raise ConfigError(f'{error.name} is not installed: pip install -e ".[ray]"') from error
+        log.warning("%s is not installed: one GPU of this machine is used", error.name)
+        yield None
+        return
 
     with cluster.connected(dashboard=True):
-        if config.resources.gpus_per_worker:
+        given = any(assignment.startswith("resources.num_workers=") for assignment in assignments)
+        if config.resources.gpus_per_worker and not given:
             config = spread(config, int(cluster.total("GPU")), cluster.total("CPU"))
         yield config.resources
 
@@ -154,9 +164,8 @@ def spread(config: Config, gpus: int, cpus: float) -> Config:
 
 
 def _placed(config: Config, resources: ResourcesConfig | None) -> Config:
-    if resources is None:
-        return config
-    return configs.apply(config, {f"resources.{key}": value for key, value in resources.model_dump().items()})
+    placed = (resources or ResourcesConfig()).model_dump()
+    return configs.apply(config, {f"resources.{key}": value for key, value in placed.items()})
 
 
 def smaller_micro_batch(config: Config) -> int | None:
@@ -246,13 +255,14 @@ class Stages:
 
     def _note_training(self, name: str, config: Config, result: Mapping[str, Any]) -> None:
         workers, seconds = config.resources.num_workers, result["seconds"]
+        gpus = workers * (config.resources.gpus_per_worker or float(pick_device(config).type == "cuda"))
         kept = ("status", "step", "seconds", "best", "hardware", "peak_memory_mib")
         content = {
             **{key: result[key] for key in kept if key in result},
             "seed": config.seed,
             "workers": workers,
             "micro_batch_size": config.training.micro_batch_size,
-            "gpu_hours": round(seconds * workers * config.resources.gpus_per_worker / 3600, 3),
+            "gpu_hours": round(seconds * gpus / 3600, 3),
         }
         self._record.finish(name, content)
         typer.echo(f"{name}: {self._output / name} · {seconds:.0f} s")
@@ -271,7 +281,7 @@ class Stages:
         content = {"checkpoint": str(file), "images": result.images, "step": result.step, "report": result.report()}
         text = json.dumps(content, indent=1, allow_nan=False) + "\n"
         (self._output / f"test_{name}.json").write_text(text, encoding="utf-8")
-        gpus = 0.0 if resources is None else resources.gpus_per_worker
+        gpus = float(torch.cuda.is_available()) if resources is None else resources.gpus_per_worker
         took = {"seconds": round(seconds, 3), "gpu_hours": round(seconds * gpus / 3600, 3)}
         self._record.finish(f"test_{name}", {"step": result.step, **took})
 
