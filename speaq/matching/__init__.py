@@ -24,7 +24,7 @@ from speaq.matching.rows import Queries, Truth, relation_queries, relation_truth
 from speaq.structures import Assignment, FloatArray, IntArray, LayerOutputs, Target, split_by_counts
 
 # Entries L · rows · R of one piece of the cost, so of each of its temporaries.
-CHUNK_ENTRIES_CPU = 2**16
+CHUNK_ENTRIES_CPU = 2**17
 CHUNK_ENTRIES_GPU = 2**24
 
 

@@ -24,7 +24,8 @@ class Queries:
     """What every query of every layer predicts; the last class is background."""
 
     names: tuple[tuple[str, str], ...]  # E of (logits, boxes), for messages
-    log_probabilities: tuple[Tensor, ...]  # E of [L, B, R, C+1] float32, C differs by element
+    logits: tuple[Tensor, ...]  # E of [L, B, R, C+1] float32, C differs by element
+    log_probabilities: tuple[Tensor, ...]  # E of [L, B, R, C+1] float32, without gradient
     boxes: tuple[Tensor, ...]  # E of [L, B, R, 4] float32 cxcywh in [0, 1]
 
     @property
@@ -32,12 +33,6 @@ class Queries:
         """L, B, R."""
         num_layers, num_images, num_queries, _ = self.boxes[0].shape
         return num_layers, num_images, num_queries
-
-    def detach(self) -> Queries:
-        """The same without gradient."""
-        return Queries(
-            self.names, tuple(x.detach() for x in self.log_probabilities), tuple(x.detach() for x in self.boxes)
-        )
 
 
 @dataclass(frozen=True)
@@ -63,22 +58,27 @@ class Truth:
 
 def relation_queries(outputs: LayerOutputs) -> Queries:
     """Subject, object and relation of every relation query, in float32."""
-    logits = (outputs.subject_logits, outputs.object_logits, outputs.predicate_logits)
-    boxes = (outputs.subject_boxes, outputs.object_boxes, outputs.relation_boxes)
-    return Queries(
-        names=(
+    return _queries(
+        (
             ("subject_logits", "subject_boxes"),
             ("object_logits", "object_boxes"),
             ("predicate_logits", "relation_boxes"),
         ),
-        log_probabilities=tuple(F.log_softmax(x.float(), dim=-1) for x in logits),
-        boxes=tuple(x.float() for x in boxes),
+        (outputs.subject_logits, outputs.object_logits, outputs.predicate_logits),
+        (outputs.subject_boxes, outputs.object_boxes, outputs.relation_boxes),
     )
 
 
 def object_queries(logits: Tensor, boxes: Tensor) -> Queries:
     """A detector's [L, B, Q, C+1] logits and [L, B, Q, 4] boxes, in float32."""
-    return Queries((("logits", "boxes"),), (F.log_softmax(logits.float(), dim=-1),), (boxes.float(),))
+    return _queries((("logits", "boxes"),), (logits,), (boxes,))
+
+
+def _queries(names: tuple[tuple[str, str], ...], logits: Sequence[Tensor], boxes: Sequence[Tensor]) -> Queries:
+    logits = tuple(x.float() for x in logits)
+    with torch.no_grad():
+        log_probabilities = tuple(F.log_softmax(x, dim=-1) for x in logits)
+    return Queries(names, logits, log_probabilities, tuple(x.float() for x in boxes))
 
 
 def relation_truth(targets: Sequence[Target]) -> Truth:
