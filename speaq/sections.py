@@ -46,6 +46,11 @@ class DataConfig(Section):
     eval_side: int = Field(800, ge=8, description="evaluation: shortest side, pixels")
     eval_max_side: int = Field(1333, ge=8, description="evaluation: the longest side is at most this, pixels")
     num_workers: int = Field(4, ge=0, description="processes that decode images for each training worker")
+    reduced_decoding: bool = Field(
+        False,
+        description="let the JPEG decoder halve photos that stay larger than the network's size: quicker for photos of "
+        "many megapixels, pixels (and sides by one) differ slightly from the method's",
+    )
     cache_images: bool = Field(
         False, description="keep decoded images in memory (small data sets; needs num_workers 0)"
     )
@@ -95,6 +100,11 @@ class ModelConfig(Section):
         "relation", description="which query sets query_multiple applies to; `all` cannot have groups"
     )
     pre_norm: bool = Field(False, description="normalise before each block instead of after it")
+    activation_checkpointing: bool = Field(
+        False,
+        description="compute activations of trained backbone blocks and transformer layers again in the backward pass: "
+        "less memory, about a third more time, the same results",
+    )
     reference_points: bool = Field(
         False, description="add a linear map of the query position to the box logits' centre (not in the method)"
     )

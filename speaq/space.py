@@ -145,6 +145,10 @@ class Space(Section):
                     f"space: parameters: {key}: the evaluation is not searched: trials that are measured in different "
                     "ways cannot be compared (set it under `fixed`)"
                 )
+            if key == "model.activation_checkpointing":
+                raise ConfigError(
+                    f"space: parameters: {key}: it changes memory and time, no result (set it under `fixed`)"
+                )
             self._check_conditions(key)
             for value in [*parameter.extremes(), *([parameter.otherwise] if parameter.has_otherwise else [])]:
                 _check_field(key, value)

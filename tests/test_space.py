@@ -84,6 +84,10 @@ def test_a_condition_may_name_a_key_that_is_not_searched() -> None:
         ({"matching.scheme": SCHEME}, r"matching.scheme: no trial can have 'static' \(trial: matching: scheme: static"),
         ({"matching.num_groups": {"type": "int", "low": 500, "high": 600}}, r"no trial is possible .*exceeds"),
         (
+            {"model.activation_checkpointing": {"type": "categorical", "choices": [False, True]}},
+            r"activation_checkpointing: it changes memory and time, no result",
+        ),
+        (
             {"evaluation.iou_threshold": {"type": "float", "low": 0.3, "high": 0.7}},
             r"evaluation.iou_threshold: the evaluation is not searched",
         ),

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torchvision.ops import FrozenBatchNorm2d
 
 from speaq.config import ModelConfig
+from speaq.model.recompute import run
 
 PIXEL_MEAN = (123.675, 116.28, 103.53)  # RGB, 0..255: ImageNet's
 PIXEL_STD = (58.395, 57.12, 57.375)
@@ -48,6 +49,7 @@ class Backbone(nn.Module):
 
     out_channels: int
     stride: int
+    recompute: bool = False  # whether trained blocks compute their activations again in the backward pass
 
 
 def fused(x: Tensor, conv: nn.Module, norm: nn.Module) -> Tensor:
@@ -132,7 +134,11 @@ class ResNet(Backbone):
         """[B, 3, H, W] → [B, out_channels, ceil(H / 32), ceil(W / 32)]."""
         for i, stage in enumerate(self.stages()):
             with torch.set_grad_enabled(torch.is_grad_enabled() and i >= self.frozen_stages):
-                x = stage(x) if i > 0 else F.max_pool2d(F.relu_(fused(x, self.conv1, self.bn1)), 3, 2, 1)
+                if i == 0:
+                    x = F.max_pool2d(F.relu_(fused(x, self.conv1, self.bn1)), 3, 2, 1)
+                    continue
+                for block in stage.children():
+                    x = run(block, x, recompute=self.recompute)
         return x
 
     def _initialise(self, num_blocks: int) -> None:
@@ -199,11 +205,15 @@ class SmallCNN(Backbone):
     def forward(self, x: Tensor) -> Tensor:
         """[B, 3, H, W] → [B, out_channels, ceil(H / 16), ceil(W / 16)]."""
         x = self.stem(x.contiguous(memory_format=torch.channels_last))
-        return self.stages(F.relu_(x))  # type: ignore[no-any-return]
+        x = F.relu_(x)
+        for block in self.stages:
+            x = run(block, x, recompute=self.recompute)
+        return x
 
 
 def build_backbone(config: ModelConfig) -> Backbone:
     """The configured backbone, with random weights."""
-    if config.backbone == "small":
-        return SmallCNN()
-    return ResNet(int(config.backbone.removeprefix("resnet")), config.frozen_stages)
+    small = config.backbone == "small"
+    backbone = SmallCNN() if small else ResNet(int(config.backbone.removeprefix("resnet")), config.frozen_stages)
+    backbone.recompute = config.activation_checkpointing
+    return backbone

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from speaq.config import ModelConfig
+from speaq.model.recompute import run
 from speaq.model.transformer import Attention, DecoderLayer, Memory, xavier
 
 
@@ -106,6 +107,7 @@ class Decoder(nn.Module):
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
+        self.recompute = config.activation_checkpointing
         count = config.num_decoder_layers
         self.layers = nn.ModuleList(ThreeStreamLayer(config, last=i == count - 1) for i in range(count))
         self.entity_norm = nn.LayerNorm(config.hidden_dim)
@@ -128,9 +130,9 @@ class Decoder(nn.Module):
         entities, relations = [], []
         for layer in self.layers:
             assert isinstance(layer, ThreeStreamLayer)
-            output, position = layer(content, learned, memory)
+            output, position = run(layer, content, learned, memory, recompute=self.recompute)
             entities.append(torch.cat((output.subject, output.object), dim=1))
             relations.append(output.relation)
             if layer.refinements:
-                content = layer.refine(output, position)
+                content = run(layer.refine, output, position, recompute=self.recompute)
         return self.entity_norm(torch.stack(entities)), self.relation_norm(torch.stack(relations))

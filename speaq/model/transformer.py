@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from speaq.config import ModelConfig
 from speaq.model.position import sine_position
+from speaq.model.recompute import run
 
 
 @dataclass(frozen=True)
@@ -124,6 +125,7 @@ class Encoder(nn.Module):
 
     def __init__(self, config: ModelConfig, in_channels: int) -> None:
         super().__init__()
+        self.recompute = config.activation_checkpointing
         self.projection = nn.Conv2d(in_channels, config.hidden_dim, kernel_size=1)
         self.layers = nn.ModuleList(EncoderLayer(config) for _ in range(config.num_encoder_layers))
         self.norm = nn.LayerNorm(config.hidden_dim) if config.pre_norm else nn.Identity()
@@ -140,7 +142,7 @@ class Encoder(nn.Module):
         x = self.projection(features).flatten(2).transpose(1, 2)  # [B, S, d]
         position = sine_position(padding, x.shape[-1]).flatten(1, 2)  # [B or 1, S, d]
         for layer in self.layers:
-            x = layer(x, position, attend)
+            x = run(layer, x, position, attend, recompute=self.recompute)
         x = self.norm(x)
         return Memory(x, x + position, attend)
 

@@ -42,6 +42,7 @@ Report = Callable[[int, Mapping[str, float | None], Path], None]
 RESUMABLE = (
     "training.max_steps",
     "training.device",
+    "model.activation_checkpointing",
     "training.micro_batch_size",  # memory that proved too small is no reason to start again; see `OutOfMemory`
     "training.num_threads",
     "training.log_every",
