@@ -20,6 +20,7 @@ from speaq.data.toy import make_toy
 from speaq.data.visual_genome import open_data
 from speaq.structures import Batch, Sample
 from speaq.targets import make_target
+from tests import data_sets
 
 TOY = apply(
     Config(),
@@ -37,6 +38,7 @@ TOY = apply(
         "training.device": "cpu",
     },
 )
+NO_CROP = {"data.crop_probability": 0.0, "data.crop_sides": [400, 500, 600], "data.crop_window": [384, 600]}
 
 
 @pytest.fixture(scope="module")
@@ -126,7 +128,7 @@ def test_training_keeps_one_predicate_of_each_pair_and_any_of_them(train: Split)
 def test_resampling_shows_rare_predicates_more_often_and_drops_frequent_ones(train: Split, mode: str) -> None:
     overrides = {"data.resampling": mode, "data.oversample": 0.2, "data.undersample": 0.9}
     count = {}
-    fast = apply(TOY, {"data.cache_images": True, "data.crop_probability": 0.0})
+    fast = apply(TOY, {"data.cache_images": True, **NO_CROP})
     for name, config in (("plain", fast), ("resampled", apply(fast, overrides))):
         batches = take(train, config, 40)
         predicates = [p for b in batches for t in b.targets for p in t.relations[:, 2].tolist()]
@@ -176,7 +178,7 @@ def test_a_batch_has_one_orientation(train: Split) -> None:
 
 
 def test_an_epoch_draws_every_image_about_once(train: Split) -> None:
-    config = apply(TOY, {"data.cache_images": True, "data.crop_probability": 0.0})
+    config = apply(TOY, {"data.cache_images": True, **NO_CROP})
     drawn = Counter(index for batch in take(train, config, 5 * len(train) // 12) for index in batch.indices)
     assert set(drawn) == set(range(len(train)))
     assert max(drawn.values()) <= 6
@@ -223,3 +225,24 @@ def test_a_broken_photo_is_named_in_one_line(folder: Path, tmp_path: Path, num_w
         list(eval_loader(split, config))
     assert str(caught.value).startswith(str(path))
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("train_mode", [True, False])
+def test_reduced_decoding_keeps_boxes_where_they_are(tmp_path: Path, train_mode: bool) -> None:
+    vg = open_data(data_sets.write(tmp_path, sizes_hw=((400, 520),) * 6))
+    config = apply(TOY, {"data.num_val": 1, **NO_CROP}).data
+    reduced = config.model_copy(update={"reduced_decoding": True})
+    split = vg.split("train", config)
+    plain, quick = (SceneGraphDataset(split, c, train_mode)[0] for c in (config, reduced))
+    assert plain.original_hw == quick.original_hw == (400, 520)
+    assert quick.image.shape == plain.image.shape
+    torch.testing.assert_close(make_target(quick).boxes, make_target(plain).boxes, atol=1e-5, rtol=0)
+
+
+def test_the_cache_keeps_reduced_pictures_apart(tmp_path: Path) -> None:
+    split = open_data(data_sets.write(tmp_path, sizes_hw=((400, 520),) * 6)).split("test", TOY.data)
+    shown = []
+    for changes in ({"data.reduced_decoding": True}, {}):
+        config = apply(TOY, {"data.cache_images": True, "data.eval_side": 800, "data.eval_max_side": 90, **changes})
+        shown.append(SceneGraphDataset(split, config.data, train=True)._picture(0).size_hw)
+    assert shown == [(100, 130), (400, 520)]

@@ -90,3 +90,26 @@ def test_bombs_are_refused_before_they_are_decoded(tmp_path: Path, side: int) ->
     for read in (read_image, read_size):
         with pytest.raises(DataError, match=r"a\.png: .*(at most|exceeds limit)"):
             read(path)
+
+
+def smooth_photo(path: Path, size: tuple[int, int]) -> Path:
+    """A gradient of width × height pixels."""
+    ramp = np.add.outer(np.linspace(0, 120, size[1]), np.linspace(0, 120, size[0])).astype(np.uint8)
+    Image.fromarray(np.stack((ramp, ramp[::-1], ramp[:, ::-1]), axis=-1)).save(path, quality=95)
+    return path
+
+
+def test_the_decoder_halves_what_stays_large_enough(tmp_path: Path) -> None:
+    path = smooth_photo(tmp_path / "a.jpg", (641, 400))
+    whole, half, quarter = (read_image(path, side) for side in (201, 200, 100))
+    np.testing.assert_array_equal(whole, read_image(path))
+    assert half.shape == (200, 321, 3)
+    assert quarter.shape == (100, 161, 3)
+    expected = np.asarray(Image.fromarray(whole).resize((321, 200), Image.Resampling.BOX)).astype(int)
+    assert np.abs(half.astype(int) - expected).mean() < 2
+
+
+def test_only_jpeg_is_reduced(tmp_path: Path) -> None:
+    path = tmp_path / "a.png"
+    picture().save(path)
+    np.testing.assert_array_equal(read_image(path, 1), read_image(path))

@@ -20,7 +20,7 @@ from speaq.config import Config, DataConfig
 from speaq.data import DataError
 from speaq.data.images import read_image
 from speaq.data.sampling import OrientationBatchSampler, drop_relations, make_resampling, one_predicate_per_pair
-from speaq.data.transforms import Picture, eval_transform, train_transform
+from speaq.data.transforms import Picture, eval_transform, scale_boxes, train_transform
 from speaq.data.visual_genome import Split
 from speaq.structures import Batch, Sample, Target, split_by_counts
 from speaq.targets import make_target
@@ -41,7 +41,8 @@ class SceneGraphDataset(Dataset[Sample]):
         self._resampling = None
         if train and config.resampling != "none":
             self._resampling = make_resampling(split, config.oversample, config.undersample)
-        size = () if train else (config.eval_side, config.eval_max_side)
+        self._shortest_side = _largest_side(config, train) if config.reduced_decoding else None
+        size = (self._shortest_side or 0, *(() if train else (config.eval_side, config.eval_max_side)))
         self._pictures = _cache(split, size) if config.cache_images else None
 
     def __len__(self) -> int:
@@ -61,9 +62,10 @@ class SceneGraphDataset(Dataset[Sample]):
         """The picture as it is before augmentation, or ready for evaluation; from memory where it is kept there."""
         if self._pictures is not None and index in self._pictures:
             return self._pictures[index]
-        image = read_image(self._split.image_path(index))
-        graph = self._split.scene_graph(index, (image.shape[0], image.shape[1]))
-        picture = Picture(image, graph.boxes_xyxy, graph.classes, graph.relations)
+        image = read_image(self._split.image_path(index), self._shortest_side)
+        size_hw = image.shape[0], image.shape[1]
+        graph = self._split.scene_graph(index, size_hw if self._shortest_side is None else None)
+        picture = Picture(image, scale_boxes(graph.boxes_xyxy, graph.size_hw, size_hw), graph.classes, graph.relations)
         if not self._train:
             picture = eval_transform(picture, self._config)
         if self._pictures is not None:
@@ -87,6 +89,13 @@ def _cache(split: Split, size: tuple[int, ...]) -> dict[int, Picture]:
         _caches[key] = {}
         weakref.finalize(split, _caches.pop, key, None)
     return _caches[key]
+
+
+def _largest_side(config: DataConfig, train: bool) -> int:
+    """To which a shortest side may be resized, pixels."""
+    if not train:
+        return config.eval_side
+    return max(config.train_sides + (config.crop_sides if config.crop_probability else ()))
 
 
 def _sample(index: int, picture: Picture, original_hw: tuple[int, int]) -> Sample:

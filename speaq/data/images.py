@@ -38,8 +38,12 @@ _DAMAGE = (
 )
 
 
-def read_image(path: Path) -> NDArray[np.uint8]:
+def read_image(path: Path, shortest_side: int | None = None) -> NDArray[np.uint8]:
     """Decodes a photo to [h, w, 3] RGB uint8, upright by its EXIF tag; transparency is ignored, 16 bits become 8.
+
+    Args:
+        shortest_side: where given, a JPEG is decoded at a half, a quarter or an eighth of its size (each side rounded
+            up), as far as its shortest side stays this long in pixels.
 
     Raises:
         DataError: missing, empty, not an image, truncated, or above `MAX_PIXELS`; names the file.
@@ -47,6 +51,8 @@ def read_image(path: Path) -> NDArray[np.uint8]:
     try:
         with Image.open(path) as image:
             _refuse_bombs(path, image)
+            if shortest_side is not None:
+                image.draft(None, (shortest_side, shortest_side))
             turn = _TURNS.get(_orientation(image))
             upright = image if turn is None else image.transpose(turn)
             return np.array(_to_8_bits(upright).convert("RGB"))
