@@ -175,17 +175,30 @@ def _triplets(probabilities: Tensor, box_scores: Tensor, pointer: Tensor, per_qu
     num_images, num_queries, num_predicates = (*probabilities.shape[:2], probabilities.shape[2] - 1)
     if per_query > num_predicates:
         raise ValueError(f"inference.predictions_per_query {per_query} exceeds the {num_predicates} predicates")
-    scores, predicates = probabilities[..., :-1].topk(per_query, dim=-1)  # [B, R, M]
+    scores, predicates = _best(probabilities[..., :-1], per_query)  # [B, R, M]
     pairs = torch.stack((pointer[:, :num_queries], pointer[:, num_queries:]), dim=-1)  # [B, R, 2]
     row = torch.arange(num_images * num_queries, device=pairs.device).repeat_interleave(per_query)
     return RankedTriplets(
         image=row // max(num_queries, 1),
         query=row % max(num_queries, 1),
-        pairs=pairs.flatten(0, 1)[row],
+        pairs=_repeat(pairs.flatten(0, 1), per_query),
         predicates=predicates.flatten(),
         scores=(box_scores.unsqueeze(-1) * scores).flatten(),
-        predicate_scores=probabilities.flatten(0, 1)[row],
+        predicate_scores=_repeat(probabilities.flatten(0, 1), per_query),
     )
+
+
+def _repeat(rows: Tensor, count: int) -> Tensor:
+    """Each row `count` times in place; one time costs nothing."""
+    return rows if count == 1 else rows.repeat_interleave(count, dim=0)
+
+
+def _best(scores: Tensor, count: int) -> tuple[Tensor, Tensor]:
+    """The `count` largest of the last dimension and where they are, largest first; one is found quicker than sorted."""
+    if count > 1:
+        return scores.topk(count, dim=-1)
+    best, where = scores.max(dim=-1, keepdim=True)
+    return best, where
 
 
 def _rank(triplets: RankedTriplets) -> RankedTriplets:
