@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from speaq.config import ModelConfig
+from speaq.model.dropout import Dropout
 from speaq.model.recompute import run
 from speaq.model.transformer import Attention, DecoderLayer, Memory, xavier
 
@@ -42,7 +43,7 @@ class Conditioning(nn.Module):
         super().__init__()
         self.attention = Attention(config.hidden_dim, config.num_heads, config.dropout, source_dim)
         self.output = nn.Linear(config.hidden_dim, config.hidden_dim)
-        self.dropout = nn.Dropout(config.dropout)
+        self.dropout = Dropout(config.dropout)
 
     def forward(self, position: Tensor, key: Tensor, value: Tensor) -> Tensor:
         """[1, n, d] positions over [B, m, source_dim] keys and values → [B, n, d]."""
@@ -57,7 +58,7 @@ class Refinement(nn.Module):
         self.attention = Attention(config.hidden_dim, config.num_heads, config.dropout, 3 * config.hidden_dim)
         self.output = nn.Linear(config.hidden_dim, config.hidden_dim)
         self.norm = nn.LayerNorm(config.hidden_dim)
-        self.dropout = nn.Dropout(config.dropout)
+        self.dropout = Dropout(config.dropout)
 
     def forward(self, x: Tensor, position: Tensor, key: Tensor, value: Tensor) -> Tensor:
         """[B, n, d] content over [B, R, 3d] keys and values → [B, n, d]."""

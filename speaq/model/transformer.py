@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from speaq.config import ModelConfig
+from speaq.model.dropout import Dropout, attention
 from speaq.model.position import sine_position
 from speaq.model.recompute import run
 
@@ -55,9 +56,8 @@ class Attention(nn.Module):
         A query tensor of one row ([1, n, d]) serves all images; `query is key` shares one product.
         """
         q, k, v = (self._split_heads(x) for x in self._project(query, key, value))
-        mixed = F.scaled_dot_product_attention(
-            q.expand(len(v), -1, -1, -1), k, v, attn_mask=attend, dropout_p=self.dropout if self.training else 0.0
-        )  # [B, H, n, d/H]
+        dropout = self.dropout if self.training else 0.0
+        mixed = attention(q.expand(len(v), -1, -1, -1), k, v, attend, dropout)  # [B, H, n, d/H]
         return self.out_proj(mixed.transpose(1, 2).flatten(2))  # type: ignore[no-any-return]
 
     def _project(self, query: Tensor, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -89,7 +89,7 @@ class FeedForward(nn.Module):
         super().__init__()
         self.linear1 = nn.Linear(config.hidden_dim, config.feedforward_dim)
         self.linear2 = nn.Linear(config.feedforward_dim, config.hidden_dim)
-        self.dropout = nn.Dropout(config.dropout)
+        self.dropout = Dropout(config.dropout)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.linear2(self.dropout(F.relu(self.linear1(x), inplace=True)))  # type: ignore[no-any-return]
@@ -105,7 +105,7 @@ class EncoderLayer(nn.Module):
         self.feed_forward = FeedForward(config)
         self.norm1 = nn.LayerNorm(config.hidden_dim)
         self.norm2 = nn.LayerNorm(config.hidden_dim)
-        self.dropout = nn.Dropout(config.dropout)
+        self.dropout = Dropout(config.dropout)
 
     def forward(self, x: Tensor, position: Tensor, attend: Tensor | None) -> Tensor:
         """[B, S, d] → [B, S, d]."""
@@ -159,7 +159,7 @@ class DecoderLayer(nn.Module):
         self.norm1 = nn.LayerNorm(config.hidden_dim)
         self.norm2 = nn.LayerNorm(config.hidden_dim)
         self.norm3 = nn.LayerNorm(config.hidden_dim)
-        self.dropout = nn.Dropout(config.dropout)
+        self.dropout = Dropout(config.dropout)
 
     def forward(self, x: Tensor, position: Tensor, memory: Memory) -> Tensor:
         """[B, n, d] content of queries at position [B or 1, n, d] → [B, n, d]."""
