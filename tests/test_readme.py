@@ -28,6 +28,7 @@ SHORT = {
 ELSEWHERE = {
     "make demo": "here",
     "make test": "CI",
+    "make bench": "test_bench",
     "pip install": "make setup",
     "ray job submit": "test_jobs",
     "python -m tests.golden DIR": "test_golden",
