@@ -74,12 +74,16 @@ class Case:
 
 @dataclass(frozen=True)
 class Check:
-    """One comparison; `error` is in units of nothing but itself, ok when it does not exceed `tolerance`."""
+    """One comparison; `error` is in units of nothing but itself, ok when it does not exceed `tolerance`.
+
+    `absolute` is the largest absolute difference where `error` is not that already.
+    """
 
     name: str
     error: float
     tolerance: float = 0.0
     detail: str = ""
+    absolute: float | None = None
 
     @property
     def ok(self) -> bool:
@@ -99,4 +103,5 @@ def compare(case: Case, name: str, quantity: str, ours: Any, theirs: Any) -> Che
     if rtol == 0:
         return Check(name, float(difference.max(initial=0.0)), atol)
     ratio = difference / np.maximum(atol + rtol * np.abs(b.astype(np.float64)), np.finfo(np.float64).tiny)
-    return Check(name, float(ratio.max(initial=0.0)), 1.0, detail=f"largest absolute {difference.max(initial=0.0):.3g}")
+    absolute = float(difference.max(initial=0.0))
+    return Check(name, float(ratio.max(initial=0.0)), 1.0, f"largest absolute {absolute:.3g}", absolute)

@@ -47,7 +47,8 @@ def check_updates(case: Case, moved: NDArray[np.float64], sizes: NDArray[np.int6
     allowed = TOLERANCES["G11"]["update"][1] * theirs + TOLERANCES["G11"]["rounding"][1] * full
     worst = int(np.argmax(np.abs(moved - theirs) / np.maximum(allowed, np.finfo(np.float64).tiny)))
     error = abs(moved[worst] - theirs[worst]) / max(allowed[worst], np.finfo(np.float64).tiny)
-    return Check("param_update_norm", float(error), 1.0, detail=case.config["parameter_names"][worst])
+    absolute = float(np.abs(moved - theirs).max())
+    return Check("param_update_norm", float(error), 1.0, case.config["parameter_names"][worst], absolute)
 
 
 def train(case: Case, model: SpeaQ, criterion: SpeaQLoss) -> dict[str, list[float]]:

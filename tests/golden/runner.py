@@ -101,15 +101,19 @@ def run_case(case: Case) -> Outcome:
 
 
 def describe(outcome: Outcome) -> str:
-    """The line of a case: group, case, largest error relative to its tolerance, ok or FAIL, and what differs."""
+    """The line of a case: group, case, largest absolute error, ok or FAIL, then the worst check or what differs.
+
+    The largest absolute error need not be the worst: tolerances differ, and some are relative.
+    """
     head = f"{outcome.case.group:4s} {outcome.case.name:48s}"
     if outcome.error:
         return f"{head} {'-':>9s}  FAIL  {outcome.error}"
     worst = outcome.worst
     assert worst is not None
-    figure = f"{head} {excess(worst):9.3g}"
+    absolute = max(check.error if check.absolute is None else check.absolute for check in outcome.checks)
+    figure = f"{head} {absolute:9.3g}"
     if outcome.ok:
-        return f"{figure}  ok    {len(outcome.checks)} checks"
+        return f"{figure}  ok    {len(outcome.checks)} checks, at most {excess(worst):.2g} of the tolerance"
     failed = [check for check in outcome.checks if not check.ok]
     shown = "; ".join(describe_check(check) for check in failed[:3])
     more = f"; and {len(failed) - 3} more" if len(failed) > 3 else ""
