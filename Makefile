@@ -21,7 +21,7 @@ demo: $(READY)
 	$(BIN)/speaq demo --output $(DEMO)
 
 test: lint
-	$(BIN)/python -m pytest -n 2 --dist loadgroup $(TESTS)
+	$(BIN)/python -m pytest -n 2 $(TESTS)
 
 lint: $(READY)
 	$(BIN)/ruff check .
