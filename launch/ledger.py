@@ -15,7 +15,7 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import IO, Any, Literal
 
 from launch.seam import Metrics
 from speaq.config import Config, ConfigError, to_dict
@@ -59,6 +59,21 @@ class Entry:
         return self.state in ENDED
 
 
+PATIENCE = 1.0  # seconds: `speaq status` holds a shared lock for an instant
+
+
+def _lock(file: IO[bytes]) -> None:
+    """Raises BlockingIOError where another process keeps the lock."""
+    deadline = time.monotonic() + PATIENCE
+    while True:
+        try:
+            return fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(0.02)
+
+
 class Ledger:
     """Reads what is there, then appends; holds a lock, so that one driver at a time works on a study."""
 
@@ -68,7 +83,7 @@ class Ledger:
         self.entries: dict[str, Entry] = {}
         try:
             self._file = path.open("ab")
-            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            _lock(self._file)
         except BlockingIOError as error:
             raise LedgerError(f"{path.parent}: another search is running on this folder") from error
         except OSError as error:

@@ -107,7 +107,7 @@ def _reference_keys(plan: Plan) -> list[str]:
 
 def write(output: Path, entries: Sequence[Entry], plan: Plan) -> None:
     """Writes trials.csv and, where a trial has finished, best.yaml and search.png."""
-    _write_text(output / "trials.csv", _csv(rows(entries, plan)))
+    _write_text(output / "trials.csv", to_csv(rows(entries, plan)))
     best = best_entry(entries, plan.objective)
     if best is not None:
         config = configs.apply(plan.base, best.overrides)
@@ -117,7 +117,8 @@ def write(output: Path, entries: Sequence[Entry], plan: Plan) -> None:
     draw(output / "search.png", entries, plan)
 
 
-def _csv(content: Sequence[Mapping[str, Any]]) -> str:
+def to_csv(content: Sequence[Mapping[str, Any]]) -> str:
+    """Rows of equal keys as CSV with a header; empty without rows."""
     buffer = io.StringIO()
     if content:
         writer = csv.DictWriter(buffer, fieldnames=list(content[0]), lineterminator="\n")

@@ -39,6 +39,7 @@ OutputDir = Annotated[Path, typer.Option("--output", help="folder to write")]
 Assignments = Annotated[list[str], typer.Option("--set", help="key=value, any number of times", default_factory=list)]
 Resume = Annotated[bool, typer.Option("--resume", help="go on with the run in --output")]
 SplitOption = Annotated[Literal["val", "test", "train"], typer.Option("--split")]
+StudyDir = Annotated[Path, typer.Argument(help="folder of a search", metavar="STUDY")]
 AsJson = Annotated[bool, typer.Option("--json", help="print JSON")]
 
 _traceback = False
@@ -388,6 +389,55 @@ def tune(
         assignments=assignments,
         resume=resume,
     )
+    return result
+
+
+@app.command()
+@command
+def status(study: StudyDir, as_json: AsJson = False) -> None:
+    """What a search has done, is doing and costs, from another terminal or afterwards."""
+    _launch("status").print_status(study, as_json=as_json)
+
+
+@app.command()
+@command
+def export(
+    study: StudyDir, output: Annotated[Path, typer.Argument(help="new file: .csv, .parquet or .tex (LaTeX)")]
+) -> None:
+    """Write all trials of a search as a table."""
+    typer.echo(f"{_launch('export').export(study, output)} trials · {output}")
+
+
+@app.command()
+@command
+def report(
+    study: StudyDir,
+    output: Annotated[Path | None, typer.Option("--output", help="default: report.html in the study")] = None,
+) -> None:
+    """Write a page about a search, with plots, that needs no network."""
+    typer.echo(str(_launch("report").write_report(study, output)))
+
+
+@app.command()
+@command
+def diff(
+    first: Annotated[Path, typer.Argument(help="folder of a run or trial")],
+    second: Annotated[Path, typer.Argument(help="another one")],
+    as_json: AsJson = False,
+) -> None:
+    """Compare two runs: config, data, versions, metrics, recall by predicate."""
+    _launch("compare").diff(first, second, as_json=as_json)
+
+
+@app.command()
+@command
+def rerun(
+    trial: Annotated[Path, typer.Argument(help="folder of a run or trial that has ended")],
+    output: Annotated[Path | None, typer.Option("--output", help="new folder, default: TRIAL-rerun")] = None,
+    data: Annotated[Path | None, typer.Option("--data", help="default: where the run's data was")] = None,
+) -> int:
+    """Train a run again from its folder; exit code 0 where all metrics are equal, 1 where not."""
+    result: int = _launch("rerun").rerun(trial, output, data, _progress)
     return result
 
 

@@ -1,0 +1,202 @@
+"""The report's figures: Optuna's own, for the study rebuilt from the ledger, and plotly's where it has none."""
+
+from __future__ import annotations
+
+import html
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+
+import optuna
+import plotly.graph_objects as go
+from optuna.importance import PedAnovaImportanceEvaluator, get_param_importances
+from optuna.trial import FrozenTrial, TrialState
+
+from launch.ledger import Entry
+from launch.plots import COLOURS
+from launch.results import best_entry, score, table_k
+from launch.sampler import distribution
+from launch.seam import is_number
+from launch.search import Plan
+
+MIN_TRIALS = 10  # with fewer finished trials an importance would be made of chance
+MIN_TOP = 5  # trials in the better part, as the documentation of PED-ANOVA asks for
+BEST, OTHER = "#ca8a04", "#9ca3af"
+PARTS = ("R", "mR", "head", "body", "tail")
+
+_STATES = {"finished": TrialState.COMPLETE, "pruned": TrialState.PRUNED, "failed": TrialState.FAIL}
+
+
+def rebuild(entries: Sequence[Entry], plan: Plan) -> optuna.Study:
+    """Optuna's study of `entries`, in their order; a trial outside the space has no parameters."""
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    study = optuna.create_study(directions=["maximize"] * len(plan.objective))
+    for entry in entries:
+        params = dict(entry.values or {})
+        finished = entry.state == "finished"
+        study.add_trial(
+            optuna.trial.create_trial(
+                state=_STATES.get(entry.state, TrialState.RUNNING),
+                values=[_value(entry, name) for name in plan.objective] if finished else None,
+                params=params,
+                distributions={key: distribution(plan.space.parameters[key]) for key in params},
+            )
+        )
+    return study
+
+
+def _value(entry: Entry, name: str) -> float:
+    value = entry.metrics[name]
+    assert value is not None, name  # a finished trial has its objectives
+    return value
+
+
+def objective_name(plan: Plan) -> str:
+    """What trials are ranked by."""
+    return plan.objective[0] if len(plan.objective) == 1 else f"harmonic mean of {' and '.join(plan.objective)}"
+
+
+def marked(entries: Sequence[Entry], plan: Plan) -> dict[str, Entry]:
+    """Finished trials that every plot shows by name: the references, and the best one where it is none of them."""
+    found = {entry.label: entry for entry in entries if entry.label and entry.state == "finished"}
+    best = best_entry(entries, plan.objective)
+    return found if best is None or best.label else {**found, f"best ({best.id})": best}
+
+
+def _colour(name: str | None) -> str:
+    return COLOURS.get(name or "", BEST if name and name.startswith("best") else OTHER)
+
+
+def _mark(figure: go.Figure, points: Mapping[str, tuple[float, float]]) -> go.Figure:
+    for name, (x, y) in points.items():
+        marker = {"color": _colour(name), "size": 11, "line": {"width": 1, "color": "white"}}
+        figure.add_scatter(x=[x], y=[y], mode="markers", name=html.escape(name), marker=marker)
+    return figure
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Without Optuna's notes that a function is experimental, or that PED-ANOVA minimises (we negate)."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
+
+
+def history(entries: Sequence[Entry], plan: Plan) -> list[go.Figure]:
+    """Each objective over the trials."""
+    study = rebuild(entries, plan)
+    places = {entry.id: number for number, entry in enumerate(entries)}
+    figures = []
+    for index, name in enumerate(plan.objective):
+        target = None if len(plan.objective) == 1 else _of_values(index)
+        figure = optuna.visualization.plot_optimization_history(study, target=target, target_name=name)
+        figure.update_layout(title=f"{name} over trials", yaxis_title=None)
+        points = {label: (places[e.id], _value(e, name)) for label, e in marked(entries, plan).items()}
+        figures.append(_mark(figure, points))
+    return figures
+
+
+def _of_values(index: int) -> Callable[[FrozenTrial], float]:
+    return lambda trial: float(trial.values[index])
+
+
+def front(entries: Sequence[Entry], plan: Plan) -> list[go.Figure]:
+    """Two objectives: the Pareto front, and the hypervolume above (0, 0) over the trials."""
+    study = rebuild(entries, plan)
+    x, y = plan.objective
+    plane = optuna.visualization.plot_pareto_front(study, target_names=[x, y])
+    plane.update_traces(marker_showscale=False)
+    plane.update_layout(title="Pareto front (red)")
+    _mark(plane, {label: (_value(e, x), _value(e, y)) for label, e in marked(entries, plan).items()})
+    with _quiet():
+        volume = optuna.visualization.plot_hypervolume_history(study, [0.0, 0.0])
+    volume.update_layout(title="Hypervolume over trials", yaxis_title=None)
+    return [plane, volume]
+
+
+def importance(entries: Sequence[Entry], plan: Plan) -> go.Figure | str:
+    """Which parameters decide whether a trial is among the better ones, for each objective and head, body and tail.
+
+    A text that says why there is no figure with fewer than `MIN_TRIALS` finished trials of the space.
+    """
+    inside = [e for e in entries if e.values is not None and e.state == "finished"]
+    if len(inside) < MIN_TRIALS:
+        return f"Needs {MIN_TRIALS} finished trials of the search space; there are {len(inside)}."
+    study = rebuild(inside, plan)
+    evaluator = PedAnovaImportanceEvaluator(target_quantile=max(0.1, MIN_TOP / len(inside)))
+    k = table_k(plan.objective, plan.base)
+    figure = go.Figure()
+    for name in dict.fromkeys([*plan.objective, *(f"{part}@{k}" for part in PARTS[2:])]):
+        numbers = [value for e in inside if is_number(value := e.metrics.get(name))]
+        if len(numbers) < len(inside):  # undefined on this split
+            continue
+        with _quiet():
+            found = get_param_importances(study, evaluator=evaluator, target=_negated(numbers))
+        keys = [key for key in reversed(plan.space.parameters) if key in found]
+        figure.add_bar(x=[found[key] for key in keys], y=[_two_lines(key) for key in keys], name=name, orientation="h")
+    return figure.update_layout(barmode="group")
+
+
+def _negated(numbers: Sequence[float]) -> Callable[[FrozenTrial], float]:
+    return lambda trial: -numbers[trial.number]
+
+
+def _two_lines(key: str) -> str:
+    return html.escape(key).replace(".", ".<br>")
+
+
+def slices(entries: Sequence[Entry], plan: Plan) -> list[go.Figure]:
+    """What trials are ranked by, over each parameter that a finished trial has."""
+    study = rebuild(entries, plan)
+
+    def target(trial: FrozenTrial) -> float:
+        return score(entries[trial.number].metrics, plan.objective)
+
+    seen = {key for entry in entries if entry.state == "finished" for key in entry.values or {}}
+    figures = []
+    for key in plan.space.parameters:
+        if key in seen:
+            figure = optuna.visualization.plot_slice(study, params=[key], target=target, target_name="score")
+            figure.update_traces(marker_showscale=False)
+            figure.update_layout(title=key, showlegend=False, xaxis_title=None, yaxis_title=None)
+            figures.append(figure)
+    return figures
+
+
+def curves(entries: Sequence[Entry], plan: Plan) -> go.Figure:
+    """What trials are ranked by, at each evaluation."""
+    names = {entry.id: name for name, entry in marked(entries, plan).items()}
+    figure = go.Figure()
+    for entry in sorted((e for e in entries if e.reports), key=lambda e: e.id in names):  # marked ones on top
+        steps = sorted(entry.reports)
+        name = names.get(entry.id)
+        figure.add_scatter(
+            x=steps,
+            y=[score(entry.reports[step], plan.objective) for step in steps],
+            mode="lines+markers",
+            name=html.escape(name or f"trial {entry.id}, {entry.state}"),
+            line={"color": _colour(name), "width": 3 if name else 1},
+            marker={"size": 4},
+            showlegend=name is not None,
+        )
+    return figure.update_layout(xaxis_title="step")
+
+
+def parts(entries: Sequence[Entry], plan: Plan) -> go.Figure:
+    """Recalls of the marked trials: all, mean, and of frequent, middling and rare predicates."""
+    k = table_k(plan.objective, plan.base)
+    columns = [f"{part}@{k}" for part in PARTS]
+    figure = go.Figure()
+    for name, entry in marked(entries, plan).items():
+        values = [entry.metrics.get(column) for column in columns]
+        figure.add_bar(x=columns, y=values, name=html.escape(name), marker_color=_colour(name))
+    return figure.update_layout(barmode="group", yaxis_title="recall")
+
+
+def predicates(title: str, recalls: Mapping[str, Mapping[str, float | None]]) -> go.Figure:
+    """Recall of each predicate. `recalls`: name of a trial → predicate → recall (None: not in the split)."""
+    figure = go.Figure()
+    for name, values in recalls.items():
+        labels = [html.escape(predicate) for predicate in values]
+        figure.add_bar(x=labels, y=list(values.values()), name=html.escape(name), marker_color=_colour(name))
+    return figure.update_layout(barmode="group", title=title, yaxis_title="recall")

@@ -1,0 +1,143 @@
+"""`speaq rerun`: a run once more from its folder, and whether it comes out the same."""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import Any
+
+import typer
+
+from launch import compare
+from launch.compare import Metrics, Record
+from speaq import config as configs
+from speaq.config import ConfigError
+from speaq.training.metrics import read_lines
+
+log = logging.getLogger(__name__)
+
+EQUAL, DIFFERENT = 0, 1
+
+Progress = Callable[[int, int, str], None]
+Progresses = Callable[[str], AbstractContextManager[Progress]]
+
+
+def rerun(run: Path, output: Path | None, data: Path | None, progress: Progresses) -> int:
+    """Trains again what `run` says and compares the metrics. Returns 0 where all are equal, 1 where one differs.
+
+    Config, seed and task are those of the folder; a run that was stopped early is stopped at the same step. Data of
+    another digest are refused, other versions are said.
+
+    Args:
+        run: folder of a run or trial that has ended.
+        output: new folder, default: `<run>-rerun` beside it.
+        data: where the data are now, default: where they were.
+        progress: context manager factory, title → callable(done, total, text).
+
+    Raises:
+        ConfigError, DataError: the run has not ended, its data or start have changed, or `output` holds a run.
+    """
+    before = compare.read(run)
+    if not before.metrics:
+        raise ConfigError(f"{run}: has no result.json with metrics: the run has not ended, there is nothing to compare")
+    output = output or run.with_name(f"{run.resolve().name}-rerun")
+    if output.exists() and (not output.is_dir() or any(output.iterdir())):
+        raise ConfigError(f"{output}: is not empty; give another --output")
+    where = _data(before, data)
+    _check_start(before)
+    with progress("training") as tell:
+        _train(before, where, output, tell)
+    after = compare.read(output)
+    for name, (then, now) in compare.difference(before, after).made_from.items():
+        log.warning("%s was %s, is %s", name, then, now)
+    return _judge(before, after)
+
+
+def _data(before: Record, data: Path | None) -> Path:
+    from speaq.data.visual_genome import open_data
+    from speaq.training.run import data_directory
+
+    where = data_directory(before.folder, data)
+    digest = open_data(where).digest
+    if digest != before.data.get("digest"):
+        then = str(before.data.get("digest"))[:12]
+        raise ConfigError(f"{before.folder}: was trained on other data (digest {then}, {where} has {digest[:12]})")
+    return where
+
+
+def _check_start(before: Record) -> None:
+    """A trial's study knows the digest of the weights that it started from. Raises ConfigError where they changed."""
+    file = before.folder.resolve().parent.parent / "study.yaml"
+    if not file.exists():
+        return
+    from launch import study as studies
+
+    if studies.start_digest(before.config) != configs.read_yaml(file).get("start_digest"):
+        raise ConfigError(f"{before.folder}: the weights that it started from have changed since")
+
+
+def _train(before: Record, data: Path, output: Path, tell: Progress) -> None:
+    from speaq.training.loop import StopTraining
+
+    last = before.result["step"]
+    stopped = before.result["status"] == "stopped"
+
+    def report(step: int, metrics: Metrics, checkpoint: Path) -> None:
+        if stopped and step >= last:
+            raise StopTraining
+
+    options: dict[str, Any] = {"task": before.data["task"], "report": report, "progress": tell}
+    if before.config.resources.num_workers > 1:
+        from launch.worker import train_distributed
+
+        train_distributed(before.config, data, output, **options)
+    else:
+        from speaq.training.loop import train
+
+        train(before.config, data, output, **options)
+
+
+def _judge(before: Record, after: Record) -> int:
+    """Prints the verdict over the metrics of the kept checkpoint and of the last step, and the last training losses.
+
+    Losses tell runs apart whose recalls are still zero.
+    """
+    gaps: dict[str, float] = {}
+    for which, then, now in (
+        ("best", before.metrics, after.metrics),
+        ("last", before.result["metrics"], after.result["metrics"]),
+        ("last", _losses(before.folder), _losses(after.folder)),
+    ):
+        gaps |= {f"{name} ({which})": gap(then.get(name), now.get(name)) for name in [*then, *now]}
+        _say(which, then, now)
+    name = max(gaps, key=lambda name: gaps[name])
+    if gaps[name] == 0:
+        typer.echo(f"equal: {len(gaps)} metrics and losses of {before.folder} and {after.folder}")
+        return EQUAL
+    count = sum(value > 0 for value in gaps.values())
+    most = f"most of all {name} by {gaps[name]:.6g}"
+    typer.echo(f"different: {count} of {len(gaps)} metrics and losses, {most} · {after.folder}")
+    return DIFFERENT
+
+
+def _losses(folder: Path) -> Metrics:
+    """The losses of the last line of training."""
+    lines = [line for line in read_lines(folder / "metrics.jsonl") if "train/loss" in line]
+    measured = ("learning_rate", "images_per_second", "data_wait_share", "seconds")  # no results
+    return {name: value for name, value in lines[-1].items() if not name.endswith(measured)} if lines else {}
+
+
+def _say(which: str, then: Mapping[str, float | None], now: Mapping[str, float | None]) -> None:
+    for name in dict.fromkeys([*then, *now]):
+        if gap(then.get(name), now.get(name)):
+            typer.echo(f"{which} {name}: {then.get(name)} then, {now.get(name)} now")
+
+
+def gap(then: float | None, now: float | None) -> float:
+    """How far two values of a metric are apart: infinitely where only one of them is defined."""
+    if then is None or now is None:
+        return 0.0 if then is now else math.inf
+    return abs(now - then)

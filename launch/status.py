@@ -1,0 +1,235 @@
+"""`speaq status`: what a study has done and is doing, from its files alone; a search that runs is not disturbed."""
+
+from __future__ import annotations
+
+import dataclasses
+import fcntl
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import typer
+
+from launch import study as studies
+from launch.ledger import Entry, Ledger, LedgerError
+from launch.results import best_entry
+from launch.seam import Metrics
+from launch.search import Plan
+from launch.study import Study
+from speaq.evaluation.protocol import common_protocol
+from speaq.training.metrics import read_lines
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """A study as its folder tells it now."""
+
+    folder: Path
+    study: Study
+    entries: list[Entry]
+    active: bool  # a search is working on it
+
+    @property
+    def plan(self) -> Plan:
+        return self.study.plan
+
+    @property
+    def protocol(self) -> str | None:
+        """How all metrics are counted. Raises ConfigError where trials differ in it."""
+        return common_protocol(entry.protocol for entry in self.entries)
+
+    def trial_folder(self, entry: Entry) -> Path:
+        return self.folder / "trials" / entry.id
+
+
+class _Rows(Ledger):
+    """A ledger that is only read: it may be growing, so there is no lock, and a torn last line is left alone."""
+
+    def __init__(self, path: Path) -> None:
+        self.path, self.entries = path, {}
+        content = path.read_bytes() if path.exists() else b""
+        for number, line in enumerate(content[: content.rfind(b"\n") + 1].splitlines(), start=1):
+            try:
+                self._apply(json.loads(line))
+            except (ValueError, KeyError, TypeError, AttributeError) as error:
+                raise LedgerError(f"{path} line {number}: not a row of a ledger ({error})") from error
+
+
+def read(folder: Path) -> Snapshot:
+    """Raises ConfigError where `folder` is no study, LedgerError where its ledger cannot be read."""
+    study = studies.read(folder / "study.yaml")
+    path = folder / "ledger.jsonl"
+    return Snapshot(folder, study, list(_Rows(path).entries.values()), _is_locked(path))
+
+
+def _is_locked(path: Path) -> bool:
+    """Whether a driver holds the ledger: asked by a shared lock that is given back at once."""
+    try:
+        with path.open("rb") as file:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except FileNotFoundError:
+        return False
+    except BlockingIOError:
+        return True
+    return False
+
+
+@dataclass(frozen=True)
+class TrialStatus:
+    """One trial. `state`: asked, running, interrupted (to be resumed), finished, pruned (stopped early) or failed."""
+
+    trial: str
+    label: str | None
+    state: str
+    step: int
+    max_steps: int
+    seconds: float
+    eta_seconds: float | None  # of a running trial that has made a step
+    metrics: Metrics  # of the kept checkpoint, of a running trial those of its last evaluation
+    reason: str | None
+
+
+@dataclass(frozen=True)
+class Totals:
+    """A study's trials by state, and what they cost."""
+
+    trials: int  # wanted in all
+    finished: int
+    pruned: int
+    failed: int
+    running: int
+    seconds: float  # trials' own, summed up
+    steps: int
+    saved_steps: int  # that stopped trials did not make
+    saved_share: float  # of the steps that finished and stopped trials would have made without early stopping
+    projected_seconds: float | None  # trials' time still to be spent if they cost what ended ones did on average
+
+
+def trial_statuses(snapshot: Snapshot) -> list[TrialStatus]:
+    """All trials in the order of asking; a running trial's step and time are read from its metrics.jsonl."""
+    return [_status(snapshot, entry) for entry in snapshot.entries]
+
+
+def max_steps(entry: Entry, plan: Plan) -> int:
+    """Steps of the trial when it is not stopped."""
+    steps: int = entry.overrides.get("training.max_steps", plan.base.training.max_steps)
+    return steps
+
+
+def _status(snapshot: Snapshot, entry: Entry) -> TrialStatus:
+    state: str = entry.state
+    step, seconds, full = entry.step, entry.seconds, max_steps(entry, snapshot.plan)
+    eta = None
+    if state == "running":
+        state = "running" if snapshot.active else "interrupted"
+        step, seconds = _progress(snapshot.trial_folder(entry), step, seconds)
+        if snapshot.active and step:
+            eta = round((full - step) * seconds / step, 1)
+    metrics = entry.metrics if entry.ended else entry.reports.get(entry.step, {})
+    return TrialStatus(
+        entry.id, entry.label, state, step, full, round(seconds, 1), eta, dict(metrics), entry.reason or None
+    )
+
+
+def _progress(folder: Path, step: int, seconds: float) -> tuple[int, float]:
+    """The last step and training time that a run has written, where it is further than its last report."""
+    for line in reversed(read_lines(folder / "metrics.jsonl")):
+        if line["step"] <= step:
+            break
+        spent = line.get("train/seconds", line.get("val/seconds"))
+        if spent is not None:
+            return line["step"], spent
+    return step, seconds
+
+
+def totals(trials: Sequence[TrialStatus], plan: Plan) -> Totals:
+    """Sums over all trials."""
+    by_state = {state: [t for t in trials if t.state == state] for state in ("finished", "pruned", "failed", "running")}
+    judged = by_state["finished"] + by_state["pruned"]
+    saved = sum(t.max_steps - t.step for t in by_state["pruned"])
+    full = sum(t.step for t in judged) + saved
+    ended = [*judged, *by_state["failed"]]
+    wanted = max(plan.trials, len(trials))
+    mean = sum(t.seconds for t in ended) / len(ended) if ended else None
+    spent_on_open = sum(t.seconds for t in trials) - sum(t.seconds for t in ended)
+    left = None if mean is None else max(0.0, mean * (wanted - len(ended)) - spent_on_open)
+    return Totals(
+        trials=wanted,
+        **{state: len(found) for state, found in by_state.items()},
+        seconds=round(sum(t.seconds for t in trials), 1),
+        steps=sum(t.step for t in trials),
+        saved_steps=saved,
+        saved_share=round(saved / full, 4) if full else 0.0,
+        projected_seconds=None if left is None else round(left, 1),
+    )
+
+
+def best_by_objective(snapshot: Snapshot) -> dict[str, Entry | None]:
+    """Objective → the finished trial that is best in it. Raises ConfigError where protocols differ."""
+    return {name: best_entry(snapshot.entries, (name,)) for name in snapshot.plan.objective}
+
+
+def print_status(folder: Path, *, as_json: bool = False) -> None:
+    """Prints a study's status on stdout. Raises as `read`."""
+    snapshot = read(folder)
+    trials = trial_statuses(snapshot)
+    best = {name: entry for name, entry in best_by_objective(snapshot).items() if entry is not None}
+    if as_json:
+        typer.echo(json.dumps(_to_json(snapshot, trials, best), indent=1, allow_nan=False))
+        return
+    for name, entry in best.items():
+        label = f" ({entry.label})" if entry.label else ""
+        typer.echo(f"best {name} {entry.metrics[name]:.4f} · trial {entry.id}{label}")
+    if not best:
+        typer.echo("no trial has finished")
+    _print_trials(trials, snapshot.plan.objective)
+    if snapshot.protocol is not None:
+        typer.echo(f"protocol: {snapshot.protocol}")
+    for trial in trials:
+        if trial.reason:
+            typer.echo(f"trial {trial.trial} {trial.state}: {trial.reason}")
+    typer.echo(_totals_line(totals(trials, snapshot.plan), snapshot.active))
+
+
+def _to_json(snapshot: Snapshot, trials: Sequence[TrialStatus], best: Mapping[str, Entry]) -> dict[str, Any]:
+    return {
+        "study": str(snapshot.folder),
+        "active": snapshot.active,
+        "objective": list(snapshot.plan.objective),
+        "protocol": snapshot.protocol,
+        "best": {name: {"trial": entry.id, "value": entry.metrics[name]} for name, entry in best.items()},
+        "totals": dataclasses.asdict(totals(trials, snapshot.plan)),
+        "trials": [dataclasses.asdict(trial) for trial in trials],
+    }
+
+
+def _print_trials(trials: Sequence[TrialStatus], objective: Sequence[str]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table("trial", "", "state", "step", "s", "ETA", *objective, box=None, pad_edge=False)
+    for column in table.columns[3:]:
+        column.justify = "right"
+    for t in trials:
+        values = (t.metrics.get(name) for name in objective)
+        numbers = ("-" if value is None else f"{value:.4f}" for value in values)
+        eta = "" if t.eta_seconds is None else f"{t.eta_seconds:.0f} s"
+        table.add_row(t.trial, t.label or "", t.state, f"{t.step}/{t.max_steps}", f"{t.seconds:.0f}", eta, *numbers)
+    console = Console(highlight=False, markup=False)
+    if not console.is_terminal:
+        console.width = 160
+    console.print(table)
+
+
+def _totals_line(sums: Totals, active: bool) -> str:
+    parts = [
+        f"{sums.finished} finished, {sums.pruned} stopped early, {sums.failed} failed, {sums.running} running "
+        f"of {sums.trials} trials",
+        f"{sums.seconds:.0f} s in trials, {sums.steps} steps",
+        f"{sums.saved_share:.0%} of the steps saved by early stopping",
+    ]
+    if sums.projected_seconds:
+        parts.append(f"about {sums.projected_seconds:.0f} s of trials to come")
+    return " · ".join([*parts, "a search is running" if active else "no search is running"])
