@@ -46,7 +46,7 @@ def commands() -> list[str]:
 
 
 def shortened(command: str, folder: Path) -> list[str]:
-    names = ("DATA", "RUN", "DETECTOR", "STUDY", "PREDICTIONS.h5")
+    names = ("DATA", "RUN", "DETECTOR", "STUDY", "PREDICTIONS.h5", "TRIALS.csv")
     words = [str(folder / word) if word in names else word for word in command.split()]
     words = [word.replace("=DETECTOR", f"={folder / 'DETECTOR'}") for word in words]
     words = [str(ROOT / word) if word.startswith(("configs/", "search_spaces/")) else word for word in words]
