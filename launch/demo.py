@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
-from contextlib import AbstractContextManager
 from pathlib import Path
 
 import typer
@@ -14,21 +12,20 @@ from rich.table import Table
 from launch import results
 from launch import study as studies
 from launch.ledger import Entry
+from launch.seam import Progresses
 from launch.shipped import shipped
 from speaq import config as configs
 from speaq import space as spaces
 from speaq.config import Config
 from speaq.data.toy import make_toy
 from speaq.evaluation.protocol import common_protocol
-from speaq.training.evaluate import Evaluation, Progress
+from speaq.training.evaluate import Evaluation
 from speaq.training.loop import train
 from speaq.training.run import evaluate_run, evaluate_start
 
 IMAGES = 6000  # of them 1,500 are the test split
 SEED = 0
 COLUMNS = ("R@20", "mR@20", "head@20", "body@20", "tail@20", "R@50", "mR@50", "ngR@20", "zR@20", "AP50")
-
-Progresses = Callable[[str], AbstractContextManager[Progress]]
 
 
 def run_demo(output: Path, images: int | None, assignments: list[str], progress: Progresses) -> int:

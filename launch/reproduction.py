@@ -11,8 +11,7 @@ import functools
 import json
 import logging
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -22,7 +21,7 @@ import typer
 
 from launch import published
 from launch.record import Record, describe_data
-from launch.seam import TRAIN, training_function
+from launch.seam import TRAIN, Progresses, training_function
 from launch.shipped import shipped
 from speaq import config as configs
 from speaq.config import BASELINE, Config, ConfigError, ResourcesConfig
@@ -32,7 +31,6 @@ from speaq.data.visual_genome import check, open_data
 from speaq.training import checkpoint
 from speaq.training.convert import convert
 from speaq.training.environment import hardware, source_commit, versions
-from speaq.training.evaluate import Progress
 from speaq.training.loop import OutOfMemory, pick_device
 from speaq.training.run import RunEvaluation, evaluate_run
 from speaq.training.tasks import TaskName
@@ -40,7 +38,6 @@ from speaq.training.tasks import TaskName
 log = logging.getLogger(__name__)
 
 TOY_IMAGES = 6000
-Progresses = Callable[[str], AbstractContextManager[Progress]]
 
 
 @dataclass(frozen=True)

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Callable, Mapping
-from contextlib import AbstractContextManager
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +12,7 @@ import typer
 
 from launch import compare
 from launch.compare import Metrics, Record
+from launch.seam import Progress, Progresses
 from speaq import config as configs
 from speaq.config import ConfigError
 from speaq.training.metrics import read_lines
@@ -20,9 +20,6 @@ from speaq.training.metrics import read_lines
 log = logging.getLogger(__name__)
 
 EQUAL, DIFFERENT = 0, 1
-
-Progress = Callable[[int, int, str], None]
-Progresses = Callable[[str], AbstractContextManager[Progress]]
 
 
 def rerun(run: Path, output: Path | None, data: Path | None, progress: Progresses) -> int:

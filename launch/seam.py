@@ -6,12 +6,15 @@ import importlib
 import json
 import math
 from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any, TypeGuard
 
 TRAIN = "speaq.training.loop:train"
 Metrics = Mapping[str, float | None]
 Report = Callable[[int, Metrics, Path], None]  # step, metrics, last checkpoint
+Progress = Callable[[int, int, str], None]  # done, total, text
+Progresses = Callable[[str], AbstractContextManager[Progress]]  # title → how far it is
 
 
 def training_function(path: str) -> Callable[..., dict[str, Any]]:

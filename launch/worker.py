@@ -11,7 +11,7 @@ import contextlib
 import logging
 import os
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
@@ -24,7 +24,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from launch import cluster
 from launch.fence import Claim
 from launch.relay import Relay
-from launch.seam import TRAIN, Metrics, Report, training_function
+from launch.seam import TRAIN, Metrics, Progress, Report, training_function
 from speaq import config as configs
 from speaq.config import Config, ConfigError
 from speaq.training import distributed
@@ -34,8 +34,6 @@ log = logging.getLogger(__name__)
 
 MAX_FAILURES = 3  # lost workers or nodes that a run survives
 START_TIMEOUT = 180.0  # seconds for all workers to start
-
-Progress = Callable[[int, int, str], None]
 
 
 class WorkersError(RuntimeError):

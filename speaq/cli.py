@@ -306,9 +306,6 @@ def evaluate(
 
 
 def _evaluation_json(result: RunEvaluation) -> dict[str, Any]:
-    from speaq.evaluation.report import to_json
-
-    recall = result.evaluation.recall
     return {
         "task": result.task,
         "split": result.split,
@@ -317,7 +314,7 @@ def _evaluation_json(result: RunEvaluation) -> dict[str, Any]:
         "step": result.step,
         "protocol": result.evaluation.protocol,
         "metrics": result.evaluation.metrics,
-        **({} if recall is None else {"report": to_json(recall, result.predicates)}),
+        **({} if result.evaluation.recall is None else {"report": result.report()}),
     }
 
 
