@@ -96,7 +96,11 @@ class Ledger:
         if complete < len(content):  # killed in the middle of a line: the event did not happen
             log.warning("%s: dropping a torn last line", self.path)
             os.truncate(self.path, complete)
-        for number, line in enumerate(content[:complete].splitlines(), start=1):
+        self._read(content[:complete])
+
+    def _read(self, rows: bytes) -> None:
+        """Takes whole rows. Raises LedgerError at the first that is none."""
+        for number, line in enumerate(rows.splitlines(), start=1):
             try:
                 self._apply(json.loads(line))
             except (ValueError, KeyError, TypeError, AttributeError) as error:

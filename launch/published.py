@@ -7,7 +7,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from speaq.config import ConfigError
-from speaq.evaluation.report import KINDS, common_protocol
+from speaq.evaluation.protocol import common_protocol
+from speaq.evaluation.report import KINDS
 from speaq.sections import EvaluationConfig
 
 AT = (20, 50, 100)

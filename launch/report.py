@@ -27,10 +27,8 @@ def write_report(study: Path, output: Path | None = None) -> Path:
     output = output or study / "report.html"
     snapshot = status.read(study)
     content = html.page(f"Search {study.resolve().name}", _sections(snapshot))
-    temporary = output.with_name(f".{output.name}.tmp")
     try:
-        temporary.write_text(content, encoding="utf-8")
-        temporary.replace(output)
+        results.write_text(output, content)
     except OSError as error:
         raise ConfigError(f"{output}: cannot be written ({error.strerror or error})") from error
     return output

@@ -107,11 +107,11 @@ def _reference_keys(plan: Plan) -> list[str]:
 
 def write(output: Path, entries: Sequence[Entry], plan: Plan) -> None:
     """Writes trials.csv and, where a trial has finished, best.yaml and search.png."""
-    _write_text(output / "trials.csv", to_csv(rows(entries, plan)))
+    write_text(output / "trials.csv", to_csv(rows(entries, plan)))
     best = best_entry(entries, plan.objective)
     if best is not None:
         config = configs.apply(plan.base, best.overrides)
-        _write_text(output / "best.yaml", _header(best, plan) + configs.dump(config))
+        write_text(output / "best.yaml", _header(best, plan) + configs.dump(config))
     from launch.plots import draw  # matplotlib only where it is needed
 
     draw(output / "search.png", entries, plan)
@@ -134,7 +134,8 @@ def _header(best: Entry, plan: Plan) -> str:
     return f"# Best of {plan.trials} trials by {' and '.join(plan.objective)}: trial {best.id}{label}, {names}\n"
 
 
-def _write_text(path: Path, text: str) -> None:
+def write_text(path: Path, text: str) -> None:
+    """In one step: whoever reads sees the old file or the new one."""
     temporary = path.with_name(f".{path.name}.tmp")
     temporary.write_text(text, encoding="utf-8")
     temporary.replace(path)

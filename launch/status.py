@@ -13,7 +13,7 @@ from typing import Any
 import typer
 
 from launch import study as studies
-from launch.ledger import Entry, Ledger, LedgerError
+from launch.ledger import Entry, Ledger
 from launch.results import best_entry
 from launch.seam import Metrics
 from launch.search import Plan
@@ -50,11 +50,7 @@ class _Rows(Ledger):
     def __init__(self, path: Path) -> None:
         self.path, self.entries = path, {}
         content = path.read_bytes() if path.exists() else b""
-        for number, line in enumerate(content[: content.rfind(b"\n") + 1].splitlines(), start=1):
-            try:
-                self._apply(json.loads(line))
-            except (ValueError, KeyError, TypeError, AttributeError) as error:
-                raise LedgerError(f"{path} line {number}: not a row of a ledger ({error})") from error
+        self._read(content[: content.rfind(b"\n") + 1])
 
 
 def read(folder: Path) -> Snapshot:

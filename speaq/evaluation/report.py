@@ -6,7 +6,6 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from speaq.evaluation.protocol import common_protocol as common_protocol
 from speaq.evaluation.recall import THIRDS, RecallResult
 from speaq.structures import IntArray
 
