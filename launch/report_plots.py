@@ -15,7 +15,7 @@ from optuna.trial import FrozenTrial, TrialState
 from launch.ledger import Entry
 from launch.plots import COLOURS
 from launch.results import best_entry, score, table_k
-from launch.sampler import distribution
+from launch.samplers import distribution
 from launch.seam import is_number
 from launch.search import Plan
 

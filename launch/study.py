@@ -103,7 +103,7 @@ def create(
         references[label] = configs.apply(base, values, f"the {label} setting")
     plan = Plan(base, space, settings, trials or space.search.trials, names, references)
     if settings.sampler == "grid":
-        from launch.sampler import grid
+        from launch.samplers import grid
 
         grid(space, base, settings.seed)
     return Study(plan, data.resolve(), data_digest(data), start_digest(base), versions(), train)

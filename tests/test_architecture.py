@@ -17,7 +17,7 @@ LAYERS = (
     ("model", "matching"),
     ("losses", "inference", "evaluation", "parameters", "space"),
     ("training",),
-    ("cli",),
+    ("terminal", "cli_search", "cli"),
 )
 
 BLOCKED = """

@@ -20,7 +20,8 @@ pytest.importorskip("optuna")
 
 from launch import results, seam, search
 from launch.ledger import Ledger, LedgerError, digest
-from launch.sampler import Sampler, grid
+from launch.sampler import Sampler
+from launch.samplers import grid
 from launch.scheduler import Halving, make_scheduler
 from launch.search import Plan, Search
 

@@ -1,0 +1,86 @@
+"""Optuna's parts by name: distributions of our parameters, samplers, the grid. No Ray, no files."""
+
+from __future__ import annotations
+
+import itertools
+import random
+import warnings
+from collections.abc import Sequence
+
+import optuna
+from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
+
+from speaq.config import Config, ConfigError
+from speaq.parameters import Choice, FloatRange, IntRange, Plain
+from speaq.space import SearchConfig, Space
+
+MAX_GRID = 10_000
+
+
+def distribution(parameter: FloatRange | IntRange | Choice) -> BaseDistribution:
+    """The parameter as Optuna writes it; `parameter_of` is its inverse (but for the condition)."""
+    match parameter:
+        case FloatRange():
+            return FloatDistribution(parameter.low, parameter.high, log=parameter.log, step=parameter.step)
+        case IntRange():
+            return IntDistribution(parameter.low, parameter.high, log=parameter.log, step=parameter.step or 1)
+        case Choice():
+            return CategoricalDistribution(parameter.choices)
+
+
+def parameter_of(given: BaseDistribution) -> FloatRange | IntRange | Choice:
+    """An Optuna distribution as a parameter of ours."""
+    match given:
+        case FloatDistribution():
+            return FloatRange(type="float", low=given.low, high=given.high, log=given.log, step=given.step)
+        case IntDistribution():
+            step = None if given.step == 1 else given.step
+            return IntRange(type="int", low=given.low, high=given.high, log=given.log, step=step)
+        case CategoricalDistribution():
+            return Choice(type="categorical", choices=list(given.choices))
+        case _:
+            raise TypeError(f"{type(given).__name__} is not one of our distributions")
+
+
+def grid(space: Space, base: Config, seed: int) -> list[dict[str, Plain]]:
+    """Every combination of a space without continuous ranges, shuffled. Raises ConfigError."""
+    axes = [_axis(key, parameter) for key, parameter in space.parameters.items()]
+    size = 1
+    for axis in axes:
+        size *= len(axis)
+    if size > MAX_GRID:
+        raise ConfigError(f"sampler: grid: {size} combinations, more than {MAX_GRID}; use tpe or fewer choices")
+    points: dict[tuple[tuple[str, Plain], ...], dict[str, Plain]] = {}
+    for combination in itertools.product(*axes):
+        values = space.keep_active(base, dict(zip(space.parameters, combination, strict=True)))
+        points.setdefault(tuple(values.items()), values)
+    shuffled = list(points.values())
+    random.Random(seed).shuffle(shuffled)
+    return shuffled
+
+
+def _axis(key: str, parameter: FloatRange | IntRange | Choice) -> Sequence[Plain]:
+    if isinstance(parameter, Choice):
+        return parameter.choices
+    if isinstance(parameter, IntRange) and not parameter.log:
+        return range(parameter.low, parameter.high + 1, parameter.step or 1)
+    if isinstance(parameter, FloatRange) and parameter.step is not None:
+        count = round((parameter.high - parameter.low) / parameter.step)
+        return [min(parameter.low + i * parameter.step, parameter.high) for i in range(count + 1)]
+    raise ConfigError(f"sampler: grid: {key} is a continuous range; give it a step, or choices")
+
+
+def make_sampler(settings: SearchConfig, seed: int) -> optuna.samplers.BaseSampler:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+        match settings.sampler:
+            case "tpe":  # conditional parameters make groups of their own; running trials count as bad ones
+                return optuna.samplers.TPESampler(seed=seed, multivariate=True, group=True, constant_liar=True)
+            case "gp":
+                return optuna.samplers.GPSampler(seed=seed)
+            case "nsga2":
+                return optuna.samplers.NSGAIISampler(seed=seed)
+            case "qmc":
+                return optuna.samplers.QMCSampler(seed=seed, scramble=True, warn_independent_sampling=False)
+            case "random" | "grid":
+                return optuna.samplers.RandomSampler(seed=seed)

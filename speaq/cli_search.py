@@ -1,0 +1,128 @@
+"""Commands of the search: they need Ray and Optuna (launch/), which are imported when a command runs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+from speaq.terminal import AsJson, Assignments, OutputDir, StudyDir, command, launch, progress_bar
+
+search_app = typer.Typer()
+
+
+@search_app.command()
+@command
+def tune(
+    assignments: Assignments,
+    config: Annotated[Path | None, typer.Option("--config", help="YAML config, see configs/")] = None,
+    space: Annotated[Path | None, typer.Option("--space", help="YAML search space, see search_spaces/")] = None,
+    data: Annotated[Path | None, typer.Option("--data", help="folder with the four files of the data set")] = None,
+    output: Annotated[Path | None, typer.Option("--output", help="folder to write")] = None,
+    trials: Annotated[int | None, typer.Option("--trials", min=1, help="default: the search space's")] = None,
+    objective: Annotated[str | None, typer.Option("--objective", help="one or two metrics: R@50,mR@50")] = None,
+    resume: Annotated[Path | None, typer.Option("--resume", help="folder of a search to finish")] = None,
+) -> int:
+    """Search hyper-parameters with Ray Tune and Optuna."""
+    result: int = launch("cli").tune_command(
+        config=config,
+        space=space,
+        data=data,
+        output=output,
+        trials=trials,
+        objective=objective,
+        assignments=assignments,
+        resume=resume,
+    )
+    return result
+
+
+@search_app.command()
+@command
+def status(study: StudyDir, as_json: AsJson = False) -> None:
+    """What a search has done, is doing and costs, from another terminal or afterwards."""
+    launch("status").print_status(study, as_json=as_json)
+
+
+@search_app.command()
+@command
+def export(
+    study: StudyDir, output: Annotated[Path, typer.Argument(help="new file: .csv, .parquet or .tex (LaTeX)")]
+) -> None:
+    """Write all trials of a search as a table."""
+    typer.echo(f"{launch('export').export(study, output)} trials · {output}")
+
+
+@search_app.command()
+@command
+def report(
+    study: StudyDir,
+    output: Annotated[Path | None, typer.Option("--output", help="default: report.html in the study")] = None,
+) -> None:
+    """Write a page about a search, with plots, that needs no network."""
+    typer.echo(str(launch("report").write_report(study, output)))
+
+
+@search_app.command()
+@command
+def diff(
+    first: Annotated[Path, typer.Argument(help="folder of a run or trial")],
+    second: Annotated[Path, typer.Argument(help="another one")],
+    as_json: AsJson = False,
+) -> None:
+    """Compare two runs: config, data, versions, metrics, recall by predicate."""
+    launch("compare").diff(first, second, as_json=as_json)
+
+
+@search_app.command()
+@command
+def rerun(
+    trial: Annotated[Path, typer.Argument(help="folder of a run or trial that has ended")],
+    output: Annotated[Path | None, typer.Option("--output", help="new folder, default: TRIAL-rerun")] = None,
+    data: Annotated[Path | None, typer.Option("--data", help="default: where the run's data was")] = None,
+) -> int:
+    """Train a run again from its folder; exit code 0 where all metrics are equal, 1 where not."""
+    result: int = launch("rerun").rerun(trial, output, data, progress_bar)
+    return result
+
+
+@search_app.command()
+@command
+def reproduce(
+    output: OutputDir,
+    assignments: Assignments,
+    data: Annotated[Path | None, typer.Option("--data", help="folder with the four files of Visual Genome")] = None,
+    detector: Annotated[
+        Path | None, typer.Option(help="pre-trained detector: a run, or the reference's file, to start from")
+    ] = None,
+    backbone: Annotated[Path | None, typer.Option(help="ImageNet weights, to pre-train a detector from")] = None,
+    checkpoint: Annotated[Path | None, typer.Option(help="evaluate this one only, ours or the reference's")] = None,
+    baseline: Annotated[bool, typer.Option("--baseline", help="the baseline instead of SpeaQ")] = False,
+    scale: Annotated[Literal["full", "toy"], typer.Option(help="toy: the whole way in minutes")] = "full",
+) -> int:
+    """Reproduce the published figures: check the data, train, test once, compare. See launch/reproduce."""
+    module = launch("reproduction")
+    request = module.Request(
+        scale=scale,
+        baseline=baseline,
+        data=data,
+        detector=detector,
+        backbone=backbone,
+        checkpoint=checkpoint,
+        assignments=tuple(assignments),
+    )
+    result: int = module.reproduce(request, output, progress_bar)
+    return result
+
+
+@search_app.command()
+@command
+def demo(
+    assignments: Assignments,
+    output: OutputDir = Path("demo"),
+    images: Annotated[int | None, typer.Option(min=100, help="size of the toy world")] = None,
+) -> int:
+    """The main job on a generated world: data, detector, search, table, picture."""
+    result: int = launch("demo").run_demo(output, images, assignments, progress_bar)
+    return result
