@@ -40,15 +40,40 @@ class SceneGraph:
 
 
 @dataclass(frozen=True)
+class Resize:
+    """A picture is still to be resized."""
+
+    size_hw: tuple[int, int]  # pixels, afterwards
+
+
+@dataclass(frozen=True)
+class Window:
+    """A window is still to be cut out of a picture."""
+
+    top: int
+    left: int
+    size_hw: tuple[int, int]  # pixels, of the window
+
+
+Pending = tuple[Resize | Window, ...]  # what the device does to a picture, in this order
+
+
+@dataclass(frozen=True)
 class Sample:
     """One image as the network sees it, with its ground truth in pixels of *that* image."""
 
     index: int  # row of the split
-    image: Tensor  # [3, h, w] uint8 RGB
+    image: Tensor  # [3, h, w] uint8 RGB, before `pending`
     boxes_xyxy: Tensor  # [N, 4] float32 pixels
     classes: Tensor  # [N] int64
     relations: Tensor  # [M, 3] int64
     original_hw: tuple[int, int]  # true height and width of the file's picture
+    pending: Pending = ()
+
+    @property
+    def size_hw(self) -> tuple[int, int]:
+        """Height and width as the network sees it."""
+        return self.pending[-1].size_hw if self.pending else (self.image.shape[1], self.image.shape[2])
 
 
 @dataclass(frozen=True)

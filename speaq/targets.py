@@ -19,7 +19,7 @@ def make_target(sample: Sample) -> Target:
     Returns:
         Boxes cxcywh in [0, 1] of the image; an image without boxes or relations gives empty tensors.
     """
-    height, width = sample.image.shape[-2:]
+    height, width = sample.size_hw
     size = sample.boxes_xyxy.new_tensor((width, height, width, height))
     boxes = xyxy_to_cxcywh(sample.boxes_xyxy)  # [N, 4] pixels
     relation_boxes = spanned_boxes(boxes[sample.relations[:, 0]], boxes[sample.relations[:, 1]])

@@ -14,7 +14,7 @@ import torch
 
 from speaq.config import Config, apply
 from speaq.data import DataError
-from speaq.data.dataset import SceneGraphDataset, collate, eval_loader, train_loader
+from speaq.data.dataset import RawBatch, SceneGraphDataset, collate, eval_loader, train_loader
 from speaq.data.split import Split
 from speaq.data.toy import make_toy
 from speaq.data.visual_genome import open_data
@@ -71,7 +71,8 @@ def assert_equal(a: Batch, b: Batch) -> None:
 def take(
     split: Split, config: Config, num: int, rank: int = 0, world_size: int = 1, start_step: int = 0
 ) -> list[Batch]:
-    return list(itertools.islice(train_loader(split, config, rank, world_size, start_step), num))
+    loader = train_loader(split, config, rank, world_size, start_step)
+    return [batch.to(torch.device("cpu")) for batch in itertools.islice(loader, num)]
 
 
 def test_a_sample_carries_the_picture_and_its_annotations(test: Split) -> None:
@@ -161,6 +162,16 @@ def test_a_resumed_loader_goes_on_with_the_same_batches(train: Split, start_step
     whole = take(train, config, 3 * start_step + 6)
     for ours, theirs in zip(take(train, config, 6, start_step=start_step), whole[3 * start_step :], strict=True):
         assert_equal(ours, theirs)
+
+
+@pytest.mark.parametrize("num_workers", [0, 1])
+def test_images_that_the_device_enlarges_are_the_same(train: Split, num_workers: int) -> None:
+    larger = {"data.train_sides": [120, 160], "data.train_max_side": 200, "data.num_workers": num_workers}
+    config = apply(TOY, larger)
+    raw = list(itertools.islice(train_loader(train, config, enlarge_on_device=True), 4))
+    assert all(isinstance(batch, RawBatch) and any(batch.pending) for batch in raw)
+    for ours, theirs in zip(raw, take(train, config, 4), strict=True):
+        assert_equal(ours.to(torch.device("cpu")), theirs)
 
 
 def test_workers_share_the_images_of_a_step(train: Split) -> None:

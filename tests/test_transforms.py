@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -16,6 +17,7 @@ from speaq.data.transforms import (
     clip_boxes,
     drop_empty_boxes,
     eval_transform,
+    finish,
     flip,
     random_crop,
     resize,
@@ -23,6 +25,7 @@ from speaq.data.transforms import (
     train_transform,
 )
 from speaq.data.visual_genome import open_data
+from speaq.structures import Resize, Window
 from tests.shared import SHARED, needs
 
 SMALL = DataConfig(
@@ -165,6 +168,34 @@ def test_inputs_are_left_alone_and_equal_generators_give_equal_pictures(picture:
     np.testing.assert_array_equal(a.boxes_xyxy, b.boxes_xyxy)
     for now, then in zip((picture.image, picture.boxes_xyxy, picture.relations), before, strict=True):
         np.testing.assert_array_equal(now, then)
+
+
+@given(picture=pictures(), seed=st.integers(0, 10_000))
+@settings(max_examples=200)
+def test_pixels_that_wait_for_the_device_become_the_same(picture: Picture, seed: int) -> None:
+    now, later = (
+        train_transform(picture, SMALL, np.random.default_rng(seed), enlarge=enlarge) for enlarge in (True, False)
+    )
+    assert later.size_hw == now.size_hw
+    np.testing.assert_array_equal(finish(torch.from_numpy(later.image), later.pending).numpy(), now.image)
+    for name in ("boxes_xyxy", "classes", "relations"):
+        np.testing.assert_array_equal(getattr(later, name), getattr(now, name))
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device here")
+def test_cuda_enlarges_to_within_a_grey_level() -> None:
+    noise = torch.from_numpy(np.random.default_rng(0).integers(0, 256, (60, 80, 3), dtype=np.uint8))
+    steps = (Resize((100, 133)), Window(3, 5, (70, 90)), Resize((120, 154)))
+    there = finish(noise.cuda(), steps).cpu()
+    assert (there.int() - finish(noise, steps).int()).abs().max() <= 2  # rounded twice
+
+
+def test_what_gets_smaller_is_resized_at_once() -> None:
+    large = make_picture((300, 200), [[2, 3, 70, 90]])
+    config = SMALL.model_copy(update={"crop_probability": 0.0})
+    smaller = train_transform(large, config, np.random.default_rng(0), enlarge=False)
+    assert smaller.pending == ()
+    assert max(smaller.image.shape) <= SMALL.train_max_side
 
 
 @pytest.mark.parametrize("size_hw", [(300, 200), (150, 420)])

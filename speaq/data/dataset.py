@@ -9,6 +9,7 @@ from __future__ import annotations
 import weakref
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -20,9 +21,9 @@ from speaq.config import Config, DataConfig
 from speaq.data import DataError
 from speaq.data.images import read_image
 from speaq.data.sampling import OrientationBatchSampler, drop_relations, make_resampling, one_predicate_per_pair
-from speaq.data.transforms import Picture, eval_transform, scale_boxes, train_transform
+from speaq.data.transforms import Picture, eval_transform, finish, scale_boxes, train_transform
 from speaq.data.visual_genome import Split
-from speaq.structures import Batch, Sample, Target, split_by_counts
+from speaq.structures import Batch, Pending, Sample, Target, split_by_counts
 from speaq.targets import make_target
 
 _AUGMENTATION = 1  # keeps the random streams of draws apart from those of the order of epochs
@@ -36,8 +37,10 @@ class SceneGraphDataset(Dataset[Sample]):
     for each pair and the dropout of relations. A row alone stands for (row, row).
     """
 
-    def __init__(self, split: Split, config: DataConfig, train: bool, seed: int = 0) -> None:
+    def __init__(self, split: Split, config: DataConfig, train: bool, seed: int = 0, *, enlarge: bool = True) -> None:
+        """`enlarge` as in `train_transform`: False where the device is to do it."""
         self._split, self._config, self._train, self._seed = split, config, train, seed
+        self._enlarge = enlarge
         self._resampling = None
         if train and config.resampling != "none":
             self._resampling = make_resampling(split, config.oversample, config.undersample)
@@ -55,7 +58,8 @@ class SceneGraphDataset(Dataset[Sample]):
         original_hw = self._split.size_hw(index)
         if self._train:
             rng = np.random.default_rng((self._seed, _AUGMENTATION, number))
-            picture = train_transform(self._pick_relations(picture, index, rng), self._config, rng)
+            picture = self._pick_relations(picture, index, rng)
+            picture = train_transform(picture, self._config, rng, enlarge=self._enlarge)
         return _sample(index, picture, original_hw)
 
     def _picture(self, index: int) -> Picture:
@@ -106,19 +110,23 @@ def _sample(index: int, picture: Picture, original_hw: tuple[int, int]) -> Sampl
         classes=torch.from_numpy(picture.classes),
         relations=torch.from_numpy(picture.relations),
         original_hw=original_hw,
+        pending=picture.pending,
     )
 
 
 def collate(samples: list[Sample]) -> Batch:
     """Pads the images of at least one sample with 0 to their largest height and width, in channels-last memory."""
-    sizes = [(sample.image.shape[1], sample.image.shape[2]) for sample in samples]
-    height, width = max(h for h, _ in sizes), max(w for _, w in sizes)
-    padded = torch.zeros((len(samples), height, width, 3), dtype=torch.uint8)
-    for row, sample, (h, w) in zip(padded, samples, sizes, strict=True):
-        row[:h, :w] = sample.image.permute(1, 2, 0)
-    return Batch(
-        images=padded.permute(0, 3, 1, 2),
-        sizes_hw=torch.tensor(sizes),
+    return gather(samples).to(torch.device("cpu"))
+
+
+def gather(samples: list[Sample]) -> RawBatch:
+    """The images of at least one sample one behind the other, as they are: what a decoding worker sends."""
+    images = [sample.image.permute(1, 2, 0) for sample in samples]
+    return RawBatch(
+        pixels=torch.cat([image.reshape(-1) for image in images]),
+        shapes_hw=[(image.shape[0], image.shape[1]) for image in images],
+        pending=[sample.pending for sample in samples],
+        sizes_hw=torch.tensor([sample.size_hw for sample in samples]),
         targets=[make_target(sample) for sample in samples],
         indices=[sample.index for sample in samples],
         original_hw=[sample.original_hw for sample in samples],
@@ -126,10 +134,43 @@ def collate(samples: list[Sample]) -> Batch:
 
 
 @dataclass(frozen=True)
+class RawBatch:
+    """A batch before its images are resized and padded, which its device does."""
+
+    pixels: Tensor  # [sum of h w 3] uint8 RGB
+    shapes_hw: list[tuple[int, int]]  # B heights and widths in `pixels`
+    pending: list[Pending]  # B
+    sizes_hw: Tensor  # [B, 2] int64 height and width after `pending`
+    targets: list[Target]  # B
+    indices: list[int]  # B rows of the split
+    original_hw: list[tuple[int, int]]  # B true heights and widths of the files' pictures
+
+    def to(self, device: torch.device) -> Batch:
+        """One transfer for all images, then `finish` and padding there."""
+        pixels = self.pixels.to(device, non_blocking=True)
+        images = split_by_counts(pixels, [h * w * 3 for h, w in self.shapes_hw])
+        height, width = self.sizes_hw.max(dim=0).values.tolist()
+        padded = torch.zeros((len(images), height, width, 3), dtype=torch.uint8, device=device)
+        for row, image, shape_hw, pending in zip(padded, images, self.shapes_hw, self.pending, strict=True):
+            finished = finish(image.view(*shape_hw, 3), pending)
+            row[: finished.shape[0], : finished.shape[1]] = finished
+        return Batch(
+            images=padded.permute(0, 3, 1, 2),
+            sizes_hw=self.sizes_hw.to(device, non_blocking=True),
+            targets=[target.to(device) for target in self.targets],
+            indices=self.indices,
+            original_hw=self.original_hw,
+        )
+
+    def pin_memory(self) -> RawBatch:
+        return replace(self, pixels=self.pixels.pin_memory())
+
+
+@dataclass(frozen=True)
 class _Packed:
     """A batch on its way from a worker: few tensors, since each takes a file descriptor until it is used."""
 
-    batch: Batch  # without targets
+    batch: Batch | RawBatch  # without targets
     columns: tuple[Tensor, Tensor, Tensor, Tensor]  # fields of the targets, concatenated
     num_boxes: list[int]
     num_relations: list[int]
@@ -138,8 +179,8 @@ class _Packed:
         return replace(self, batch=self.batch.pin_memory())
 
 
-def _pack(samples: list[Sample]) -> _Packed:
-    batch = collate(samples)
+def _pack(samples: list[Sample], raw: bool) -> _Packed:
+    batch = gather(samples) if raw else collate(samples)
     targets = batch.targets
     columns = (
         torch.cat([target.classes for target in targets]),
@@ -151,7 +192,7 @@ def _pack(samples: list[Sample]) -> _Packed:
     return _Packed(replace(batch, targets=[]), columns, *counts)
 
 
-def _unpack(packed: _Packed) -> Batch:
+def _unpack(packed: _Packed) -> Batch | RawBatch:
     classes, boxes, relations, relation_boxes = packed.columns
     columns = zip(
         split_by_counts(classes, packed.num_boxes),
@@ -164,12 +205,19 @@ def _unpack(packed: _Packed) -> Batch:
 
 
 def train_loader(
-    split: Split, config: Config, rank: int = 0, world_size: int = 1, start_step: int = 0
-) -> Iterator[Batch]:
+    split: Split,
+    config: Config,
+    rank: int = 0,
+    world_size: int = 1,
+    start_step: int = 0,
+    *,
+    enlarge_on_device: bool = False,
+) -> Iterator[Batch | RawBatch]:
     """Endless micro-batches of worker `rank`: those of optimizer step `start_step` first, as if never interrupted.
 
     A step takes batch_size / world_size images, in pieces of micro_batch_size. All images of a step have one
-    orientation. Raises `DataError` where a photo cannot be read.
+    orientation. With `enlarge_on_device` images get larger in `RawBatch.to`: there is less to send, and decoding
+    workers do little but decode. Raises `DataError` where a photo cannot be read.
     """
     training = config.training
     sampler = OrientationBatchSampler(
@@ -182,8 +230,8 @@ def train_loader(
         start_batch=start_step,
         micro_batch_size=training.micro_batch_size,
     )
-    dataset = SceneGraphDataset(split, config.data, train=True, seed=config.seed)
-    return _load(dataset, sampler, config)
+    dataset = SceneGraphDataset(split, config.data, train=True, seed=config.seed, enlarge=not enlarge_on_device)
+    return _load(dataset, sampler, config, raw=enlarge_on_device)
 
 
 def eval_loader(split: Split, config: Config, rank: int = 0, world_size: int = 1) -> Iterator[Batch]:
@@ -195,7 +243,9 @@ def eval_loader(split: Split, config: Config, rank: int = 0, world_size: int = 1
     share = training.batch_size // world_size
     batch_size = config.evaluation.batch_size or training.micro_batch_size or max(share, 1)
     batches = eval_batches(split, batch_size, rank, world_size)
-    return _load(SceneGraphDataset(split, config.data, train=False), batches, config)
+    for batch in _load(SceneGraphDataset(split, config.data, train=False), batches, config):
+        assert isinstance(batch, Batch)
+        yield batch
 
 
 def eval_batches(split: Split, batch_size: int, rank: int, world_size: int) -> list[list[int]]:
@@ -209,17 +259,20 @@ def eval_batches(split: Split, batch_size: int, rank: int, world_size: int) -> l
     return batches
 
 
-def _load(dataset: SceneGraphDataset, batches: Iterable[list[Any]], config: Config) -> Iterator[Batch]:
+def _load(
+    dataset: SceneGraphDataset, batches: Iterable[list[Any]], config: Config, *, raw: bool = False
+) -> Iterator[Batch | RawBatch]:
     num_workers = config.data.num_workers
     if num_workers == 0:
         for draws in batches:
-            yield collate([dataset[draw] for draw in draws])
+            samples = [dataset[draw] for draw in draws]
+            yield gather(samples) if raw else collate(samples)
         return
     loader: Iterable[_Packed] = DataLoader(
         dataset,
         batch_sampler=batches,
         num_workers=num_workers,
-        collate_fn=_pack,
+        collate_fn=partial(_pack, raw=raw),
         pin_memory=config.training.device != "cpu" and torch.cuda.is_available(),
         prefetch_factor=_PREFETCH,
     )

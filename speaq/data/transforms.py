@@ -5,6 +5,7 @@ Letters: h, w picture height and width; N boxes; M relations. Nothing here draws
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
@@ -13,9 +14,10 @@ import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
 from PIL import Image
+from torch import Tensor
 
 from speaq.config import DataConfig
-from speaq.structures import FloatArray, IntArray
+from speaq.structures import FloatArray, IntArray, Pending, Resize, Window
 
 SMALLEST_SIDE = 1e-5  # pixels; boxes that are thinner after clipping are dropped in training
 Size = tuple[int, int]
@@ -29,28 +31,31 @@ class Picture:
     boxes_xyxy: FloatArray  # [N, 4] pixels
     classes: IntArray  # [N]
     relations: IntArray  # [M, 3] rows (subject box, object box, predicate)
+    pending: Pending = ()  # what `finish` is to do to the image yet; the annotations have it behind them
 
     @property
     def size_hw(self) -> Size:
-        return self.image.shape[0], self.image.shape[1]
+        """Height and width with all that is pending."""
+        return self.pending[-1].size_hw if self.pending else (self.image.shape[0], self.image.shape[1])
 
 
-def train_transform(picture: Picture, config: DataConfig, rng: np.random.Generator) -> Picture:
+def train_transform(picture: Picture, config: DataConfig, rng: np.random.Generator, *, enlarge: bool = True) -> Picture:
     """Random flip, random crop, random size; boxes are clipped, and empty ones go with their relations.
 
     Args:
         picture: of any size, at least 1 × 1.
         config: probabilities, sides and windows; pixels.
         rng: the only source of chance, so equal generators give equal pictures.
+        enlarge: False leaves the first resize that makes the picture larger, and all that follows, pending.
     Returns:
         At most `train_max_side` pixels on the longest side; may be left without boxes or relations.
     """
     if rng.random() < config.flip_probability:
         picture = flip(picture)
     if rng.random() < config.crop_probability:
-        picture = random_crop(picture, config, rng)
+        picture = random_crop(picture, config, rng, enlarge=enlarge)
     size_hw = resize_shape(picture.size_hw, _choice(config.train_sides, rng), config.train_max_side)
-    return drop_empty_boxes(clip_boxes(resize_quickly(picture, size_hw)))
+    return drop_empty_boxes(clip_boxes(resize_quickly(picture, size_hw, enlarge=enlarge)))
 
 
 def eval_transform(picture: Picture, config: DataConfig) -> Picture:
@@ -91,29 +96,51 @@ def resize(picture: Picture, size_hw: Size) -> Picture:
     return replace(picture, image=image, boxes_xyxy=scale_boxes(picture.boxes_xyxy, picture.size_hw, size_hw))
 
 
-def resize_quickly(picture: Picture, size_hw: Size) -> Picture:
-    """`resize` by PyTorch's kernel, for training: four times as fast, and at most one grey level off Pillow's."""
+def resize_quickly(picture: Picture, size_hw: Size, *, enlarge: bool = True) -> Picture:
+    """`resize` by PyTorch's kernel, for training: four times as fast, and at most one grey level off Pillow's.
+
+    With `enlarge` False a picture that gets more pixels, or has something pending, is left for `finish`.
+    """
     if size_hw == picture.size_hw:
         return picture
-    pixels = torch.from_numpy(picture.image).permute(2, 0, 1)[None]  # [1, 3, h, w], channels last in memory
-    resized = F.interpolate(pixels, size_hw, mode="bilinear", antialias=True)[0]
     boxes = scale_boxes(picture.boxes_xyxy, picture.size_hw, size_hw)
-    return replace(picture, image=resized.permute(1, 2, 0).numpy(), boxes_xyxy=boxes)
+    if picture.pending or (not enlarge and math.prod(size_hw) > math.prod(picture.size_hw)):
+        return replace(picture, boxes_xyxy=boxes, pending=(*picture.pending, Resize(size_hw)))
+    return replace(picture, image=finish(torch.from_numpy(picture.image), (Resize(size_hw),)).numpy(), boxes_xyxy=boxes)
 
 
-def random_crop(picture: Picture, config: DataConfig, rng: np.random.Generator) -> Picture:
+def finish(image: Tensor, pending: Pending) -> Tensor:
+    """[h, w, 3] uint8 → the same after all steps, on the image's device. Devices differ by at most one grey level."""
+    for step in pending:
+        if isinstance(step, Window):
+            image = image[step.top :, step.left :][: step.size_hw[0], : step.size_hw[1]]
+        else:
+            image = _interpolate(image.permute(2, 0, 1)[None], step.size_hw)[0].permute(1, 2, 0)
+    return image
+
+
+def _interpolate(pixels: Tensor, size_hw: Size) -> Tensor:
+    """[1, 3, h, w] uint8 in channels-last memory → [1, 3, H, W]. CUDA has no kernel for integers."""
+    if pixels.device.type == "cpu":
+        return F.interpolate(pixels, size_hw, mode="bilinear", antialias=True)
+    values = F.interpolate(pixels.float(), size_hw, mode="bilinear", antialias=True)
+    return values.round_().clamp_(0, 255).to(torch.uint8)
+
+
+def random_crop(picture: Picture, config: DataConfig, rng: np.random.Generator, *, enlarge: bool = True) -> Picture:
     """Resizes the shortest side to one of `crop_sides` and cuts out a random window, bounded by the picture.
 
-    Boxes are moved but not yet clipped, so they may lie outside.
+    Boxes are moved but not yet clipped, so they may lie outside. `enlarge` as in `resize_quickly`.
     """
     full = resize_shape(picture.size_hw, _choice(config.crop_sides, rng), None)
     smallest, largest = config.crop_window
-    window = [int(rng.integers(min(length, smallest), min(length, largest) + 1)) for length in full]
-    top, left = (int(rng.integers(length - part + 1)) for length, part in zip(full, window, strict=True))
-    height, width = window
-    resized = resize_quickly(picture, full)
-    image = resized.image[top : top + height, left : left + width]
-    return replace(resized, image=image, boxes_xyxy=resized.boxes_xyxy - np.array((left, top, left, top), np.float32))
+    height, width = (int(rng.integers(min(length, smallest), min(length, largest) + 1)) for length in full)
+    top, left = (int(rng.integers(n - part + 1)) for n, part in zip(full, (height, width), strict=True))
+    resized = resize_quickly(picture, full, enlarge=enlarge)
+    boxes = resized.boxes_xyxy - np.array((left, top, left, top), np.float32)
+    if resized.pending:
+        return replace(resized, boxes_xyxy=boxes, pending=(*resized.pending, Window(top, left, (height, width))))
+    return replace(resized, boxes_xyxy=boxes, image=resized.image[top : top + height, left : left + width])
 
 
 def clip_boxes(picture: Picture) -> Picture:

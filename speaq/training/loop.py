@@ -24,7 +24,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from speaq.config import Config, ConfigError, dump, flatten, from_dict, read_yaml, to_dict
 from speaq.data import DataError
-from speaq.data.dataset import train_loader
+from speaq.data.dataset import RawBatch, train_loader
 from speaq.data.visual_genome import Split, VisualGenome, open_data
 from speaq.structures import Batch
 from speaq.training import checkpoint, distributed
@@ -275,7 +275,8 @@ def _interruptible() -> Iterator[Callable[[], bool]]:
 def _loop(run: _Run, state: _State, interrupted: Callable[[], bool]) -> str:
     config = run.config.training
     rank, size = distributed.world()
-    batches = train_loader(run.train_split, run.config, rank, size, state.step)
+    on_device = run.device.type != "cpu"
+    batches = train_loader(run.train_split, run.config, rank, size, state.step, enlarge_on_device=on_device)
     run.model.train()
     meter = _Meter(state.step)
     while state.step < config.max_steps:
@@ -318,7 +319,7 @@ class _Meter:
         self.since, self.begin, self.waited = step, time.perf_counter(), 0.0
 
 
-def _step(run: _Run, step: int, batches: Iterator[Batch], meter: _Meter) -> dict[str, Tensor]:
+def _step(run: _Run, step: int, batches: Iterator[Batch | RawBatch], meter: _Meter) -> dict[str, Tensor]:
     """One optimizer step, over as many micro-batches as the effective batch needs; returns the mean losses."""
     config = run.config.training
     rank, size = distributed.world()

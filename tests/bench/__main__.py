@@ -8,7 +8,7 @@ product, run in turn with it. Some say more; their functions document it:
 - `evaluation_test_split` (one core): `images`, `peak_memory_growth_mib`; the scenes are a pool of 500 in turn.
 - `data_open_108k`: `images`, `first_seconds`, `peak_memory_growth_mib`. `data_decode`: of a 500 × 375 photo, with
   `large_` of one of 3000 × 2000: seconds a photo, `to_decoding_alone`, `share_decoding`, `large_reduced_*`
-  (`data.reduced_decoding`).
+  (`data.reduced_decoding`), `device_enlarges_*`: what is left for a worker on a machine with a GPU.
 - `trial_start`: `parts` in seconds. `scaling_2`, `scaling_4`: `efficiency` and its parts.
 - `training_step_matmuls`: `share_of_step`. `step_*`: `points` of [size, seconds, ratio to the smallest].
 - `memory`: MiB kept for each image, and the largest batch that follows. `*_gpu`: the same work on a CUDA device.

@@ -89,6 +89,10 @@ def data_decode(settings: Settings) -> Values:
             values[f"{name}ratio_to_calibration"] /= draws
             values[f"{name}to_decoding_alone"] = found["ratio_to_calibration"] / alone["ratio_to_calibration"]
             values[f"{name}share_decoding"] = _share(path, draws)
+            worker = measure(lambda path=path, draws=draws: _ours(path, draws, False, enlarge=False), settings.repeats)  # type: ignore[misc]
+            values[f"{name}device_enlarges_to_decoding_alone"] = (
+                worker["ratio_to_calibration"] / alone["ratio_to_calibration"]
+            )
         reduced = measure(lambda: _ours(path, draws, True), settings.repeats)
         values["large_reduced_to_decoding_alone"] = reduced["ratio_to_calibration"] / alone["ratio_to_calibration"]
     return values
@@ -111,12 +115,12 @@ def _pillow(path: Path, draws: int) -> None:
             image.convert("RGB").load()
 
 
-def _ours(path: Path, draws: int, reduced: bool) -> None:
+def _ours(path: Path, draws: int, reduced: bool, *, enlarge: bool = True) -> None:
     config, box = DataConfig(), np.array([[10, 10, 200, 200]], np.float32)
     largest = max(*config.train_sides, *config.crop_sides)
     for draw in range(draws):
         picture = Picture(read_image(path, largest if reduced else None), box, np.zeros(1, int), np.zeros((0, 3), int))
-        train_transform(picture, config, np.random.default_rng(draw))
+        train_transform(picture, config, np.random.default_rng(draw), enlarge=enlarge)
 
 
 def _share(path: Path, draws: int) -> float:
