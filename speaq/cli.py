@@ -13,6 +13,7 @@ from speaq import config as configs
 from speaq.cli_search import search_app
 from speaq.terminal import (
     DONE,
+    FAILED,
     USAGE,
     AsJson,
     Assignments,
@@ -264,6 +265,34 @@ def convert(
     from speaq.training.convert import convert as convert_checkpoint
 
     typer.echo(f"{convert_checkpoint(reference, run, data, config)} · {run}")
+
+
+@app.command()
+@command
+def predict(
+    images: Annotated[list[Path], typer.Argument(help="photos, or folders of them")],
+    checkpoint: Annotated[Path, typer.Option(help="run folder or checkpoint file")],
+    output: OutputDir,
+    top: Annotated[int, typer.Option(min=1, help="triplets of a photo at most")] = 20,
+    threshold: Annotated[float, typer.Option(min=0.0, max=1.0, help="least score of a triplet")] = 0.0,
+    pictures: Annotated[
+        Literal["png", "svg", "both", "none"], typer.Option(help="boxes on the photo beside the graph")
+    ] = "png",
+    batch_size: Annotated[int, typer.Option(min=1, help="photos at once")] = 8,
+    device: Annotated[Literal["auto", "cpu", "cuda"], typer.Option()] = "auto",
+) -> int:
+    """Scene graphs of your own photos as JSON and pictures; exit code 1 where a photo could not be read."""
+    from speaq.prediction.predictor import predict_files
+
+    kinds = {"png": [".png"], "svg": [".svg"], "both": [".png", ".svg"], "none": []}[pictures]
+    with progress_bar("predicting") as progress:
+        done, failed = predict_files(
+            images, checkpoint, output, top, threshold, [".json", *kinds], batch_size, device, progress
+        )
+    for error in failed:
+        typer.echo(f"skipped {error}", err=True)
+    typer.echo(f"{done} photos in {output}" + (f", {len(failed)} skipped" if failed else ""))
+    return FAILED if failed else DONE
 
 
 app.add_typer(search_app)

@@ -17,6 +17,7 @@ LAYERS = (
     ("model", "matching"),
     ("losses", "inference", "evaluation", "parameters", "space"),
     ("training",),
+    ("prediction",),
     ("terminal", "cli_search", "cli"),
 )
 

@@ -1,0 +1,1 @@
+"""Scene graphs of photos that are in no data set: predict, write, draw."""

@@ -1,0 +1,158 @@
+"""What is predicted for one photo: named objects and triplets, and their JSON."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from speaq.structures import IntArray, ScenePrediction, Vocabulary
+
+SCHEMA = "speaq-prediction/1"
+
+
+@dataclass(frozen=True)
+class Thing:
+    """An object that occurs in a triplet."""
+
+    label: str
+    label_index: int  # 0-based class
+    score: float  # probability of the class
+    box_xyxy: tuple[float, float, float, float]  # pixels of the upright photo
+
+
+@dataclass(frozen=True)
+class Triplet:
+    """`subject` and `object` index the things."""
+
+    subject: int
+    predicate: str
+    predicate_index: int  # 0-based
+    object: int
+    score: float  # by which triplets are ranked
+    predicate_score: float  # probability of the predicate
+
+
+@dataclass(frozen=True)
+class ImagePrediction:
+    """A photo's scene graph; triplets are ranked, the best first, and no two of them are the same."""
+
+    image: Path
+    size_hw: tuple[int, int]  # pixels of the upright photo
+    things: tuple[Thing, ...]
+    triplets: tuple[Triplet, ...]
+
+    def first(self, top: int) -> ImagePrediction:
+        """The best `top` triplets and what occurs in them."""
+        triplets = self.triplets[:top]
+        kept = sorted({end for triplet in triplets for end in (triplet.subject, triplet.object)})
+        number = {thing: position for position, thing in enumerate(kept)}
+        renumbered = (replace(t, subject=number[t.subject], object=number[t.object]) for t in triplets)
+        return replace(self, things=tuple(self.things[thing] for thing in kept), triplets=tuple(renumbered))
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values in the documented form: see `SCHEMA` and README."""
+        return {
+            "schema": SCHEMA,
+            "image": str(self.image),
+            "width": self.size_hw[1],
+            "height": self.size_hw[0],
+            "objects": [
+                {
+                    "id": number,
+                    "label": thing.label,
+                    "label_index": thing.label_index,
+                    "score": round(thing.score, 6),
+                    "box_xyxy": [round(value, 2) for value in thing.box_xyxy],
+                }
+                for number, thing in enumerate(self.things)
+            ],
+            "triplets": [
+                {
+                    "subject": triplet.subject,
+                    "predicate": triplet.predicate,
+                    "predicate_index": triplet.predicate_index,
+                    "object": triplet.object,
+                    "score": round(triplet.score, 6),
+                    "predicate_score": round(triplet.predicate_score, 6),
+                }
+                for triplet in self.triplets
+            ],
+        }
+
+    def save(self, path: Path) -> None:
+        """Writes the JSON, or a picture where the name ends in .png or .svg. Raises ValueError for other names."""
+        path = Path(path)
+        if path.suffix == ".json":
+            path.write_text(json.dumps(self.to_json(), indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+        elif path.suffix in (".png", ".svg"):
+            from speaq.prediction.picture import draw  # matplotlib only where it is needed
+
+            draw(self, path)
+        else:
+            raise ValueError(f"{path}: name it .json, .png or .svg")
+
+    def __str__(self) -> str:
+        names = distinct_names(self.things)
+        return "\n".join(f"{t.score:.3f}  {names[t.subject]} {t.predicate} {names[t.object]}" for t in self.triplets)
+
+
+def distinct_names(things: Sequence[Thing]) -> list[str]:
+    """Labels, with a number where a label occurs more than once: `man 1`, `man 2`, `horse`."""
+    labels = [thing.label for thing in things]
+    return [
+        f"{label} {labels[: row + 1].count(label)}" if labels.count(label) > 1 else label
+        for row, label in enumerate(labels)
+    ]
+
+
+def image_prediction(
+    image: Path,
+    size_hw: tuple[int, int],
+    prediction: ScenePrediction,
+    vocabulary: Vocabulary,
+    *,
+    top: int,
+    threshold: float,
+) -> ImagePrediction:
+    """The best triplets of a decoded photo and the objects in them.
+
+    Args:
+        prediction: boxes in pixels of the photo.
+        top: triplets at most.
+        threshold: least score of a triplet.
+    """
+    rows = _best_rows(prediction, top, threshold)
+    kept = list(dict.fromkeys(int(box) for row in rows for box in prediction.pairs[row]))
+    number = {box: position for position, box in enumerate(kept)}
+    height, width = size_hw
+    boxes = prediction.boxes_xyxy.clip(0, (width, height, width, height))
+    things = tuple(
+        Thing(
+            vocabulary.objects[int(prediction.classes[box])],
+            int(prediction.classes[box]),
+            float(prediction.scores[box]),
+            tuple(boxes[box].tolist()),
+        )
+        for box in kept
+    )
+    triplets = []
+    for row in rows:
+        subject, object_ = (number[int(box)] for box in prediction.pairs[row])
+        index = int(prediction.predicates[row])
+        score = float(prediction.triplet_scores[row])
+        probability = float(prediction.predicate_scores[row, index])
+        triplets.append(Triplet(subject, vocabulary.predicates[index], index, object_, score, probability))
+    return ImagePrediction(image, size_hw, things, tuple(triplets))
+
+
+def _best_rows(prediction: ScenePrediction, top: int, threshold: float) -> IntArray:
+    """Rows of the first triplets above the threshold, each (subject, object, predicate) once."""
+    triplets = np.concatenate((prediction.pairs, prediction.predicates[:, None]), axis=1)  # [T, 3]
+    _, first = np.unique(triplets, axis=0, return_index=True)
+    rows = np.sort(first)
+    return rows[prediction.triplet_scores[rows] >= threshold][:top].astype(np.int64)

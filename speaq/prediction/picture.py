@@ -1,0 +1,198 @@
+"""The photo with its boxes beside the drawn graph, as PNG or SVG, in colours that colour-blind people tell apart."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import networkx
+import numpy as np
+from matplotlib import rc_context
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
+from matplotlib.text import Text
+from matplotlib.transforms import Bbox
+from numpy.typing import NDArray
+
+from speaq.data.images import read_image
+from speaq.prediction.graph import ImagePrediction, distinct_names
+
+# Okabe and Ito's palette (2008), without its yellow, which is unreadable on white.
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+DARK_TEXT = ("#E69F00", "#56B4E9", "#CC79A7")  # too light for white letters
+HEIGHT, DPI = 5.0, 150  # inches of each half; dots per inch of a PNG
+FONT = 9.0  # points
+GRAPH = np.array((1.3, 1.0)) * HEIGHT * 72 * 0.95  # width and height of the graph's half, points
+CURVE = 12.0  # by which arrows and their words may bend outwards, points
+DRAWN = 10  # triplets of a picture: more make it unreadable
+
+FloatArray = NDArray[np.float64]
+
+
+def draw(prediction: ImagePrediction, path: Path) -> None:
+    """Writes the best `DRAWN` triplets in the format of the file's name: .png or .svg.
+
+    Raises DataError where the photo is gone.
+    """
+    prediction = prediction.first(DRAWN)
+    # Names are no formulas; and nothing of the time or the machine goes into the file: equal input, equal bytes.
+    with rc_context({"text.parse_math": False, "svg.hashsalt": "speaq"}):
+        figure = Figure(figsize=_size(prediction.size_hw), layout="constrained")
+        FigureCanvasAgg(figure)
+        photo, graph = figure.subplots(1, 2, width_ratios=_widths(prediction.size_hw))
+        names = distinct_names(prediction.things)
+        _draw_photo(photo, prediction, names)
+        _draw_graph(graph, prediction, names)
+        metadata = {"Date": None} if path.suffix == ".svg" else None
+        figure.savefig(path, dpi=DPI, metadata=metadata)
+
+
+def _widths(size_hw: tuple[int, int]) -> tuple[float, float]:
+    """Inches of photo and graph; the graph stays readable beside a narrow photo."""
+    aspect = min(max(size_hw[1] / size_hw[0], 0.5), 2.0)
+    return HEIGHT * aspect, HEIGHT * 1.3
+
+
+def _size(size_hw: tuple[int, int]) -> tuple[float, float]:
+    return sum(_widths(size_hw)), HEIGHT
+
+
+def _colour(number: int) -> str:
+    return COLOURS[number % len(COLOURS)]
+
+
+def _style(number: int, **box: Any) -> dict[str, Any]:
+    """Of the label of a thing, in the photo and in the graph."""
+    colour = _colour(number)
+    letters = "black" if colour in DARK_TEXT else "white"
+    return {"color": letters, "fontsize": FONT, "bbox": {"facecolor": colour, "edgecolor": "none", **box}}
+
+
+def _draw_photo(axes: Axes, prediction: ImagePrediction, names: Sequence[str]) -> None:
+    axes.imshow(read_image(prediction.image), interpolation="antialiased")
+    axes.set_axis_off()
+    labels = []
+    for number, (thing, name) in enumerate(zip(prediction.things, names, strict=True)):
+        left, top, right, bottom = thing.box_xyxy
+        axes.add_patch(Rectangle((left, top), right - left, bottom - top, fill=False, edgecolor="white", linewidth=3))
+        box = Rectangle((left, top), right - left, bottom - top, fill=False, edgecolor=_colour(number), linewidth=1.7)
+        axes.add_patch(box)
+        label = axes.text(left, top, name, va="bottom", ha="left", **_style(number, pad=1.5))
+        labels.append((label, thing.box_xyxy))
+    _place(axes, labels, prediction.size_hw)
+
+
+def _place(axes: Axes, labels: Sequence[tuple[Text, tuple[float, ...]]], size_hw: tuple[int, int]) -> None:
+    """Moves labels to the first corner of their box, outside then inside, where they hide no earlier one."""
+    figure: Any = axes.figure
+    figure.canvas.draw()
+    taken: list[Bbox] = []
+    to_data = axes.transData.inverted()
+    for label, (left, top, right, bottom) in labels:
+        extent = label.get_window_extent().transformed(to_data)
+        width, height = abs(extent.width) * 1.08, abs(extent.height) * 1.35
+        corners = [(left, top - height), (left, top), (right - width, top - height), (right - width, top)]
+        corners += [(left, bottom), (left, bottom - height), (right - width, bottom), (right - width, bottom - height)]
+        corners += [(left, top + step * height) for step in range(1, 8)]
+        places = [_inside(corner, width, height, size_hw) for corner in corners]
+        free = [place for place in places if not any(place.overlaps(other) for other in taken)]
+        place = (free or places)[0]
+        taken.append(place)
+        label.set_verticalalignment("top")
+        label.set_position((place.x0 + 0.04 * width, place.y0 + 0.13 * height))
+
+
+def _inside(corner: tuple[float, float], width: float, height: float, size_hw: tuple[int, int]) -> Bbox:
+    left = min(max(corner[0], 0.0), max(size_hw[1] - width, 0.0))
+    top = min(max(corner[1], 0.0), max(size_hw[0] - height, 0.0))
+    return Bbox.from_bounds(left, top, width, height)
+
+
+def _draw_graph(axes: Axes, prediction: ImagePrediction, names: Sequence[str]) -> None:
+    axes.set_axis_off()
+    if not prediction.triplets:
+        axes.text(0.5, 0.5, "no triplet", ha="center", va="center", fontsize=FONT, transform=axes.transAxes)
+        return
+    graph = networkx.MultiDiGraph()
+    graph.add_nodes_from(range(len(names)))
+    predicates: dict[tuple[int, int], list[str]] = {}
+    for triplet in prediction.triplets:
+        predicates.setdefault((triplet.subject, triplet.object), []).append(triplet.predicate)
+    for (subject, object_), words in predicates.items():  # an arrow for a pair, with all that is said of it
+        graph.add_edge(subject, object_, text=", ".join(words))
+    spots = _layout(graph, names)
+    axes.set(xlim=(0, GRAPH[0]), ylim=(0, GRAPH[1]))
+    places = dict(enumerate(spots))
+    style: dict[str, Any] = {"ax": axes, "node_size": 1500}
+    curve = "arc3,rad=0.12"  # the two directions of a pair part
+    networkx.draw_networkx_edges(
+        graph, places, edge_color="#555555", connectionstyle=[curve], arrowsize=12, width=1.0, **style
+    )
+    texts = {(a, b, key): text for a, b, key, text in graph.edges(keys=True, data="text")}
+    networkx.draw_networkx_edge_labels(
+        graph,
+        places,
+        texts,
+        ax=axes,
+        connectionstyle=[curve],
+        font_size=FONT - 1,
+        rotate=False,
+        node_size=1500,
+        bbox={"facecolor": "white", "edgecolor": "none", "pad": 0.8, "alpha": 0.9},
+    )
+    for number, name in enumerate(names):
+        x, y = spots[number]
+        style = _style(number, boxstyle="round,pad=0.35")
+        axes.text(float(x), float(y), name, ha="center", va="center", zorder=3, **style)
+
+
+def _layout(graph: networkx.MultiDiGraph, names: Sequence[str]) -> FloatArray:
+    """[nodes, 2] points (1/72 inch) in the graph's half: related nodes are close, and no label hides another one.
+
+    Kamada and Kawai's layout of every connected part, the parts on shelves, labels then pushed apart.
+    """
+    places = np.zeros((len(names), 2))
+    left, bottom, shelf = 0.0, 0.0, 0.0
+    room = 1.6 * len(names) ** 0.5
+    for part in sorted(networkx.weakly_connected_components(graph), key=len, reverse=True):
+        undirected = networkx.Graph(graph.subgraph(part).to_undirected())
+        spots = networkx.kamada_kawai_layout(undirected, scale=len(part) ** 0.5 / 2)
+        nodes, points = list(spots), np.array(list(spots.values()))
+        points -= points.min(axis=0)
+        width, height = points.max(axis=0) + 1.0
+        if left and left + width > room:
+            left, bottom, shelf = 0.0, bottom + shelf, 0.0
+        places[nodes] = points + np.array((left, bottom))
+        left, shelf = left + width, max(shelf, height)
+    sizes = np.array([(0.62 * FONT * len(name) + 10, 2.4 * FONT) for name in names])
+    return _apart(_fitted(places, sizes / 2 + CURVE), sizes * (1.0, 1.5))
+
+
+def _fitted(places: FloatArray, margins: FloatArray) -> FloatArray:
+    """Stretched so that all labels just lie within the graph's half; centred where there is no extent."""
+    low, high = places.min(axis=0), places.max(axis=0)
+    extent = np.where(high > low, high - low, 1.0)
+    share = np.where(high > low, (places - low) / extent, 0.5)
+    margin = margins.max(axis=0)
+    fitted: FloatArray = margin + share * np.maximum(GRAPH - 2 * margin, 1.0)
+    return fitted
+
+
+def _apart(places: FloatArray, sizes: FloatArray, rounds: int = 300) -> FloatArray:
+    """Moves overlapping labels away from each other, in the direction that needs less, for a while."""
+    wanted = (sizes[:, None] + sizes[None]) / 2  # [n, n, 2] distance in x or y at which two labels are free
+    order = np.arange(len(places))
+    for _ in range(rounds):
+        gap = places[:, None] - places[None]  # [n, n, 2]
+        missing = wanted - np.abs(gap)
+        bad = (missing > 0).all(axis=2) & (order[:, None] != order)
+        if not bad.any():
+            break
+        sign = np.where(gap == 0, np.sign(order[:, None] - order)[..., None], np.sign(gap))
+        axis = missing.argmin(axis=2)[..., None] == np.arange(2)
+        places = places + (np.where(axis & bad[..., None], missing, 0.0) * sign).sum(axis=1) * 0.3
+        places = np.clip(places, sizes / 2, np.maximum(GRAPH - sizes / 2, sizes / 2))
+    return places

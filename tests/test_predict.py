@@ -1,0 +1,176 @@
+"""Scene graphs of photos that are in no data set: the same as an evaluation's, as JSON and as pictures."""
+
+from __future__ import annotations
+
+import json
+import xml.etree.ElementTree as ElementTree
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from speaq.data import DataError
+from speaq.data.visual_genome import open_data
+from speaq.evaluation.predictions import PredictionFile
+from speaq.prediction.graph import ImagePrediction, Thing, Triplet, distinct_names, image_prediction
+from speaq.prediction.predictor import Predictor
+from speaq.structures import ScenePrediction, Vocabulary
+from speaq.training.loop import train
+from speaq.training.run import evaluate_run
+from tests.command import command, refusal
+from tests.tiny import tiny
+
+
+@pytest.fixture(scope="module")
+def run(toy: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("predict") / "run"
+    train(tiny(training__max_steps=3, training__decay_steps=[2]), toy, folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def photos(toy: Path) -> list[Path]:
+    return sorted((toy / "VG_100K").glob("*.jpg"))[:5]
+
+
+def test_a_photo_gets_what_evaluation_predicts_for_it(run: Path, toy: Path, tmp_path: Path) -> None:
+    evaluate_run(run, "test", toy, predictions=tmp_path / "test.h5")
+    predictor = Predictor.load(run)
+    test = open_data(toy).split("test", predictor.config.data)
+    graph = predictor.predict(test.image_path(2), top=1000)
+    with PredictionFile(tmp_path / "test.h5", predictor.vocabulary) as file:
+        stored = next(found.prediction for found in file if found.image_id == test.image_id(2))
+    wanted = image_prediction(graph.image, graph.size_hw, stored, predictor.vocabulary, top=1000, threshold=0.0)
+    assert [t.predicate for t in graph.triplets] == [t.predicate for t in wanted.triplets]
+    assert [t.score for t in graph.triplets] == pytest.approx([t.score for t in wanted.triplets], rel=1e-4)
+    np.testing.assert_allclose(
+        [thing.box_xyxy for thing in graph.things], [thing.box_xyxy for thing in wanted.things], atol=0.01
+    )
+
+
+def test_photos_come_in_their_order_whatever_the_batch(run: Path, photos: list[Path]) -> None:
+    predictor = Predictor.load(run)
+    alone = [predictor.predict(photo) for photo in photos]
+    for ours, theirs in zip(predictor.predict_all(photos, batch_size=3), alone, strict=True):
+        assert isinstance(ours, ImagePrediction)
+        assert (ours.image, ours.size_hw) == (theirs.image, theirs.size_hw)
+        assert ours.triplets[0].score == pytest.approx(
+            theirs.triplets[0].score, rel=0.05
+        )  # padding reaches a few border cells
+
+
+def prediction(pairs: list[list[int]], predicates: list[int], scores: list[float]) -> ScenePrediction:
+    """Three boxes on a picture of 100 × 60 pixels, one of which sticks out."""
+    probabilities = np.full((len(pairs), 3), 0.25, np.float32)
+    return ScenePrediction(
+        boxes_xyxy=np.array([[1, 2, 30, 40], [20, 20, 140, 60], [5, 5, 9, 9]], np.float32),
+        classes=np.array([0, 0, 1]),
+        scores=np.array([0.9, 0.8, 0.7], np.float32),
+        pairs=np.array(pairs, np.int64).reshape(-1, 2),
+        predicates=np.array(predicates, np.int64),
+        triplet_scores=np.array(scores, np.float32),
+        predicate_scores=probabilities,
+        query_index=np.arange(len(pairs)),
+    )
+
+
+NAMES = Vocabulary(("man", "hat"), ("on", "<script>"))
+
+
+def test_triplets_are_unique_ranked_and_above_the_threshold() -> None:
+    given = prediction([[1, 2], [0, 1], [1, 2], [1, 2], [2, 0]], [0, 1, 0, 1, 0], [0.9, 0.8, 0.7, 0.6, 0.1])
+    graph = image_prediction(Path("x.jpg"), (60, 100), given, NAMES, top=10, threshold=0.5)
+    assert [(t.subject, t.predicate, t.object) for t in graph.triplets] == [
+        (0, "on", 1),
+        (2, "<script>", 0),
+        (0, "<script>", 1),
+    ]
+    assert distinct_names(graph.things) == ["man 1", "hat", "man 2"]
+    assert graph.things[0].box_xyxy == (20, 20, 100, 60)  # clipped to the photo
+    assert len(image_prediction(Path("x.jpg"), (60, 100), given, NAMES, top=1, threshold=0.0).triplets) == 1
+    empty = image_prediction(Path("x.jpg"), (60, 100), given, NAMES, top=9, threshold=1.0)
+    assert empty.things == empty.triplets == ()
+
+
+def test_the_command_writes_json_and_pictures_and_skips_what_is_broken(
+    run: Path, photos: list[Path], tmp_path: Path
+) -> None:
+    folder = tmp_path / "photos" / "deeper"
+    folder.mkdir(parents=True)
+    good = folder / "good.jpg"
+    good.write_bytes(photos[0].read_bytes())
+    (tmp_path / "photos" / "broken.jpg").write_bytes(photos[1].read_bytes()[:200])
+    output = tmp_path / "out"
+    options = ("--checkpoint", run, "--output", output, "--pictures", "both", "--top", "5")
+    done = command("predict", tmp_path / "photos", photos[2], *options)
+    assert done.exit_code == 1, (done.output, done.exception)
+    assert "broken.jpg: cannot be decoded" in done.stderr
+    assert "2 photos" in done.stdout
+    assert "1 skipped" in done.stdout
+    written = sorted(str(path.relative_to(output)) for path in output.rglob("*.*"))
+    names = ("deeper/good.jpg", photos[2].name)
+    assert written == sorted(f"{name}{suffix}" for name in names for suffix in (".json", ".png", ".svg"))
+    check_json(json.loads((output / "deeper" / "good.jpg.json").read_text()), good)
+    ElementTree.parse(output / "deeper" / "good.jpg.svg")
+    with Image.open(output / "deeper" / "good.jpg.png") as picture:
+        assert np.asarray(picture.convert("L")).std() > 10  # something is drawn
+
+
+def check_json(content: dict[str, Any], photo: Path) -> None:
+    with Image.open(photo) as image:
+        assert (content["width"], content["height"]) == image.size
+    assert content["schema"] == "speaq-prediction/1"
+    assert content["image"] == str(photo)
+    assert 1 <= len(content["triplets"]) <= 5
+    assert [thing["id"] for thing in content["objects"]] == list(range(len(content["objects"])))
+    scores = [triplet["score"] for triplet in content["triplets"]]
+    assert scores == sorted(scores, reverse=True)
+    used = {triplet[end] for triplet in content["triplets"] for end in ("subject", "object")}
+    assert used == {thing["id"] for thing in content["objects"]}
+    for x0, y0, x1, y1 in (thing["box_xyxy"] for thing in content["objects"]):
+        assert 0 <= x0 <= x1 <= content["width"]
+        assert 0 <= y0 <= y1 <= content["height"]
+
+
+@pytest.mark.parametrize("size", [(400, 60), (60, 400), (100, 100)])
+def test_crowded_pictures_of_every_shape_are_drawn_the_same_way_each_time(
+    size: tuple[int, int], tmp_path: Path
+) -> None:
+    photo = tmp_path / "photo.jpg"
+    Image.new("RGB", size, "grey").save(photo)
+    things = tuple(Thing("a person with $\\frac$ as a name", 0, 0.5, (5.0, 5.0, 50.0, 50.0)) for _ in range(9))
+    triplets = tuple(Triplet(i, "<b>$next$ to</b>", 1, (i * 3 + 1) % 9, 0.5, 0.5) for i in range(9))
+    loop = Triplet(4, "on", 0, 4, 0.4, 0.4)
+    graph = ImagePrediction(photo, (size[1], size[0]), things, (*triplets, loop))
+    graph.save(tmp_path / "a.svg")
+    graph.save(tmp_path / "b.svg")
+    assert (tmp_path / "a.svg").read_bytes() == (tmp_path / "b.svg").read_bytes()
+    ImagePrediction(photo, (size[1], size[0]), (), ()).save(tmp_path / "empty.png")
+    with pytest.raises(ValueError, match=r"name it \.json, \.png or \.svg"):
+        graph.save(tmp_path / "a.gif")
+
+
+def test_what_cannot_be_used_is_refused_in_one_line(run: Path, photos: list[Path], toy: Path, tmp_path: Path) -> None:
+    target = ("--output", tmp_path / "out")
+    assert "no such file or folder" in refusal("predict", tmp_path / "no.jpg", "--checkpoint", run, *target)
+    (tmp_path / "empty").mkdir()
+    assert "no photo in this folder" in refusal("predict", tmp_path / "empty", "--checkpoint", run, *target)
+    assert "no checkpoint" in refusal("predict", photos[0], "--checkpoint", tmp_path / "empty", *target)
+    (tmp_path / "empty" / photos[0].name).write_bytes(photos[0].read_bytes())
+    assert "same name" in refusal("predict", photos[0], tmp_path / "empty", "--checkpoint", run, *target)
+    train(tiny(training__max_steps=1, training__decay_steps=[1]), toy, tmp_path / "detector", task="detector")
+    assert "predicts no triplet" in refusal("predict", photos[0], "--checkpoint", tmp_path / "detector", *target)
+    assert not (tmp_path / "out").exists()
+    (tmp_path / "text.jpg").write_text("no")
+    predictor = Predictor.load(run)
+    with pytest.raises(DataError, match="not an image"):
+        predictor.predict(tmp_path / "text.jpg")
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device here")
+def test_cuda_predicts_the_same(run: Path, photos: list[Path]) -> None:
+    here, there = (Predictor.load(run, device=device).predict(photos[0]) for device in ("cpu", "cuda"))
+    assert [t.score for t in here.triplets] == pytest.approx([t.score for t in there.triplets], abs=1e-3)
