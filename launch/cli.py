@@ -26,6 +26,7 @@ def tune_command(
     trials: int | None,
     objective: str | None,
     assignments: Sequence[str],
+    search: Sequence[str],
     resume: Path | None,
 ) -> int:
     """Starts a search, or finishes the one in `resume`. Returns 0, or 1 where no trial finished.
@@ -36,6 +37,7 @@ def tune_command(
     if resume is not None:
         given = {"--config": config, "--space": space, "--objective": objective, "--output": output}
         extra = [name for name, value in given.items() if value is not None] + (["--set"] if assignments else [])
+        extra += ["--search"] if search else []
         if extra:
             raise ConfigError(f"--resume {resume}: the study knows {', '.join(extra)} already; leave it out")
         entries = studies.resume(resume, data=data, trials=trials)
@@ -49,7 +51,7 @@ def tune_command(
     assert output is not None
     study = studies.create(
         configs.load(config, assignments),
-        spaces.load(space),
+        spaces.load(space).with_search(configs.parse_overrides(search, "--search")),
         data,
         trials=trials,
         objective=objective,

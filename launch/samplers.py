@@ -78,8 +78,12 @@ def make_sampler(settings: SearchConfig, seed: int) -> optuna.samplers.BaseSampl
                 return optuna.samplers.TPESampler(seed=seed, multivariate=True, group=True, constant_liar=True)
             case "gp":
                 return optuna.samplers.GPSampler(seed=seed)
+            case "cmaes":
+                return optuna.samplers.CmaEsSampler(seed=seed)
             case "nsga2":
                 return optuna.samplers.NSGAIISampler(seed=seed)
+            case "nsga3":
+                return optuna.samplers.NSGAIIISampler(seed=seed)
             case "qmc":
                 return optuna.samplers.QMCSampler(seed=seed, scramble=True, warn_independent_sampling=False)
             case "random" | "grid":

@@ -1,53 +1,54 @@
-"""Ray's asynchronous successive halving on our step counter, with rungs that survive the driver."""
+"""Ray's schedulers on our step counter, with a memory that survives the driver: they are replayed from the ledger."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping
-from types import SimpleNamespace
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, cast
 
-from ray.tune.schedulers import AsyncHyperBandScheduler, FIFOScheduler, TrialScheduler
+from ray.tune.schedulers import AsyncHyperBandScheduler, FIFOScheduler, MedianStoppingRule, TrialScheduler
 
 from launch.ledger import Entry
 from speaq.space import SearchConfig
 
 
-class Halving(AsyncHyperBandScheduler):
+@dataclass(frozen=True)
+class _Named:
+    """All that Ray's rules ask of a trial."""
+
+    trial_id: str
+
+
+class Stopping(TrialScheduler):
     """Trials are known by our ids, not by Tune's, which change on resume. References are recorded, never stopped.
 
     A trial that reaches `max_steps` ends by itself, so that it writes its result.
     """
 
-    def __init__(self, max_steps: int, rungs: list[int], reduction_factor: float) -> None:
-        super().__init__(
-            time_attr="step",
-            metric="value",
-            mode="max",
-            max_t=max_steps,
-            grace_period=rungs[0],
-            reduction_factor=reduction_factor,
-            stop_last_trials=False,
-        )
-        self._max_steps = max_steps
+    max_steps: int
+
+    def judge(self, trial: _Named, step: int, value: float) -> str:
+        """Takes a finite value into account and says CONTINUE or STOP."""
+        raise NotImplementedError
 
     def replay(self, entries: Iterable[Entry], metric: str) -> None:
-        """Fills the rungs with what earlier drivers saw."""
+        """Takes in what earlier drivers saw."""
         for entry in entries:
             for step in sorted(entry.reports):
                 value = entry.reports[step].get(metric)
                 if value is not None and math.isfinite(value):
-                    self._brackets[0].on_result(_named(entry.id), step, value)
-
-    def on_trial_add(self, tune_controller: Any, trial: Any) -> None:
-        pass
+                    self.judge(_Named(entry.id), step, value)
 
     def on_trial_result(self, tune_controller: Any, trial: Any, result: Mapping[str, Any]) -> str:
         if "outcome" in result or not math.isfinite(result["value"]):
             return TrialScheduler.CONTINUE
-        action = self._brackets[0].on_result(_named(trial.config["trial"]), result["step"], result["value"])
-        last = result["step"] >= self._max_steps
+        action = self.judge(_Named(trial.config["trial"]), result["step"], result["value"])
+        last = result["step"] >= self.max_steps
         return TrialScheduler.CONTINUE if last or trial.config["protected"] else action
+
+    def on_trial_add(self, tune_controller: Any, trial: Any) -> None:
+        pass
 
     def on_trial_complete(self, tune_controller: Any, trial: Any, result: Mapping[str, Any]) -> None:
         pass
@@ -56,12 +57,62 @@ class Halving(AsyncHyperBandScheduler):
         pass
 
 
-def _named(trial: str) -> Any:
-    """All that a bracket asks of a trial."""
-    return SimpleNamespace(trial_id=trial)
+class Halving(Stopping, AsyncHyperBandScheduler):
+    """Asynchronous successive halving; with several brackets asynchronous HyperBand, trials taking turns in them."""
+
+    def __init__(self, max_steps: int, grace_steps: int, reduction_factor: float, brackets: int = 1) -> None:
+        AsyncHyperBandScheduler.__init__(
+            self,
+            time_attr="step",
+            metric="value",
+            mode="max",
+            max_t=max_steps,
+            grace_period=grace_steps,
+            reduction_factor=reduction_factor,
+            brackets=brackets,
+            stop_last_trials=False,
+        )
+        self.max_steps = max_steps
+
+    def judge(self, trial: _Named, step: int, value: float) -> str:
+        bracket = self._brackets[int(trial.trial_id) % len(self._brackets)]  # Ray draws it, which resuming would lose
+        action: str = bracket.on_result(cast(Any, trial), step, value)
+        return action
+
+
+class Median(Stopping, MedianStoppingRule):
+    """Stops a trial whose best value is below the median of the others' means up to the same step."""
+
+    def __init__(self, max_steps: int, grace_steps: int, min_trials: int) -> None:
+        MedianStoppingRule.__init__(
+            self,
+            time_attr="step",
+            metric="value",
+            mode="max",
+            grace_period=grace_steps,
+            min_samples_required=min_trials,
+        )
+        self.max_steps = max_steps
+
+    def judge(self, trial: _Named, step: int, value: float) -> str:
+        rule: Any = super(Stopping, self)  # Ray's, which asks nothing of Tune here
+        action: str = rule.on_trial_result(None, trial, {"step": step, "value": value})
+        self._stopped_trials.clear()  # a reference goes on, and is judged again
+        return action
+
+    def _on_insufficient_samples(self, tune_controller: Any, trial: Any, time: float) -> str:
+        return TrialScheduler.CONTINUE  # Ray's would pause it, in favour of trials that wait
 
 
 def make_scheduler(settings: SearchConfig, max_steps: int, eval_every: int) -> TrialScheduler:
     """The scheduler that `settings` names; without a rung below `max_steps` every trial runs to its end."""
     rungs = settings.rungs(max_steps, eval_every)
-    return Halving(max_steps, rungs, settings.reduction_factor) if rungs else FIFOScheduler()  # type: ignore[no-untyped-call]
+    if not rungs:
+        return FIFOScheduler()  # type: ignore[no-untyped-call]
+    match settings.scheduler:
+        case "median":
+            return Median(max_steps, rungs[0], settings.min_trials)
+        case "hyperband":
+            return Halving(max_steps, rungs[0], settings.reduction_factor, min(settings.brackets, len(rungs)))
+        case _:
+            return Halving(max_steps, rungs[0], settings.reduction_factor)

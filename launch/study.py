@@ -213,7 +213,7 @@ def _search(study: Study, output: Path, ledger: Ledger) -> None:
         training = plan.base.training
         chooser = scheduler.make_scheduler(plan.settings, training.max_steps, training.eval_every)
         metric = compared(plan)
-        if isinstance(chooser, scheduler.Halving):
+        if isinstance(chooser, scheduler.Stopping):
             chooser.replay(ledger.entries.values(), metric)
         job = Job(str(study.data), str(output / "trials"), metric, study.train)
         storage = output / ".ray"

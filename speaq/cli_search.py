@@ -22,6 +22,9 @@ def tune(
     output: Annotated[Path | None, typer.Option("--output", help="folder to write")] = None,
     trials: Annotated[int | None, typer.Option("--trials", min=1, help="default: the search space's")] = None,
     objective: Annotated[str | None, typer.Option("--objective", help="one or two metrics: R@50,mR@50")] = None,
+    search: Annotated[
+        list[str] | None, typer.Option("--search", help="key=value of the space's `search`: sampler=gp, seed=1 …")
+    ] = None,
     resume: Annotated[Path | None, typer.Option("--resume", help="folder of a search to finish")] = None,
 ) -> int:
     """Search hyper-parameters with Ray Tune and Optuna."""
@@ -33,6 +36,7 @@ def tune(
         trials=trials,
         objective=objective,
         assignments=assignments,
+        search=search or (),
         resume=resume,
     )
     return result

@@ -127,14 +127,14 @@ def check_metric(metric: str, config: Config) -> None:
         raise ConfigError(str(error)) from error
 
 
-def parse_overrides(assignments: Sequence[str]) -> dict[str, Any]:
+def parse_overrides(assignments: Sequence[str], option: str = "--set") -> dict[str, Any]:
     """`["training.max_steps=10", …]` → {dotted key: YAML value}; raises `ConfigError` on anything else."""
     overrides: dict[str, Any] = {}
     for assignment in assignments:
         key, separator, value = assignment.partition("=")
         if not separator or not key:
-            raise ConfigError(f"--set {assignment}: the form is key=value, for example training.max_steps=100")
-        overrides[key.strip()] = parse_yaml(value, f"--set {assignment}")
+            raise ConfigError(f"{option} {assignment}: the form is key=value, for example training.max_steps=100")
+        overrides[key.strip()] = parse_yaml(value, f"{option} {assignment}")
     return overrides
 
 

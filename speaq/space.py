@@ -17,7 +17,7 @@ from pydantic import BaseModel, Field, TypeAdapter, ValidationError, model_valid
 
 from speaq import config as configs
 from speaq.config import Config, ConfigError, Section
-from speaq.parameters import Parameter, Plain, identity
+from speaq.parameters import Choice, Parameter, Plain, identity
 
 Values = Mapping[str, Plain]
 
@@ -32,25 +32,37 @@ class SearchConfig(Section):
     )
     trials: int = Field(20, ge=1, description="trials in all, with the published setting and the baseline")
     seed: int = Field(0, ge=0, le=2**31 - 1, description="seed of the sampler")
-    sampler: Literal["tpe", "random", "gp", "nsga2", "qmc", "grid"] = Field("tpe", description="Optuna's sampler")
-    scheduler: Literal["asha", "none"] = Field("asha", description="asha stops the worst trials early")
-    grace_steps: int | None = Field(
-        None, ge=1, description="asha: no trial is stopped before; null: max_steps / reduction_factor², evaluated"
+    sampler: Literal["tpe", "gp", "cmaes", "nsga2", "nsga3", "random", "qmc", "grid"] = Field(
+        "tpe", description="Optuna's sampler"
     )
-    reduction_factor: float = Field(3.0, gt=1, description="asha: one of so many trials passes a rung")
+    scheduler: Literal["asha", "hyperband", "median", "none"] = Field(
+        "asha", description="what stops trials early: successive halving, the same in brackets, or the median rule"
+    )
+    grace_steps: int | None = Field(
+        None, ge=1, description="no trial is stopped before; null: max_steps / reduction_factor², evaluated"
+    )
+    reduction_factor: float = Field(3.0, gt=1, description="asha, hyperband: one of so many trials passes a rung")
+    brackets: int = Field(
+        3, ge=2, description="hyperband: trials take turns in so many brackets, each with one rung less"
+    )
+    min_trials: int = Field(3, ge=1, description="median: trials that must have come as far before one is stopped")
 
     @model_validator(mode="after")
     def _check(self) -> SearchConfig:
         if len(set(self.objective)) < len(self.objective):
             raise ValueError("objective names a metric twice")
-        if self.sampler == "gp" and len(self.objective) > 1:
-            raise ValueError("sampler: gp has one objective; use tpe or nsga2 for two")
-        if self.scheduler == "none" and self.grace_steps is not None:
-            raise ValueError("grace_steps has no effect with scheduler: none")
+        if self.sampler == "cmaes" and len(self.objective) > 1:
+            raise ValueError("sampler: cmaes has one objective; use tpe, gp, nsga2 or nsga3 for two")
+        for knob, users in _SCHEDULER_KNOBS.items():
+            if self.scheduler not in users and getattr(self, knob) != SearchConfig.model_fields[knob].default:
+                raise ValueError(f"{knob} has no effect with scheduler: {self.scheduler} ({', '.join(users)} use it)")
         return self
 
     def rungs(self, max_steps: int, eval_every: int) -> list[int]:
-        """Steps at which asha judges, below `max_steps`; empty without a scheduler. Raises ConfigError."""
+        """Steps at which asha judges, below `max_steps`, from the first at which any scheduler does; empty without one.
+
+        Raises ConfigError.
+        """
         if self.scheduler == "none":
             return []
         grace = self.grace_steps
@@ -65,6 +77,14 @@ class SearchConfig(Section):
         return rungs
 
 
+_SCHEDULER_KNOBS = {
+    "grace_steps": ("asha", "hyperband", "median"),
+    "reduction_factor": ("asha", "hyperband"),
+    "brackets": ("hyperband",),
+    "min_trials": ("median",),
+}
+
+
 class Space(Section):
     """A search space: fixed values, parameters in the order in which they are sampled, defaults of the search."""
 
@@ -76,6 +96,13 @@ class Space(Section):
     def base(self, config: Config) -> Config:
         """`config` with the fixed values."""
         return configs.apply(config, self.fixed, "space: fixed")
+
+    def with_search(self, changes: Mapping[str, Any]) -> Space:
+        """The space with other settings of the search (keys of `SearchConfig`). Raises ConfigError."""
+        if not changes:
+            return self
+        search = {**self.search.model_dump(mode="json", exclude_unset=True), **changes}
+        return from_dict({**to_dict(self), "search": search}, "--search")
 
     def without(self, keys: Sequence[str]) -> Space:
         """The space where `keys`, given on the command line, are no longer searched or fixed. Raises ConfigError."""
@@ -138,6 +165,7 @@ class Space(Section):
         for metric in self.search.objective:
             configs.check_metric(metric, base)
         self.search.rungs(base.training.max_steps, base.training.eval_every)
+        self._check_sampler()
         for key, parameter in self.parameters.items():
             _check_key(key, "parameters")
             if key.startswith("evaluation."):
@@ -153,6 +181,20 @@ class Space(Section):
             for value in [*parameter.extremes(), *([parameter.otherwise] if parameter.has_otherwise else [])]:
                 _check_field(key, value)
         self._check_corners(base)
+
+    def _check_sampler(self) -> None:
+        """CMA-ES moves in one space of numbers; what is outside of it Optuna would draw at random, silently."""
+        if self.search.sampler != "cmaes":
+            return
+        for key, parameter in self.parameters.items():
+            what = "choices" if isinstance(parameter, Choice) else "a condition" if parameter.when else None
+            if what:
+                raise ConfigError(
+                    f"space: {key}: sampler: cmaes searches unconditional ranges of numbers, not {what}; "
+                    "use tpe or gp, or fix it"
+                )
+        if len(self.parameters) < 2:
+            raise ConfigError("space: sampler: cmaes needs at least two parameters; use tpe or gp")
 
     def _check_conditions(self, key: str) -> None:
         order = list(self.parameters)

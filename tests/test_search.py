@@ -22,7 +22,7 @@ from launch import results, seam, search
 from launch.ledger import Ledger, LedgerError, digest
 from launch.sampler import Sampler
 from launch.samplers import grid
-from launch.scheduler import Halving, make_scheduler
+from launch.scheduler import Halving, Stopping, make_scheduler
 from launch.search import Plan, Search
 
 BASE = configs.apply(Config(), {"training.max_steps": 90, "training.eval_every": 10, "training.decay_steps": [50]})
@@ -223,11 +223,16 @@ def test_a_grid_is_every_active_combination_once() -> None:
         grid(continuous, BASE, seed=0)
 
 
-@pytest.mark.parametrize("name", ["tpe", "random", "gp", "nsga2", "qmc", "grid"])
+@pytest.mark.parametrize("name", ["tpe", "random", "gp", "cmaes", "nsga2", "nsga3", "qmc", "grid"])
 def test_every_sampler_stays_in_the_space_and_repeats_itself_with_its_seed(name: str) -> None:
     groups = {"matching.num_groups": GROUPS, "losses.oversample": {"type": "categorical", "choices": [0.0, 0.07]}}
     undersample = {"type": "float", "low": 0.5, "high": 1.5, "step": 0.5, "when": {"losses.oversample": [0.07]}}
     parameters = {**groups, "losses.undersample": {**undersample, "otherwise": 0.0}}
+    if name == "cmaes":
+        parameters = {
+            "matching.num_groups": GROUPS,
+            "training.learning_rate": {"type": "float", "low": 1e-4, "high": 1},
+        }
     plan = make_plan(parameters=parameters, sampler=name, seed=3)
 
     def draw(asked: int = 0) -> list[dict[str, Any]]:
@@ -279,13 +284,56 @@ def test_halving_stops_the_worst_at_rungs_but_neither_references_nor_complete_tr
     settings = spaces.SearchConfig(grace_steps=10, reduction_factor=3.0)
     scheduler = make_scheduler(settings, 90, 10)
     assert isinstance(scheduler, Halving)
-    assert judge(scheduler, "a", 10, 0.5) == "CONTINUE"
-    assert judge(scheduler, "b", 10, 0.4) == "STOP"
-    assert judge(scheduler, "c", 10, 0.4, protected=True) == "CONTINUE"
-    assert judge(scheduler, "a", 20, 0.0) == "CONTINUE"  # not a rung
-    assert judge(scheduler, "a", 90, 0.6) == "CONTINUE"
-    assert judge(scheduler, "d", 90, 0.1) == "CONTINUE"  # at its end: it writes its result
-    assert judge(scheduler, "e", 10, math.nan) == "CONTINUE"
+    assert judge(scheduler, "0000", 10, 0.5) == "CONTINUE"
+    assert judge(scheduler, "0001", 10, 0.4) == "STOP"
+    assert judge(scheduler, "0002", 10, 0.4, protected=True) == "CONTINUE"
+    assert judge(scheduler, "0000", 20, 0.0) == "CONTINUE"  # not a rung
+    assert judge(scheduler, "0000", 90, 0.6) == "CONTINUE"
+    assert judge(scheduler, "0003", 90, 0.1) == "CONTINUE"  # at its end: it writes its result
+    assert judge(scheduler, "0004", 10, math.nan) == "CONTINUE"
+
+
+def test_hyperband_trials_take_turns_in_brackets_of_fewer_and_fewer_rungs() -> None:
+    scheduler = make_scheduler(spaces.SearchConfig(scheduler="hyperband", grace_steps=10, brackets=2), 90, 10)
+    assert judge(scheduler, "0000", 10, 0.5) == "CONTINUE"
+    assert judge(scheduler, "0001", 10, 0.1) == "CONTINUE"  # its bracket judges at 30 for the first time
+    assert judge(scheduler, "0002", 10, 0.1) == "STOP"
+    assert judge(scheduler, "0003", 30, 0.5) == "CONTINUE"
+    assert judge(scheduler, "0001", 30, 0.1) == "STOP"
+    assert judge(scheduler, "0005", 30, 0.1, protected=True) == "CONTINUE"
+
+
+def test_the_median_rule_waits_for_enough_trials_and_stops_what_is_below_them() -> None:
+    scheduler = make_scheduler(spaces.SearchConfig(scheduler="median", grace_steps=10, min_trials=2), 90, 10)
+    assert judge(scheduler, "0000", 10, 0.5) == "CONTINUE"
+    assert judge(scheduler, "0001", 10, 0.1) == "CONTINUE"  # one other trial alone
+    assert judge(scheduler, "0002", 10, 0.2) == "STOP"  # below the median of 0.5 and 0.1
+    assert judge(scheduler, "0003", 10, 0.4) == "CONTINUE"
+    assert judge(scheduler, "0004", 10, 0.0, protected=True) == "CONTINUE"
+    assert judge(scheduler, "0004", 20, 0.0, protected=True) == "CONTINUE"
+    assert judge(scheduler, "0005", 90, 0.0) == "CONTINUE"
+
+
+@pytest.mark.parametrize("name", ["asha", "hyperband", "median"])
+def test_a_resumed_scheduler_decides_as_one_that_saw_everything(name: str, tmp_path: Path) -> None:
+    plan = make_plan(trials=20, scheduler=name, grace_steps=10)
+    tune = Fake(plan, tmp_path)
+    undisturbed = make_scheduler(plan.settings, 90, 10)
+    for value in (0.5, 0.2, 0.4, 0.1, 0.3, 0.6):
+        trial_name, _ = tune.ask()
+        for step in (10, 20, 30):
+            tune.report(trial_name, step, value)
+            judge(undisturbed, tune.entry(trial_name).id, step, value)
+    resumed = make_scheduler(plan.settings, 90, 10)
+    assert isinstance(resumed, Stopping)
+    resumed.replay(tune.ledger.entries.values(), "F@50")
+    decisions = []
+    for number, value in enumerate((0.05, 0.45, 0.35, 0.15, 0.55, 0.25), start=6):
+        for step in (10, 30):
+            both = [judge(scheduler, f"{number:04d}", step, value) for scheduler in (undisturbed, resumed)]
+            assert both[0] == both[1]
+            decisions.append(both[0])
+    assert {"STOP", "CONTINUE"} == set(decisions)
 
 
 def test_rungs_are_the_same_after_a_resume(tmp_path: Path) -> None:

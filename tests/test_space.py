@@ -108,8 +108,28 @@ def test_search_settings_are_checked_against_the_config() -> None:
         check(objective=["R@7"])
     with pytest.raises(ConfigError, match=r"grace_steps 200000 is not below training\.max_steps 150000"):
         check(grace_steps=200_000)
-    with pytest.raises(ConfigError, match="gp has one objective"):
-        check(sampler="gp", objective=["R@50", "mR@50"])
+    with pytest.raises(ConfigError, match="cmaes has one objective; use tpe"):
+        check(sampler="cmaes", objective=["R@50", "mR@50"])
+    with pytest.raises(ConfigError, match="cmaes needs at least two parameters"):
+        check(sampler="cmaes")
+    for knob, value, scheduler in (
+        ("reduction_factor", 2.0, "median"),
+        ("brackets", 4, "asha"),
+        ("min_trials", 5, "hyperband"),
+        ("grace_steps", 10, "none"),
+    ):
+        with pytest.raises(ConfigError, match=f"{knob} has no effect with scheduler: {scheduler}"):
+            check(scheduler=scheduler, **{knob: value})
+
+
+def test_cmaes_is_refused_what_it_would_draw_at_random() -> None:
+    for parameters, reason in (
+        ({"matching__scheme": SCHEME, "training__learning_rate": RATE}, "not choices"),
+        ({"matching__predicate_weight": WEIGHT, "training__learning_rate": RATE}, "not a condition"),
+    ):
+        space = make(**parameters).model_copy(update={"search": spaces.SearchConfig(sampler="cmaes")})
+        with pytest.raises(ConfigError, match=rf"{reason}; use tpe or gp"):
+            space.check(Config())
 
 
 def test_rungs_are_evaluated_steps_below_the_full_length() -> None:
