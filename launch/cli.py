@@ -27,6 +27,7 @@ def tune_command(
     objective: str | None,
     assignments: Sequence[str],
     search: Sequence[str],
+    budget: str | None,
     resume: Path | None,
 ) -> int:
     """Starts a search, or finishes the one in `resume`. Returns 0, or 1 where no trial finished.
@@ -40,7 +41,7 @@ def tune_command(
         extra += ["--search"] if search else []
         if extra:
             raise ConfigError(f"--resume {resume}: the study knows {', '.join(extra)} already; leave it out")
-        entries = studies.resume(resume, data=data, trials=trials)
+        entries = studies.resume(resume, data=data, trials=trials, budget=budget)
         return _report(entries, resume)
     needed = {"--config": config, "--space": space, "--data": data, "--output": output}
     if missing := [name for name, value in needed.items() if value is None]:
@@ -57,7 +58,7 @@ def tune_command(
         objective=objective,
         overrides=list(configs.parse_overrides(assignments)),
     )
-    return _report(studies.start(study, output), output)
+    return _report(studies.start(study, output, budget), output)
 
 
 def _report(entries: list[Entry], output: Path) -> int:

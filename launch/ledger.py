@@ -1,11 +1,13 @@
 """The record of a study: append-only JSON lines, one event each, flushed to disk before anything is built on it.
 
 Everything else (sampler, scheduler, tables) is rebuilt from here, so that a driver killed at any moment loses nothing:
-asked → running → reported… → finished | pruned | failed. A trial is known by its id; its config digest holds the seed.
+asked → running → reported… → finished | pruned | infeasible | failed. A trial is known by its id; its config digest
+holds the seed. Rows `opened` and `closed` say when a driver worked on the study.
 """
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import hashlib
 import json
@@ -23,10 +25,10 @@ from speaq.parameters import Plain
 
 log = logging.getLogger(__name__)
 
-Event = Literal["asked", "running", "reported", "finished", "pruned", "failed"]
-State = Literal["asked", "running", "finished", "pruned", "failed"]
+State = Literal["asked", "running", "finished", "pruned", "infeasible", "failed"]
+Event = State | Literal["reported"]
 
-ENDED: tuple[State, ...] = ("finished", "pruned", "failed")
+ENDED: tuple[State, ...] = ("finished", "pruned", "infeasible", "failed")
 
 
 class LedgerError(ConfigError):
@@ -52,6 +54,7 @@ class Entry:
     best_step: int | None = None
     seconds: float = 0.0
     reason: str | None = None
+    cost: Metrics = field(default_factory=dict)  # of a run's result: peak_memory_mib, data_wait_share, latency_ms, …
     asked: float = 0.0  # Unix time
 
     @property
@@ -81,6 +84,8 @@ class Ledger:
         """Raises LedgerError where another process has the study, or a line cannot be read."""
         self.path = path
         self.entries: dict[str, Entry] = {}
+        self.wall_seconds = 0.0  # from a driver's start to its last row, of all drivers
+        self._row_time: float | None = None
         try:
             self._file = path.open("ab")
             _lock(self._file)
@@ -89,6 +94,7 @@ class Ledger:
         except OSError as error:
             raise LedgerError(f"{path}: cannot be written ({error.strerror})") from error
         self._replay()
+        self._write({"event": "opened", "time": time.time()})
 
     def _replay(self) -> None:
         content = self.path.read_bytes()
@@ -108,7 +114,9 @@ class Ledger:
 
     def append(self, event: Event, trial: str, **fields: Any) -> None:
         """Writes one row; it is on disk when this returns. Raises LedgerError (disk full, …)."""
-        row = {"event": event, "trial": trial, "time": time.time(), **fields}
+        self._write({"event": event, "trial": trial, "time": time.time(), **fields})
+
+    def _write(self, row: Mapping[str, Any]) -> None:
         line = json.dumps(row, allow_nan=False).encode() + b"\n"
         try:
             self._file.write(line)
@@ -119,7 +127,13 @@ class Ledger:
         self._apply(json.loads(line))
 
     def _apply(self, row: Mapping[str, Any]) -> None:
-        event, trial = row["event"], row["trial"]
+        event = row["event"]
+        if event != "opened" and self._row_time is not None:
+            self.wall_seconds += max(0.0, row["time"] - self._row_time)
+        self._row_time = row["time"]
+        if event in ("opened", "closed"):
+            return
+        trial = row["trial"]
         if event == "asked":
             assert trial not in self.entries, trial
             self.entries[trial] = _asked(row)
@@ -137,10 +151,17 @@ class Ledger:
             entry.reason = row.get("reason")
             entry.metrics, entry.best_step = row.get("metrics", {}), row.get("best_step")
             entry.step, entry.seconds = row.get("step", entry.step), row.get("seconds", entry.seconds)
+            entry.cost = row.get("cost", {})
         else:
             raise ValueError(f"unknown event {event!r}")
 
+    def wall_now(self) -> float:
+        """Seconds in which drivers worked on the study, this one up to now."""
+        return self.wall_seconds + max(0.0, time.time() - (self._row_time or time.time()))
+
     def close(self) -> None:
+        with contextlib.suppress(LedgerError):  # nothing is lost but the seconds since the last row
+            self._write({"event": "closed", "time": time.time()})
         self._file.close()
 
 

@@ -12,7 +12,6 @@ from launch.ledger import Entry
 from launch.search import Plan
 from launch.status import Snapshot, TrialStatus
 from speaq.config import ConfigError
-from speaq.training.metrics import read_lines
 
 MORE_TRIALS = 20  # that the report proposes to add to a search that is complete
 ORDER = ("finished", "pruned", "running", "interrupted", "asked", "failed")
@@ -138,39 +137,30 @@ def _quoted(path: Path) -> str:
 
 
 def _cost(snapshot: Snapshot, trials: Sequence[TrialStatus]) -> list[str]:
-    sums = status.totals(trials, snapshot.plan)
+    sums = status.totals(trials, snapshot)
     resources = snapshot.plan.base.resources
     kind, each = ("GPU", resources.gpus_per_worker) if resources.gpus_per_worker else ("CPU", resources.cpus_per_worker)
     share = each * resources.num_workers / 3600
     projected = "unknown" if sums.projected_seconds is None else f"{sums.projected_seconds:.0f} s"
     values = {
+        "by the clock": f"{sums.wall_seconds:.0f} s",
         "spent in trials": f"{sums.seconds:.0f} s, {sums.seconds * share:.3g} {kind} hours, {sums.steps} steps",
         "saved by early stopping": f"{sums.saved_steps} steps, {sums.saved_share:.0%}",
         "trials still to come": projected,
     }
     header = ["trial", "", "state", "steps", "of", "s", f"{kind} h", "peak MiB", "waiting for data"]
+    costs = {entry.id: entry.cost for entry in snapshot.entries}
     rows = []
     for t in trials:
-        folder = snapshot.folder / "trials" / t.trial
-        peak, waiting = _peak_memory(folder), _data_wait(folder)
+        cost = costs[t.trial]
+        peak, waiting = cost.get("peak_memory_mib"), cost.get("data_wait_share")
         hours = t.seconds * share
         rows.append([t.trial, t.label or "", t.state, t.step, t.max_steps, t.seconds, hours, peak, waiting])
     return [html.facts(values), html.table(header, rows)]
 
 
-def _peak_memory(folder: Path) -> float | None:
-    peak: float | None = (compare.read_json(folder / "result.json") or {}).get("peak_memory_mib")
-    return peak
-
-
-def _data_wait(folder: Path) -> float | None:
-    """Mean share of a run's time in which training waited for images."""
-    shares = [line["train/data_wait_share"] for line in read_lines(folder / "metrics.jsonl") if "train/loss" in line]
-    return sum(shares) / len(shares) if shares else None
-
-
 def _failures(trials: Sequence[TrialStatus]) -> str:
-    lines = [f"trial {trial.trial}: {trial.reason}" for trial in trials if trial.state == "failed"]
+    lines = [f"trial {trial.trial}: {trial.reason}" for trial in trials if trial.state in ("failed", "infeasible")]
     return html.listing(lines) if lines else html.text("None.")
 
 

@@ -253,7 +253,7 @@ class Stages:
     def _note_training(self, name: str, config: Config, result: Mapping[str, Any]) -> None:
         workers, seconds = config.resources.num_workers, result["seconds"]
         gpus = workers * (config.resources.gpus_per_worker or float(pick_device(config).type == "cuda"))
-        kept = ("status", "step", "seconds", "best", "hardware", "peak_memory_mib")
+        kept = ("status", "step", "seconds", "best", "hardware", "cost")
         content = {
             **{key: result[key] for key in kept if key in result},
             "seed": config.seed,

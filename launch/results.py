@@ -15,6 +15,7 @@ from speaq import config as configs
 from speaq.config import Config
 from speaq.evaluation.protocol import common_protocol
 
+COSTS = ("peak_memory_mib", "data_wait_share", "latency_ms")
 SHOWN = ("R", "mR", "F", "head", "body", "tail")
 
 
@@ -79,6 +80,7 @@ def rows(entries: Sequence[Entry], plan: Plan) -> list[dict[str, Any]]:
             "best_step": entry.best_step,
             "steps": entry.step,
             "seconds": round(entry.seconds, 1),
+            **{name: entry.cost.get(name) for name in COSTS},
             "attempts": entry.attempts,
             "reason": entry.reason or "",
             **parameters(entry, plan),

@@ -14,7 +14,12 @@ from speaq.config import Config
 from speaq.parameters import Choice, FloatRange, IntRange, Plain
 from speaq.space import SearchConfig, Space, Values
 
-_STATES = {"finished": TrialState.COMPLETE, "pruned": TrialState.PRUNED, "failed": TrialState.FAIL}
+_STATES = {
+    "finished": TrialState.COMPLETE,
+    "infeasible": TrialState.COMPLETE,
+    "pruned": TrialState.PRUNED,
+    "failed": TrialState.FAIL,
+}
 
 
 class Sampler:
@@ -65,15 +70,23 @@ class Sampler:
         self._running[trial.number] = trial
         return trial.number, values
 
-    def replay(self, values: Values, state: str, objective: Sequence[float] | None, steps: Mapping[int, float]) -> None:
+    def replay(
+        self,
+        values: Values,
+        state: str,
+        objective: Sequence[float] | None,
+        steps: Mapping[int, float],
+        constraints: Mapping[str, float],
+    ) -> None:
         """An ended trial of an earlier driver."""
         self._study.add_trial(
             optuna.trial.create_trial(
-                state=_STATES[state],
+                state=_STATES[state] if state != "infeasible" or objective else TrialState.FAIL,
                 values=self._told(state, objective, steps),
                 params=dict(values),
                 distributions={key: distribution(self._space.parameters[key]) for key in values},
                 intermediate_values=dict(steps) if self._single else None,
+                constraints=dict(constraints) or None,
             )
         )
 
@@ -82,20 +95,32 @@ class Sampler:
         if self._single:
             self._running[number].report(value, step)
 
-    def tell(self, number: int, state: str, objective: Sequence[float] | None) -> None:
-        """Ends a trial as finished (with its objective), pruned or failed."""
+    def tell(
+        self,
+        number: int,
+        state: str,
+        objective: Sequence[float] | None,
+        constraints: Mapping[str, float] | None = None,
+    ) -> None:
+        """Ends a trial as finished or infeasible (with its objective), pruned or failed.
+
+        Args:
+            constraints: how far a value lies above its limit, by name; all at or below 0 is feasible.
+        """
         trial = self._running.pop(number)
-        if state == "finished":
-            self._study.tell(trial, list(objective or ()))
+        for name, excess in (constraints or {}).items():
+            trial.set_constraint(name, excess)
+        if state in ("finished", "infeasible") and objective:
+            self._study.tell(trial, list(objective))
         else:
-            self._study.tell(trial, state=_STATES[state])
+            self._study.tell(trial, state=TrialState.FAIL if state == "infeasible" else _STATES[state])
 
     def _told(
         self, state: str, objective: Sequence[float] | None, steps: Mapping[int, float]
     ) -> Sequence[float] | None:
         if state == "pruned" and self._single and steps:
             return [steps[max(steps)]]  # as Optuna's tell does
-        return list(objective) if state == "finished" and objective else None
+        return list(objective) if state in ("finished", "infeasible") and objective else None
 
 
 _NO_PRUNER = optuna.pruners.NopPruner()  # Ray's scheduler stops trials

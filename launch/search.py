@@ -15,6 +15,7 @@ from typing import Any
 from ray import tune
 from ray.tune.search import Searcher
 
+from launch.budget import Budget, BudgetSpent
 from launch.ledger import Entry, Event, Ledger, LedgerError, digest
 from launch.sampler import Sampler
 from launch.seam import Metrics, is_number
@@ -26,6 +27,8 @@ from speaq.space import SearchConfig, Space
 
 log = logging.getLogger(__name__)
 
+MEMORY = "peak_memory_mib"
+OUT_OF_MEMORY = "OutOfMemory"  # how the reason of a trial begins that the device was too small for
 MAX_ATTEMPTS = 200  # proposals in a row that are known or impossible before the space counts as exhausted
 DIED = "the process of the trial died (killed, out of memory, or its node was lost)"
 
@@ -47,8 +50,15 @@ class Plan:
 class Search(Searcher):
     """Ray's side: trials by Tune's ids. Ours are `0000`, `0001`, … in the order of asking."""
 
-    def __init__(self, plan: Plan, ledger: Ledger, listener: Listener = lambda entry, event: None) -> None:
+    def __init__(
+        self,
+        plan: Plan,
+        ledger: Ledger,
+        listener: Listener = lambda entry, event: None,
+        budget: Budget | None = None,
+    ) -> None:
         super().__init__(metric="value", mode="max")
+        self._budget = budget
         self._plan, self._ledger, self._listener = plan, ledger, listener
         self._sampler = Sampler(plan.space, plan.base, plan.settings, len(plan.objective), len(ledger.entries))
         self._numbers: dict[str, int] = {}  # our id → number of the Optuna trial
@@ -76,7 +86,14 @@ class Search(Searcher):
     def entry(self, tune_id: str) -> Entry:
         return self._ledger.entries[self._ids[tune_id]]
 
+    @property
+    def spent(self) -> bool:
+        """Whether the study has used up its budget."""
+        return self._budget is not None and self._budget.is_spent(self._ledger, self._plan.base.resources)
+
     def suggest(self, trial_id: str) -> Any:
+        if self.spent:
+            return Searcher.FINISHED
         entry = self._waiting.pop(0) if self._waiting else self._new()
         if entry is None:
             return Searcher.FINISHED
@@ -101,9 +118,11 @@ class Search(Searcher):
         if error or not result:
             self._end(entry, "failed", reason=DIED)
         elif "failure" in outcome:
-            self._end(entry, "failed", reason=outcome["failure"])
+            out_of_memory = outcome["failure"].startswith(OUT_OF_MEMORY)
+            judged = "infeasible" if out_of_memory and MEMORY in self._plan.settings.constraints else "failed"
+            self._end(entry, judged, reason=outcome["failure"])
         elif "metrics" in outcome:
-            self._end(entry, *self._judge(outcome["metrics"]), **outcome)
+            self._end(entry, *self._judge(outcome["metrics"], outcome.get("cost", {})), **outcome)
         else:
             self._record_report(entry, result)
             self._end(entry, "pruned", **_best_report(entry, self._plan.base.training.best_metric))
@@ -124,9 +143,22 @@ class Search(Searcher):
             self.error = error
             raise
 
-    def _judge(self, metrics: Metrics) -> tuple[str, str | None]:
-        missing = [name for name in self._plan.objective if not is_number(metrics.get(name))]
-        return ("failed", f"{', '.join(missing)} is not a number") if missing else ("finished", None)
+    def _judge(self, metrics: Metrics, cost: Metrics) -> tuple[str, str | None]:
+        """How a trial that came to its end is recorded, and why where it is not finished."""
+        values = {name: metrics.get(name) for name in self._plan.objective}
+        limits = self._plan.settings.constraints
+        missing = [n for n, v in (values | {n: cost.get(n) for n in limits}).items() if not is_number(v)]
+        if missing:
+            return "failed", f"{', '.join(missing)} is not a number"
+        above = [
+            f"{name} {cost[name]:g} is above {limits[name]:g}" for name, by in self._excess(cost).items() if by > 0
+        ]
+        return ("infeasible", "; ".join(above)) if above else ("finished", None)
+
+    def _excess(self, cost: Metrics) -> dict[str, float]:
+        """By how much each constrained value lies above its limit."""
+        limits = self._plan.settings.constraints
+        return {name: value - limit for name, limit in limits.items() if is_number(value := cost.get(name))}
 
     def _record_report(self, entry: Entry, result: Mapping[str, Any]) -> None:
         if "report" not in result:
@@ -143,7 +175,7 @@ class Search(Searcher):
     def _end(self, entry: Entry, state: str, reason: str | None = None, **fields: Any) -> None:
         self._append(state, entry.id, reason=reason, **fields)  # type: ignore[arg-type]
         if entry.id in self._numbers:
-            self._sampler.tell(self._numbers.pop(entry.id), state, self._objective(entry))
+            self._sampler.tell(self._numbers.pop(entry.id), state, self._objective(entry), self._excess(entry.cost))
         self._listener(entry, state)
 
     def _objective(self, entry: Entry) -> list[float] | None:
@@ -161,7 +193,8 @@ class Search(Searcher):
             name = self._plan.base.training.best_metric if len(self._plan.objective) > 1 else self._plan.objective[0]
             values = {step: metrics.get(name) for step, metrics in entry.reports.items()}
             steps = {step: value for step, value in values.items() if is_number(value)}
-            self._sampler.replay(entry.values, entry.state, self._objective(entry), steps)
+            excess = self._excess(entry.cost)
+            self._sampler.replay(entry.values, entry.state, self._objective(entry), steps, excess)
         else:
             self._numbers[entry.id], _ = self._sampler.adopt(entry.values)
 
@@ -217,13 +250,17 @@ class _Stub:
 
 
 class Starts(tune.Callback):
-    """Tells the search when a trial's process starts."""
+    """Tells the search when a trial's process starts, and ends it when the budget is spent."""
 
     def __init__(self, search: Search) -> None:
         self._search = search
 
     def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         self._search.started(trial.trial_id)
+
+    def on_step_begin(self, iteration: int, trials: list[Any], **info: Any) -> None:
+        if self._search.spent:
+            raise BudgetSpent
 
 
 def difference(base: Config, config: Config) -> dict[str, Any]:

@@ -13,6 +13,7 @@ from typing import Any
 import typer
 
 from launch import study as studies
+from launch.budget import Kind, device_seconds
 from launch.ledger import Entry, Ledger
 from launch.results import best_entry
 from launch.seam import Metrics
@@ -30,6 +31,7 @@ class Snapshot:
     study: Study
     entries: list[Entry]
     active: bool  # a search is working on it
+    wall_seconds: float  # with a driver at work
 
     @property
     def plan(self) -> Plan:
@@ -49,6 +51,7 @@ class _Rows(Ledger):
 
     def __init__(self, path: Path) -> None:
         self.path, self.entries = path, {}
+        self.wall_seconds, self._row_time = 0.0, None
         content = path.read_bytes() if path.exists() else b""
         self._read(content[: content.rfind(b"\n") + 1])
 
@@ -57,7 +60,8 @@ def read(folder: Path) -> Snapshot:
     """Raises ConfigError where `folder` is no study, LedgerError where its ledger cannot be read."""
     study = studies.read(folder / "study.yaml")
     path = folder / "ledger.jsonl"
-    return Snapshot(folder, study, list(_Rows(path).entries.values()), _is_locked(path))
+    rows = _Rows(path)
+    return Snapshot(folder, study, list(rows.entries.values()), _is_locked(path), rows.wall_seconds)
 
 
 def _is_locked(path: Path) -> bool:
@@ -94,9 +98,13 @@ class Totals:
     trials: int  # wanted in all
     finished: int
     pruned: int
+    infeasible: int
     failed: int
     running: int
     seconds: float  # trials' own, summed up
+    wall_seconds: float  # with a driver at work
+    device: str  # GPU or CPU: what the hours are of
+    device_hours: float
     steps: int
     saved_steps: int  # that stopped trials did not make
     saved_share: float  # of the steps that finished and stopped trials would have made without early stopping
@@ -140,10 +148,13 @@ def _progress(folder: Path, step: int, seconds: float) -> tuple[int, float]:
     return step, seconds
 
 
-def totals(trials: Sequence[TrialStatus], plan: Plan) -> Totals:
+def totals(trials: Sequence[TrialStatus], snapshot: Snapshot) -> Totals:
     """Sums over all trials."""
-    by_state = {state: [t for t in trials if t.state == state] for state in ("finished", "pruned", "failed", "running")}
-    judged = by_state["finished"] + by_state["pruned"]
+    plan = snapshot.plan
+    kind: Kind = "gpu" if plan.base.resources.gpus_per_worker else "cpu"
+    states = ("finished", "pruned", "infeasible", "failed", "running")
+    by_state = {state: [t for t in trials if t.state == state] for state in states}
+    judged = by_state["finished"] + by_state["infeasible"] + by_state["pruned"]
     saved = sum(t.max_steps - t.step for t in by_state["pruned"])
     full = sum(t.step for t in judged) + saved
     ended = [*judged, *by_state["failed"]]
@@ -155,6 +166,9 @@ def totals(trials: Sequence[TrialStatus], plan: Plan) -> Totals:
         trials=wanted,
         **{state: len(found) for state, found in by_state.items()},
         seconds=round(sum(t.seconds for t in trials), 1),
+        wall_seconds=round(snapshot.wall_seconds, 1),
+        device=kind.upper(),
+        device_hours=round(device_seconds(snapshot.entries, plan.base.resources, kind) / 3600, 4),
         steps=sum(t.step for t in trials),
         saved_steps=saved,
         saved_share=round(saved / full, 4) if full else 0.0,
@@ -186,7 +200,7 @@ def print_status(folder: Path, *, as_json: bool = False) -> None:
     for trial in trials:
         if trial.reason:
             typer.echo(f"trial {trial.trial} {trial.state}: {trial.reason}")
-    typer.echo(_totals_line(totals(trials, snapshot.plan), snapshot.active))
+    typer.echo(_totals_line(totals(trials, snapshot), snapshot.active))
 
 
 def _to_json(snapshot: Snapshot, trials: Sequence[TrialStatus], best: Mapping[str, Entry]) -> dict[str, Any]:
@@ -196,7 +210,7 @@ def _to_json(snapshot: Snapshot, trials: Sequence[TrialStatus], best: Mapping[st
         "objective": list(snapshot.plan.objective),
         "protocol": snapshot.protocol,
         "best": {name: {"trial": entry.id, "value": entry.metrics[name]} for name, entry in best.items()},
-        "totals": dataclasses.asdict(totals(trials, snapshot.plan)),
+        "totals": dataclasses.asdict(totals(trials, snapshot)),
         "trials": [dataclasses.asdict(trial) for trial in trials],
     }
 
@@ -221,9 +235,10 @@ def _print_trials(trials: Sequence[TrialStatus], objective: Sequence[str]) -> No
 
 def _totals_line(sums: Totals, active: bool) -> str:
     parts = [
-        f"{sums.finished} finished, {sums.pruned} stopped early, {sums.failed} failed, {sums.running} running "
-        f"of {sums.trials} trials",
-        f"{sums.seconds:.0f} s in trials, {sums.steps} steps",
+        f"{sums.finished} finished, {sums.pruned} stopped early, "
+        + (f"{sums.infeasible} infeasible, " if sums.infeasible else "")
+        + f"{sums.failed} failed, {sums.running} running of {sums.trials} trials",
+        f"{sums.wall_seconds:.0f} s, {sums.device_hours:.3g} {sums.device} hours in trials, {sums.steps} steps",
         f"{sums.saved_share:.0%} of the steps saved by early stopping",
     ]
     if sums.projected_seconds:

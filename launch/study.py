@@ -23,6 +23,7 @@ from launch import (
     scheduler,
     search,
 )
+from launch.budget import Budget, BudgetSpent, parse
 from launch.cluster import with_absolute_paths
 from launch.interrupts import Interrupts
 from launch.ledger import Entry, Ledger
@@ -148,22 +149,27 @@ def read(path: Path) -> Study:
         raise ConfigError(f"{path}: not a study.yaml of speaq ({type(error).__name__}: {error})") from error
 
 
-def start(study: Study, output: Path) -> list[Entry]:
-    """Runs a new study in `output`, which must be new or empty. Raises ConfigError."""
+def start(study: Study, output: Path, budget: str | None = None) -> list[Entry]:
+    """Runs a new study in `output`, which must be new or empty, until its budget is spent. Raises ConfigError."""
+    if budget is not None:
+        parse(budget, study.plan.base.resources)
     output = output.resolve()
     if output.exists() and (not output.is_dir() or any(output.iterdir())):
         raise ConfigError(f"{output}: is not empty; give another --output, or --resume {output}")
     output.mkdir(parents=True, exist_ok=True)
     (output / "study.yaml").write_text(study.dump(), encoding="utf-8")
-    return run(study, output)
+    return run(study, output, budget)
 
 
-def resume(output: Path, *, data: Path | None = None, trials: int | None = None) -> list[Entry]:
+def resume(
+    output: Path, *, data: Path | None = None, trials: int | None = None, budget: str | None = None
+) -> list[Entry]:
     """Finishes the study in `output`: no finished trial is repeated, the others go on from their checkpoints.
 
     Args:
         data: where the data set is now; it must be the same one.
         trials: a new number of trials in all.
+        budget: what the study may cost in all, what it has cost already included.
 
     Raises:
         ConfigError: not a study, another data set, or the study is running.
@@ -183,16 +189,20 @@ def resume(output: Path, *, data: Path | None = None, trials: int | None = None)
         if now.get(name) != study.versions.get(name):
             log.warning("%s was %s when the study began, is %s", name, study.versions.get(name), now.get(name))
     plan = study.plan if trials is None else dataclasses.replace(study.plan, trials=trials)
-    return run(dataclasses.replace(study, plan=plan, data=where), output)
+    return run(dataclasses.replace(study, plan=plan, data=where), output, budget)
 
 
-def run(study: Study, output: Path) -> list[Entry]:
+def run(study: Study, output: Path, budget: str | None = None) -> list[Entry]:
     """Runs what is left of a study and writes its results, also when it is interrupted. Returns all trials."""
     ledger = Ledger(output / "ledger.jsonl")
     with contextlib.closing(ledger):
+        limit = None if budget is None else parse(budget, study.plan.base.resources)
+        if limit is not None and limit.is_spent(ledger, study.plan.base.resources):
+            spent = limit.spent(ledger, study.plan.base.resources)
+            raise ConfigError(f"--budget {budget}: the study has taken {spent:.0f} s already; give more")
         (output / "trials").mkdir(exist_ok=True)
         try:
-            _search(study, output, ledger)
+            _search(study, output, ledger, limit)
         finally:
             entries = list(ledger.entries.values())
             if entries:
@@ -200,14 +210,14 @@ def run(study: Study, output: Path) -> list[Entry]:
     return entries
 
 
-def _search(study: Study, output: Path, ledger: Ledger) -> None:
+def _search(study: Study, output: Path, ledger: Ledger, budget: Budget | None) -> None:
     plan = study.plan
     resources = plan.base.resources
     several = resources.num_workers > 1
     with cluster.connected(dashboard=several):
         concurrent = cluster.check_fits(resources)
         lines = Lines(plan, ledger.entries, concurrent)
-        searcher = Search(plan, ledger, lines)
+        searcher = Search(plan, ledger, lines, budget)
         if not searcher.remaining:
             return
         training = plan.base.training
@@ -221,12 +231,16 @@ def _search(study: Study, output: Path, ledger: Ledger) -> None:
             with Interrupts() as interrupts:
                 callbacks = [Starts(searcher), interrupts]
                 _tuner(job, plan, searcher, chooser, min(concurrent, searcher.remaining), storage, callbacks).fit()
+        except BudgetSpent:
+            pass
         except Exception as error:
             raise searcher.error or StudyError(f"Ray Tune: {_last_line(error)}") from error
         finally:
             shutil.rmtree(storage, ignore_errors=True)
         if searcher.error is not None:
             raise searcher.error
+        if budget is not None and searcher.spent and searcher.remaining:
+            log.warning("budget %s is spent, trials left: %d; --resume %s", budget.text, searcher.remaining, output)
 
 
 def _last_line(error: Exception) -> str:

@@ -114,6 +114,7 @@ class Run:
             "best_step": best["step"],
             "step": result["step"],
             "seconds": result["seconds"],
+            "cost": result["cost"],
         }
 
     def _report(self, step: int, metrics: Metrics, checkpoint: Path) -> None:

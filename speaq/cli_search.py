@@ -25,6 +25,9 @@ def tune(
     search: Annotated[
         list[str] | None, typer.Option("--search", help="key=value of the space's `search`: sampler=gp, seed=1 …")
     ] = None,
+    budget: Annotated[
+        str | None, typer.Option("--budget", help="most that the search may take in all: 8h, 90m, 40gpu-h, 20cpu-h")
+    ] = None,
     resume: Annotated[Path | None, typer.Option("--resume", help="folder of a search to finish")] = None,
 ) -> int:
     """Search hyper-parameters with Ray Tune and Optuna."""
@@ -37,6 +40,7 @@ def tune(
         objective=objective,
         assignments=assignments,
         search=search or (),
+        budget=budget,
         resume=resume,
     )
     return result

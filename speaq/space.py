@@ -21,6 +21,7 @@ from speaq.parameters import Choice, Parameter, Plain, identity
 
 Values = Mapping[str, Plain]
 
+CONSTRAINED = ("peak_memory_mib", "latency_ms")
 MAX_CORNERS = 512  # combinations of extreme values that are tried before a space is called impossible
 
 
@@ -45,6 +46,10 @@ class SearchConfig(Section):
     brackets: int = Field(
         3, ge=2, description="hyperband: trials take turns in so many brackets, each with one rung less"
     )
+    constraints: dict[str, float] = Field(
+        default={},
+        description="most memory of training, and milliseconds for predicting an image; a trial above is infeasible",
+    )
     min_trials: int = Field(3, ge=1, description="median: trials that must have come as far before one is stopped")
 
     @model_validator(mode="after")
@@ -53,6 +58,11 @@ class SearchConfig(Section):
             raise ValueError("objective names a metric twice")
         if self.sampler == "cmaes" and len(self.objective) > 1:
             raise ValueError("sampler: cmaes has one objective; use tpe, gp, nsga2 or nsga3 for two")
+        for name, limit in self.constraints.items():
+            if name not in CONSTRAINED:
+                raise ValueError(f"constraints: {name} is none of {', '.join(CONSTRAINED)}")
+            if limit <= 0:
+                raise ValueError(f"constraints: {name} is above 0, not {limit}")
         for knob, users in _SCHEDULER_KNOBS.items():
             if self.scheduler not in users and getattr(self, knob) != SearchConfig.model_fields[knob].default:
                 raise ValueError(f"{knob} has no effect with scheduler: {self.scheduler} ({', '.join(users)} use it)")

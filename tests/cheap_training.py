@@ -49,7 +49,10 @@ def train(
                 status = "stopped"
                 break
     best = {"metric": config.training.best_metric, "value": 0.0, "step": step, "metrics": metrics}
-    result = {"status": status, "step": step, "seconds": step * 0.01, "metrics": metrics, "best": best}
+    latency = 10.0 * config.matching.num_groups
+    cost = {"seconds": step * 0.01, "steps": step, "workers": 1, "peak_memory_mib": 100.0, "latency_ms": latency}
+    cost["data_wait_share"] = 0.25
+    result = {"status": status, "step": step, "seconds": step * 0.01, "metrics": metrics, "best": best, "cost": cost}
     if main:
         (output / "result.json").write_text(json.dumps(result))
     return result

@@ -16,7 +16,15 @@ settings.load_profile("speaq")
 torch.set_num_threads(1)
 
 # Modules that start Ray: two clusters on one machine get in each other's way, so one process runs them all.
-WITH_RAY = ("test_jobs", "test_launch", "test_readme", "test_real_data", "test_reproduction", "test_after_search")
+WITH_RAY = (
+    "test_jobs",
+    "test_launch",
+    "test_readme",
+    "test_real_data",
+    "test_reproduction",
+    "test_after_search",
+    "test_costs",
+)
 
 
 @pytest.hookimpl(optionalhook=True)

@@ -151,7 +151,7 @@ def test_two_workers_count_every_image_once_and_resume(toy: Path, tmp_path: Path
     config = configs.apply(CONFIG, {"resources.num_workers": 2, "training.max_steps": 4})
     run = tmp_path / "run"
     result = train_distributed(config, toy, run)
-    assert (result["step"], result["workers"]) == (4, 2)
+    assert (result["step"], result["cost"]["workers"]) == (4, 2)
     alone = evaluate_run(run)  # one process, all images, the same checkpoint
     assert alone.step == result["best"]["step"]
     assert alone.images == 41

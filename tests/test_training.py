@@ -61,7 +61,11 @@ def test_a_run_folder_holds_everything(run: Path, toy: Path) -> None:
     result = json.loads((run / "result.json").read_text())
     assert (result["status"], result["step"]) == ("finished", 6)
     assert {"torch", "python", "numpy"} <= result["versions"].keys()
-    assert result["peak_memory_mib"] > 0
+    cost = result["cost"]
+    assert cost["peak_memory_mib"] > 0
+    assert cost["latency_ms"] > 0
+    assert 0 <= cost["data_wait_share"] < 1
+    assert (cost["steps"], cost["workers"], cost["seconds"]) == (6, 1, result["seconds"])
     assert result["protocol"] == "sgdet published"
     lines = read_lines(run / "metrics.jsonl")
     assert all((line.get("protocol") == "sgdet published") == ("val/seconds" in line) for line in lines)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import platform
 import resource
@@ -49,7 +50,20 @@ def hardware(device: torch.device) -> str:
 
 
 def peak_memory_mib(device: torch.device) -> float:
-    """Largest memory use so far, MiB: of the CUDA device where there is one, else of this process."""
+    """Largest memory use since `reset_peak_memory`, MiB: of the CUDA device, or of this process where there is none."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device) / 2**20
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    try:
+        status = Path("/proc/self/status").read_text(encoding="utf-8")
+        return int(status.partition("VmHWM:")[2].split()[0]) / 1024
+    except (OSError, IndexError):  # not Linux: since the process began
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+
+
+def reset_peak_memory(device: torch.device) -> None:
+    """Forgets earlier peaks: a process may train several trials one after the other."""
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+        return
+    with contextlib.suppress(OSError):  # Linux alone can; elsewhere a peak is the process's
+        Path("/proc/self/clear_refs").write_text("5", encoding="utf-8")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import statistics
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -28,6 +30,7 @@ class Evaluation:
 
     metrics: dict[str, float | None]
     recall: RecallResult | None = None
+    latency_ms: float | None = None  # of forward pass and decoding, an image: median over batches
 
     @property
     def protocol(self) -> str:
@@ -41,14 +44,18 @@ def _no_progress(done: int, total: int, text: str) -> None:
 
 def _outputs(
     model: nn.Module, split: Split, config: Config, device: torch.device, progress: Progress
-) -> Iterator[tuple[Batch, Any]]:
-    """This worker's batches with the raw outputs for them; the model is in evaluation mode meanwhile."""
+) -> Iterator[tuple[Batch, Any, float]]:
+    """This worker's batches with the raw outputs for them, and when (performance counter) the model was called.
+
+    The model is in evaluation mode meanwhile.
+    """
     rank, size = distributed.world()
     was_training = model.training
     model.eval()
     done, total = 0, -(-len(split) // size)
     for batch in eval_loader(split, config, rank, size):
-        yield batch, model(batch.images.to(device), batch.sizes_hw.to(device))
+        begin = time.perf_counter()
+        yield batch, model(batch.images.to(device), batch.sizes_hw.to(device)), begin
         done += len(batch.indices)
         progress(done, total, "evaluating")
     model.train(was_training)
@@ -73,8 +80,10 @@ def evaluate_scene_graphs(
     """
     recall = RecallEvaluator(len(predicate_count) - 1, config.evaluation, zero_shot, predicate_count)
     boxes = DetectionEvaluator()
-    for batch, outputs in _outputs(model, split, config, device, progress):
+    latencies: list[float] = []
+    for batch, outputs, begin in _outputs(model, split, config, device, progress):
         predictions = decode(outputs, batch.original_hw, config.inference)
+        latencies.append((time.perf_counter() - begin) / len(predictions) * 1000)  # decoding waits for the device
         for index, hw, prediction in zip(batch.indices, batch.original_hw, predictions, strict=True):
             graph = split.scene_graph(index, hw)
             if store is not None:
@@ -84,7 +93,7 @@ def evaluate_scene_graphs(
     recall = RecallEvaluator.merge(distributed.gather(recall))
     boxes = DetectionEvaluator.merge(distributed.gather(boxes))
     result = recall.result()
-    return Evaluation({**result.metrics, **boxes.result()}, result)
+    return Evaluation({**result.metrics, **boxes.result()}, result, statistics.median(latencies) if latencies else None)
 
 
 @torch.inference_mode()
@@ -93,7 +102,7 @@ def evaluate_detector(
 ) -> Evaluation:
     """COCO box AP of a detector on `split`."""
     boxes = DetectionEvaluator()
-    for batch, outputs in _outputs(model, split, config, device, progress):
+    for batch, outputs, _ in _outputs(model, split, config, device, progress):
         detections = decode_detections(outputs.logits[-1], outputs.boxes[-1], batch.original_hw)
         for index, hw, (xyxy, classes, scores) in zip(batch.indices, batch.original_hw, detections, strict=True):
             boxes.add(index, split.scene_graph(index, hw), xyxy, classes, scores)

@@ -28,7 +28,7 @@ from speaq.data.dataset import RawBatch, train_loader
 from speaq.data.visual_genome import Split, VisualGenome, open_data
 from speaq.structures import Batch
 from speaq.training import checkpoint, distributed
-from speaq.training.environment import hardware, peak_memory_mib, versions
+from speaq.training.environment import hardware, peak_memory_mib, reset_peak_memory, versions
 from speaq.training.evaluate import Progress, _no_progress
 from speaq.training.metrics import Sink, open_sinks
 from speaq.training.optimizer import clip_gradients, make_optimizer, set_learning_rate
@@ -76,6 +76,9 @@ class _State:
 
     step: int = 0
     seconds: float = 0.0
+    waited: float = 0.0  # seconds, for data, since this process began
+    trained: float = 0.0  # seconds in steps, since this process began
+    latency_ms: float | None = None  # see `Evaluation`
     best: dict[str, Any] = field(default_factory=dict)
     metrics: dict[str, float | None] = field(default_factory=dict)
 
@@ -135,7 +138,9 @@ def train(
         torch.set_num_threads(config.training.num_threads)
     torch.use_deterministic_algorithms(config.training.deterministic)
     previous = _previous_run(config, output, task, resume)
-    run = _prepare(config, data, output, task, report, device or pick_device(config), progress)
+    where = device or pick_device(config)
+    reset_peak_memory(where)
+    run = _prepare(config, data, output, task, report, where, progress)
     state = _restore(run, previous) if previous else _State()
     try:
         if run.main:
@@ -225,7 +230,7 @@ def _restore(run: _Run, previous: Mapping[str, Any]) -> _State:
     run.task.model.load_state_dict(previous["model"])
     run.optimizer.load_state_dict(previous["optimizer"])
     run.scaler.load_state_dict(previous["scaler"])
-    return _State(previous["step"], previous["seconds"], dict(previous["best"]), dict(previous["metrics"]))
+    return _State(previous["step"], previous["seconds"], best=dict(previous["best"]), metrics=dict(previous["metrics"]))
 
 
 def _write_header(run: _Run, data: Path) -> None:
@@ -290,7 +295,10 @@ def _loop(run: _Run, state: _State, interrupted: Callable[[], bool]) -> str:
                 f"{state.step}; set a smaller one"
             ) from error
         state.step += 1
-        state.seconds += time.perf_counter() - begin
+        spent = time.perf_counter() - begin
+        state.seconds += spent
+        state.trained += spent
+        state.waited = meter.waited_in_all
         if state.step % config.log_every == 0 or state.step == config.max_steps:
             _log_losses(run, state, parts, meter)
         run.progress(state.step, config.max_steps, meter.text)
@@ -313,7 +321,12 @@ class _Meter:
     since: int
     begin: float = field(default_factory=time.perf_counter)
     waited: float = 0.0
+    waited_in_all: float = 0.0
     text: str = ""
+
+    def wait(self, seconds: float) -> None:
+        self.waited += seconds
+        self.waited_in_all += seconds
 
     def reset(self, step: int) -> None:
         self.since, self.begin, self.waited = step, time.perf_counter(), 0.0
@@ -333,7 +346,7 @@ def _step(run: _Run, step: int, batches: Iterator[Batch | RawBatch], meter: _Met
     for index in range(micro_batches):
         begin = time.perf_counter()
         batch = next(batches).to(run.device)
-        meter.waited += time.perf_counter() - begin
+        meter.wait(time.perf_counter() - begin)
         for name, value in _backward(run, batch, 1 / micro_batches, last=index == micro_batches - 1).items():
             total[name] = total[name] + value / micro_batches if name in total else value / micro_batches
     run.scaler.unscale_(run.optimizer)
@@ -389,7 +402,8 @@ def _evaluate(run: _Run, state: _State) -> bool:
         run.progress(state.step, run.config.training.max_steps, f"{text} {done}/{total}")
 
     begin = time.perf_counter()
-    metrics = run.task.evaluate(run.task.model, run.val_split, run.device, progress).metrics
+    evaluation = run.task.evaluate(run.task.model, run.val_split, run.device, progress)
+    metrics, state.latency_ms = evaluation.metrics, evaluation.latency_ms
     state.seconds += time.perf_counter() - begin
     state.metrics = metrics
     name = run.task.best_metric
@@ -450,10 +464,21 @@ def _result(run: _Run, state: _State, status: str) -> dict[str, Any]:
         "metrics": state.metrics,
         "best": state.best,
         "seconds": round(state.seconds, 3),
-        "peak_memory_mib": peak_memory_mib(run.device),
-        "workers": distributed.world()[1],
+        "cost": _cost(run, state),
         "versions": versions(),
         "hardware": hardware(run.device),
+    }
+
+
+def _cost(run: _Run, state: _State) -> dict[str, float | None]:
+    """What the run took: seconds over all its attempts, the rest since the last one began."""
+    return {
+        "seconds": round(state.seconds, 3),
+        "steps": state.step,
+        "workers": distributed.world()[1],
+        "peak_memory_mib": round(peak_memory_mib(run.device), 1),
+        "data_wait_share": round(state.waited / state.trained, 4) if state.trained else None,
+        "latency_ms": None if state.latency_ms is None else round(state.latency_ms, 3),
     }
 
 

@@ -1,0 +1,163 @@
+"""What trials cost: constraints, budgets, and who worked how long."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from launch import budget as budgets
+from launch import results, seam, status
+from launch import study as studies
+from launch.budget import parse
+from launch.ledger import Ledger
+from launch.search import Search
+from speaq import config as configs
+from speaq import space as spaces
+from speaq.config import ConfigError, ResourcesConfig
+from speaq.training.environment import peak_memory_mib, reset_peak_memory
+from tests.command import refusal
+from tests.test_launch import CHEAP, GROUPS
+from tests.test_search import Fake, make_plan
+from tests.tiny import tiny
+
+LIMITS = {"latency_ms": 50.0, "peak_memory_mib": 1000.0}
+
+
+def finish(tune: Fake, name: str, value: float, cost: dict[str, float | None]) -> None:
+    metrics = dict.fromkeys([*tune.plan.objective, "F@50"], value)
+    outcome = {"metrics": metrics, "best_step": 90, "step": 90, "seconds": 2.0, "cost": cost}
+    tune.search.on_trial_complete(name, seam.final_result(seam.trial_result(90, metrics, value, 1.0), outcome))
+
+
+def test_a_trial_above_a_constraint_is_infeasible_and_never_the_best(tmp_path: Path) -> None:
+    tune = Fake(make_plan(trials=4, constraints=LIMITS), tmp_path)
+    names = [tune.ask()[0] for _ in range(4)]
+    finish(tune, names[0], 0.3, {"latency_ms": 50.0, "peak_memory_mib": 900.0})
+    finish(tune, names[1], 0.9, {"latency_ms": 61.5, "peak_memory_mib": 2000.0})
+    finish(tune, names[2], 0.9, {"latency_ms": None, "peak_memory_mib": 900.0})
+    last = seam.trial_result(10, {"F@50": 0.1}, 0.1, 1.0)
+    tune.search.on_trial_complete(names[3], seam.final_result(last, {"failure": "OutOfMemory: too small"}))
+    entries = [tune.entry(name) for name in names]
+    assert [entry.state for entry in entries] == ["finished", "infeasible", "failed", "infeasible"]
+    assert entries[1].reason == "latency_ms 61.5 is above 50; peak_memory_mib 2000 is above 1000"
+    assert entries[2].reason == "latency_ms is not a number"
+    assert entries[1].metrics["F@50"] == 0.9  # kept, and shown
+    best = results.best_entry(entries, ("F@50",))
+    assert best is not None
+    assert best.id == "0000"
+    assert results.rows(entries, tune.plan)[1]["latency_ms"] == 61.5
+
+
+@pytest.mark.parametrize("name", ["tpe", "gp", "nsga2", "random"])
+def test_the_sampler_is_told_by_how_much_also_after_a_resume(name: str, tmp_path: Path) -> None:
+    plan = make_plan(trials=30, sampler=name, constraints={"latency_ms": 50.0})
+    tune = Fake(plan, tmp_path)
+    for count in range(8):
+        asked, _ = tune.ask()
+        finish(tune, asked, 0.1 * count, {"latency_ms": 45.0 + count})
+    told = tune.search._sampler.study.trials
+    tune.ledger.close()
+    again = Search(plan, Ledger(tmp_path / "ledger.jsonl"))
+    assert again.suggest("after")["trial"] == "0008"
+    for trials in (told, again._sampler.study.trials[: len(told)]):
+        assert [t.constraints for t in trials if t.values] == [t.constraints for t in told if t.values]
+    assert {"latency_ms": 2.0} in [t.constraints for t in told]
+
+
+@pytest.mark.parametrize(
+    ("search", "message"),
+    [
+        ({"constraints": {"latency": 5.0}}, "latency is none of peak_memory_mib, latency_ms"),
+        ({"constraints": {"latency_ms": 0.0}}, r"latency_ms is above 0, not 0\.0"),
+    ],
+)
+def test_constraints_that_mean_nothing_are_refused(search: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        spaces.from_dict({"search": search, "parameters": {"matching.num_groups": GROUPS}})
+
+
+@pytest.mark.parametrize(
+    ("text", "kind", "seconds"),
+    [("8h", "wall", 28_800), ("90m", "wall", 5400), ("1.5d", "wall", 129_600), ("40cpu-h", "cpu", 144_000)],
+)
+def test_budgets_are_read(text: str, kind: str, seconds: float) -> None:
+    found = parse(text, ResourcesConfig())
+    assert (found.kind, found.seconds) == (kind, seconds)
+    assert parse("2gpu-h", ResourcesConfig(gpus_per_worker=0.5)).kind == "gpu"
+
+
+@pytest.mark.parametrize("text", ["8", "h", "-1h", "0h", "8 hours", "8gpuh", "8w", "40gpu-h"])
+def test_other_budgets_are_refused(text: str) -> None:
+    with pytest.raises(ConfigError, match=f"--budget {text}: "):
+        parse(text, ResourcesConfig())
+
+
+def test_device_time_counts_what_trials_hold(tmp_path: Path) -> None:
+    tune = Fake(make_plan(trials=2), tmp_path)
+    for _ in range(2):
+        tune.finish(tune.ask()[0])  # two seconds each
+    resources = ResourcesConfig(num_workers=3, cpus_per_worker=2, gpus_per_worker=0.5)
+    entries = tune.ledger.entries.values()
+    assert budgets.device_seconds(entries, resources, "cpu") == 2 * 2 * 3 * 2
+    assert budgets.device_seconds(entries, resources, "gpu") == 2 * 2 * 3 * 0.5
+
+
+def test_the_clock_counts_while_a_driver_is_at_work(tmp_path: Path) -> None:
+    path = tmp_path / "ledger.jsonl"
+    asked = {"digest": "d", "label": None, "values": {}, "overrides": {}, "seed": 0}
+    rows = [
+        {"event": "opened", "time": 100.0},
+        {"event": "asked", "trial": "0000", "time": 130.0, **asked},
+        {"event": "running", "trial": "0000", "attempt": 1, "time": 150.0},  # then killed
+        {"event": "opened", "time": 9000.0},
+        {"event": "failed", "trial": "0000", "reason": "no", "time": 9005.0},
+    ]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    assert Ledger(path).wall_seconds == pytest.approx(55.0)
+
+
+def test_a_process_forgets_the_peak_of_the_trial_before() -> None:
+    device = torch.device("cpu")
+    large = torch.ones(100 * 2**20 // 4)
+    before = peak_memory_mib(device)
+    del large
+    reset_peak_memory(device)
+    assert peak_memory_mib(device) < before - 50
+
+
+def test_a_spent_budget_ends_a_search_that_can_be_resumed(toy: Path, tmp_path: Path) -> None:
+    space = tmp_path / "space.yaml"
+    space.write_text("search: {scheduler: none}\nparameters: {matching.num_groups: {type: int, low: 1, high: 8}}\n")
+    config = tmp_path / "config.yaml"
+    config.write_text(configs.dump(tiny(training__max_steps=40, training__eval_every=4)))
+    study = studies.create(configs.load(config, []), spaces.load(space), toy, trials=6, train=CHEAP)
+    output = tmp_path / "study"
+    environment = {**os.environ, "CHEAP_TRAINING_SLEEP": "0.05"}
+    output.mkdir()
+    (output / "study.yaml").write_text(study.dump())
+    command = [sys.executable, "-m", "speaq.cli", "tune", "--resume", str(output), "--budget"]
+    done = subprocess.run(
+        [*command, "5cpu-s"], capture_output=True, text=True, check=False, env=environment, timeout=120
+    )
+    assert "budget 5cpu-s is spent, trials left: " in done.stderr
+    assert f"--resume {output}" in done.stderr
+    snapshot = status.read(output)
+    assert snapshot.wall_seconds > 0
+    assert budgets.device_seconds(snapshot.entries, snapshot.plan.base.resources, "cpu") >= 5
+    ended = {entry.id for entry in snapshot.entries if entry.ended}
+    assert len(ended) < 6
+    assert "the study has taken" in refusal("tune", "--resume", output, "--budget", "5cpu-s")
+    done = subprocess.run([*command, "1h"], capture_output=True, text=True, check=False, env=os.environ, timeout=120)
+    assert done.returncode == 0, done.stderr
+    snapshot = status.read(output)
+    assert [entry.state for entry in snapshot.entries] == ["finished"] * 6
+    for entry in snapshot.entries:  # a trial that had ended was not run again
+        starts = (snapshot.trial_folder(entry) / "steps.txt").read_text().splitlines()
+        assert len(starts) == 1 if entry.id in ended else len(starts) <= 2
