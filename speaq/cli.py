@@ -232,17 +232,28 @@ def metrics(
     zero_shot: Annotated[
         Literal["file", "recompute"], typer.Option(help="triplets of zR, see evaluation.zero_shot")
     ] = "file",
+    against: Annotated[
+        Path | None, typer.Option(help="another file: differences with 95 % intervals (bootstrap over the images)")
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Recalls of stored predictions, of any model, under every protocol."""
     from speaq.data.visual_genome import open_data
-    from speaq.evaluation.protocols import evaluate_file
+    from speaq.evaluation.protocols import compare_files, evaluate_file
 
     vg = open_data(data, need_images=(data / "VG_100K").is_dir())
     config = configs.EvaluationConfig(zero_shot=zero_shot)
     with progress_bar("evaluating") as progress:
         result = evaluate_file(predictions, vg, split, mode, config, progress)
-    if as_json:
+        other = None if against is None else evaluate_file(against, vg, split, mode, config, progress)
+    if other is not None:
+        rows = compare_files(result, other)
+        if as_json:
+            typer.echo(json.dumps([row._asdict() for row in rows], indent=1))
+        else:
+            header = (f"protocol {result.record.protocol}", "this", "other", "difference", "95 %")
+            print_table(header, [row.cells() for row in rows])
+    elif as_json:
         typer.echo(json.dumps(result.to_json(vg.vocabulary.predicates), indent=1, allow_nan=False))
     else:
         print_table(*result.table())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from dataclasses import fields, replace
 from pathlib import Path
@@ -20,6 +21,7 @@ from speaq.evaluation.protocols import FileMetrics, evaluate_file
 from speaq.evaluation.recall import RecallEvaluator
 from speaq.structures import SceneGraph, ScenePrediction
 from tests import data_sets
+from tests.command import command
 
 DATA = DataConfig(num_val=6)
 
@@ -175,6 +177,26 @@ def test_json_and_table_name_every_protocol(vg: VisualGenome, test_split: Split,
     header, rows = found.table()
     assert {len(row) for row in rows} == {len(header)}
     assert [row[0] for row in rows[::3]] == names
+
+
+def test_two_files_are_compared_with_intervals_over_the_images(
+    vg: VisualGenome, toy: Path, test_split: Split, tmp_path: Path
+) -> None:
+    full = predictions(vg, test_split)
+    less = {name: without_triplets(p) if i % 2 else p for i, (name, p) in enumerate(full.items())}
+    one = write(tmp_path / "one.h5", vg, test_split, full)
+    other = write(tmp_path / "other.h5", vg, test_split, less)
+    done = command("metrics", one, "--data", toy, "--against", other, "--json")
+    rows = {row["metric"]: row for row in json.loads(done.stdout)}
+    alone = evaluate_file(one, vg, "test", "sgdet", EvaluationConfig()).results[0].metrics
+    assert {f"{name}@{k}" for name in ("R", "mR", "F", "head", "body", "tail") for k in (20, 50, 100)} == rows.keys()
+    for metric, row in rows.items():
+        assert row["this"] == alone[metric]
+        assert row["difference"] == pytest.approx(row["this"] - row["other"], abs=1e-12)
+        assert row["low"] <= row["difference"] <= row["high"]
+    same = json.loads(command("metrics", one, "--data", toy, "--against", one, "--json").stdout)
+    assert all((row["difference"], row["low"], row["high"]) == (0, 0, 0) for row in same)
+    assert "difference" in command("metrics", one, "--data", toy, "--against", other).stdout
 
 
 def test_the_size_of_the_photo_wins(tmp_path: Path) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -15,10 +15,11 @@ from speaq.data.records import SplitName, VisualGenome
 from speaq.data.split import Split
 from speaq.data.statistics import predicate_count
 from speaq.data.zero_shot import zero_shot_triplets
+from speaq.evaluation.bootstrap import METRICS, ImageRecord, paired_difference
 from speaq.evaluation.detection import DetectionEvaluator
 from speaq.evaluation.predictions import PredictionFile
 from speaq.evaluation.protocol import PROTOCOLS, Mode
-from speaq.evaluation.recall import RecallEvaluator, RecallResult
+from speaq.evaluation.recall import THIRDS, RecallEvaluator, RecallResult
 from speaq.evaluation.report import AVERAGES, format_report, protocol_rows, to_json
 from speaq.structures import IntArray, SceneGraph, ScenePrediction
 
@@ -37,6 +38,7 @@ class FileMetrics:
     split: SplitName
     images: int  # of the split
     images_absent: int  # not in the file: they count as images without predictions
+    record: ImageRecord  # of the published protocol, image by image
 
     def to_json(self, predicates: Sequence[str]) -> dict[str, Any]:
         """Every protocol's recalls, and the whole report of the published one; `predicates` [P] names."""
@@ -104,7 +106,38 @@ def evaluate_file(
             progress(done, len(split), "evaluating")
     results = tuple(evaluator.result() for evaluator in evaluators)
     detection = boxes.result() if mode == "sgdet" else {}
-    return FileMetrics(results, detection, counts, split_name, len(split), len(split) - len(rows))
+    record = ImageRecord.of(evaluators[0], vg.digest)
+    return FileMetrics(results, detection, counts, split_name, len(split), len(split) - len(rows), record)
+
+
+class Comparison(NamedTuple):
+    """A metric of two models, and the 95 % interval of its difference over the images."""
+
+    metric: str
+    this: float
+    other: float
+    difference: float
+    low: float
+    high: float
+
+    def cells(self) -> tuple[str, ...]:
+        values = (f"{self.this:.4f}", f"{self.other:.4f}", f"{self.difference:+.4f}")
+        return self.metric, *values, f"[{self.low:+.4f}, {self.high:+.4f}]"
+
+
+def compare_files(ours: FileMetrics, theirs: FileMetrics) -> list[Comparison]:
+    """Recalls of the published protocol, side by side.
+
+    Raises ConfigError where the two did not see the same images under the same protocol.
+    """
+    first, second = ours.results[0], theirs.results[0]
+    names = [name for name in METRICS if name not in THIRDS or ours.record.thirds is not None]
+    found = []
+    for metric in (f"{name}@{k}" for name in names for k in first.recall_at):
+        interval = paired_difference(ours.record, theirs.record, metric)
+        this, other = (float(result.metrics[metric] or 0.0) for result in (first, second))
+        found.append(Comparison(metric, this, other, interval.value, interval.low, interval.high))
+    return found
 
 
 def _check_source(path: Path, file: PredictionFile, vg: VisualGenome, split_name: SplitName) -> None:
