@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import typer
 
+from launch import from_predictions as predictions
 from launch import results
 from launch import study as studies
 from launch.ledger import Entry
+from launch.seam import Progresses
 from speaq import config as configs
 from speaq import space as spaces
 from speaq.config import ConfigError
@@ -28,7 +30,9 @@ def tune_command(
     assignments: Sequence[str],
     search: Sequence[str],
     budget: str | None,
+    from_predictions: Path | None,
     resume: Path | None,
+    progress: Progresses,
 ) -> int:
     """Starts a search, or finishes the one in `resume`. Returns 0, or 1 where no trial finished.
 
@@ -41,8 +45,25 @@ def tune_command(
         extra += ["--search"] if search else []
         if extra:
             raise ConfigError(f"--resume {resume}: the study knows {', '.join(extra)} already; leave it out")
+        study = studies.read(resume / "study.yaml")
+        if predictions.is_of_predictions(study):
+            if budget is not None:
+                raise ConfigError(f"--budget {budget}: a search of predictions takes minutes and knows none")
+            return _report(predictions.resume(study, resume, data=data, trials=trials, progress=progress), resume)
         entries = studies.resume(resume, data=data, trials=trials, budget=budget)
         return _report(entries, resume)
+    if from_predictions is not None:
+        return _tune_predictions(
+            from_predictions,
+            space,
+            output,
+            data,
+            trials,
+            objective,
+            search,
+            progress,
+            unused={"--config": config, "--budget": budget, "--set": assignments or None},
+        )
     needed = {"--config": config, "--space": space, "--data": data, "--output": output}
     if missing := [name for name, value in needed.items() if value is None]:
         raise ConfigError(f"missing {', '.join(missing)} (or --resume DIR to finish a search)")
@@ -59,6 +80,29 @@ def tune_command(
         overrides=list(configs.parse_overrides(assignments)),
     )
     return _report(studies.start(study, output, budget), output)
+
+
+def _tune_predictions(
+    run: Path,
+    space: Path | None,
+    output: Path | None,
+    data: Path | None,
+    trials: int | None,
+    objective: str | None,
+    search: Sequence[str],
+    progress: Progresses,
+    unused: Mapping[str, object],
+) -> int:
+    for name, value in unused.items():
+        if value is not None:
+            raise ConfigError(f"{name} has no effect with --from-predictions, which takes the run as it was trained")
+    if output is None:
+        raise ConfigError("missing --output")
+    changes = configs.parse_overrides(search, "--search")
+    entries = predictions.start(
+        run, space, output, data=data, trials=trials, objective=objective, search=changes, progress=progress
+    )
+    return _report(entries, output)
 
 
 def _report(entries: list[Entry], output: Path) -> int:

@@ -92,6 +92,11 @@ def create(
         ConfigError, DataError: config, space, objective or data cannot be used, alone or together.
     """
     space = space.without(list(overrides))
+    if all(key.startswith("inference.") for key in space.parameters):
+        raise ConfigError(
+            "space: only inference.* keys: every trial would train the same network; train it once and search its "
+            "outputs with speaq tune --from-predictions RUN"
+        )
     space.check(config)
     base = with_absolute_paths(space.base(config))
     names = search.objectives(objective or space.search.objective, base)
@@ -154,11 +159,22 @@ def start(study: Study, output: Path, budget: str | None = None) -> list[Entry]:
     if budget is not None:
         parse(budget, study.plan.base.resources)
     output = output.resolve()
-    if output.exists() and (not output.is_dir() or any(output.iterdir())):
-        raise ConfigError(f"{output}: is not empty; give another --output, or --resume {output}")
+    check_new(output)
     output.mkdir(parents=True, exist_ok=True)
     (output / "study.yaml").write_text(study.dump(), encoding="utf-8")
     return run(study, output, budget)
+
+
+def check_new(output: Path) -> None:
+    """Raises ConfigError unless `output` is a new or empty folder."""
+    if output.exists() and (not output.is_dir() or any(output.iterdir())):
+        raise ConfigError(f"{output}: is not empty; give another --output, or --resume {output}")
+
+
+def with_trials(study: Study, trials: int | None) -> Study:
+    """The study with another number of trials in all, where one is given."""
+    plan = study.plan if trials is None else dataclasses.replace(study.plan, trials=trials)
+    return dataclasses.replace(study, plan=plan)
 
 
 def resume(
@@ -188,8 +204,7 @@ def resume(
     for name in sorted({*now, *study.versions}):
         if now.get(name) != study.versions.get(name):
             log.warning("%s was %s when the study began, is %s", name, study.versions.get(name), now.get(name))
-    plan = study.plan if trials is None else dataclasses.replace(study.plan, trials=trials)
-    return run(dataclasses.replace(study, plan=plan, data=where), output, budget)
+    return run(dataclasses.replace(with_trials(study, trials), data=where), output, budget)
 
 
 def run(study: Study, output: Path, budget: str | None = None) -> list[Entry]:

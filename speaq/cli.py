@@ -186,6 +186,7 @@ def _metrics_line(metrics: dict[str, float | None]) -> str:
 @command
 def evaluate(
     run: Path,
+    assignments: Assignments,
     split: SplitOption = "val",
     data: Annotated[Path | None, typer.Option("--data", help="default: where the run's data was")] = None,
     predictions: Annotated[Path | None, typer.Option(help="HDF5 file to write for `speaq metrics`")] = None,
@@ -195,7 +196,8 @@ def evaluate(
     from speaq.training.run import evaluate_run
 
     with progress_bar("evaluating") as progress:
-        result = evaluate_run(run, split, data, predictions=predictions, progress=progress)
+        overrides = configs.parse_overrides(assignments)
+        result = evaluate_run(run, split, data, predictions=predictions, overrides=overrides, progress=progress)
     if as_json:
         typer.echo(json.dumps(_evaluation_json(result), indent=1, allow_nan=False))
     elif result.evaluation.recall is None:

@@ -28,6 +28,10 @@ def tune(
     budget: Annotated[
         str | None, typer.Option("--budget", help="most that the search may take in all: 8h, 90m, 40gpu-h, 20cpu-h")
     ] = None,
+    from_predictions: Annotated[
+        Path | None,
+        typer.Option("--from-predictions", help="trained run whose decoding to search: minutes, no training"),
+    ] = None,
     resume: Annotated[Path | None, typer.Option("--resume", help="folder of a search to finish")] = None,
 ) -> int:
     """Search hyper-parameters with Ray Tune and Optuna."""
@@ -41,6 +45,8 @@ def tune(
         assignments=assignments,
         search=search or (),
         budget=budget,
+        from_predictions=from_predictions,
+        progress=progress_bar,
         resume=resume,
     )
     return result

@@ -59,52 +59,85 @@ class RankedTriplets:
         return RankedTriplets(**{f.name: getattr(self, f.name)[rows] for f in fields(self)})
 
 
+@dataclass(frozen=True)
+class QueryOutputs:
+    """What decoding needs of every query, whatever the inference section says; of one decoder layer."""
+
+    scores: Tensor  # [B, 2R] probability of the best class: R subjects, then R objects
+    classes: Tensor  # [B, 2R] int64 best class
+    boxes: Tensor  # [B, 2R, 4] xyxy in units of the image
+    predicate_logits: Tensor  # [B, R, P+1] float32
+
+    def images(self, some: slice) -> QueryOutputs:
+        return QueryOutputs(**{f.name: getattr(self, f.name)[some] for f in fields(self)})
+
+
 @torch.no_grad()
 def decode(
-    outputs: LayerOutputs, sizes_hw: Sequence[tuple[int, int]], config: InferenceConfig
+    outputs: LayerOutputs,
+    sizes_hw: Sequence[tuple[int, int]],
+    config: InferenceConfig,
+    predicate_count: IntArray | None = None,
 ) -> list[ScenePrediction]:
     """Ranked triplets of B images in pixels of the original images, whose heights and widths are `sizes_hw`.
 
-    Kept boxes are in descending order of score, triplets in descending order of p_sub p_obj p_pred of their query; a
-    (subject box, object box, predicate) occurs once, and with `pairwise_nms` near repetitions go as well. Boxes that
-    clipping leaves empty are dropped with their triplets.
+    Kept boxes are in descending order of score, triplets in descending order of p_sub p_obj p_pred of their query (each
+    to its exponent); a (subject box, object box, predicate) occurs once, and with `pairwise_nms` near repetitions go as
+    well. Boxes that clipping leaves empty are dropped with their triplets.
+    `predicate_count` [P+1] of the train split (the last is not used) is what `logit_adjustment` needs.
     Raises ValueError where an output is not finite, or where M exceeds P. Source: method section 9.
     """
-    assert len(sizes_hw) == outputs.predicate_logits.shape[1], "one size for each image"
+    return decode_queries(query_outputs(outputs, config.layer), sizes_hw, config, predicate_count)
+
+
+@torch.no_grad()
+def decode_queries(
+    queries: QueryOutputs,
+    sizes_hw: Sequence[tuple[int, int]],
+    config: InferenceConfig,
+    predicate_count: IntArray | None = None,
+) -> list[ScenePrediction]:
+    """`decode` from the outputs of one layer, kept from earlier; `config.layer` is not looked at."""
+    num_images, num_queries, _ = queries.predicate_logits.shape
+    assert len(sizes_hw) == num_images, "one size for each image"
     predictions: list[ScenePrediction] = []
-    step = _images_at_once(outputs)
-    for start in range(0, len(sizes_hw), step):
-        part = _images(outputs, slice(start, start + step))
-        predictions += to_scene_predictions(*rank_triplets(part, config), sizes_hw[start : start + step])
+    step = max(num_images, 1)
+    if queries.scores.device.type == "cpu":  # suppression takes time with the square of the boxes
+        step = max(1024 // max(2 * num_queries, 1), 1)
+    for start in range(0, num_images, step):
+        kept, triplets = rank_triplets(queries.images(slice(start, start + step)), config, predicate_count)
+        predictions += to_scene_predictions(kept, triplets, sizes_hw[start : start + step])
     return predictions
 
 
-def _images_at_once(outputs: LayerOutputs) -> int:
-    """All images on an accelerator; on a CPU some, for suppression takes time with the square of the boxes."""
-    _, num_images, num_queries, _ = outputs.predicate_logits.shape
-    if outputs.predicate_logits.device.type == "cpu":
-        return max(1024 // max(2 * num_queries, 1), 1)
-    return max(num_images, 1)
-
-
-def _images(outputs: LayerOutputs, images: slice) -> LayerOutputs:
-    return LayerOutputs(**{f.name: getattr(outputs, f.name)[:, images] for f in fields(outputs)})
-
-
-def rank_triplets(outputs: LayerOutputs, config: InferenceConfig) -> tuple[KeptBoxes, RankedTriplets]:
-    """Kept boxes and ranked triplets of all images before they are scaled to the images (method section 9)."""
-    layer = config.layer
+@torch.no_grad()
+def query_outputs(outputs: LayerOutputs, layer: int = -1) -> QueryOutputs:
+    """The outputs of one decoder layer as decoding sees them. Raises ValueError where they are not finite."""
     subject_scores, subject_classes = best_class(outputs.subject_logits[layer])  # [B, R]
     object_scores, object_classes = best_class(outputs.object_logits[layer])
     boxes = torch.cat((outputs.subject_boxes[layer], outputs.object_boxes[layer]), dim=1)  # [B, 2R, 4]
-    boxes = cxcywh_to_xyxy(boxes.float())
-    scores = torch.cat((subject_scores, object_scores), dim=1)  # [B, 2R]
-    classes = torch.cat((subject_classes, object_classes), dim=1)
-    probabilities = outputs.predicate_logits[layer].float().softmax(-1)  # [B, R, P+1]
-    _require_finite(boxes=boxes, scores=scores, predicates=probabilities)
+    queries = QueryOutputs(
+        scores=torch.cat((subject_scores, object_scores), dim=1),
+        classes=torch.cat((subject_classes, object_classes), dim=1),
+        boxes=cxcywh_to_xyxy(boxes.float()),
+        predicate_logits=outputs.predicate_logits[layer].float(),
+    )
+    _require_finite(boxes=queries.boxes, scores=queries.scores, predicates=queries.predicate_logits)
+    return queries
 
-    kept, pointer = _suppress(boxes, classes, scores, config.nms_threshold)
-    triplets = _triplets(probabilities, subject_scores * object_scores, pointer, config.predictions_per_query)
+
+def rank_triplets(
+    queries: QueryOutputs, config: InferenceConfig, predicate_count: IntArray | None = None
+) -> tuple[KeptBoxes, RankedTriplets]:
+    """Kept boxes and ranked triplets of all images before they are scaled to the images (method section 9)."""
+    logits = queries.predicate_logits
+    if config.logit_adjustment:
+        logits = logits - config.logit_adjustment * _log_shares(predicate_count, logits)
+    kept, pointer = _suppress(queries.boxes, queries.classes, queries.scores, config.nms_threshold)
+    subject_scores, object_scores = queries.scores.chunk(2, dim=1)
+    box_scores = _power(subject_scores, config.subject_exponent) * _power(object_scores, config.object_exponent)
+    probabilities = logits.softmax(-1)  # [B, R, P+1]
+    triplets = _triplets(probabilities, box_scores, pointer, config.predictions_per_query, config.predicate_exponent)
     triplets = _rank(triplets)
     if config.pairwise_nms is not None:
         triplets = triplets.select(_stays(kept, triplets, config.pairwise_nms))
@@ -170,7 +203,21 @@ def _best_overlap(boxes: Tensor, label: Tensor, kept_boxes: Tensor, kept_label: 
     return column.new_full((len(boxes),), len(kept_boxes)).scatter_reduce(0, row, candidate, "amin")
 
 
-def _triplets(probabilities: Tensor, box_scores: Tensor, pointer: Tensor, per_query: int) -> RankedTriplets:
+def _log_shares(predicate_count: IntArray | None, like: Tensor) -> Tensor:
+    """[P+1] logarithm of each predicate's share of the training relations, each counted once more; no-relation 0."""
+    if predicate_count is None:
+        raise ValueError("inference.logit_adjustment needs the predicate counts of a train split, which are not here")
+    counts = like.new_tensor(predicate_count[:-1]) + 1
+    return torch.cat(((counts / counts.sum()).log(), counts.new_zeros(1)))
+
+
+def _power(scores: Tensor, exponent: float) -> Tensor:
+    return scores if exponent == 1 else scores.pow(exponent)
+
+
+def _triplets(
+    probabilities: Tensor, box_scores: Tensor, pointer: Tensor, per_query: int, exponent: float
+) -> RankedTriplets:
     """The best M predicates of every query as triplets, by image, query and descending predicate score."""
     num_images, num_queries, num_predicates = (*probabilities.shape[:2], probabilities.shape[2] - 1)
     if per_query > num_predicates:
@@ -183,7 +230,7 @@ def _triplets(probabilities: Tensor, box_scores: Tensor, pointer: Tensor, per_qu
         query=row % max(num_queries, 1),
         pairs=_repeat(pairs.flatten(0, 1), per_query),
         predicates=predicates.flatten(),
-        scores=(box_scores.unsqueeze(-1) * scores).flatten(),
+        scores=(box_scores.unsqueeze(-1) * _power(scores, exponent)).flatten(),
         predicate_scores=_repeat(probabilities.flatten(0, 1), per_query),
     )
 

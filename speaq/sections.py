@@ -251,7 +251,24 @@ class InferenceConfig(Section):
         description="drop a triplet whose subject IoU x object IoU with a better one of the same labels is above this",
     )
     predictions_per_query: int = Field(1, ge=1, description="M, best predicates kept of each query")
+    subject_exponent: float = Field(1.0, ge=0, description="exponent of the subject's probability in a triplet's score")
+    object_exponent: float = Field(1.0, ge=0, description="exponent of the object's probability in a triplet's score")
+    predicate_exponent: float = Field(1.0, ge=0, description="exponent of the predicate's probability in it")
+    logit_adjustment: float = Field(
+        0.0,
+        ge=0,
+        description="tau: predicate logits minus tau times the logarithm of the predicate's share of the training "
+        "relations (Menon et al. 2021): rare predicates gain",
+    )
     layer: int = Field(-1, description="decoder layer whose outputs are decoded, from 0; -1 is the last")
+
+    @model_validator(mode="after")
+    def _check(self) -> InferenceConfig:
+        if self.subject_exponent == self.object_exponent == self.predicate_exponent == 0:
+            raise ValueError(
+                "subject_exponent, object_exponent and predicate_exponent are all 0: nothing ranks triplets"
+            )
+        return self
 
 
 class EvaluationConfig(Section):

@@ -252,3 +252,34 @@ def test_detections_are_the_best_class_of_each_query() -> None:
         pixels = cxcywh_to_xyxy(boxes[image][order]) * torch.tensor([width, height, width, height])
         limit = torch.tensor([width, height] * 2)
         np.testing.assert_allclose(xyxy, torch.minimum(pixels.clamp(min=0), limit), atol=1e-4)
+
+
+@pytest.mark.parametrize("exponents", [(2.0, 1.0, 0.5), (0.0, 0.0, 1.0), (1.0, 0.5, 0.0)])
+def test_exponents_weigh_the_three_probabilities(exponents: tuple[float, float, float]) -> None:
+    outputs = make_outputs(3)
+    names = ("subject", "object", "predicate")
+    config = InferenceConfig(**{f"{name}_exponent": e for name, e in zip(names, exponents, strict=True)})
+    for image, scene in enumerate(decode(outputs, SIZES, config)):
+        best = [getattr(outputs, f"{name}_logits")[-1, image].softmax(-1)[:, :-1].max(-1).values for name in names]
+        wanted = torch.stack([score**e for score, e in zip(best, exponents, strict=True)]).prod(0)
+        np.testing.assert_allclose(scene.triplet_scores, wanted[scene.query_index], rtol=1e-5)
+        assert (np.diff(scene.triplet_scores) <= 0).all()
+
+
+def test_logit_adjustment_favours_rare_predicates_by_their_share() -> None:
+    outputs, tau = make_outputs(4), 0.7
+    counts = np.array([900, 80, 15, 4, 0, 0])  # the last is no-relation's, which is not looked at
+    shares = torch.tensor((counts[:-1] + 1) / (counts[:-1] + 1).sum())
+    moved = outputs.predicate_logits.clone()
+    moved[..., :-1] -= (tau * shares.log()).float()
+    ours = decode(outputs, SIZES, InferenceConfig(logit_adjustment=tau), counts)
+    theirs = decode(replace(outputs, predicate_logits=moved), SIZES, InferenceConfig())
+    for one, other in zip(ours, theirs, strict=True):
+        assert_equal(one, other)
+    with pytest.raises(ValueError, match=r"logit_adjustment needs the predicate counts"):
+        decode(outputs, SIZES, InferenceConfig(logit_adjustment=tau))
+
+
+def test_exponents_that_rank_nothing_are_refused() -> None:
+    with pytest.raises(ValueError, match="nothing ranks triplets"):
+        InferenceConfig(subject_exponent=0.0, object_exponent=0.0, predicate_exponent=0.0)

@@ -57,6 +57,8 @@ class Predictor:
         if content["task"] != "speaq":
             raise ConfigError(f"{file}: is a {content['task']}'s checkpoint, which predicts no triplet")
         config = apply(from_dict(content["config"], str(file)), {"training.device": device})
+        if config.inference.logit_adjustment:
+            raise ConfigError(f"{file}: inference.logit_adjustment needs its data set's predicate counts: evaluate it")
         vocabulary = _vocabulary(content)
         model = make_model("speaq", config, len(vocabulary.objects), len(vocabulary.predicates))
         model.load_state_dict(content["model"])

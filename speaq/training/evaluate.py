@@ -42,6 +42,13 @@ def _no_progress(done: int, total: int, text: str) -> None:
     pass
 
 
+def raw_outputs(
+    model: nn.Module, split: Split, config: Config, device: torch.device, progress: Progress
+) -> Iterator[tuple[Batch, Any]]:
+    """This worker's batches with the raw outputs for them; the model is in evaluation mode meanwhile."""
+    return ((batch, outputs) for batch, outputs, _ in _outputs(model, split, config, device, progress))
+
+
 def _outputs(
     model: nn.Module, split: Split, config: Config, device: torch.device, progress: Progress
 ) -> Iterator[tuple[Batch, Any, float]]:
@@ -82,7 +89,7 @@ def evaluate_scene_graphs(
     boxes = DetectionEvaluator()
     latencies: list[float] = []
     for batch, outputs, begin in _outputs(model, split, config, device, progress):
-        predictions = decode(outputs, batch.original_hw, config.inference)
+        predictions = decode(outputs, batch.original_hw, config.inference, predicate_count)
         latencies.append((time.perf_counter() - begin) / len(predictions) * 1000)  # decoding waits for the device
         for index, hw, prediction in zip(batch.indices, batch.original_hw, predictions, strict=True):
             graph = split.scene_graph(index, hw)

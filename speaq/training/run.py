@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -62,11 +63,13 @@ def evaluate_run(
     data: Path | None = None,
     *,
     predictions: Path | None = None,
+    overrides: Mapping[str, Any] | None = None,
     progress: Progress = _no_progress,
 ) -> RunEvaluation:
     """Evaluates the best checkpoint of a run folder (or a checkpoint file, with `data`) on a split.
 
     With `predictions` every image's prediction is written into that file meanwhile (`speaq.evaluation.predictions`).
+    `overrides` are dotted keys of the inference section, or `evaluation.batch_size`, with values other than the run's.
 
     Raises:
         ConfigError, CheckpointError, DataError: the run or the data cannot be used, or do not belong together.
@@ -76,8 +79,9 @@ def evaluate_run(
     if content["task"] == REPLICATED:
         raise ConfigError(f"{file}: a replicated detector is where SpeaQ starts (training.init_from); train it first")
     config = from_dict(content["config"], str(file))
+    config = apply(config, _allowed(overrides or {}))
     vg = open_data(data_directory(run if run.is_dir() else file.parent, data))
-    _check_vocabulary(vg, content, file)
+    check_vocabulary(vg, content, file)
     if config.training.num_threads is not None:
         torch.set_num_threads(config.training.num_threads)
     split = vg.split(split_name, config.data)
@@ -90,6 +94,14 @@ def evaluate_run(
     return RunEvaluation(
         evaluation, content["task"], split_name, len(split), file, content["step"], vg.vocabulary.predicates
     )
+
+
+def _allowed(overrides: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Raises ConfigError for a key that belongs to training, or that would make the numbers incomparable."""
+    for key in overrides:
+        if not key.startswith("inference.") and key != "evaluation.batch_size":
+            raise ConfigError(f"--set {key}: only inference.* and evaluation.batch_size can differ from the run's own")
+    return overrides
 
 
 def _writer(path: Path, config: Config, vg: VisualGenome, split_name: SplitName) -> PredictionWriter:
@@ -136,7 +148,8 @@ def evaluate_start(
     return _evaluate_model("speaq", task.model, config, vg, vg.split(split_name, config.data), progress)
 
 
-def _check_vocabulary(vg: VisualGenome, content: dict[str, Any], file: Path) -> None:
+def check_vocabulary(vg: VisualGenome, content: dict[str, Any], file: Path) -> None:
+    """Raises ConfigError where a checkpoint was trained with other classes or predicates than the data has."""
     for name, ours, theirs, head in (
         ("objects", vg.vocabulary.objects, content["objects"], "class_head"),
         ("predicates", vg.vocabulary.predicates, content["predicates"], "predicate_head"),

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from speaq.config import InferenceConfig
-from speaq.inference import KeptBoxes, RankedTriplets, decode, rank_triplets
+from speaq.inference import KeptBoxes, RankedTriplets, decode, query_outputs, rank_triplets
 from speaq.structures import LayerOutputs
 from tests.golden.case import OUTPUTS, Case, Check, compare
 
@@ -19,7 +19,7 @@ def run(case: Case) -> list[Check]:
         layer=case.config.get("MODEL.DETR.TEST_INDEX", -1),
     )
     outputs = LayerOutputs(**{ours: _layers(case, theirs) for ours, theirs in OUTPUTS.items()})
-    kept, triplets = rank_triplets(outputs, config)
+    kept, triplets = rank_triplets(query_outputs(outputs, config.layer), config)
     # The reference returns one image of a batch.
     kept, triplets = kept.select(kept.image == 0), triplets.select(triplets.image == 0)
     return [*_ranked(case, config.predictions_per_query, kept, triplets), *_final(case, outputs, config)]

@@ -1,0 +1,144 @@
+"""`speaq tune --from-predictions RUN`: a search of the inference section over a trained run's stored raw outputs.
+
+No network and no Ray: a trial is decoding and counting. The study folder is that of any search, so that it can be
+resumed, reported on and exported; its first trial is the run as it was trained. curve.csv holds the run's best points
+in the plane of recall and mean recall.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import time
+from pathlib import Path
+
+from launch import results, seam
+from launch import study as studies
+from launch.ledger import Entry, Ledger
+from launch.progress import Lines
+from launch.seam import Progresses
+from launch.search import Plan, Search, objectives
+from launch.shipped import shipped
+from launch.study import Study
+from speaq import config as configs
+from speaq import space as spaces
+from speaq.config import ConfigError
+from speaq.space import Space
+from speaq.training.environment import versions
+from speaq.training.stored import StoredRun, store
+
+PREFIX = "predictions:"  # of what a study.yaml names as its training function
+LABEL = "as trained"
+
+
+def start(
+    run: Path,
+    space: Path | None,
+    output: Path,
+    *,
+    data: Path | None,
+    trials: int | None,
+    objective: str | None,
+    search: dict[str, object],
+    progress: Progresses,
+) -> list[Entry]:
+    """Searches in `output`, which must be new or empty. Raises ConfigError, DataError."""
+    chosen = spaces.load(shipped("search_spaces/inference.yaml") if space is None else space).with_search(search)
+    check_space(chosen)
+    studies.check_new(output)
+    with progress("raw outputs of the validation split") as tell:
+        stored = store(run, data, progress=tell)
+    chosen.check(stored.config)
+    base = chosen.base(stored.config)
+    names = objectives(objective or chosen.search.objective, base)
+    if chosen.search.constraints:
+        raise ConfigError("search.constraints: nothing is trained here, so there is no cost to constrain")
+    settings = chosen.search.model_copy(update={"objective": list(names), "scheduler": "none", "grace_steps": None})
+    plan = Plan(base, chosen, settings, trials or settings.trials, names, {LABEL: stored.config})
+    train = PREFIX + str(run.resolve())
+    study = Study(plan, stored.data.resolve(), stored.data_digest, _digest(stored), versions(), train)
+    output.mkdir(parents=True, exist_ok=True)
+    (output / "study.yaml").write_text(study.dump(), encoding="utf-8")
+    return _run(study, stored, output)
+
+
+def resume(study: Study, output: Path, *, data: Path | None, trials: int | None, progress: Progresses) -> list[Entry]:
+    """Finishes a search that `start` began. Raises ConfigError where run or data are no longer what they were."""
+    with progress("raw outputs of the validation split") as tell:
+        stored = store(Path(study.train.removeprefix(PREFIX)), data or study.data, progress=tell)
+    if stored.data_digest != study.data_digest:
+        raise ConfigError(f"{output}: was searched on another data set than {stored.data}")
+    if _digest(stored) != study.start_digest:
+        raise ConfigError(f"{output}: {study.train.removeprefix(PREFIX)} has been trained further since")
+    return _run(studies.with_trials(study, trials), stored, output)
+
+
+def check_space(space: Space) -> None:
+    """Raises ConfigError for a key that would have to be trained, and for the layer, of which one is stored."""
+    for key in (*space.parameters, *space.fixed):
+        if not key.startswith("inference.") or key == "inference.layer":
+            raise ConfigError(
+                f"--from-predictions: {key}: only inference.* keys can be searched, without inference.layer"
+            )
+
+
+def is_of_predictions(study: Study) -> bool:
+    return study.train.startswith(PREFIX)
+
+
+def _digest(stored: StoredRun) -> str:
+    return stored.raw.stem.rpartition("-")[2]
+
+
+def _run(study: Study, stored: StoredRun, output: Path) -> list[Entry]:
+    ledger = Ledger(output / "ledger.jsonl")
+    with contextlib.closing(ledger):
+        try:
+            _search(study.plan, stored, ledger)
+        finally:
+            entries = list(ledger.entries.values())
+            if entries:
+                results.write(output, entries, study.plan)
+                _write_curve(output / "curve.csv", entries, study.plan)
+    return entries
+
+
+def _search(plan: Plan, stored: StoredRun, ledger: Ledger) -> None:
+    search = Search(plan, ledger, Lines(plan, ledger.entries, 1))
+    number = 0
+    while isinstance(asked := search.suggest(name := str(number)), dict):
+        search.started(name)
+        begin = time.monotonic()
+        try:
+            evaluation = stored.evaluate(configs.from_dict(asked["config"]).inference)
+            outcome: dict[str, object] = {
+                "metrics": evaluation.metrics,
+                "best_step": stored.step,
+                "step": stored.step,
+                "seconds": time.monotonic() - begin,
+            }
+        except ValueError as error:
+            outcome = {"failure": str(error)}
+        search.on_trial_complete(name, {"outcome": json.dumps(_plain(outcome))})
+        number += 1
+
+
+def _plain(outcome: dict[str, object]) -> dict[str, object]:
+    metrics = outcome.get("metrics")
+    return {**outcome, "metrics": seam.plain(metrics)} if isinstance(metrics, dict) else outcome
+
+
+def _write_curve(path: Path, entries: list[Entry], plan: Plan) -> None:
+    """The trials that no other one beats in both recall and mean recall, in the order of recall."""
+    k = results.table_k(plan.objective, plan.base)
+    plane = (f"R@{k}", f"mR@{k}")
+    rows = [
+        {
+            "trial": e.id,
+            "label": e.label or "",
+            **{n: e.metrics[n] for n in (*plane, f"F@{k}")},
+            **results.parameters(e, plan),
+        }
+        for e in results.pareto(entries, plane)
+    ]
+    results.write_text(path, results.to_csv(rows))
