@@ -1,4 +1,4 @@
-"""`speaq export`: all trials of a study as one file: CSV, Parquet, or a LaTeX table."""
+"""`speaq export`: all trials of a study as one file: CSV, Parquet, a LaTeX table, or an Optuna storage (SQLite)."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from launch import results, status
 from launch.status import Snapshot
 from speaq.config import ConfigError
 
-ENDINGS = (".csv", ".parquet", ".tex")
+ENDINGS = (".csv", ".parquet", ".tex", ".db")
 Row = dict[str, Any]
 
 
@@ -52,6 +52,11 @@ def _write(path: Path, ending: str, rows: Sequence[Row], snapshot: Snapshot) -> 
             parquet.write_table(pyarrow.table(columns), path)
         case ".tex":
             path.write_text(to_latex(rows, snapshot), encoding="utf-8")
+        case ".db":
+            from launch.report_plots import rebuild  # plotly only where it is needed
+
+            path.unlink(missing_ok=True)
+            rebuild(snapshot.entries, snapshot.plan, f"sqlite:///{path.resolve()}", snapshot.folder.resolve().name)
 
 
 def _column(values: list[Any]) -> list[Any]:

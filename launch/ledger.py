@@ -86,6 +86,7 @@ class Ledger:
         self.entries: dict[str, Entry] = {}
         self.wall_seconds = 0.0  # from a driver's start to its last row, of all drivers
         self._row_time: float | None = None
+        self._torn = False  # whether a row was written in part
         try:
             self._file = path.open("ab")
             _lock(self._file)
@@ -123,6 +124,7 @@ class Ledger:
             self._file.flush()
             os.fsync(self._file.fileno())
         except OSError as error:
+            self._torn = True
             raise LedgerError(f"{self.path}: cannot be written ({error.strerror})") from error
         self._apply(json.loads(line))
 
@@ -161,8 +163,10 @@ class Ledger:
 
     def close(self) -> None:
         with contextlib.suppress(LedgerError):  # nothing is lost but the seconds since the last row
-            self._write({"event": "closed", "time": time.time()})
-        self._file.close()
+            if not self._torn:  # a row behind half of one could not be read
+                self._write({"event": "closed", "time": time.time()})
+        with contextlib.suppress(OSError):  # the half row is still in the buffer, and does not fit now either
+            self._file.close()
 
 
 def _asked(row: Mapping[str, Any]) -> Entry:

@@ -12,6 +12,7 @@ from launch.ledger import Entry
 from launch.search import Plan
 from launch.status import Snapshot, TrialStatus
 from speaq.config import ConfigError
+from speaq.training import seal
 
 MORE_TRIALS = 20  # that the report proposes to add to a search that is complete
 ORDER = ("finished", "pruned", "running", "interrupted", "asked", "failed")
@@ -143,6 +144,7 @@ def _cost(snapshot: Snapshot, trials: Sequence[TrialStatus]) -> list[str]:
     share = each * resources.num_workers / 3600
     projected = "unknown" if sums.projected_seconds is None else f"{sums.projected_seconds:.0f} s"
     values = {
+        "looks at the test data": seal.summary(snapshot.folder).removeprefix("test split: "),
         "by the clock": f"{sums.wall_seconds:.0f} s",
         "spent in trials": f"{sums.seconds:.0f} s, {sums.seconds * share:.3g} {kind} hours, {sums.steps} steps",
         "saved by early stopping": f"{sums.saved_steps} steps, {sums.saved_share:.0%}",

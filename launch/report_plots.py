@@ -17,7 +17,7 @@ from launch.plots import COLOURS
 from launch.results import best_entry, score, table_k
 from launch.samplers import distribution
 from launch.seam import is_number
-from launch.search import Plan
+from launch.search import Plan, excess
 
 MIN_TRIALS = 10  # with fewer finished trials an importance would be made of chance
 MIN_TOP = 5  # trials in the better part, as the documentation of PED-ANOVA asks for
@@ -27,28 +27,52 @@ PARTS = ("R", "mR", "head", "body", "tail")
 _STATES = {"finished": TrialState.COMPLETE, "pruned": TrialState.PRUNED, "failed": TrialState.FAIL}
 
 
-def rebuild(entries: Sequence[Entry], plan: Plan) -> optuna.Study:
-    """Optuna's study of `entries`, in their order; a trial outside the space has no parameters."""
+def rebuild(entries: Sequence[Entry], plan: Plan, storage: str | None = None, name: str | None = None) -> optuna.Study:
+    """Optuna's study of `entries`, in their order; a trial outside the space has no parameters.
+
+    Args:
+        storage: URL of an Optuna storage to write the study `name` into; None: in memory.
+    """
     optuna.logging.set_verbosity(optuna.logging.ERROR)
-    study = optuna.create_study(directions=["maximize"] * len(plan.objective))
-    for entry in entries:
-        params = dict(entry.values or {})
-        finished = entry.state == "finished"
-        study.add_trial(
-            optuna.trial.create_trial(
-                state=_STATES.get(entry.state, TrialState.RUNNING),
-                values=[_value(entry, name) for name in plan.objective] if finished else None,
-                params=params,
-                distributions={key: distribution(plan.space.parameters[key]) for key in params},
-            )
-        )
+    study = optuna.create_study(storage=storage, study_name=name, directions=["maximize"] * len(plan.objective))
+    with _quiet():
+        study.set_metric_names(list(plan.objective))
+    study.add_trials([_frozen(entry, plan) for entry in entries])
     return study
+
+
+def _state(entry: Entry, complete: bool) -> TrialState:
+    if complete:
+        return TrialState.COMPLETE
+    return _STATES.get(entry.state, TrialState.FAIL if entry.ended else TrialState.RUNNING)
 
 
 def _value(entry: Entry, name: str) -> float:
     value = entry.metrics[name]
     assert value is not None, name  # a finished trial has its objectives
     return value
+
+
+def _frozen(entry: Entry, plan: Plan) -> optuna.trial.FrozenTrial:
+    params = dict(entry.values or {})
+    values = [value for objective in plan.objective if is_number(value := entry.metrics.get(objective))]
+    complete = entry.state in ("finished", "infeasible") and len(values) == len(plan.objective)
+    single = plan.objective[0] if len(plan.objective) == 1 else None  # Optuna has steps of one objective alone
+    steps = {
+        step: value for step, metrics in entry.reports.items() if single and is_number(value := metrics.get(single))
+    }
+    said = {"trial": entry.id, "label": entry.label, "protocol": entry.protocol, "reason": entry.reason}
+    return optuna.trial.create_trial(
+        state=TrialState.COMPLETE
+        if complete
+        else _STATES.get(entry.state, TrialState.FAIL if entry.ended else TrialState.RUNNING),
+        values=values if complete else None,
+        params=params,
+        distributions={key: distribution(plan.space.parameters[key]) for key in params},
+        user_attrs={key: value for key, value in said.items() if value is not None} | dict(entry.metrics),
+        intermediate_values={step: value for step, value in steps.items() if is_number(value)},
+        constraints=excess(plan, entry.cost) if complete else None,
+    )
 
 
 def objective_name(plan: Plan) -> str:

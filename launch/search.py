@@ -150,15 +150,9 @@ class Search(Searcher):
         missing = [n for n, v in (values | {n: cost.get(n) for n in limits}).items() if not is_number(v)]
         if missing:
             return "failed", f"{', '.join(missing)} is not a number"
-        above = [
-            f"{name} {cost[name]:g} is above {limits[name]:g}" for name, by in self._excess(cost).items() if by > 0
-        ]
+        found = excess(self._plan, cost)
+        above = [f"{name} {cost[name]:g} is above {limits[name]:g}" for name, by in found.items() if by > 0]
         return ("infeasible", "; ".join(above)) if above else ("finished", None)
-
-    def _excess(self, cost: Metrics) -> dict[str, float]:
-        """By how much each constrained value lies above its limit."""
-        limits = self._plan.settings.constraints
-        return {name: value - limit for name, limit in limits.items() if is_number(value := cost.get(name))}
 
     def _record_report(self, entry: Entry, result: Mapping[str, Any]) -> None:
         if "report" not in result:
@@ -175,7 +169,9 @@ class Search(Searcher):
     def _end(self, entry: Entry, state: str, reason: str | None = None, **fields: Any) -> None:
         self._append(state, entry.id, reason=reason, **fields)  # type: ignore[arg-type]
         if entry.id in self._numbers:
-            self._sampler.tell(self._numbers.pop(entry.id), state, self._objective(entry), self._excess(entry.cost))
+            self._sampler.tell(
+                self._numbers.pop(entry.id), state, self._objective(entry), excess(self._plan, entry.cost)
+            )
         self._listener(entry, state)
 
     def _objective(self, entry: Entry) -> list[float] | None:
@@ -193,8 +189,8 @@ class Search(Searcher):
             name = self._plan.base.training.best_metric if len(self._plan.objective) > 1 else self._plan.objective[0]
             values = {step: metrics.get(name) for step, metrics in entry.reports.items()}
             steps = {step: value for step, value in values.items() if is_number(value)}
-            excess = self._excess(entry.cost)
-            self._sampler.replay(entry.values, entry.state, self._objective(entry), steps, excess)
+            above = excess(self._plan, entry.cost)
+            self._sampler.replay(entry.values, entry.state, self._objective(entry), steps, above)
         else:
             self._numbers[entry.id], _ = self._sampler.adopt(entry.values)
 
@@ -261,6 +257,12 @@ class Starts(tune.Callback):
     def on_step_begin(self, iteration: int, trials: list[Any], **info: Any) -> None:
         if self._search.spent:
             raise BudgetSpent
+
+
+def excess(plan: Plan, cost: Metrics) -> dict[str, float]:
+    """By how much each constrained value that was measured lies above its limit."""
+    limits = plan.settings.constraints
+    return {name: value - limit for name, limit in limits.items() if is_number(value := cost.get(name))}
 
 
 def difference(base: Config, config: Config) -> dict[str, Any]:

@@ -20,6 +20,7 @@ from launch.seam import Metrics
 from launch.search import Plan
 from launch.study import Study
 from speaq.evaluation.protocol import common_protocol
+from speaq.training import seal
 from speaq.training.metrics import read_lines
 
 
@@ -200,6 +201,7 @@ def print_status(folder: Path, *, as_json: bool = False) -> None:
     for trial in trials:
         if trial.reason:
             typer.echo(f"trial {trial.trial} {trial.state}: {trial.reason}")
+    typer.echo(seal.summary(folder))
     typer.echo(_totals_line(totals(trials, snapshot), snapshot.active))
 
 
@@ -209,6 +211,7 @@ def _to_json(snapshot: Snapshot, trials: Sequence[TrialStatus], best: Mapping[st
         "active": snapshot.active,
         "objective": list(snapshot.plan.objective),
         "protocol": snapshot.protocol,
+        "test_split": seal.summary(snapshot.folder),
         "best": {name: {"trial": entry.id, "value": entry.metrics[name]} for name, entry in best.items()},
         "totals": dataclasses.asdict(totals(trials, snapshot)),
         "trials": [dataclasses.asdict(trial) for trial in trials],

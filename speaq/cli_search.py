@@ -61,8 +61,20 @@ def status(study: StudyDir, as_json: AsJson = False) -> None:
 
 @search_app.command()
 @command
+def unseal(
+    study: StudyDir, reason: Annotated[str, typer.Option("--reason", help="why; it is noted and shown in the report")]
+) -> None:
+    """Open the test split of a search, when nothing will be chosen any more."""
+    from speaq.training import seal
+
+    seal.unseal(study, reason)
+    typer.echo(seal.summary(study))
+
+
+@search_app.command()
+@command
 def export(
-    study: StudyDir, output: Annotated[Path, typer.Argument(help="new file: .csv, .parquet or .tex (LaTeX)")]
+    study: StudyDir, output: Annotated[Path, typer.Argument(help="new file: .csv, .parquet, .tex or .db (Optuna)")]
 ) -> None:
     """Write all trials of a search as a table."""
     typer.echo(f"{launch('export').export(study, output)} trials · {output}")

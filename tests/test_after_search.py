@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import html
 import json
+import os
 import re
 import shutil
 import subprocess
@@ -114,6 +115,7 @@ def test_status_of_a_search_that_runs_and_of_one_that_was_killed(tmp_path: Path)
     assert "protocol: sgdet published" in text
     assert "22% of the steps saved" in text
     assert search.ledger.path.read_bytes() == before
+    os.truncate(search.ledger.path, before.rfind(b"\n") + 1)
     search.ledger.close()
     after = json.loads(command("status", tmp_path / "study", "--json").stdout)
     assert after["active"] is False
@@ -159,6 +161,23 @@ def test_csv_and_parquet_hold_the_same_trials(tmp_path: Path) -> None:
     assert table == expected
 
 
+def test_the_same_study_opens_in_optuna(tmp_path: Path) -> None:
+    folder = searched(tmp_path / "study")
+    assert command("export", folder, tmp_path / "study.db").exit_code == 0
+    optuna = pytest.importorskip("optuna")
+    study = optuna.load_study(study_name="study", storage=f"sqlite:///{tmp_path / 'study.db'}")
+    entries = status.read(folder).entries
+    states = {"finished": "COMPLETE", "pruned": "PRUNED", "failed": "FAIL"}
+    assert [trial.state.name for trial in study.trials] == [states.get(entry.state, "RUNNING") for entry in entries]
+    assert [trial.user_attrs["trial"] for trial in study.trials] == [entry.id for entry in entries]
+    best = results.best_entry(entries, ("F@50",))
+    assert best is not None
+    assert study.best_trial.user_attrs["trial"] == best.id
+    assert study.best_value == best.metrics["F@50"]
+    assert study.metric_names == ["F@50"]
+    assert any(trial.intermediate_values for trial in study.trials)
+
+
 def test_latex_is_escaped_and_says_objective_and_protocol(tmp_path: Path) -> None:
     folder = searched(tmp_path / "study")
     assert command("export", folder, tmp_path / "trials.tex").exit_code == 0
@@ -180,7 +199,7 @@ def test_latex_is_escaped_and_says_objective_and_protocol(tmp_path: Path) -> Non
 
 def test_an_export_that_cannot_be_is_refused(tmp_path: Path) -> None:
     folder = searched(tmp_path / "study", finished=2)
-    assert ".csv, .parquet, .tex, not '.xlsx'" in refusal("export", folder, tmp_path / "trials.xlsx")
+    assert ".csv, .parquet, .tex, .db, not '.xlsx'" in refusal("export", folder, tmp_path / "trials.xlsx")
     (tmp_path / "mine.csv").write_text("mine")
     assert "exists already" in refusal("export", folder, tmp_path / "mine.csv")
     assert (tmp_path / "mine.csv").read_text() == "mine"

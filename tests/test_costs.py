@@ -161,3 +161,29 @@ def test_a_spent_budget_ends_a_search_that_can_be_resumed(toy: Path, tmp_path: P
     for entry in snapshot.entries:  # a trial that had ended was not run again
         starts = (snapshot.trial_folder(entry) / "steps.txt").read_text().splitlines()
         assert len(starts) == 1 if entry.id in ended else len(starts) <= 2
+
+
+def test_a_full_disk_loses_nothing_that_was_written(tmp_path: Path) -> None:
+    code = """
+import resource, signal, sys
+from pathlib import Path
+from launch.ledger import Ledger, LedgerError
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+ledger = Ledger(Path(sys.argv[1]))
+resource.setrlimit(resource.RLIMIT_FSIZE, (3000, 3000))
+try:
+    for number in range(100):
+        ledger.append("asked", f"{number:04d}", digest=str(number), label=None, values={}, overrides={}, seed=0)
+except LedgerError as error:
+    print(len(ledger.entries), error)
+ledger.close()
+"""
+    path = tmp_path / "ledger.jsonl"
+    done = subprocess.run([sys.executable, "-c", code, str(path)], capture_output=True, text=True, check=True)
+    written, _, message = done.stdout.partition(" ")
+    assert message.strip() == f"{path}: cannot be written (File too large)"
+    again = Ledger(path)
+    assert list(again.entries) == [f"{number:04d}" for number in range(int(written))]
+    again.append("asked", "new", digest="n", label=None, values={}, overrides={}, seed=0)
+    again.close()
+    assert list(Ledger(path).entries)[-1] == "new"

@@ -18,7 +18,7 @@ from speaq.data.statistics import predicate_count
 from speaq.data.visual_genome import Split, VisualGenome, open_data
 from speaq.evaluation.predictions import PredictionWriter, Source
 from speaq.evaluation.report import to_json
-from speaq.training import checkpoint
+from speaq.training import checkpoint, seal
 from speaq.training.evaluate import Evaluation, Progress, Store, _no_progress, evaluate_detector
 from speaq.training.loop import pick_device
 from speaq.training.tasks import REPLICATED, TaskName, evaluator, make_model, make_task
@@ -72,10 +72,13 @@ def evaluate_run(
     `overrides` are dotted keys of the inference section, or `evaluation.batch_size`, with values other than the run's.
 
     Raises:
-        ConfigError, CheckpointError, DataError: the run or the data cannot be used, or do not belong together.
+        ConfigError, CheckpointError, DataError: the run or the data cannot be used, or do not belong together; or the
+            test split of the search that it is a trial of is sealed.
     """
     file = checkpoint.find(run)
     content = checkpoint.load(file)
+    if split_name == "test":
+        seal.look(run, checkpoint=file.name, step=content["step"])
     if content["task"] == REPLICATED:
         raise ConfigError(f"{file}: a replicated detector is where SpeaQ starts (training.init_from); train it first")
     config = from_dict(content["config"], str(file))
