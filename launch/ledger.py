@@ -8,6 +8,7 @@ holds the seed. Rows `opened` and `closed` say when a driver worked on the study
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import hashlib
 import json
@@ -88,14 +89,15 @@ class Ledger:
         self._row_time: float | None = None
         self._torn = False  # whether a row was written in part
         try:
-            self._file = path.open("ab")
+            self._file = path.open("ab", buffering=0)  # nothing is left to be written later
             _lock(self._file)
         except BlockingIOError as error:
             raise LedgerError(f"{path.parent}: another search is running on this folder") from error
         except OSError as error:
             raise LedgerError(f"{path}: cannot be written ({error.strerror})") from error
         self._replay()
-        self._write({"event": "opened", "time": time.time()})
+        self._opened = time.time()
+        self._wrote = False  # a driver that finds nothing to do leaves no trace
 
     def _replay(self) -> None:
         content = self.path.read_bytes()
@@ -115,13 +117,18 @@ class Ledger:
 
     def append(self, event: Event, trial: str, **fields: Any) -> None:
         """Writes one row; it is on disk when this returns. Raises LedgerError (disk full, …)."""
+        if not self._wrote:
+            self._write({"event": "opened", "time": self._opened})
+            self._wrote = True
         self._write({"event": event, "trial": trial, "time": time.time(), **fields})
 
     def _write(self, row: Mapping[str, Any]) -> None:
         line = json.dumps(row, allow_nan=False).encode() + b"\n"
+        if self._torn:  # a row behind half of one could not be read
+            raise LedgerError(f"{self.path}: could not be written before; resume the search")
         try:
-            self._file.write(line)
-            self._file.flush()
+            if self._file.write(line) != len(line):
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
             os.fsync(self._file.fileno())
         except OSError as error:
             self._torn = True
@@ -159,14 +166,14 @@ class Ledger:
 
     def wall_now(self) -> float:
         """Seconds in which drivers worked on the study, this one up to now."""
-        return self.wall_seconds + max(0.0, time.time() - (self._row_time or time.time()))
+        since = self._row_time if self._wrote and self._row_time is not None else self._opened
+        return self.wall_seconds + max(0.0, time.time() - since)
 
     def close(self) -> None:
         with contextlib.suppress(LedgerError):  # nothing is lost but the seconds since the last row
-            if not self._torn:  # a row behind half of one could not be read
+            if self._wrote:
                 self._write({"event": "closed", "time": time.time()})
-        with contextlib.suppress(OSError):  # the half row is still in the buffer, and does not fit now either
-            self._file.close()
+        self._file.close()
 
 
 def _asked(row: Mapping[str, Any]) -> Entry:

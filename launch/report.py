@@ -15,7 +15,7 @@ from speaq.config import ConfigError
 from speaq.training import seal
 
 MORE_TRIALS = 20  # that the report proposes to add to a search that is complete
-ORDER = ("finished", "pruned", "running", "interrupted", "asked", "failed")
+ORDER = ("finished", "infeasible", "pruned", "running", "interrupted", "asked", "failed")
 
 
 def write_report(study: Path, output: Path | None = None) -> Path:

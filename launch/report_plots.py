@@ -63,9 +63,7 @@ def _frozen(entry: Entry, plan: Plan) -> optuna.trial.FrozenTrial:
     }
     said = {"trial": entry.id, "label": entry.label, "protocol": entry.protocol, "reason": entry.reason}
     return optuna.trial.create_trial(
-        state=TrialState.COMPLETE
-        if complete
-        else _STATES.get(entry.state, TrialState.FAIL if entry.ended else TrialState.RUNNING),
+        state=_state(entry, complete),
         values=values if complete else None,
         params=params,
         distributions={key: distribution(plan.space.parameters[key]) for key in params},

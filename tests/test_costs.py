@@ -22,7 +22,8 @@ from speaq import config as configs
 from speaq import space as spaces
 from speaq.config import ConfigError, ResourcesConfig
 from speaq.training.environment import peak_memory_mib, reset_peak_memory
-from tests.command import refusal
+from tests.command import command, refusal
+from tests.test_after_search import Search as Search_
 from tests.test_launch import CHEAP, GROUPS
 from tests.test_search import Fake, make_plan
 from tests.tiny import tiny
@@ -181,9 +182,29 @@ ledger.close()
     path = tmp_path / "ledger.jsonl"
     done = subprocess.run([sys.executable, "-c", code, str(path)], capture_output=True, text=True, check=True)
     written, _, message = done.stdout.partition(" ")
-    assert message.strip() == f"{path}: cannot be written (File too large)"
+    assert message.startswith(f"{path}: cannot be written (")
+    assert len(message.strip().splitlines()) == 1
     again = Ledger(path)
     assert list(again.entries) == [f"{number:04d}" for number in range(int(written))]
     again.append("asked", "new", digest="n", label=None, values={}, overrides={}, seed=0)
     again.close()
     assert list(Ledger(path).entries)[-1] == "new"
+
+
+def test_an_infeasible_trial_is_shown_everywhere_and_ranked_nowhere(tmp_path: Path) -> None:
+    folder = tmp_path / "study"
+    search = Search_(folder, trials=3)
+    for ending in ("finished", "finished"):
+        search.run(ending)
+    metrics = dict.fromkeys(next(iter(search.ledger.entries.values())).metrics, 1.0)
+    reason = "latency_ms 61 is above 50"
+    trial = search.run("running")
+    search.ledger.append("infeasible", trial, reason=reason, metrics=metrics, cost={"latency_ms": 61.0})
+    search.ledger.close()
+    text = command("status", folder).stdout
+    assert "1 infeasible" in text
+    assert f"trial {trial} infeasible: {reason}" in text
+    assert command("report", folder).exit_code == 0
+    assert reason in (folder / "report.html").read_text(encoding="utf-8")
+    assert command("export", folder, tmp_path / "study.db").exit_code == 0
+    assert f"best F@50 {1.0:.4f}" not in text

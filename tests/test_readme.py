@@ -46,12 +46,12 @@ def commands() -> list[str]:
 
 
 def shortened(command: str, folder: Path) -> list[str]:
-    names = ("DATA", "RUN", "DETECTOR", "STUDY", "PREDICTIONS.h5", "TRIALS.csv")
-    words = [str(folder / word) if word in names else word for word in command.split()]
+    names = ("DATA", "RUN", "DETECTOR", "STUDY", "PICTURES", "CURVE", "PREDICTIONS.h5", "OTHER.h5", "TRIALS.csv")
+    words = [str(folder / word) if word.partition("/")[0] in names else word for word in command.split()]
     words = [word.replace("=DETECTOR", f"={folder / 'DETECTOR'}") for word in words]
     words = [str(ROOT / word) if word.startswith(("configs/", "search_spaces/")) else word for word in words]
     words = ["60" if before == "--images" else word for before, word in zip(["", *words], words, strict=False)]
-    if words[1] in ("pretrain", "train", "tune") and "--resume" not in words:
+    if words[1] in ("pretrain", "train", "tune") and not {"--resume", "--from-predictions"} & {*words}:
         words += [part for key, value in SHORT.items() for part in ("--set", f"{key}={value}")]
     return [sys.executable, "-m", "speaq.cli", *words[1:]]
 
