@@ -27,6 +27,7 @@ class Stopping(TrialScheduler):
     """
 
     max_steps: int
+    _seen: set[tuple[_Named, int]]  # a trial that goes on from an older checkpoint reports a step again
 
     def judge(self, trial: _Named, step: int, value: float) -> str:
         """Takes a finite value into account and says CONTINUE or STOP."""
@@ -38,14 +39,20 @@ class Stopping(TrialScheduler):
             for step in sorted(entry.reports):
                 value = entry.reports[step].get(metric)
                 if value is not None and math.isfinite(value):
-                    self.judge(_Named(entry.id), step, value)
+                    self._judge_once(_Named(entry.id), step, value)
 
     def on_trial_result(self, tune_controller: Any, trial: Any, result: Mapping[str, Any]) -> str:
         if "outcome" in result or not math.isfinite(result["value"]):
             return TrialScheduler.CONTINUE
-        action = self.judge(_Named(trial.config["trial"]), result["step"], result["value"])
+        action = self._judge_once(_Named(trial.config["trial"]), result["step"], result["value"])
         last = result["step"] >= self.max_steps
         return TrialScheduler.CONTINUE if last or trial.config["protected"] else action
+
+    def _judge_once(self, trial: _Named, step: int, value: float) -> str:
+        if (trial, step) in self._seen:
+            return TrialScheduler.CONTINUE
+        self._seen.add((trial, step))
+        return self.judge(trial, step, value)
 
     def on_trial_add(self, tune_controller: Any, trial: Any) -> None:
         pass
@@ -72,7 +79,7 @@ class Halving(Stopping, AsyncHyperBandScheduler):
             brackets=brackets,
             stop_last_trials=False,
         )
-        self.max_steps = max_steps
+        self.max_steps, self._seen = max_steps, set()
 
     def judge(self, trial: _Named, step: int, value: float) -> str:
         bracket = self._brackets[int(trial.trial_id) % len(self._brackets)]  # Ray draws it, which resuming would lose
@@ -92,7 +99,7 @@ class Median(Stopping, MedianStoppingRule):
             grace_period=grace_steps,
             min_samples_required=min_trials,
         )
-        self.max_steps = max_steps
+        self.max_steps, self._seen = max_steps, set()
 
     def judge(self, trial: _Named, step: int, value: float) -> str:
         rule: Any = super(Stopping, self)  # Ray's, which asks nothing of Tune here
@@ -113,6 +120,6 @@ def make_scheduler(settings: SearchConfig, max_steps: int, eval_every: int) -> T
         case "median":
             return Median(max_steps, rungs[0], settings.min_trials)
         case "hyperband":
-            return Halving(max_steps, rungs[0], settings.reduction_factor, min(settings.brackets, len(rungs)))
+            return Halving(max_steps, rungs[0], settings.reduction_factor, settings.brackets or len(rungs))
         case _:
             return Halving(max_steps, rungs[0], settings.reduction_factor)

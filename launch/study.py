@@ -102,8 +102,9 @@ def create(
     names = search.objectives(objective or space.search.objective, base)
     if len(names) == 1:  # the checkpoint that a trial keeps is the one that the search compares
         base = configs.apply(base, {"training.best_metric": names[0]})
-    settings = space.search.model_copy(update={"objective": list(names)})
-    settings = spaces.SearchConfig.model_validate(settings.model_dump())
+    settings = space.with_search(
+        {"objective": list(names)}, "--objective"
+    ).search  # refused where the sampler takes one alone
     references = {}
     for label, values in (("published", PUBLISHED), ("baseline", BASELINE)):
         references[label] = configs.apply(base, values, f"the {label} setting")

@@ -43,8 +43,8 @@ class SearchConfig(Section):
         None, ge=1, description="no trial is stopped before; null: max_steps / reduction_factor², evaluated"
     )
     reduction_factor: float = Field(3.0, gt=1, description="asha, hyperband: one of so many trials passes a rung")
-    brackets: int = Field(
-        3, ge=2, description="hyperband: trials take turns in so many brackets, each with one rung less"
+    brackets: int | None = Field(
+        None, ge=2, description="hyperband: trials take turns in so many, each with one rung less; null: one a rung"
     )
     constraints: dict[str, float] = Field(
         default={},
@@ -58,6 +58,8 @@ class SearchConfig(Section):
             raise ValueError("objective names a metric twice")
         if self.sampler == "cmaes" and len(self.objective) > 1:
             raise ValueError("sampler: cmaes has one objective; use tpe, gp, nsga2 or nsga3 for two")
+        if self.sampler == "cmaes" and self.constraints:
+            raise ValueError("constraints: sampler: cmaes does not look at them; use tpe, gp, nsga2 or nsga3")
         for name, limit in self.constraints.items():
             if name not in CONSTRAINED:
                 raise ValueError(f"constraints: {name} is none of {', '.join(CONSTRAINED)}")
@@ -107,12 +109,12 @@ class Space(Section):
         """`config` with the fixed values."""
         return configs.apply(config, self.fixed, "space: fixed")
 
-    def with_search(self, changes: Mapping[str, Any]) -> Space:
+    def with_search(self, changes: Mapping[str, Any], where: str = "--search") -> Space:
         """The space with other settings of the search (keys of `SearchConfig`). Raises ConfigError."""
         if not changes:
             return self
         search = {**self.search.model_dump(mode="json", exclude_unset=True), **changes}
-        return from_dict({**to_dict(self), "search": search}, "--search")
+        return from_dict({**to_dict(self), "search": search}, where)
 
     def without(self, keys: Sequence[str]) -> Space:
         """The space where `keys`, given on the command line, are no longer searched or fixed. Raises ConfigError."""
@@ -174,7 +176,9 @@ class Space(Section):
         base = self.base(config)
         for metric in self.search.objective:
             configs.check_metric(metric, base)
-        self.search.rungs(base.training.max_steps, base.training.eval_every)
+        rungs = self.search.rungs(base.training.max_steps, base.training.eval_every)
+        if self.search.brackets is not None and self.search.brackets > len(rungs):
+            raise ConfigError(f"search.brackets {self.search.brackets} exceeds the rungs, at {rungs or 'no'} steps")
         self._check_sampler()
         for key, parameter in self.parameters.items():
             _check_key(key, "parameters")
@@ -193,17 +197,18 @@ class Space(Section):
         self._check_corners(base)
 
     def _check_sampler(self) -> None:
-        """CMA-ES moves in one space of numbers; what is outside of it Optuna would draw at random, silently."""
-        if self.search.sampler != "cmaes":
+        """CMA-ES and GP move in one space; what is outside of it Optuna would draw at random, silently."""
+        sampler = self.search.sampler
+        if sampler not in ("cmaes", "gp"):
             return
         for key, parameter in self.parameters.items():
-            what = "choices" if isinstance(parameter, Choice) else "a condition" if parameter.when else None
-            if what:
+            if parameter.when:
+                raise ConfigError(f"space: {key}: sampler: {sampler} knows no conditions; use tpe, or fix it")
+            if sampler == "cmaes" and isinstance(parameter, Choice):
                 raise ConfigError(
-                    f"space: {key}: sampler: cmaes searches unconditional ranges of numbers, not {what}; "
-                    "use tpe or gp, or fix it"
+                    f"space: {key}: sampler: cmaes searches ranges, not choices; use tpe or gp, or fix it"
                 )
-        if len(self.parameters) < 2:
+        if sampler == "cmaes" and len(self.parameters) < 2:
             raise ConfigError("space: sampler: cmaes needs at least two parameters; use tpe or gp")
 
     def _check_conditions(self, key: str) -> None:

@@ -18,7 +18,7 @@ from speaq.config import BASELINE, PUBLISHED, Config, ConfigError
 pytest.importorskip("ray")
 pytest.importorskip("optuna")
 
-from launch import results, seam, search
+from launch import results, seam, search, study
 from launch.ledger import Ledger, LedgerError, digest
 from launch.sampler import Sampler
 from launch.samplers import grid
@@ -228,7 +228,7 @@ def test_every_sampler_stays_in_the_space_and_repeats_itself_with_its_seed(name:
     groups = {"matching.num_groups": GROUPS, "losses.oversample": {"type": "categorical", "choices": [0.0, 0.07]}}
     undersample = {"type": "float", "low": 0.5, "high": 1.5, "step": 0.5, "when": {"losses.oversample": [0.07]}}
     parameters = {**groups, "losses.undersample": {**undersample, "otherwise": 0.0}}
-    if name == "cmaes":
+    if name in ("cmaes", "gp"):
         parameters = {
             "matching.num_groups": GROUPS,
             "training.learning_rate": {"type": "float", "low": 1e-4, "high": 1},
@@ -301,6 +301,21 @@ def test_hyperband_trials_take_turns_in_brackets_of_fewer_and_fewer_rungs() -> N
     assert judge(scheduler, "0003", 30, 0.5) == "CONTINUE"
     assert judge(scheduler, "0001", 30, 0.1) == "STOP"
     assert judge(scheduler, "0005", 30, 0.1, protected=True) == "CONTINUE"
+
+
+def test_a_step_that_is_reported_again_counts_once() -> None:
+    scheduler = make_scheduler(spaces.SearchConfig(scheduler="median", grace_steps=10, min_trials=1), 90, 10)
+    for value in (0.1, 0.9, 0.9, 0.9):  # step 10 again and again: its mean stays 0.1
+        assert judge(scheduler, "0000", 10, value) == "CONTINUE"
+    assert judge(scheduler, "0001", 10, 0.2) == "CONTINUE"
+
+
+def test_two_objectives_are_refused_to_cmaes_in_one_line(toy: Path) -> None:
+    rate = {"type": "float", "low": 1e-4, "high": 1e-2}
+    parameters = {"matching.num_groups": GROUPS, "training.learning_rate": rate}
+    space = spaces.from_dict({"search": {"sampler": "cmaes"}, "parameters": parameters})
+    with pytest.raises(ConfigError, match="--objective: search: sampler: cmaes has one objective"):
+        study.create(configs.Config(), space, toy, objective="R@50,mR@50")
 
 
 def test_the_median_rule_waits_for_enough_trials_and_stops_what_is_below_them() -> None:

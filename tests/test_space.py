@@ -125,11 +125,18 @@ def test_search_settings_are_checked_against_the_config() -> None:
 def test_cmaes_is_refused_what_it_would_draw_at_random() -> None:
     for parameters, reason in (
         ({"matching__scheme": SCHEME, "training__learning_rate": RATE}, "not choices"),
-        ({"matching__predicate_weight": WEIGHT, "training__learning_rate": RATE}, "not a condition"),
+        ({"matching__predicate_weight": WEIGHT, "training__learning_rate": RATE}, "knows no conditions"),
     ):
-        space = make(**parameters).model_copy(update={"search": spaces.SearchConfig(sampler="cmaes")})
-        with pytest.raises(ConfigError, match=rf"{reason}; use tpe or gp"):
+        space = make(**parameters).with_search({"sampler": "cmaes"})
+        with pytest.raises(ConfigError, match=rf"{reason}; use tpe"):
             space.check(Config())
+    space = make(matching__predicate_weight=WEIGHT).with_search({"sampler": "gp"})
+    with pytest.raises(ConfigError, match="gp knows no conditions; use tpe"):
+        space.check(Config())
+    with pytest.raises(ConfigError, match="cmaes does not look at them; use tpe"):
+        make(training__learning_rate=RATE).with_search({"sampler": "cmaes", "constraints": {"latency_ms": 5}})
+    with pytest.raises(ConfigError, match=r"brackets 9 exceeds the rungs"):
+        make(training__learning_rate=RATE).with_search({"scheduler": "hyperband", "brackets": 9}).check(Config())
 
 
 def test_rungs_are_evaluated_steps_below_the_full_length() -> None:
