@@ -254,7 +254,7 @@ def test_a_killed_driver_is_resumed_without_repeating_or_losing(toy: Path, tmp_p
     after = rows(output)
     assert after[: len(before)] == before
     for trial in ended:
-        assert sum(row["trial"] == trial and row["event"] == "running" for row in after) == 1
+        assert sum(row.get("trial") == trial and row["event"] == "running" for row in after) == 1
     for trial in open_:  # they go on from their last checkpoint
         starts = (output / "trials" / trial / "steps.txt").read_text().splitlines()
         steps = max((r["step"] for r in before if r["event"] == "reported" and r["trial"] == trial), default=0)
