@@ -60,7 +60,7 @@ class SceneGraphDataset(Dataset[Sample]):
             rng = np.random.default_rng((self._seed, _AUGMENTATION, number))
             picture = self._pick_relations(picture, index, rng)
             picture = train_transform(picture, self._config, rng, enlarge=self._enlarge)
-        return _sample(index, picture, original_hw)
+        return to_sample(index, picture, original_hw)
 
     def _picture(self, index: int) -> Picture:
         """The picture as it is before augmentation, or ready for evaluation; from memory where it is kept there."""
@@ -102,7 +102,7 @@ def _largest_side(config: DataConfig, train: bool) -> int:
     return max(config.train_sides + (config.crop_sides if config.crop_probability else ()))
 
 
-def _sample(index: int, picture: Picture, original_hw: tuple[int, int]) -> Sample:
+def to_sample(index: int, picture: Picture, original_hw: tuple[int, int]) -> Sample:
     return Sample(
         index=index,
         image=torch.from_numpy(picture.image).permute(2, 0, 1),

@@ -17,7 +17,7 @@ from torch import nn
 
 from speaq.config import Config, ConfigError, apply, from_dict
 from speaq.data import DataError
-from speaq.data.dataset import collate
+from speaq.data.dataset import collate, to_sample
 from speaq.data.images import read_image
 from speaq.data.transforms import Picture, eval_transform
 from speaq.inference import decode
@@ -110,14 +110,7 @@ class Predictor:
         pixels = read_image(path)
         nothing = np.zeros((0, 4), np.float32), np.zeros(0, np.int64), np.zeros((0, 3), np.int64)
         picture = eval_transform(Picture(pixels, *nothing), self.config.data)
-        return Sample(
-            index=index,
-            image=torch.from_numpy(picture.image).permute(2, 0, 1),
-            boxes_xyxy=torch.from_numpy(picture.boxes_xyxy),
-            classes=torch.from_numpy(picture.classes),
-            relations=torch.from_numpy(picture.relations),
-            original_hw=(pixels.shape[0], pixels.shape[1]),
-        )
+        return to_sample(index, picture, (pixels.shape[0], pixels.shape[1]))
 
 
 def _vocabulary(content: dict[str, object]) -> Vocabulary:
