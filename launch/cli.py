@@ -32,6 +32,7 @@ def tune_command(
     budget: str | None,
     from_predictions: Path | None,
     resume: Path | None,
+    storage: str | None,
     progress: Progresses,
 ) -> int:
     """Starts a search, or finishes the one in `resume`. Returns 0, or 1 where no trial finished.
@@ -49,8 +50,9 @@ def tune_command(
         if predictions.is_of_predictions(study):
             if budget is not None:
                 raise ConfigError(f"--budget {budget}: a search of predictions takes minutes and knows none")
-            return _report(predictions.resume(study, resume, data=data, trials=trials, progress=progress), resume)
-        entries = studies.resume(resume, data=data, trials=trials, budget=budget)
+            entries = predictions.resume(study, resume, data=data, trials=trials, progress=progress, url=storage)
+            return _report(entries, resume)
+        entries = studies.resume(resume, data=data, trials=trials, budget=budget, url=storage)
         return _report(entries, resume)
     if from_predictions is not None:
         return _tune_predictions(
@@ -61,6 +63,7 @@ def tune_command(
             trials,
             objective,
             search,
+            storage,
             progress,
             unused={"--config": config, "--budget": budget, "--set": assignments or None},
         )
@@ -79,7 +82,7 @@ def tune_command(
         objective=objective,
         overrides=list(configs.parse_overrides(assignments)),
     )
-    return _report(studies.start(study, output, budget), output)
+    return _report(studies.start(study, output, budget, storage), output)
 
 
 def _tune_predictions(
@@ -90,6 +93,7 @@ def _tune_predictions(
     trials: int | None,
     objective: str | None,
     search: Sequence[str],
+    storage: str | None,
     progress: Progresses,
     unused: Mapping[str, object],
 ) -> int:
@@ -100,7 +104,15 @@ def _tune_predictions(
         raise ConfigError("missing --output")
     changes = configs.parse_overrides(search, "--search")
     entries = predictions.start(
-        run, space, output, data=data, trials=trials, objective=objective, search=changes, progress=progress
+        run,
+        space,
+        output,
+        data=data,
+        trials=trials,
+        objective=objective,
+        search=changes,
+        progress=progress,
+        url=storage,
     )
     return _report(entries, output)
 

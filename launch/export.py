@@ -53,7 +53,7 @@ def _write(path: Path, ending: str, rows: Sequence[Row], snapshot: Snapshot) -> 
         case ".tex":
             path.write_text(to_latex(rows, snapshot), encoding="utf-8")
         case ".db":
-            from launch.report_plots import rebuild  # plotly only where it is needed
+            from launch.frozen import rebuild
 
             path.unlink(missing_ok=True)
             rebuild(snapshot.entries, snapshot.plan, f"sqlite:///{path.resolve()}", snapshot.folder.resolve().name)

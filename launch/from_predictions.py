@@ -13,8 +13,10 @@ import time
 from pathlib import Path
 
 from launch import results, seam
+from launch import storage as storages
 from launch import study as studies
 from launch.ledger import Entry, Ledger
+from launch.mirror import Mirror, joined, opened
 from launch.progress import Lines
 from launch.seam import Progresses
 from launch.search import Plan, Search, objectives
@@ -41,6 +43,7 @@ def start(
     objective: str | None,
     search: dict[str, object],
     progress: Progresses,
+    url: str | None = None,
 ) -> list[Entry]:
     """Searches in `output`, which must be new or empty. Raises ConfigError, DataError."""
     chosen = spaces.load(shipped("search_spaces/inference.yaml") if space is None else space).with_search(search)
@@ -57,12 +60,22 @@ def start(
     plan = Plan(base, chosen, settings, trials or settings.trials, names, {LABEL: stored.config})
     train = PREFIX + str(run.resolve())
     study = Study(plan, stored.data.resolve(), stored.data_digest, _digest(stored), versions(), train)
+    address = storages.choose(url, output)
     output.mkdir(parents=True, exist_ok=True)
-    (output / "study.yaml").write_text(study.dump(), encoding="utf-8")
-    return _run(study, stored, output)
+    with opened(address, plan) as mirror:
+        studies.write(study, output, address)
+        return _run(study, stored, output, mirror)
 
 
-def resume(study: Study, output: Path, *, data: Path | None, trials: int | None, progress: Progresses) -> list[Entry]:
+def resume(
+    study: Study,
+    output: Path,
+    *,
+    data: Path | None,
+    trials: int | None,
+    progress: Progresses,
+    url: str | None = None,
+) -> list[Entry]:
     """Finishes a search that `start` began. Raises ConfigError where run or data are no longer what they were."""
     with progress("raw outputs of the validation split") as tell:
         stored = store(Path(study.train.removeprefix(PREFIX)), data or study.data, progress=tell)
@@ -70,7 +83,8 @@ def resume(study: Study, output: Path, *, data: Path | None, trials: int | None,
         raise ConfigError(f"{output}: was searched on another data set than {stored.data}")
     if _digest(stored) != study.start_digest:
         raise ConfigError(f"{output}: {study.train.removeprefix(PREFIX)} has been trained further since")
-    return _run(studies.with_trials(study, trials), stored, output)
+    with opened(storages.again(study.storage, url, output), study.plan) as mirror:
+        return _run(studies.with_trials(study, trials), stored, output, mirror)
 
 
 def check_space(space: Space) -> None:
@@ -90,11 +104,13 @@ def _digest(stored: StoredRun) -> str:
     return stored.raw.stem.rpartition("-")[2]
 
 
-def _run(study: Study, stored: StoredRun, output: Path) -> list[Entry]:
+def _run(study: Study, stored: StoredRun, output: Path, mirror: Mirror | None) -> list[Entry]:
     ledger = Ledger(output / "ledger.jsonl")
     with contextlib.closing(ledger):
+        if mirror is not None:
+            mirror.follow(ledger.entries.values())
         try:
-            _search(study.plan, stored, ledger)
+            _search(study.plan, stored, ledger, mirror)
         finally:
             entries = list(ledger.entries.values())
             if entries:
@@ -103,8 +119,8 @@ def _run(study: Study, stored: StoredRun, output: Path) -> list[Entry]:
     return entries
 
 
-def _search(plan: Plan, stored: StoredRun, ledger: Ledger) -> None:
-    search = Search(plan, ledger, Lines(plan, ledger.entries, 1))
+def _search(plan: Plan, stored: StoredRun, ledger: Ledger, mirror: Mirror | None) -> None:
+    search = Search(plan, ledger, joined(Lines(plan, ledger.entries, 1), mirror))
     number = 0
     while isinstance(asked := search.suggest(name := str(number)), dict):
         search.started(name)

@@ -3,74 +3,30 @@
 from __future__ import annotations
 
 import html
-import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 
 import optuna
 import plotly.graph_objects as go
 from optuna.importance import PedAnovaImportanceEvaluator, get_param_importances
-from optuna.trial import FrozenTrial, TrialState
+from optuna.trial import FrozenTrial
 
+from launch.frozen import quiet, rebuild
 from launch.ledger import Entry
 from launch.plots import COLOURS
 from launch.results import best_entry, score, table_k
-from launch.samplers import distribution
 from launch.seam import is_number
-from launch.search import Plan, excess
+from launch.search import Plan
 
 MIN_TRIALS = 10  # with fewer finished trials an importance would be made of chance
 MIN_TOP = 5  # trials in the better part, as the documentation of PED-ANOVA asks for
 BEST, OTHER = "#ca8a04", "#9ca3af"
 PARTS = ("R", "mR", "head", "body", "tail")
 
-_STATES = {"finished": TrialState.COMPLETE, "pruned": TrialState.PRUNED, "failed": TrialState.FAIL}
-
-
-def rebuild(entries: Sequence[Entry], plan: Plan, storage: str | None = None, name: str | None = None) -> optuna.Study:
-    """Optuna's study of `entries`, in their order; a trial outside the space has no parameters.
-
-    Args:
-        storage: URL of an Optuna storage to write the study `name` into; None: in memory.
-    """
-    optuna.logging.set_verbosity(optuna.logging.ERROR)
-    study = optuna.create_study(storage=storage, study_name=name, directions=["maximize"] * len(plan.objective))
-    with _quiet():
-        study.set_metric_names(list(plan.objective))
-    study.add_trials([_frozen(entry, plan) for entry in entries])
-    return study
-
-
-def _state(entry: Entry, complete: bool) -> TrialState:
-    if complete:
-        return TrialState.COMPLETE
-    return _STATES.get(entry.state, TrialState.FAIL if entry.ended else TrialState.RUNNING)
-
 
 def _value(entry: Entry, name: str) -> float:
     value = entry.metrics[name]
     assert value is not None, name  # a finished trial has its objectives
     return value
-
-
-def _frozen(entry: Entry, plan: Plan) -> optuna.trial.FrozenTrial:
-    params = dict(entry.values or {})
-    values = [value for objective in plan.objective if is_number(value := entry.metrics.get(objective))]
-    complete = entry.state in ("finished", "infeasible") and len(values) == len(plan.objective)
-    single = plan.objective[0] if len(plan.objective) == 1 else None  # Optuna has steps of one objective alone
-    steps = {
-        step: value for step, metrics in entry.reports.items() if single and is_number(value := metrics.get(single))
-    }
-    said = {"trial": entry.id, "label": entry.label, "protocol": entry.protocol, "reason": entry.reason}
-    return optuna.trial.create_trial(
-        state=_state(entry, complete),
-        values=values if complete else None,
-        params=params,
-        distributions={key: distribution(plan.space.parameters[key]) for key in params},
-        user_attrs={key: value for key, value in said.items() if value is not None} | dict(entry.metrics),
-        intermediate_values={step: value for step, value in steps.items() if is_number(value)},
-        constraints=excess(plan, entry.cost) if complete else None,
-    )
 
 
 def objective_name(plan: Plan) -> str:
@@ -94,14 +50,6 @@ def _mark(figure: go.Figure, points: Mapping[str, tuple[float, float]]) -> go.Fi
         marker = {"color": _colour(name), "size": 11, "line": {"width": 1, "color": "white"}}
         figure.add_scatter(x=[x], y=[y], mode="markers", name=html.escape(name), marker=marker)
     return figure
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Without Optuna's notes that a function is experimental, or that PED-ANOVA minimises (we negate)."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        yield
 
 
 def history(entries: Sequence[Entry], plan: Plan) -> list[go.Figure]:
@@ -130,7 +78,7 @@ def front(entries: Sequence[Entry], plan: Plan) -> list[go.Figure]:
     plane.update_traces(marker_showscale=False)
     plane.update_layout(title="Pareto front (red)")
     _mark(plane, {label: (_value(e, x), _value(e, y)) for label, e in marked(entries, plan).items()})
-    with _quiet():
+    with quiet():
         volume = optuna.visualization.plot_hypervolume_history(study, [0.0, 0.0])
     volume.update_layout(title="Hypervolume over trials", yaxis_title=None)
     return [plane, volume]
@@ -152,7 +100,7 @@ def importance(entries: Sequence[Entry], plan: Plan) -> go.Figure | str:
         numbers = [value for e in inside if is_number(value := e.metrics.get(name))]
         if len(numbers) < len(inside):  # undefined on this split
             continue
-        with _quiet():
+        with quiet():
             found = get_param_importances(study, evaluator=evaluator, target=_negated(numbers))
         keys = [key for key in reversed(plan.space.parameters) if key in found]
         figure.add_bar(x=[found[key] for key in keys], y=[_two_lines(key) for key in keys], name=name, orientation="h")

@@ -238,7 +238,9 @@ class Search(Searcher):
         )
         if number is not None:
             self._numbers[trial] = number
-        return self._ledger.entries[trial]
+        entry = self._ledger.entries[trial]
+        self._listener(entry, "asked")
+        return entry
 
 
 class _Stub:

@@ -22,13 +22,16 @@ from launch import (
     results,
     scheduler,
     search,
+    storage,
 )
 from launch.budget import Budget, BudgetSpent, parse
 from launch.cluster import with_absolute_paths
 from launch.interrupts import Interrupts
 from launch.ledger import Entry, Ledger
+from launch.mirror import Mirror, joined, opened
 from launch.progress import Lines
 from launch.search import Plan, Search, Starts
+from launch.storage import Address
 from launch.trial import Job, Trial
 from speaq import config as configs
 from speaq import space as spaces
@@ -56,6 +59,7 @@ class Study:
     start_digest: str | None  # of the checkpoint that trials start from
     versions: Mapping[str, str]
     train: str = Job.train
+    storage: Address | None = None  # what is kept of it: no password, paths seen from the folder
 
     def dump(self) -> str:
         plan = self.plan
@@ -68,6 +72,7 @@ class Study:
             "start_digest": self.start_digest,
             "versions": dict(self.versions),
             "train": self.train,
+            "storage": None if self.storage is None else dataclasses.asdict(self.storage),
             "space": spaces.to_dict(plan.space),
             "search": plan.settings.model_dump(mode="json"),
             "references": {label: search.difference(plan.base, c) for label, c in plan.references.items()},
@@ -150,20 +155,37 @@ def read(path: Path) -> Study:
         plan = Plan(base, space, settings, content["trials"], tuple(content["objective"]), references)
         data = content["data"]
         start = content["start_digest"]
-        return Study(plan, Path(data["directory"]), data["digest"], start, content["versions"], content["train"])
+        kept = content.get("storage")  # a study from before there was one has none
+        known = None if kept is None else Address(**kept)
+        return Study(plan, Path(data["directory"]), data["digest"], start, content["versions"], content["train"], known)
     except (KeyError, TypeError, AttributeError) as error:
         raise ConfigError(f"{path}: not a study.yaml of speaq ({type(error).__name__}: {error})") from error
 
 
-def start(study: Study, output: Path, budget: str | None = None) -> list[Entry]:
-    """Runs a new study in `output`, which must be new or empty, until its budget is spent. Raises ConfigError."""
+def start(study: Study, output: Path, budget: str | None = None, url: str | None = None) -> list[Entry]:
+    """Runs a new study in `output`, which must be new or empty, until its budget is spent.
+
+    Args:
+        url: of the Optuna storage that mirrors it, as `storage.choose` takes it.
+
+    Raises:
+        ConfigError: of the folder, the budget or the storage, before anything has started.
+    """
     if budget is not None:
         parse(budget, study.plan.base.resources)
     output = output.resolve()
     check_new(output)
+    address = storage.choose(url, output)
     output.mkdir(parents=True, exist_ok=True)
-    (output / "study.yaml").write_text(study.dump(), encoding="utf-8")
-    return run(study, output, budget)
+    with opened(address, study.plan) as mirror:
+        write(study, output, address)
+        return run(study, output, budget, mirror)
+
+
+def write(study: Study, output: Path, address: Address | None) -> None:
+    """study.yaml, with what may be kept of the storage's address."""
+    kept = None if address is None else Address(storage.seen_from(address.url, output), address.study)
+    (output / "study.yaml").write_text(dataclasses.replace(study, storage=kept).dump(), encoding="utf-8")
 
 
 def check_new(output: Path) -> None:
@@ -179,7 +201,12 @@ def with_trials(study: Study, trials: int | None) -> Study:
 
 
 def resume(
-    output: Path, *, data: Path | None = None, trials: int | None = None, budget: str | None = None
+    output: Path,
+    *,
+    data: Path | None = None,
+    trials: int | None = None,
+    budget: str | None = None,
+    url: str | None = None,
 ) -> list[Entry]:
     """Finishes the study in `output`: no finished trial is repeated, the others go on from their checkpoints.
 
@@ -187,9 +214,10 @@ def resume(
         data: where the data set is now; it must be the same one.
         trials: a new number of trials in all.
         budget: what the study may cost in all, what it has cost already included.
+        url: of its storage, as `storage.again` takes it.
 
     Raises:
-        ConfigError: not a study, another data set, or the study is running.
+        ConfigError: not a study, another data set, no such storage, or the study is running.
     """
     output = output.resolve()
     study = read(output / "study.yaml")
@@ -205,20 +233,24 @@ def resume(
     for name in sorted({*now, *study.versions}):
         if now.get(name) != study.versions.get(name):
             log.warning("%s was %s when the study began, is %s", name, study.versions.get(name), now.get(name))
-    return run(dataclasses.replace(with_trials(study, trials), data=where), output, budget)
+    study = dataclasses.replace(with_trials(study, trials), data=where)
+    with opened(storage.again(study.storage, url, output), study.plan) as mirror:
+        return run(study, output, budget, mirror)
 
 
-def run(study: Study, output: Path, budget: str | None = None) -> list[Entry]:
+def run(study: Study, output: Path, budget: str | None = None, mirror: Mirror | None = None) -> list[Entry]:
     """Runs what is left of a study and writes its results, also when it is interrupted. Returns all trials."""
     ledger = Ledger(output / "ledger.jsonl")
     with contextlib.closing(ledger):
+        if mirror is not None:
+            mirror.follow(ledger.entries.values())
         limit = None if budget is None else parse(budget, study.plan.base.resources)
         if limit is not None and limit.is_spent(ledger, study.plan.base.resources):
             spent = limit.spent(ledger, study.plan.base.resources)
             raise ConfigError(f"--budget {budget}: the study has taken {spent:.0f} s already; give more")
         (output / "trials").mkdir(exist_ok=True)
         try:
-            _search(study, output, ledger, limit)
+            _search(study, output, ledger, limit, mirror)
         finally:
             entries = list(ledger.entries.values())
             if entries:
@@ -226,14 +258,14 @@ def run(study: Study, output: Path, budget: str | None = None) -> list[Entry]:
     return entries
 
 
-def _search(study: Study, output: Path, ledger: Ledger, budget: Budget | None) -> None:
+def _search(study: Study, output: Path, ledger: Ledger, budget: Budget | None, mirror: Mirror | None) -> None:
     plan = study.plan
     resources = plan.base.resources
     several = resources.num_workers > 1
     with cluster.connected(dashboard=several):
         concurrent = cluster.check_fits(resources)
         lines = Lines(plan, ledger.entries, concurrent)
-        searcher = Search(plan, ledger, lines, budget)
+        searcher = Search(plan, ledger, joined(lines, mirror), budget)
         if not searcher.remaining:
             return
         training = plan.base.training
@@ -242,17 +274,17 @@ def _search(study: Study, output: Path, ledger: Ledger, budget: Budget | None) -
         if isinstance(chooser, scheduler.Stopping):
             chooser.replay(ledger.entries.values(), metric)
         job = Job(str(study.data), str(output / "trials"), metric, study.train)
-        storage = output / ".ray"
+        scratch = output / ".ray"
         try:
             with Interrupts() as interrupts:
                 callbacks = [Starts(searcher), interrupts]
-                _tuner(job, plan, searcher, chooser, min(concurrent, searcher.remaining), storage, callbacks).fit()
+                _tuner(job, plan, searcher, chooser, min(concurrent, searcher.remaining), scratch, callbacks).fit()
         except BudgetSpent:
             pass
         except Exception as error:
             raise searcher.error or StudyError(f"Ray Tune: {_last_line(error)}") from error
         finally:
-            shutil.rmtree(storage, ignore_errors=True)
+            shutil.rmtree(scratch, ignore_errors=True)
         if searcher.error is not None:
             raise searcher.error
         if budget is not None and searcher.spent and searcher.remaining:
@@ -275,7 +307,7 @@ def _tuner(
     searcher: Search,
     chooser: Any,
     concurrent: int,
-    storage: Path,
+    scratch: Path,
     callbacks: list[tune.Callback],
 ) -> tune.Tuner:
     resources = plan.base.resources
@@ -296,7 +328,7 @@ def _tuner(
         ),
         run_config=tune.RunConfig(
             name=f"tune-{int(time.time())}",
-            storage_path=str(storage),
+            storage_path=str(scratch),
             callbacks=callbacks,
             checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),  # runs keep their own
             failure_config=tune.FailureConfig(max_failures=MAX_DEATHS),

@@ -32,6 +32,14 @@ def tune(
         Path | None,
         typer.Option("--from-predictions", help="trained run whose decoding to search: minutes, no training"),
     ] = None,
+    storage: Annotated[
+        str | None,
+        typer.Option(
+            "--storage",
+            help="Optuna storage that follows the search: sqlite:///FILE, postgresql://, mysql://, journal:///FILE or "
+            "none; default: $SPEAQ_STORAGE (for URLs with a password), else study.db in the output",
+        ),
+    ] = None,
     resume: Annotated[Path | None, typer.Option("--resume", help="folder of a search to finish")] = None,
 ) -> int:
     """Search hyper-parameters with Ray Tune and Optuna."""
@@ -45,6 +53,7 @@ def tune(
         assignments=assignments,
         search=search or (),
         budget=budget,
+        storage=storage,
         from_predictions=from_predictions,
         progress=progress_bar,
         resume=resume,

@@ -126,6 +126,7 @@ def test_a_search_leaves_what_a_researcher_needs(toy: Path, tmp_path: Path, ray_
         "trials.csv",
         "best.yaml",
         "search.png",
+        "study.db",
     }
     best = configs.load(output / "best.yaml")
     again = train(best, toy, tmp_path / "again")  # the best config trains as it is, to the same result
