@@ -126,7 +126,7 @@ def connect(address: Address) -> BaseStorage:
     try:
         if url.drivername == "journal":
             return _journal(Path(str(url.database)))
-        return RDBStorage(_template(url), {"pool_pre_ping": True, "connect_args": _patience(url)})
+        return RDBStorage(_template(url), {"pool_pre_ping": True, "connect_args": _arguments(url)})
     except Exception as error:  # drivers have exceptions of their own
         raise refusal(address, error) from error
 
@@ -139,8 +139,15 @@ def _template(url: URL) -> str:
     return url.render_as_string(hide_password=False).replace("{", "{{").replace("}", "}}")
 
 
-def _patience(url: URL) -> dict[str, Any]:
-    return {"timeout" if url.get_backend_name() == "sqlite" else "connect_timeout": PATIENCE}
+def _arguments(url: URL) -> dict[str, Any]:
+    """What the driver is told."""
+    match url.get_backend_name():
+        case "sqlite":
+            return {"timeout": PATIENCE}
+        case "postgresql":  # of a database in SQL_ASCII, psycopg hands out bytes unless an encoding is named
+            return {"connect_timeout": PATIENCE, "client_encoding": "utf8"}
+        case _:
+            return {"connect_timeout": PATIENCE}
 
 
 def _journal(path: Path) -> JournalStorage:
