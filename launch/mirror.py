@@ -55,9 +55,9 @@ class Mirror:
         self._address, self._plan = address, plan
         self._storage: BaseStorage | None = None
         self._study_id = 0
-        self._numbers: dict[str, int] | None = None  # our id → number of the Optuna trial; None: not read yet
+        self._known: dict[str, FrozenTrial] | None = None  # our id → as the storage had it; None: not read yet
         self._behind: dict[str, Entry] = {}  # what the storage does not know yet, in the order of asking
-        self._lost = False
+        self._lost = self._foreign = False
         self._changed = threading.Condition()  # guards what follows, and _behind
         self._fresh = self._busy = self._closing = False
         try:
@@ -91,8 +91,8 @@ class Mirror:
             self._changed.notify_all()
         self._thread.join(LAST_SECONDS)
         if self._behind:
-            left = ", ".join(list(self._behind)[:5])
-            log.warning("storage %s: lacks the last state of trials %s …; a resume brings it", self._address, left)
+            left = f"{len(self._behind)} trials, from {next(iter(self._behind))} on"
+            log.warning("storage %s: lacks the last state of %s; a resume brings it", self._address, left)
         if not self._thread.is_alive():
             self._drop()
 
@@ -113,8 +113,8 @@ class Mirror:
         if not self._behind:
             return
         storage = self._storage or self._open()
-        if self._numbers is None:
-            self._numbers = self._read(storage)
+        if self._known is None:
+            self._known = self._read(storage)
         while (entry := self._next()) is not None:
             self._bring(storage, entry)
             with self._changed:
@@ -135,10 +135,10 @@ class Mirror:
         self._storage = storage
         return storage
 
-    def _read(self, storage: BaseStorage) -> dict[str, int]:
+    def _read(self, storage: BaseStorage) -> dict[str, FrozenTrial]:
         """Which trials the storage has: it may have taken one of which we never heard back."""
         trials = storage.get_all_trials(self._study_id, deepcopy=False)
-        return {trial.user_attrs[TRIAL]: trial.number for trial in trials if TRIAL in trial.user_attrs}
+        return {trial.user_attrs[TRIAL]: trial for trial in trials if TRIAL in trial.user_attrs}
 
     def _lose(self, error: Exception) -> None:
         if not self._lost:
@@ -148,23 +148,35 @@ class Mirror:
 
     def _drop(self) -> None:
         """Forgets the connection and what was read by it."""
-        storage, self._storage, self._numbers = self._storage, None, None
+        storage, self._storage, self._known = self._storage, None, None
         if isinstance(storage, RDBStorage):
             storage.remove_session()
             storage.engine.dispose()
 
     def _bring(self, storage: BaseStorage, entry: Entry) -> None:
         """The Optuna trial of `entry` to the state of `entry`. Its end comes last, after which nothing can change."""
-        assert self._numbers is not None
+        assert self._known is not None
         wanted = frozen(entry, self._plan)
-        if entry.id not in self._numbers:  # all of it at once
+        found = self._known.get(entry.id)
+        if found is None:  # all of it at once
             made = storage.create_new_trial(self._study_id, wanted)
-            self._numbers[entry.id] = storage.get_trial_number_from_id(made)
+            self._known[entry.id] = storage.get_trial(made)
             return
-        known = storage.get_trial_id_from_study_id_trial_number(self._study_id, self._numbers[entry.id])
-        found = storage.get_trial(known)
         if not found.state.is_finished():
-            _add(storage, known, found, wanted)
+            trial = storage.get_trial_id_from_study_id_trial_number(self._study_id, found.number)
+            found = storage.get_trial(trial)
+        if found.state.is_finished():
+            self._compare(entry, found, wanted)
+        else:
+            _add(storage, trial, found, wanted)
+
+    def _compare(self, entry: Entry, found: FrozenTrial, wanted: FrozenTrial) -> None:
+        """Complains, once, of a trial that has ended in another way than ours did."""
+        same = (found.state, found.params, found.values) == (wanted.state, wanted.params, wanted.values)
+        if not same and not self._foreign:
+            self._foreign = True
+            text = "storage %s: trial %s ended there otherwise than here, and stays so: is %s a copy of another study?"
+            log.warning(text, self._address, entry.id, self._address.study)
 
 
 def _add(storage: BaseStorage, trial: int, found: FrozenTrial, wanted: FrozenTrial) -> None:

@@ -105,7 +105,7 @@ class Mirrored(Fake):
 
 @pytest.mark.parametrize("objective", [("F@50",), ("R@50", "mR@50")], ids=["one", "two"])
 def test_the_storage_follows_the_ledger_row_by_row(
-    address: Address, objective: tuple[str, ...], tmp_path: Path
+    address: Address, objective: tuple[str, ...], tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     tune = Mirrored(make_plan(trials=8, objective=objective, constraints=LIMIT), tmp_path, address)
     names = []
@@ -132,6 +132,7 @@ def test_the_storage_follows_the_ledger_row_by_row(
     again.end(name, 0.4, 10.0)
     again.check()
     again.close()
+    assert caplog.text == ""
 
 
 def test_what_a_driver_did_not_write_comes_with_the_resume(address: Address, tmp_path: Path) -> None:
@@ -221,6 +222,18 @@ def test_a_server_that_goes_away_does_not_stop_the_search_and_catches_up(
     again.close()
     assert postgres.PASSWORD not in caplog.text
     assert "gehe" not in caplog.text
+
+
+def test_a_copy_of_a_study_does_not_change_what_has_ended(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    address = Address(f"sqlite:///{tmp_path / 'study.db'}", "study")
+    for name, value in (("first", 0.5), ("copy", 0.7)):
+        (tmp_path / name).mkdir()
+        tune = Mirrored(make_plan(), tmp_path / name, address)
+        for _ in range(2):
+            tune.finish(tune.ask()[0], value)
+        tune.close()
+    assert [trial.value for trial in trials(address)] == [0.5, 0.5]
+    assert [record.getMessage().partition("trial ")[2][:4] for record in caplog.records] == ["0000"]
 
 
 def test_a_server_is_asked_for_its_password_and_never_shows_it(server: postgres.Server, tmp_path: Path) -> None:
