@@ -132,11 +132,11 @@ def connect(address: Address) -> BaseStorage:
 
 
 def _template(url: URL) -> str:
-    """The URL with its driver; Optuna fills in what is in braces."""
+    """The URL with its driver. Optuna fills in what is in braces, but a rendered URL has none: they are encoded."""
     driver = DRIVERS[url.get_backend_name()]
     if driver is not None and "+" not in url.drivername:
         url = url.set(drivername=f"{url.drivername}+{driver}")
-    return url.render_as_string(hide_password=False).replace("{", "{{").replace("}", "}}")
+    return url.render_as_string(hide_password=False)
 
 
 def _arguments(url: URL) -> dict[str, Any]:

@@ -25,6 +25,7 @@ import optuna  # noqa: TID251
 
 from launch import cluster, seam, storage
 from launch import study as studies
+from launch.frozen import frozen
 from launch.ledger import Entry, Ledger
 from launch.mirror import Mirror
 from launch.search import Plan
@@ -51,7 +52,9 @@ def server() -> Iterator[postgres.Server]:
 def address(request: pytest.FixtureRequest, tmp_path: Path) -> Address:
     if request.param == "postgresql":
         return Address(request.getfixturevalue("server").url, tmp_path.name)
-    return Address(f"{request.param}:///{tmp_path / 'storage'}", "study")
+    folder = tmp_path / "a {study} of 100%41 ?"  # all of it means something in URLs, or to Optuna
+    folder.mkdir()
+    return Address(storage.located(f"{request.param}:///storage", folder), "study")
 
 
 def trials(address: Address) -> list[Any]:
@@ -130,6 +133,8 @@ def test_the_storage_follows_the_ledger_row_by_row(
     name, _ = again.ask()
     again.report(name, 10, 0.3)
     again.end(name, 0.4, 10.0)
+    again.check()
+    again.search.suggest("waits for a free processor")
     again.check()
     again.close()
     assert caplog.text == ""
@@ -210,6 +215,8 @@ def test_a_server_that_goes_away_does_not_stop_the_search_and_catches_up(
     assert len(warnings) == 1
     assert "the search goes on" in warnings[0]
     assert "\n" not in warnings[0]
+    taken = frozen(tune.entry(names[2]), tune.plan)  # as if the answer to our writing of it had been lost
+    optuna.load_study(storage=storage.connect(tune.address), study_name=tmp_path.name).add_trial(taken)
     tune.report(names[0], 20, 0.3)
     tune.check()
     server.stop()
@@ -242,6 +249,8 @@ def test_a_server_is_asked_for_its_password_and_never_shows_it(server: postgres.
         Mirror(Address(wrong, "study"), make_plan())
     assert "verkehrt" not in str(refused.value)
     assert "verkehrt" not in repr(Address(wrong, "study"))
+    said = storage.refusal(Address(wrong, "study"), OSError("no password verkehrt/im@1 here"))
+    assert str(said).endswith("(no password *** here)")
 
 
 def test_a_locked_file_is_refused_at_the_start_and_waited_for_later(
