@@ -115,6 +115,8 @@ def test_the_storage_follows_the_ledger_row_by_row(
     for _ in range(6):
         names.append(tune.ask()[0])
         tune.check()
+    tune.search.suggest("waits for a free processor")
+    tune.check()
     tune.report(names[0], 10, 0.1)
     tune.check()
     tune.end(names[0], 0.5, 40.0)
@@ -126,15 +128,13 @@ def test_the_storage_follows_the_ledger_row_by_row(
     tune.end(names[3], 0.9, 61.5)
     tune.check()
     states = [entry.state for entry in tune.ledger.entries.values()]
-    assert states == ["finished", "pruned", "failed", "infeasible", "running", "running"]
+    assert states == ["finished", "pruned", "failed", "infeasible", "running", "running", "asked"]
     tune.close()
     again = Mirrored(tune.plan, tmp_path, address)
     again.check()  # nothing is there twice
     name, _ = again.ask()
     again.report(name, 10, 0.3)
     again.end(name, 0.4, 10.0)
-    again.check()
-    again.search.suggest("waits for a free processor")
     again.check()
     again.close()
     assert caplog.text == ""
