@@ -284,13 +284,20 @@ class EvaluationConfig(Section):
     zero_shot: Literal["file", "recompute"] = Field(
         "file", description="triplets of zR: those of zeroshot_triplets.npy, or the split's that training never shows"
     )
-    max_val_images: int | None = Field(None, ge=1, description="evaluate on the first images of val only; null: all")
+    max_val_images: int | None = Field(
+        None, ge=1, description="evaluate on so many images of val while training; null: all"
+    )
+    val_subset: Literal["stratified", "first"] = Field(
+        "stratified", description="which of them: predicates in their shares, each at least once; or the first ones"
+    )
     batch_size: int | None = Field(None, ge=1, description="images at once; null: the training micro-batch")
 
     @model_validator(mode="after")
     def _check(self) -> EvaluationConfig:
         if list(self.recall_at) != sorted(set(self.recall_at)) or self.recall_at[0] < 1:
             raise ValueError("recall_at are rising numbers of at least 1")
+        if self.max_val_images is None and self.val_subset == "first":
+            raise ValueError("val_subset: first has no effect without max_val_images")
         return self
 
 

@@ -67,6 +67,7 @@ def test_defaults_are_the_published_setting() -> None:
         ("data: {crop_probability: 0.0, crop_sides: [300]}", "no effect with crop_probability 0"),
         ("matching: {cost_class: 0.0, cost_l1: 0.0, cost_giou: 0.0}", "nothing is left to match by"),
         ("sinks: {wandb_project: mine}", "no effect with wandb: off"),
+        ("evaluation: {val_subset: first}", "no effect without max_val_images"),
         ("training: {init_from: a, backbone_from: b}", "backbone_from has no effect with init_from"),
         ("model: {backbone: small, frozen_stages: 0}\ntraining: {backbone_from: b}", "needs a ResNet"),
         ("evaluation: {protocol: per_query}", "no effect with inference.predictions_per_query 1"),

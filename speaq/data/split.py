@@ -57,18 +57,22 @@ class Split:
 
     def first(self, num_images: int) -> Split:
         """The first images of the split (all of them where it has fewer)."""
-        end = min(num_images, len(self))
-        num_boxes, num_relations = self.box_offsets[end], self.relation_offsets[end]
+        return self.select(np.arange(min(num_images, len(self))))
+
+    def select(self, images: IntArray) -> Split:
+        """The images of these indices alone, in this order."""
+        boxes, box_offsets = _pick(self.box_offsets, images)
+        relations, relation_offsets = _pick(self.relation_offsets, images)
         return replace(
             self,
-            rows=self.rows[:end],
-            image_ids=self.image_ids[:end],
-            listed_hw=self.listed_hw[:end],
-            boxes=self.boxes[:num_boxes],
-            classes=self.classes[:num_boxes],
-            box_offsets=self.box_offsets[: end + 1],
-            relations=self.relations[:num_relations],
-            relation_offsets=self.relation_offsets[: end + 1],
+            rows=self.rows[images],
+            image_ids=self.image_ids[images],
+            listed_hw=self.listed_hw[images],
+            boxes=self.boxes[boxes],
+            classes=self.classes[boxes],
+            box_offsets=box_offsets,
+            relations=self.relations[relations],
+            relation_offsets=relation_offsets,
         )
 
     def image_id(self, index: int) -> str:
@@ -126,6 +130,13 @@ class Split:
     @staticmethod
     def _pair(sizes: SmallIntArray, index: int) -> tuple[int, int]:
         return int(sizes[index, 0]), int(sizes[index, 1])
+
+
+def _pick(offsets: IntArray, images: IntArray) -> tuple[IntArray, IntArray]:
+    """Rows that belong to `images`, one image after the other, and their offsets."""
+    counts = np.diff(offsets)[images]
+    ends = np.concatenate([[0], np.cumsum(counts)])
+    return np.arange(ends[-1]) + np.repeat(offsets[images] - ends[:-1], counts), ends
 
 
 def corners(boxes: Array) -> Array:

@@ -25,6 +25,7 @@ from torch.nn.parallel import DistributedDataParallel
 from speaq.config import Config, ConfigError, dump, flatten, from_dict, read_yaml, to_dict
 from speaq.data import DataError
 from speaq.data.dataset import RawBatch, train_loader
+from speaq.data.subset import looked_at
 from speaq.data.visual_genome import Split, VisualGenome, open_data
 from speaq.structures import Batch
 from speaq.training import checkpoint, distributed
@@ -200,9 +201,8 @@ def _prepare(
     progress: Progress,
 ) -> _Run:
     vg = open_data(data)
-    train_split, val_split = vg.split("train", config.data), vg.split("val", config.data)
-    if config.evaluation.max_val_images is not None:
-        val_split = val_split.first(config.evaluation.max_val_images)
+    train_split = vg.split("train", config.data)
+    val_split = looked_at(vg.split("val", config.data), config.evaluation)
     if len(train_split) == 0:
         raise DataError(
             f"{data}: no image is left to train on (data.num_val {config.data.num_val} takes the first rows)"
