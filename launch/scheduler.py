@@ -14,7 +14,7 @@ from speaq.space import SearchConfig
 
 
 @dataclass(frozen=True)
-class _Named:
+class Named:
     """All that Ray's rules ask of a trial."""
 
     trial_id: str
@@ -27,9 +27,9 @@ class Stopping(TrialScheduler):
     """
 
     max_steps: int
-    _seen: set[tuple[_Named, int]]  # a trial that goes on from an older checkpoint reports a step again
+    _seen: set[tuple[Named, int]]  # a trial that goes on from an older checkpoint reports a step again
 
-    def judge(self, trial: _Named, step: int, value: float) -> str:
+    def judge(self, trial: Named, step: int, value: float) -> str:
         """Takes a finite value into account and says CONTINUE or STOP."""
         raise NotImplementedError
 
@@ -39,16 +39,16 @@ class Stopping(TrialScheduler):
             for step in sorted(entry.reports):
                 value = entry.reports[step].get(metric)
                 if value is not None and math.isfinite(value):
-                    self._judge_once(_Named(entry.id), step, value)
+                    self._judge_once(Named(entry.id), step, value)
 
     def on_trial_result(self, tune_controller: Any, trial: Any, result: Mapping[str, Any]) -> str:
         if "outcome" in result or not math.isfinite(result["value"]):
             return TrialScheduler.CONTINUE
-        action = self._judge_once(_Named(trial.config["trial"]), result["step"], result["value"])
+        action = self._judge_once(Named(trial.config["trial"]), result["step"], result["value"])
         last = result["step"] >= self.max_steps
         return TrialScheduler.CONTINUE if last or trial.config["protected"] else action
 
-    def _judge_once(self, trial: _Named, step: int, value: float) -> str:
+    def _judge_once(self, trial: Named, step: int, value: float) -> str:
         if (trial, step) in self._seen:
             return TrialScheduler.CONTINUE
         self._seen.add((trial, step))
@@ -81,7 +81,7 @@ class Halving(Stopping, AsyncHyperBandScheduler):
         )
         self.max_steps, self._seen = max_steps, set()
 
-    def judge(self, trial: _Named, step: int, value: float) -> str:
+    def judge(self, trial: Named, step: int, value: float) -> str:
         bracket = self._brackets[int(trial.trial_id) % len(self._brackets)]  # Ray draws it, which resuming would lose
         action: str = bracket.on_result(cast(Any, trial), step, value)
         return action
@@ -101,7 +101,7 @@ class Median(Stopping, MedianStoppingRule):
         )
         self.max_steps, self._seen = max_steps, set()
 
-    def judge(self, trial: _Named, step: int, value: float) -> str:
+    def judge(self, trial: Named, step: int, value: float) -> str:
         rule: Any = super(Stopping, self)  # Ray's, which asks nothing of Tune here
         action: str = rule.on_trial_result(None, trial, {"step": step, "value": value})
         self._stopped_trials.clear()  # a reference goes on, and is judged again

@@ -70,6 +70,23 @@ def status(study: StudyDir, as_json: AsJson = False) -> None:
 
 @search_app.command()
 @command
+def calibrate(
+    output: Annotated[Path, typer.Argument(help="folder of a search that stopped nothing early, or a new one")],
+    assignments: Assignments,
+    config: Annotated[Path | None, typer.Option("--config", help="YAML file; only for a new folder")] = None,
+    space: Annotated[Path | None, typer.Option("--space", help="search space, YAML; only for a new folder")] = None,
+    data: Annotated[Path | None, typer.Option("--data", help="data set; only for a new folder")] = None,
+    trials: Annotated[int | None, typer.Option("--trials", help="settings to train in full, default: 8")] = None,
+) -> int:
+    """Find out when trials may be stopped: ranks at smaller budgets against the full one."""
+    result: int = launch("calibrate").calibrate(
+        output, config=config, space=space, data=data, trials=trials, assignments=assignments
+    )
+    return result
+
+
+@search_app.command()
+@command
 def unseal(
     study: StudyDir, reason: Annotated[str, typer.Option("--reason", help="why; it is noted and shown in the report")]
 ) -> None:

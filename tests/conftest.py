@@ -24,6 +24,7 @@ WITH_RAY = (
     "test_reproduction",
     "test_after_search",
     "test_costs",
+    "test_calibrate",
     "test_storage",
 )
 

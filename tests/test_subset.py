@@ -63,9 +63,7 @@ def test_predicates_keep_their_shares() -> None:
     split = long_tail()
     images = np.bincount(split.relations[:, 2], minlength=30)
     some = split.select(stratified(split, 400))
-    np.testing.assert_allclose(
-        np.bincount(some.relations[:, 2], minlength=30), images / 10, rtol=0.2, atol=4
-    )
+    np.testing.assert_allclose(np.bincount(some.relations[:, 2], minlength=30), images / 10, rtol=0.2, atol=4)
     assert seen(split.first(400)) < seen(some)
 
 
