@@ -33,6 +33,7 @@ def tune_command(
     from_predictions: Path | None,
     resume: Path | None,
     storage: str | None,
+    force: bool,
     progress: Progresses,
 ) -> int:
     """Starts a search, or finishes the one in `resume`. Returns 0, or 1 where no trial finished.
@@ -50,10 +51,14 @@ def tune_command(
         if predictions.is_of_predictions(study):
             if budget is not None:
                 raise ConfigError(f"--budget {budget}: a search of predictions takes minutes and knows none")
-            entries = predictions.resume(study, resume, data=data, trials=trials, progress=progress, url=storage)
+            entries = predictions.resume(
+                study, resume, data=data, trials=trials, progress=progress, url=storage, force=force
+            )
             return _report(entries, resume)
-        entries = studies.resume(resume, data=data, trials=trials, budget=budget, url=storage)
+        entries = studies.resume(resume, data=data, trials=trials, budget=budget, url=storage, force=force)
         return _report(entries, resume)
+    if force:
+        raise ConfigError("--force has no effect without --resume")
     if from_predictions is not None:
         return _tune_predictions(
             from_predictions,

@@ -75,14 +75,12 @@ def resume(
     trials: int | None,
     progress: Progresses,
     url: str | None = None,
+    force: bool = False,
 ) -> list[Entry]:
-    """Finishes a search that `start` began. Raises ConfigError where run or data are no longer what they were."""
+    """Finishes a search that `start` began. Raises ConfigError where run, data or code are no longer what they were."""
     with progress("raw outputs of the validation split") as tell:
         stored = store(Path(study.train.removeprefix(PREFIX)), data or study.data, progress=tell)
-    if stored.data_digest != study.data_digest:
-        raise ConfigError(f"{output}: was searched on another data set than {stored.data}")
-    if _digest(stored) != study.start_digest:
-        raise ConfigError(f"{output}: {study.train.removeprefix(PREFIX)} has been trained further since")
+    study = studies.as_now(study, output, stored.data.resolve(), stored.data_digest, _digest(stored), force)
     with opened(storages.again(study.storage, url, output), study.plan) as mirror:
         return _run(studies.with_trials(study, trials), stored, output, mirror)
 
@@ -107,6 +105,7 @@ def _digest(stored: StoredRun) -> str:
 def _run(study: Study, stored: StoredRun, output: Path, mirror: Mirror | None) -> list[Entry]:
     ledger = Ledger(output / "ledger.jsonl")
     with contextlib.closing(ledger):
+        studies.keep_forced(study, output)
         if mirror is not None:
             mirror.follow(ledger.entries.values())
         try:

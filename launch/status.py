@@ -201,6 +201,8 @@ def print_status(folder: Path, *, as_json: bool = False) -> None:
     for trial in trials:
         if trial.reason:
             typer.echo(f"trial {trial.trial} {trial.state}: {trial.reason}")
+    for forced in snapshot.study.forced:
+        typer.echo(f"resumed with --force at {forced['at']}: {'; '.join(forced['changes'])}")
     typer.echo(seal.summary(folder))
     typer.echo(_totals_line(totals(trials, snapshot), snapshot.active))
 
@@ -212,6 +214,7 @@ def _to_json(snapshot: Snapshot, trials: Sequence[TrialStatus], best: Mapping[st
         "objective": list(snapshot.plan.objective),
         "protocol": snapshot.protocol,
         "test_split": seal.summary(snapshot.folder),
+        "forced": list(snapshot.study.forced),
         "best": {name: {"trial": entry.id, "value": entry.metrics[name]} for name, entry in best.items()},
         "totals": dataclasses.asdict(totals(trials, snapshot)),
         "trials": [dataclasses.asdict(trial) for trial in trials],

@@ -8,7 +8,7 @@ import hashlib
 import logging
 import shutil
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -60,6 +60,7 @@ class Study:
     versions: Mapping[str, str]
     train: str = Job.train
     storage: Address | None = None  # what is kept of it: no password, paths seen from the folder
+    forced: tuple[Mapping[str, Any], ...] = ()  # resumed in spite of changes: {at, changes}
 
     def dump(self) -> str:
         plan = self.plan
@@ -73,6 +74,7 @@ class Study:
             "versions": dict(self.versions),
             "train": self.train,
             "storage": None if self.storage is None else dataclasses.asdict(self.storage),
+            "forced": list(self.forced),
             "space": spaces.to_dict(plan.space),
             "search": plan.settings.model_dump(mode="json"),
             "references": {label: search.difference(plan.base, c) for label, c in plan.references.items()},
@@ -154,10 +156,18 @@ def read(path: Path) -> Study:
         space = spaces.from_dict(content["space"], str(path))
         plan = Plan(base, space, settings, content["trials"], tuple(content["objective"]), references)
         data = content["data"]
-        start = content["start_digest"]
         kept = content.get("storage")  # a study from before there was one has none
         known = None if kept is None else Address(**kept)
-        return Study(plan, Path(data["directory"]), data["digest"], start, content["versions"], content["train"], known)
+        return Study(
+            plan,
+            Path(data["directory"]),
+            data["digest"],
+            content["start_digest"],
+            content["versions"],
+            content["train"],
+            known,
+            tuple(content.get("forced", ())),
+        )
     except (KeyError, TypeError, AttributeError) as error:
         raise ConfigError(f"{path}: not a study.yaml of speaq ({type(error).__name__}: {error})") from error
 
@@ -207,41 +217,74 @@ def resume(
     trials: int | None = None,
     budget: str | None = None,
     url: str | None = None,
+    force: bool = False,
 ) -> list[Entry]:
     """Finishes the study in `output`: no finished trial is repeated, the others go on from their checkpoints.
 
     Args:
-        data: where the data set is now; it must be the same one.
+        data: where the data set is now.
         trials: a new number of trials in all.
         budget: what the study may cost in all, what it has cost already included.
         url: of its storage, as `storage.again` takes it.
+        force: go on where data, start or code are others; the study says so from then on.
 
     Raises:
-        ConfigError: not a study, another data set, no such storage, or the study is running.
+        ConfigError: not a study, one that has changed, no such storage, or the study is running.
     """
     output = output.resolve()
     study = read(output / "study.yaml")
     where = (data or study.data).resolve()
-    digest = data_digest(where)
-    if digest != study.data_digest:
-        raise ConfigError(
-            f"{output}: was searched on another data set (digest {study.data_digest[:12]}, {where} has {digest[:12]})"
-        )
-    if start_digest(study.plan.base) != study.start_digest:
-        raise ConfigError(f"{output}: trials start from {_start_file(study.plan.base)}, which has changed since")
-    now = versions()
-    for name in sorted({*now, *study.versions}):
-        if now.get(name) != study.versions.get(name):
-            log.warning("%s was %s when the study began, is %s", name, study.versions.get(name), now.get(name))
-    study = dataclasses.replace(with_trials(study, trials), data=where)
+    study = as_now(study, output, where, data_digest(where), start_digest(study.plan.base), force)
+    study = with_trials(study, trials)
     with opened(storage.again(study.storage, url, output), study.plan) as mirror:
         return run(study, output, budget, mirror)
+
+
+def as_now(study: Study, output: Path, data: Path, digest: str, start: str | None, force: bool) -> Study:
+    """The study with the data, the start and the code of today. Raises ConfigError with what differs, unless forced."""
+    now = dataclasses.replace(study, data=data, data_digest=digest, start_digest=start, versions=versions())
+    changes = [f"{name} {then} then, {new} now" for name, then, new in _facts(study, now) if then != new]
+    if not changes:
+        return now
+    if not force:
+        raise ConfigError(f"{output}: has changed since the search began ({'; '.join(changes)}); --force goes on")
+    for change in changes:
+        log.warning("%s", change)
+    forced = {"at": datetime.now(UTC).isoformat(timespec="seconds"), "changes": changes}
+    return dataclasses.replace(now, forced=(*study.forced, forced))
+
+
+def _facts(then: Study, now: Study) -> Iterator[tuple[str, str | None, str | None]]:
+    """What must stay as it is: (name, then, now)."""
+    yield "data set", then.data_digest[:12], now.data_digest[:12]
+    yield "start of the trials", (then.start_digest or "none")[:12], (now.start_digest or "none")[:12]
+    for name in sorted({*then.versions, *now.versions}):
+        if name != "source" or name in then.versions:  # studies from before it was kept
+            yield name, then.versions.get(name), now.versions.get(name)
+
+
+def keep_forced(study: Study, output: Path) -> None:
+    """Notes in study.yaml that the search goes on in spite of changes, and with what. The ledger must be locked."""
+    file = output / "study.yaml"
+    content = configs.read_yaml(file)
+    if content.get("forced", []) == list(study.forced):
+        return
+    content |= {
+        "data": {"directory": str(study.data), "digest": study.data_digest},
+        "start_digest": study.start_digest,
+        "versions": dict(study.versions),
+        "forced": list(study.forced),
+    }
+    temporary = file.with_suffix(".tmp")
+    temporary.write_text(yaml.safe_dump(content, sort_keys=False, allow_unicode=True), encoding="utf-8")
+    temporary.replace(file)
 
 
 def run(study: Study, output: Path, budget: str | None = None, mirror: Mirror | None = None) -> list[Entry]:
     """Runs what is left of a study and writes its results, also when it is interrupted. Returns all trials."""
     ledger = Ledger(output / "ledger.jsonl")
     with contextlib.closing(ledger):
+        keep_forced(study, output)
         if mirror is not None:
             mirror.follow(ledger.entries.values())
         limit = None if budget is None else parse(budget, study.plan.base.resources)

@@ -41,6 +41,9 @@ def tune(
         ),
     ] = None,
     resume: Annotated[Path | None, typer.Option("--resume", help="folder of a search to finish")] = None,
+    force: Annotated[
+        bool, typer.Option("--force", help="with --resume: go on although data, start or code have changed")
+    ] = False,
 ) -> int:
     """Search hyper-parameters with Ray Tune and Optuna."""
     result: int = launch("cli").tune_command(
@@ -54,6 +57,7 @@ def tune(
         search=search or (),
         budget=budget,
         storage=storage,
+        force=force,
         from_predictions=from_predictions,
         progress=progress_bar,
         resume=resume,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import csv
+import dataclasses
 import json
 import os
 import signal
@@ -27,8 +28,9 @@ pytest.importorskip("ray")
 pytest.importorskip("optuna")
 
 from launch import cluster, study
-from launch.ledger import Entry
+from launch.ledger import Entry, Ledger, LedgerError
 from launch.worker import train_distributed
+from tests.command import command, refusal
 
 pytestmark = pytest.mark.slow
 ROOT = Path(__file__).parents[1]
@@ -263,16 +265,35 @@ def test_a_killed_driver_is_resumed_without_repeating_or_losing(toy: Path, tmp_p
     assert study.resume(output) == entries  # nothing is left to do
 
 
-def test_another_data_set_is_refused_on_resume(toy: Path, tmp_path: Path) -> None:
+def test_a_changed_study_is_refused_until_it_is_forced(toy: Path, tmp_path: Path, ray_cluster: None) -> None:
     output, other = tmp_path / "study", tmp_path / "other"
     make_toy(other, 40, seed=1)
     output.mkdir()
-    (output / "study.yaml").write_text(study.create(LONG, make_space(), toy, train=CHEAP).dump())
-    with pytest.raises(ConfigError, match="was searched on another data set"):
+    begun = study.create(LONG, make_space(scheduler="none"), toy, trials=2, train=CHEAP)
+    begun = dataclasses.replace(begun, versions=begun.versions | {"source": "0123456789ab", "torch": "2.0.0"})
+    study.write(begun, output, None)
+    before = (output / "study.yaml").read_text()
+    with pytest.raises(
+        ConfigError, match=r"has changed .* \(data set \w{12} then, \w{12} now; source 0123456789ab then, "
+    ):
         study.resume(output, data=other)
+    with pytest.raises(ConfigError, match=r"; torch 2\.0\.0 then, \S+ now\); --force goes on"):
+        study.resume(output)
+    with contextlib.closing(Ledger(output / "ledger.jsonl")), pytest.raises(LedgerError):
+        study.resume(output, data=other, force=True)  # another driver works on it
+    assert (output / "study.yaml").read_text() == before
+    assert states(study.resume(output, data=other, force=True)) == ["finished"] * 2
+    kept = study.read(output / "study.yaml")
+    assert kept.data == other
+    assert [change.split()[0] for change in kept.forced[0]["changes"]] == ["data", "source", "torch"]
+    assert "resumed with --force at" in command("status", output).stdout
+    study.resume(output)  # nothing has changed since
+    assert study.read(output / "study.yaml") == kept
+    assert len(study.read(output / "study.yaml").forced) == 1
 
 
 def test_a_used_folder_is_refused(toy: Path, tmp_path: Path) -> None:
+    assert "--force has no effect without --resume" in refusal("tune", "--force")
     (tmp_path / "file").touch()
     with pytest.raises(ConfigError, match=r"is not empty; give another --output, or --resume"):
         study.start(study.create(LONG, make_space(), toy, train=CHEAP), tmp_path)
@@ -314,9 +335,9 @@ def test_an_interrupt_leaves_a_folder_to_resume_and_nothing_elsewhere(toy: Path,
     output = tmp_path / "study"
     resume = [*speaq, "--resume", str(output)]
     new = ["--config", str(config), "--space", str(space), "--data", str(toy), "--output", str(output), "--trials", "2"]
-    for command, sent in (([*speaq, *new], signal.SIGINT), (resume, signal.SIGTERM)):
+    for line, sent in (([*speaq, *new], signal.SIGINT), (resume, signal.SIGTERM)):
         reported = sum(row["event"] == "reported" for row in rows(output))
-        driver = subprocess.Popen(command, env=environment, cwd=tmp_path, stderr=subprocess.PIPE)
+        driver = subprocess.Popen(line, env=environment, cwd=tmp_path, stderr=subprocess.PIPE)
         wait_for(driver, output, "reported", reported + 2)
         driver.send_signal(sent)
         _, errors = driver.communicate(timeout=120)

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import os
 import platform
 import resource
 import subprocess
+from functools import cache
 from importlib import metadata
 from pathlib import Path
 
@@ -16,14 +18,24 @@ PACKAGES = ("speaq", "torch", "torchvision", "numpy", "scipy", "ray", "optuna")
 
 
 def versions() -> dict[str, str]:
-    """Versions of Python and of the packages that results depend on; absent ones are left out."""
-    found = {"python": platform.python_version()}
+    """Versions of Python, of our source and of the packages that results depend on; absent ones are left out."""
+    found = {"python": platform.python_version(), "source": source_digest()}
     for package in PACKAGES:
         try:
             found[package] = metadata.version(package)
         except metadata.PackageNotFoundError:
             continue
     return found
+
+
+@cache
+def source_digest() -> str:
+    """Of the files of `speaq` and `launch`, by name and content: the code as it runs, checked out or installed."""
+    root = Path(__file__).resolve().parents[2]
+    digest = hashlib.sha256()
+    for path in sorted(file for package in ("speaq", "launch") for file in (root / package).rglob("*.py")):
+        digest.update(f"{path.relative_to(root).as_posix()}\0".encode() + path.read_bytes())
+    return digest.hexdigest()[:12]
 
 
 def source_commit() -> str | None:
