@@ -1,4 +1,4 @@
-"""One line of ours for each report and each end of a trial, on stderr, instead of Ray's tables."""
+"""One line of ours for each end of a trial, on stderr, instead of Ray's tables; and for each report in a log file."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ class Lines:
     def __init__(self, plan: Plan, entries: Mapping[str, Entry], concurrent: int) -> None:
         from rich.console import Console
 
-        self._console = Console(stderr=True, highlight=False, soft_wrap=True)
+        self.console = Console(stderr=True, highlight=False, soft_wrap=True)
         self._plan, self._entries, self._concurrent = plan, entries, concurrent
         self._begin = time.monotonic()
         self._work_before = self._work()
 
     def __call__(self, entry: Entry, event: str) -> None:
-        if event in ("asked", "running"):
-            return
+        if event in ("asked", "running") or (event == "reported" and self.console.is_terminal):
+            return  # in a terminal the table shows how far a trial is
         style = {"reported": "dim", "failed": "red"}.get(event)
-        self._console.print(self._line(entry, event), style=style, markup=False)
+        self.console.print(self._line(entry, event), style=style, markup=False)
 
     def _line(self, entry: Entry, event: str) -> str:
         plan = self._plan

@@ -11,6 +11,8 @@ from pathlib import Path
 from typing import Any
 
 import typer
+from rich.console import Console
+from rich.table import Table
 
 from launch import study as studies
 from launch.budget import Kind, device_seconds
@@ -182,6 +184,15 @@ def best_by_objective(snapshot: Snapshot) -> dict[str, Entry | None]:
     return {name: best_entry(snapshot.entries, (name,)) for name in snapshot.plan.objective}
 
 
+def best_lines(best: Mapping[str, Entry | None]) -> list[str]:
+    """One line for each objective that a finished trial has."""
+    return [
+        f"best {name} {entry.metrics[name]:.4f} · trial {entry.id}{f' ({entry.label})' if entry.label else ''}"
+        for name, entry in best.items()
+        if entry is not None
+    ]
+
+
 def print_status(folder: Path, *, as_json: bool = False) -> None:
     """Prints a study's status on stdout. Raises as `read`."""
     snapshot = read(folder)
@@ -190,9 +201,8 @@ def print_status(folder: Path, *, as_json: bool = False) -> None:
     if as_json:
         typer.echo(json.dumps(_to_json(snapshot, trials, best), indent=1, allow_nan=False))
         return
-    for name, entry in best.items():
-        label = f" ({entry.label})" if entry.label else ""
-        typer.echo(f"best {name} {entry.metrics[name]:.4f} · trial {entry.id}{label}")
+    for line in best_lines(best):
+        typer.echo(line)
     if not best:
         typer.echo("no trial has finished")
     _print_trials(trials, snapshot.plan.objective)
@@ -204,7 +214,7 @@ def print_status(folder: Path, *, as_json: bool = False) -> None:
     for forced in snapshot.study.forced:
         typer.echo(f"resumed with --force at {forced['at']}: {'; '.join(forced['changes'])}")
     typer.echo(seal.summary(folder))
-    typer.echo(_totals_line(totals(trials, snapshot), snapshot.active))
+    typer.echo(totals_line(totals(trials, snapshot), snapshot.active))
 
 
 def _to_json(snapshot: Snapshot, trials: Sequence[TrialStatus], best: Mapping[str, Entry]) -> dict[str, Any]:
@@ -221,10 +231,8 @@ def _to_json(snapshot: Snapshot, trials: Sequence[TrialStatus], best: Mapping[st
     }
 
 
-def _print_trials(trials: Sequence[TrialStatus], objective: Sequence[str]) -> None:
-    from rich.console import Console
-    from rich.table import Table
-
+def trial_table(trials: Sequence[TrialStatus], objective: Sequence[str]) -> Table:
+    """One row a trial: state, progress, ETA, objectives."""
     table = Table("trial", "", "state", "step", "s", "ETA", *objective, box=None, pad_edge=False)
     for column in table.columns[3:]:
         column.justify = "right"
@@ -233,13 +241,17 @@ def _print_trials(trials: Sequence[TrialStatus], objective: Sequence[str]) -> No
         numbers = ("-" if value is None else f"{value:.4f}" for value in values)
         eta = "" if t.eta_seconds is None else f"{t.eta_seconds:.0f} s"
         table.add_row(t.trial, t.label or "", t.state, f"{t.step}/{t.max_steps}", f"{t.seconds:.0f}", eta, *numbers)
+    return table
+
+
+def _print_trials(trials: Sequence[TrialStatus], objective: Sequence[str]) -> None:
     console = Console(highlight=False, markup=False)
     if not console.is_terminal:
         console.width = 160
-    console.print(table)
+    console.print(trial_table(trials, objective))
 
 
-def _totals_line(sums: Totals, active: bool) -> str:
+def totals_line(sums: Totals, active: bool) -> str:
     parts = [
         f"{sums.finished} finished, {sums.pruned} stopped early, "
         + (f"{sums.infeasible} infeasible, " if sums.infeasible else "")

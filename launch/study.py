@@ -302,6 +302,8 @@ def run(study: Study, output: Path, budget: str | None = None, mirror: Mirror | 
 
 
 def _search(study: Study, output: Path, ledger: Ledger, budget: Budget | None, mirror: Mirror | None) -> None:
+    from launch import live, status  # here: they read studies
+
     plan = study.plan
     resources = plan.base.resources
     several = resources.num_workers > 1
@@ -318,8 +320,12 @@ def _search(study: Study, output: Path, ledger: Ledger, budget: Budget | None, m
             chooser.replay(ledger.entries.values(), metric)
         job = Job(str(study.data), str(output / "trials"), metric, study.train)
         scratch = output / ".ray"
+
+        def now() -> status.Snapshot:
+            return status.Snapshot(output, study, list(ledger.entries.values()), True, ledger.wall_now())
+
         try:
-            with Interrupts() as interrupts:
+            with live.live(lines.console, now), Interrupts() as interrupts:
                 callbacks = [Starts(searcher), interrupts]
                 _tuner(job, plan, searcher, chooser, min(concurrent, searcher.remaining), scratch, callbacks).fit()
         except BudgetSpent:

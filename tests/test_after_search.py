@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import html
+import io
 import json
 import os
 import re
@@ -26,8 +27,9 @@ pytest.importorskip("optuna")
 pytest.importorskip("plotly")
 
 from plotly.offline import get_plotlyjs
+from rich.console import Console
 
-from launch import report, report_plots, results, seam, status
+from launch import live, report, report_plots, results, seam, status
 from launch.export import latex_escape
 from launch.ledger import Ledger
 from launch.study import Study
@@ -78,6 +80,32 @@ def searched(folder: Path, objective: tuple[str, ...] = ("F@50",), finished: int
 
 
 # status
+
+
+@pytest.mark.parametrize("terminal", [True, False])
+def test_a_terminal_shows_the_best_what_runs_and_what_failed(tmp_path: Path, terminal: bool) -> None:
+    search = Search(tmp_path / "study", trials=6)
+    for ending in ("finished", "finished", "pruned", "failed"):
+        search.run(ending, "ValueError: no")
+    trial = tmp_path / "study" / "trials" / search.run("running")
+    trial.mkdir(parents=True)
+    (trial / "metrics.jsonl").write_text(json.dumps({"step": 45, "train/seconds": 9.0}) + "\n")
+    console = Console(file=io.StringIO(), width=140, force_terminal=terminal)
+    with live.live(console, lambda: status.read(tmp_path / "study")):
+        console.print("a line")
+    shown = console.file.getvalue()
+    search.ledger.close()
+    assert "a line" in shown
+    if not terminal:
+        assert shown == "a line\n"
+        return
+    best = results.best_entry(list(search.ledger.entries.values()), ("F@50",))
+    assert best is not None
+    assert f"best F@50 {best.metrics['F@50']:.4f} · trial {best.id}" in shown
+    assert re.search(r"0004 +running +45/90 +9 +9 s", shown)
+    assert "0000 " not in shown.replace("trial 0000", "")  # ended trials have no row
+    assert "trial 0003 failed: ValueError: no" in shown
+    assert "2 finished, 1 stopped early, 1 failed, 1 running of 6 trials" in shown
 
 
 def test_status_of_a_search_that_runs_and_of_one_that_was_killed(tmp_path: Path) -> None:
