@@ -179,7 +179,7 @@ class _Confirmation:
         setting.runs[seed] = measure(record, objective)
         setting.same_images[seed] = results.score(result["best"]["metrics"], objective)
         value = setting.runs[seed].value
-        log.info("trial %s seed %d: %s %.4f", entry.id, seed, " and ".join(objective), value)
+        log.info("trial %s seed %d: %s %.4f", entry.id, seed, metric_name(objective), value)
 
     def _config(self, entry: Entry, seed: int) -> Config:
         config = configs.apply(self.snapshot.plan.base, entry.overrides, f"trial {entry.id}")
@@ -231,11 +231,16 @@ class _Confirmation:
             "trials": sum(entry.state == "finished" for entry in self.snapshot.entries),
             "seeds": self.seeds,
             "complete": complete,
-            **summary(settings, " and ".join(self.snapshot.plan.objective)),
+            **summary(settings, metric_name(self.snapshot.plan.objective)),
         }
         text = json.dumps(content, indent=1, allow_nan=False) + "\n"
         results.write_text(self.snapshot.folder / FOLDER / FILE, text)
         return content
+
+
+def metric_name(objective: Sequence[str]) -> str:
+    """What settings are compared by."""
+    return objective[0] if len(objective) == 1 else f"harmonic mean of {' and '.join(objective)}"
 
 
 def summary(settings: Sequence[Setting], metric: str) -> dict[str, Any]:
@@ -292,7 +297,7 @@ def print_confirmation(content: Mapping[str, Any]) -> None:
     """The table and the verdicts on stdout."""
     from speaq.terminal import print_table
 
-    metric = " and ".join(content["objective"])
+    metric = metric_name(content["objective"])
     rows = [_row(setting, content["leader"]) for setting in content["settings"]]
     print_table(("", "trial", "search", "seeds", f"{metric}, mean", "95 %", "over published", "ended"), rows)
     typer.echo(f"{content['protocol']} · validation split, {content['images']} images · 95 % over seeds and images")
@@ -305,9 +310,10 @@ def print_confirmation(content: Mapping[str, Any]) -> None:
         ends = optimism["interval"]
         within = " (one seed: no interval)" if ends is None else f" [{100 * ends[0]:.1f}, {100 * ends[1]:.1f}]"
         typer.echo(
-            f"optimism of being the best of {content['trials']} trials: {100 * optimism['value']:+.1f} {metric}{within} "
-            f"(trial {optimism['trial']}: {optimism['search']:.4f} in the search, {optimism['confirmed']:.4f} with new "
-            "seeds; what was fitted to the validation images is not in it)"
+            f"optimism of being the best of {content['trials']} trials: "
+            f"{100 * optimism['value']:+.1f} {metric}{within} (trial {optimism['trial']}: "
+            f"{optimism['search']:.4f} in the search, {optimism['confirmed']:.4f} with new seeds; "
+            "what was fitted to the validation images is not in it)"
         )
 
 

@@ -16,13 +16,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import reduce
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from scipy.stats import t as student
 
 from speaq.config import ConfigError
 from speaq.evaluation.bootstrap import CHUNK, ImageRecord, Interval, Statistic
-from speaq.evaluation.recall import harmonic_mean
+from speaq.evaluation.recall import THIRDS, harmonic_mean
 from speaq.evaluation.table import Float64Array, RecallTable, Rows
 from speaq.structures import IntArray
 
@@ -96,7 +97,9 @@ def _interval(settings: Sequence[Sequence[Measured]], signs: Sequence[float], le
 def save_record(record: ImageRecord, path: Path) -> None:
     """Writes a compressed npz in one step: a file that is there is whole."""
     table = record.table
-    thirds = {} if record.thirds is None else dict(zip(("head", "body", "tail"), record.thirds, strict=True))
+    columns: dict[str, Any] = {name: getattr(table.rows, name) for name in ROWS}
+    if record.thirds is not None:
+        columns |= zip(THIRDS, record.thirds, strict=True)
     temporary = path.with_name(f".{path.name}.tmp.npz")
     with temporary.open("wb") as file:
         np.savez_compressed(
@@ -107,8 +110,7 @@ def save_record(record: ImageRecord, path: Path) -> None:
             index=table.index,
             predicted=table.predicted,
             num_rows=table.num_rows,
-            **{name: getattr(table.rows, name) for name in ROWS},
-            **thirds,
+            **columns,
         )
     temporary.replace(path)
 
