@@ -300,6 +300,8 @@ def print_confirmation(content: Mapping[str, Any]) -> None:
     metric = metric_name(content["objective"])
     rows = [_row(setting, content["leader"]) for setting in content["settings"]]
     print_table(("", "trial", "search", "seeds", f"{metric}, mean", "95 %", "over published", "ended"), rows)
+    if not content["images"]:
+        return
     typer.echo(f"{content['protocol']} · validation split, {content['images']} images · 95 % over seeds and images")
     if any(setting["over_images_alone"] for setting in content["settings"]):
         typer.echo("of one seed the interval is over the images alone: it says nothing of other seeds")
