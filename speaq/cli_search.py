@@ -145,6 +145,20 @@ def rerun(
 
 @search_app.command()
 @command
+def confirm(
+    study: StudyDir,
+    seeds: Annotated[str, typer.Option("--seeds", help="new seeds: 3..7 (both ends included), or 3,5,9")],
+    top: Annotated[int, typer.Option("--top", help="best trials to train; the published setting comes besides")] = 5,
+    data: Annotated[Path | None, typer.Option("--data", help="default: where the search's data was")] = None,
+    as_json: AsJson = False,
+) -> int:
+    """Train the best trials of a search with more seeds, as long as they cannot be told apart."""
+    result: int = launch("confirm").confirm(study, seeds, top, data, progress_bar, as_json=as_json)
+    return result
+
+
+@search_app.command()
+@command
 def reproduce(
     output: OutputDir,
     assignments: Assignments,

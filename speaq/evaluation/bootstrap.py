@@ -57,8 +57,8 @@ def paired_difference(
 
     Raises ConfigError where images, ground truth, protocol or data differ, or the metric cannot be resampled.
     """
-    _check_pair(a, b)
-    first, second = _Statistic(a, metric), _Statistic(b, metric)
+    check_pair(a, b)
+    first, second = Statistic(a, metric), Statistic(b, metric)
     images = len(a.table.index)
     if not images:
         raise ConfigError("bootstrap: no image has a relation")
@@ -72,7 +72,8 @@ def paired_difference(
     return Interval(value, float(low), float(high))
 
 
-def _check_pair(a: ImageRecord, b: ImageRecord) -> None:
+def check_pair(a: ImageRecord, b: ImageRecord) -> None:
+    """Raises ConfigError where images, ground truth, protocol or data of two evaluations differ."""
     for name, ours, theirs in (("protocol", a.protocol, b.protocol), ("data", a.data_digest, b.data_digest)):
         if ours != theirs:
             raise ConfigError(f"bootstrap: {name} differs: {ours!r} and {theirs!r}")
@@ -83,7 +84,7 @@ def _check_pair(a: ImageRecord, b: ImageRecord) -> None:
         )
 
 
-class _Statistic:
+class Statistic:
     """A metric as a function of how often each image counts."""
 
     def __init__(self, record: ImageRecord, metric: str) -> None:

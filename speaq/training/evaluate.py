@@ -16,6 +16,7 @@ from speaq.data.dataset import eval_loader
 from speaq.data.visual_genome import Split
 from speaq.evaluation.detection import BOX_AP, DetectionEvaluator
 from speaq.evaluation.recall import RecallEvaluator, RecallResult
+from speaq.evaluation.table import RecallTable
 from speaq.inference import decode, decode_detections
 from speaq.structures import Batch, IntArray, ScenePrediction
 from speaq.training import distributed
@@ -31,6 +32,7 @@ class Evaluation:
     metrics: dict[str, float | None]
     recall: RecallResult | None = None
     latency_ms: float | None = None  # of forward pass and decoding, an image: median over batches
+    table: RecallTable | None = None  # what `recall` was counted from, image by image
 
     @property
     def protocol(self) -> str:
@@ -100,7 +102,8 @@ def evaluate_scene_graphs(
     recall = RecallEvaluator.merge(distributed.gather(recall))
     boxes = DetectionEvaluator.merge(distributed.gather(boxes))
     result = recall.result()
-    return Evaluation({**result.metrics, **boxes.result()}, result, statistics.median(latencies) if latencies else None)
+    latency = statistics.median(latencies) if latencies else None
+    return Evaluation({**result.metrics, **boxes.result()}, result, latency, recall.table())
 
 
 @torch.inference_mode()

@@ -1,6 +1,7 @@
 """The test split of a search stays sealed until someone says why it is opened; every look at it is written down.
 
-A trial is known by its place, STUDY/trials/NNNN: a trial that was copied elsewhere, or a run of its own, has no seal.
+A trial is known by its place, STUDY/trials/NNNN (or STUDY/confirm/NNNN/seed-S): a trial that was copied elsewhere, or
+a run of its own, has no seal.
 """
 
 from __future__ import annotations
@@ -20,9 +21,9 @@ def study_of(run: Path) -> Path | None:
     """The study that a run folder, or a checkpoint in it, is a trial of."""
     run = run.resolve()
     for folder in (run, run.parent.parent):  # a checkpoint lies in RUN/checkpoints
-        study = folder.parent.parent
-        if folder.parent.name == "trials" and (study / "study.yaml").exists():
-            return study
+        for place in (folder.parent, folder.parent.parent):  # STUDY/trials/NNNN, STUDY/confirm/NNNN/seed-S
+            if place.name in ("trials", "confirm") and (place.parent / "study.yaml").exists():
+                return place.parent
     return None
 
 

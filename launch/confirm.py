@@ -1,0 +1,337 @@
+"""`speaq confirm`: the best trials of a search, and the published setting, trained again with seeds of their own.
+
+A search's best value is the best of many noisy ones, so it promises too much. Here nothing was selected by the values:
+each run is a full training from the study's start, in STUDY/confirm/TRIAL/seed-S, with its recalls by image on the
+validation split (images.npz). The search's own runs never count. STUDY/confirm/confirm.json holds all that is printed.
+A run that has ended is never repeated, one that was interrupted goes on.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import typer
+
+from launch import compare, results, status
+from launch import study as studies
+from launch.fence import Claim, FencedError
+from launch.from_predictions import is_of_predictions
+from launch.ledger import Entry, digest
+from launch.race import Setting, leader, race
+from launch.seam import Metrics, Progresses
+from launch.status import Snapshot
+from launch.trial import Job, run_training
+from speaq import config as configs
+from speaq.config import Config, ConfigError
+from speaq.evaluation.bootstrap import METRICS, ImageRecord, Interval, check_pair
+from speaq.evaluation.protocol import common_protocol
+from speaq.evaluation.seeds import difference_over_seeds, load_record, measure, save_record, spread_over_seeds
+
+log = logging.getLogger(__name__)
+
+FOLDER, FILE, IMAGES = "confirm", "confirm.json", "images.npz"
+PUBLISHED = "published"
+DONE, FAILED = 0, 1
+MAX_SEEDS = 1000
+
+
+def confirm(
+    folder: Path, seeds: str, top: int, data: Path | None, progress: Progresses, *, as_json: bool = False
+) -> int:
+    """Trains, compares, prints. Returns 0, or 1 where no setting has a value.
+
+    Args:
+        seeds: `3..7` (both ends included), `3,5,9`, or both.
+        top: number of best finished trials; the published setting is trained besides.
+        data: where the data are now, default: where they were.
+        progress: context manager factory, title → callable(done, total, text).
+
+    Raises:
+        ConfigError, DataError: nothing to confirm, seeds that confirm nothing, changed data or start, or the study is
+            at work.
+        Interrupted: Ctrl-C while training; the same command goes on.
+    """
+    wanted = parse_seeds(seeds)
+    snapshot = status.read(folder.resolve())
+    chosen = choose(snapshot, top)
+    _check_seeds(wanted, chosen, seeds)
+    where = _check_unchanged(snapshot, data)
+    try:
+        claim = Claim(snapshot.folder / FOLDER, wait=0.0)
+    except FencedError as error:
+        raise ConfigError(f"{folder}: another speaq confirm is running on this study") from error
+    with claim:
+        content = _Confirmation(snapshot, where, wanted, chosen, progress).run()
+    if as_json:
+        typer.echo(json.dumps(content, indent=1, allow_nan=False))
+    else:
+        print_confirmation(content)
+    return DONE if content["leader"] is not None else FAILED
+
+
+def parse_seeds(text: str) -> list[int]:
+    """`3..5,9` → [3, 4, 5, 9]. Raises ConfigError where there is none, or one twice."""
+    rule = f"--seeds {text!r}: whole numbers from 0, as 3..7 or 3,5,9"
+    seeds: list[int] = []
+    for part in text.split(","):
+        first, dots, last = part.strip().partition("..")
+        ends = (first, last) if dots else (first, first)
+        if not all(end.isdecimal() for end in ends):
+            raise ConfigError(rule)
+        begin, end = map(int, ends)
+        if end < begin:
+            raise ConfigError(f"--seeds {text!r}: {part.strip()} runs backwards; write {end}..{begin}")
+        if end - begin >= MAX_SEEDS:
+            raise ConfigError(f"--seeds {text!r}: at most {MAX_SEEDS} seeds")
+        seeds += range(begin, end + 1)
+    if twice := [seed for seed in seeds if seeds.count(seed) > 1]:
+        raise ConfigError(f"--seeds {text!r}: {twice[0]} is there twice, and the second run would be the first again")
+    return seeds
+
+
+def choose(snapshot: Snapshot, top: int) -> list[Entry]:
+    """The best finished trials, best first, and the published setting where it has finished. Raises ConfigError."""
+    name, plan = snapshot.folder, snapshot.plan
+    if top < 1:
+        raise ConfigError(f"--top {top}: at least 1")
+    if is_of_predictions(snapshot.study):
+        raise ConfigError(
+            f"{name}: is a search of stored predictions, where nothing is trained and no seed plays a part; compare "
+            "two decodings with speaq metrics A --data D --against B"
+        )
+    if snapshot.active:
+        raise ConfigError(f"{name}: a search is running on this folder; confirm it when it has ended")
+    for metric in plan.objective:
+        if metric.partition("@")[0] not in METRICS:
+            raise ConfigError(
+                f"{name}: objective {metric} has no interval over images; {', '.join(METRICS)} with @K do"
+            )
+    finished = [entry for entry in snapshot.entries if entry.state == "finished"]
+    if not finished:
+        raise ConfigError(f"{name}: no trial has finished, there is nothing to confirm (speaq status {name})")
+    common_protocol(entry.protocol for entry in finished)
+    ranked = sorted(finished, key=lambda entry: -results.score(entry.metrics, plan.objective))
+    if not any(entry.label == PUBLISHED for entry in finished):
+        log.warning("the published setting has not finished in this search: no difference to it")
+    return ranked[:top] + [entry for entry in ranked[top:] if entry.label == PUBLISHED]
+
+
+def _check_seeds(seeds: Sequence[int], chosen: Sequence[Entry], text: str) -> None:
+    for entry in chosen:
+        if entry.seed in seeds:
+            raise ConfigError(
+                f"--seeds {text!r}: trial {entry.id} was selected by its result with seed {entry.seed}, which confirms "
+                "nothing; leave that seed out"
+            )
+
+
+def _check_unchanged(snapshot: Snapshot, data: Path | None) -> Path:
+    """Where the data are. Raises ConfigError where they, or the weights that trials start from, have changed."""
+    study = snapshot.study
+    where = (data or study.data).resolve()
+    now = studies.data_digest(where)
+    if now != study.data_digest:
+        then = study.data_digest[:12]
+        raise ConfigError(f"{snapshot.folder}: was searched on other data (digest {then}, {where} has {now[:12]})")
+    if studies.start_digest(study.plan.base) != study.start_digest:
+        raise ConfigError(f"{snapshot.folder}: the weights that its trials start from have changed since")
+    return where
+
+
+@dataclass
+class _Confirmation:
+    snapshot: Snapshot
+    data: Path
+    seeds: list[int]
+    chosen: list[Entry]
+    progress: Progresses
+    first: ImageRecord | None = None  # all others must be of the same images
+
+    def run(self) -> dict[str, Any]:
+        plan = self.snapshot.plan
+        entries = {entry.id: entry for entry in self.chosen}
+        settings = [Setting(e.id, e.label, results.score(e.metrics, plan.objective)) for e in self.chosen]
+
+        def train(setting: Setting, seed: int) -> None:
+            self._add_run(setting, entries[setting.trial], seed)
+            self._write(settings, complete=False)
+
+        race(settings, self.seeds, train)
+        return self._write(settings, complete=True)
+
+    def _add_run(self, setting: Setting, entry: Entry, seed: int) -> None:
+        from speaq.training.loop import DivergedError, OutOfMemory
+
+        objective = self.snapshot.plan.objective
+        folder = self.snapshot.folder / FOLDER / entry.id / f"seed-{seed}"
+        try:
+            result = self._trained(folder, self._config(entry, seed), f"trial {entry.id} seed {seed}")
+        except (DivergedError, OutOfMemory) as error:
+            setting.failure = f"seed {seed}: {' '.join(str(error).split())}"
+            log.warning("trial %s leaves: %s", entry.id, setting.failure)
+            return
+        record = self._record(folder)
+        setting.runs[seed] = measure(record, objective)
+        setting.same_images[seed] = results.score(result["best"]["metrics"], objective)
+        value = setting.runs[seed].value
+        log.info("trial %s seed %d: %s %.4f", entry.id, seed, metric_name(objective), value)
+
+    def _config(self, entry: Entry, seed: int) -> Config:
+        config = configs.apply(self.snapshot.plan.base, entry.overrides, f"trial {entry.id}")
+        if digest(config) != entry.digest:
+            raise ConfigError(f"trial {entry.id}: its config is no longer what it was (other code or study.yaml)")
+        return configs.apply(config, {"seed": seed})
+
+    def _trained(self, folder: Path, config: Config, title: str) -> Mapping[str, Any]:
+        """result.json of the run, which is trained to its end where it has not ended."""
+        result = compare.read_json(folder / "result.json")
+        if result is not None:
+            if digest(configs.load(folder / "config.yaml")) != digest(config):
+                raise ConfigError(f"{folder}: holds a run of another config; move it away")
+            return result
+        study, steps = self.snapshot.study, config.training.max_steps
+        metric = studies.compared(study.plan)
+        job = Job(str(self.data), str(folder.parent), metric, study.train)
+        with self.progress(title) as tell:
+
+            def report(step: int, metrics: Metrics, checkpoint: Path) -> None:
+                tell(step, steps, f"{metric} {metrics.get(metric) or 0.0:.4f}")
+
+            return run_training(job, config, folder, report)
+
+    def _record(self, folder: Path) -> ImageRecord:
+        """Recalls by image on the validation split, kept beside the run."""
+        path = folder / IMAGES
+        if not path.exists():
+            from speaq.training.run import evaluate_run
+
+            with self.progress(f"{folder.parent.name} {folder.name} by image") as tell:
+                done = evaluate_run(folder, "val", self.data, progress=tell)
+            result, table = done.evaluation.recall, done.evaluation.table
+            assert result is not None
+            assert table is not None
+            digest_of_data = self.snapshot.study.data_digest
+            count = len(result.predicate_images)
+            save_record(ImageRecord(table, result.protocol, digest_of_data, count, result.thirds), path)
+        record = load_record(path)
+        self.first = self.first or record
+        check_pair(self.first, record)
+        return record
+
+    def _write(self, settings: Sequence[Setting], *, complete: bool) -> dict[str, Any]:
+        content = {
+            "objective": list(self.snapshot.plan.objective),
+            "protocol": None if self.first is None else self.first.protocol,
+            "images": 0 if self.first is None else len(self.first.table.index),
+            "trials": sum(entry.state == "finished" for entry in self.snapshot.entries),
+            "seeds": self.seeds,
+            "complete": complete,
+            **summary(settings, metric_name(self.snapshot.plan.objective)),
+        }
+        text = json.dumps(content, indent=1, allow_nan=False) + "\n"
+        results.write_text(self.snapshot.folder / FOLDER / FILE, text)
+        return content
+
+
+def metric_name(objective: Sequence[str]) -> str:
+    """What settings are compared by."""
+    return objective[0] if len(objective) == 1 else f"harmonic mean of {' and '.join(objective)}"
+
+
+def summary(settings: Sequence[Setting], metric: str) -> dict[str, Any]:
+    """What the race says, for JSON; `settings` begin with the search's best. Values are in [0, 1]."""
+    first = leader(settings)
+    published = next((s for s in settings if s.label == PUBLISHED), None)
+    return {
+        "leader": None if first is None else first.trial,
+        "optimism": _optimism(settings[0]),
+        "settings": [
+            {
+                "trial": s.trial,
+                "label": s.label,
+                "search": s.search_value,
+                "seeds": {str(seed): run.value for seed, run in s.runs.items()},
+                "mean": vars(s.mean) if s.runs else None,
+                "over_images_alone": len(s.runs) == 1,
+                "over_published": _over(s, published, metric),
+                "left_after_seed": s.left_after,
+                "failure": s.failure,
+            }
+            for s in settings
+        ],
+    }
+
+
+def _over(setting: Setting, published: Setting | None, metric: str) -> dict[str, Any] | None:
+    if published is None or setting is published or not setting.runs or not published.runs:
+        return None
+    found = difference_over_seeds(setting.measured, published.measured)
+    return {**vars(found), "text": f"{_points(found, metric)} over the published setting"}
+
+
+def _points(found: Interval, metric: str) -> str:
+    value, low, high = (100 * number for number in (found.value, found.low, found.high))
+    return f"{value:+.1f} {metric} [{low:.1f}, {high:.1f}]"
+
+
+def _optimism(best: Setting) -> dict[str, Any] | None:
+    """By how much the search's best value lies above its mean with new seeds, on the images of the search.
+
+    Its interval is over the seeds; the images are the same on both sides. What selection has fitted to the validation
+    images themselves is not in it: only the test split shows that.
+    """
+    if not best.same_images:
+        return None
+    mean, interval = spread_over_seeds(list(best.same_images.values()))
+    value = best.search_value - mean
+    ends = None if interval is None else [best.search_value - interval.high, best.search_value - interval.low]
+    return {"trial": best.trial, "search": best.search_value, "confirmed": mean, "value": value, "interval": ends}
+
+
+def print_confirmation(content: Mapping[str, Any]) -> None:
+    """The table and the verdicts on stdout."""
+    from speaq.terminal import print_table
+
+    metric = metric_name(content["objective"])
+    rows = [_row(setting, content["leader"]) for setting in content["settings"]]
+    print_table(("", "trial", "search", "seeds", f"{metric}, mean", "95 %", "over published", "ended"), rows)
+    if not content["images"]:
+        return
+    typer.echo(f"{content['protocol']} · validation split, {content['images']} images · 95 % over seeds and images")
+    if any(setting["over_images_alone"] for setting in content["settings"]):
+        typer.echo("of one seed the interval is over the images alone: it says nothing of other seeds")
+    first = next((s for s in content["settings"] if s["trial"] == content["leader"]), None)
+    if first is not None and first["over_published"] is not None:
+        typer.echo(f"trial {first['trial']}: {first['over_published']['text']}")
+    if (optimism := content["optimism"]) is not None:
+        ends = optimism["interval"]
+        within = " (one seed: no interval)" if ends is None else f" [{100 * ends[0]:.1f}, {100 * ends[1]:.1f}]"
+        typer.echo(
+            f"optimism of being the best of {content['trials']} trials: "
+            f"{100 * optimism['value']:+.1f} {metric}{within} (trial {optimism['trial']}: "
+            f"{optimism['search']:.4f} in the search, {optimism['confirmed']:.4f} with new seeds; "
+            "what was fitted to the validation images is not in it)"
+        )
+
+
+def _row(setting: Mapping[str, Any], first: str | None) -> tuple[str, ...]:
+    mean, over = setting["mean"], setting["over_published"]
+    name = f"{setting['trial']} ({setting['label']})" if setting["label"] else setting["trial"]
+    ended = setting["failure"] or (
+        "" if setting["left_after_seed"] is None else f"behind after seed {setting['left_after_seed']}"
+    )
+    return (
+        "*" if setting["trial"] == first else "",
+        name,
+        f"{setting['search']:.4f}",
+        str(len(setting["seeds"])),
+        "-" if mean is None else f"{mean['value']:.4f}",
+        "-" if mean is None else f"[{mean['low']:.4f}, {mean['high']:.4f}]",
+        "-" if over is None else over["text"].partition(" over")[0],
+        ended,
+    )
