@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import IO, Any, Literal
 
 from launch.seam import Metrics
-from speaq.config import Config, ConfigError, to_dict
+from speaq.config import Config, ConfigError, defaults, flatten, to_dict
 from speaq.parameters import Plain
 
 log = logging.getLogger(__name__)
@@ -190,6 +190,11 @@ def _asked(row: Mapping[str, Any]) -> Entry:
 
 
 def digest(config: Config) -> str:
-    """The same for two configs that ask for the same computation."""
-    values = {k: v for k, v in to_dict(config).items() if k not in ("sinks", "resources")}
+    """The same for two configs that ask for the same computation; a later version's new keys do not change it."""
+    usual = defaults()
+    values = {
+        key: value
+        for key, value in flatten(to_dict(config)).items()
+        if value != usual[key] and not key.startswith(("sinks.", "resources."))
+    }
     return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:16]
