@@ -19,7 +19,7 @@ COLOURS = {"published": "#c2410c", "baseline": "#1d4ed8"}
 
 def draw(path: Path, entries: Sequence[Entry], plan: Plan) -> None:
     """Objective over trials and over steps, and the recall–mean-recall plane; references marked by colour."""
-    _keep_out_of_home()
+    keep_out_of_home()
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
@@ -34,7 +34,7 @@ def draw(path: Path, entries: Sequence[Entry], plan: Plan) -> None:
     temporary.replace(path)
 
 
-def _keep_out_of_home() -> None:
+def keep_out_of_home() -> None:
     """matplotlib writes a font cache: into a folder that goes with the process."""
     if "MPLCONFIGDIR" not in os.environ:
         os.environ["MPLCONFIGDIR"] = folder = tempfile.mkdtemp(prefix="speaq-matplotlib-")

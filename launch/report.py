@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import launch.report_html as html
-from launch import compare, report_plots, results, status
+from launch import compare, report_plots, report_png, report_tables, results, status
 from launch.ledger import Entry
 from launch.search import Plan
 from launch.status import Snapshot, TrialStatus
@@ -19,7 +19,9 @@ ORDER = ("finished", "infeasible", "pruned", "running", "interrupted", "asked", 
 
 
 def write_report(study: Path, output: Path | None = None) -> Path:
-    """Writes the page of a study, over an older one; returns its path, by default `report.html` in the study.
+    """Writes the page of a study, over an older one, and PNGs into the folder beside it that has its name.
+
+    Returns the page's path, by default `report.html` in the study.
 
     Raises:
         ConfigError: no study, trials of different protocols, or a file that cannot be written.
@@ -29,6 +31,8 @@ def write_report(study: Path, output: Path | None = None) -> Path:
     content = html.page(f"Search {study.resolve().name}", _sections(snapshot))
     try:
         results.write_text(output, content)
+        if any(entry.state == "finished" for entry in snapshot.entries):
+            report_png.write(snapshot.entries, snapshot.plan, output.with_suffix(""))
     except OSError as error:
         raise ConfigError(f"{output}: cannot be written ({error.strerror or error})") from error
     return output
@@ -41,6 +45,7 @@ def _sections(snapshot: Snapshot) -> Iterator[str]:
     if not finished:
         yield html.section("Result", html.text("No trial has finished yet: there is nothing to rank or to draw."))
     yield html.section("Leader board", *_leader_board(snapshot, trials))
+    yield html.section("Confirmed with other seeds", *report_tables.confirmed(snapshot))
     if finished:
         yield from _figures(snapshot)
     yield html.section("Cost", *_cost(snapshot, trials))
@@ -61,6 +66,8 @@ def _asked(snapshot: Snapshot) -> list[str]:
         "start": f"digest {study.start_digest}" if study.start_digest else "random weights",
         "versions": versions,
     }
+    for forced in study.forced:
+        values[f"resumed with --force, {forced['at']}"] = "; ".join(forced["changes"])
     return [html.text(plan.space.question), html.facts(values)]
 
 
@@ -96,16 +103,24 @@ def _figures(snapshot: Snapshot) -> Iterator[str]:
     yield html.section("History", *map(html.plot, report_plots.history(entries, plan)))
     if len(plan.objective) == 2:
         yield html.section("Pareto front", html.grid(map(html.plot, report_plots.front(entries, plan))))
-    importance = report_plots.importance(entries, plan)
-    drawn = html.text(importance) if isinstance(importance, str) else html.plot(importance, height=_height(plan))
+    inside = report_plots.of_the_space(entries)
     about = "Shares by PED-ANOVA: how much a parameter decides whether a trial is among the better ones."
+    if isinstance(inside, str):
+        drawn, contours = html.text(inside), html.text(inside)
+    else:
+        drawn = html.plot(report_plots.importance(inside, plan), height=_height(plan))
+        contours = html.grid(map(html.plot, report_plots.contours(inside, plan)))
     score = report_plots.objective_name(plan)
     yield html.section("Importance of the parameters", html.text(about), drawn)
     over = html.text(f"{score} over each parameter; later trials are darker.")
     yield html.section("Slices", over, html.grid(map(html.plot, report_plots.slices(entries, plan))))
+    yield html.section("Pairs", html.text(f"{score} over the parameters that decide most, two at a time."), contours)
     yield html.section(
         "Learning curves", html.text(f"{score} at each evaluation."), html.plot(report_plots.curves(entries, plan))
     )
+    cost, passed = report_plots.cost_to_target(entries, plan)
+    yield html.section("Cost to target", html.text(passed), html.plot(cost))
+    yield html.section("Predicate groups", *report_tables.groups(snapshot))
     yield html.section("Frequent and rare predicates", html.plot(report_plots.parts(entries, plan)))
     yield html.section("Every predicate", *_predicates(snapshot))
 
@@ -167,7 +182,7 @@ def _failures(trials: Sequence[TrialStatus]) -> str:
 
 
 def _next(snapshot: Snapshot) -> list[str]:
-    """The command that goes on with the search, and the one that tries the winner with another seed."""
+    """The command that goes on with the search, and the one that trains the best with other seeds."""
     wanted = max(snapshot.plan.trials, len(snapshot.entries))
     open_ = wanted - sum(entry.ended for entry in snapshot.entries)
     resume = f"speaq tune --resume {_quoted(snapshot.folder)}"
@@ -175,9 +190,6 @@ def _next(snapshot: Snapshot) -> list[str]:
     why = f"{open_} trials are left." if open_ else "All trials have ended; the search can go on with more."
     best: Entry | None = results.best_entry(snapshot.entries, snapshot.plan.objective)
     if best is not None:
-        seed = best.seed + 1
-        folder = snapshot.folder.with_name(f"{snapshot.folder.resolve().name}-seed{seed}")
-        config = f"speaq train --config {_quoted(snapshot.folder / 'best.yaml')} --data {_quoted(snapshot.study.data)}"
-        lines.append(f"{config} --output {_quoted(folder)} --set seed={seed}")
-        why += " The best of many trials owes some of its rank to chance: train it with another seed."
+        lines.append(f"speaq confirm {_quoted(snapshot.folder)} --top 5 --seeds {best.seed + 1}..{best.seed + 5}")
+        why += " The best of many trials owes some of its rank to chance: confirm the best with other seeds."
     return [html.text(why), html.commands(lines)]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import html
+import itertools
 from collections.abc import Callable, Mapping, Sequence
 
 import optuna
@@ -20,6 +21,8 @@ from launch.search import Plan
 MIN_TRIALS = 10  # with fewer finished trials an importance would be made of chance
 MIN_TOP = 5  # trials in the better part, as the documentation of PED-ANOVA asks for
 BEST, OTHER = "#ca8a04", "#9ca3af"
+CONTOURED = 3  # parameters, each with each other
+_DASHED = {"color": COLOURS["published"], "dash": "dash"}
 PARTS = ("R", "mR", "head", "body", "tail")
 
 
@@ -84,24 +87,29 @@ def front(entries: Sequence[Entry], plan: Plan) -> list[go.Figure]:
     return [plane, volume]
 
 
-def importance(entries: Sequence[Entry], plan: Plan) -> go.Figure | str:
-    """Which parameters decide whether a trial is among the better ones, for each objective and head, body and tail.
-
-    A text that says why there is no figure with fewer than `MIN_TRIALS` finished trials of the space.
-    """
+def of_the_space(entries: Sequence[Entry]) -> list[Entry] | str:
+    """Finished trials with parameters of the space; a text that says why not where there are below `MIN_TRIALS`."""
     inside = [e for e in entries if e.values is not None and e.state == "finished"]
-    if len(inside) < MIN_TRIALS:
-        return f"Needs {MIN_TRIALS} finished trials of the search space; there are {len(inside)}."
-    study = rebuild(inside, plan)
+    few = f"Needs {MIN_TRIALS} finished trials of the search space; there are {len(inside)}."
+    return few if len(inside) < MIN_TRIALS else inside
+
+
+def shares(inside: Sequence[Entry], plan: Plan, numbers: Sequence[float]) -> dict[str, float]:
+    """Parameter → how much it decides whether a trial is among those with the larger numbers, by PED-ANOVA."""
     evaluator = PedAnovaImportanceEvaluator(target_quantile=max(0.1, MIN_TOP / len(inside)))
+    with quiet():
+        return get_param_importances(rebuild(inside, plan), evaluator=evaluator, target=_negated(numbers))
+
+
+def importance(inside: Sequence[Entry], plan: Plan) -> go.Figure:
+    """Which parameters decide whether a trial is among the better ones, for each objective and head, body and tail."""
     k = table_k(plan.objective, plan.base)
     figure = go.Figure()
     for name in dict.fromkeys([*plan.objective, *(f"{part}@{k}" for part in PARTS[2:])]):
         numbers = [value for e in inside if is_number(value := e.metrics.get(name))]
         if len(numbers) < len(inside):  # undefined on this split
             continue
-        with quiet():
-            found = get_param_importances(study, evaluator=evaluator, target=_negated(numbers))
+        found = shares(inside, plan, numbers)
         keys = [key for key in reversed(plan.space.parameters) if key in found]
         figure.add_bar(x=[found[key] for key in keys], y=[_two_lines(key) for key in keys], name=name, orientation="h")
     return figure.update_layout(barmode="group")
@@ -131,6 +139,62 @@ def slices(entries: Sequence[Entry], plan: Plan) -> list[go.Figure]:
             figure.update_layout(title=key, showlegend=False, xaxis_title=None, yaxis_title=None)
             figures.append(figure)
     return figures
+
+
+def pairs(inside: Sequence[Entry], plan: Plan) -> list[tuple[str, str]]:
+    """The parameters that decide most, two at a time; both must have been drawn together, and in different values."""
+    found = shares(inside, plan, [score(e.metrics, plan.objective) for e in inside])
+    most = sorted(found, key=lambda key: -found[key])[:CONTOURED]
+
+    def together(one: str, other: str) -> bool:
+        both = [e.values for e in inside if e.values and one in e.values and other in e.values]
+        return all(len({str(values[key]) for values in both}) > 1 for key in (one, other))
+
+    return [pair for pair in itertools.combinations(most, 2) if together(*pair)]
+
+
+def contours(inside: Sequence[Entry], plan: Plan) -> list[go.Figure]:
+    """What trials are ranked by, over two parameters at once."""
+    study = rebuild(inside, plan)
+    figures = []
+    for pair in pairs(inside, plan):
+        figure = optuna.visualization.plot_contour(
+            study,
+            params=list(pair),
+            target=lambda t: score(inside[t.number].metrics, plan.objective),
+            target_name=objective_name(plan),
+        )
+        figure.update_traces(showscale=False, selector={"type": "contour"})
+        figures.append(figure.update_layout(title=" and ".join(pair)))
+    return figures
+
+
+def cost_to_target(entries: Sequence[Entry], plan: Plan) -> tuple[go.Figure, str]:
+    """The best value so far over the time that trials have taken, and when the published setting's was passed.
+
+    Trials count in the order of asking, as if one ran after the other.
+    """
+    spent, best = 0.0, 0.0
+    hours, values, passed = [0.0], [0.0], None
+    published = next((e for e in entries if e.label == "published" and e.state == "finished"), None)
+    target = None if published is None else score(published.metrics, plan.objective)
+    for entry in entries:
+        spent += entry.seconds
+        if entry.state == "finished":
+            best = max(best, score(entry.metrics, plan.objective))
+        hours.append(spent / 3600)
+        values.append(best)
+        if passed is None and target is not None and best > target:
+            passed = f"passed by trial {entry.id} after {spent / 3600:.3g} h"
+    figure = go.Figure()
+    figure.add_scatter(x=hours, y=values, mode="lines", line={"shape": "hv", "color": BEST}, name="best so far")
+    if target is None:
+        return figure, "The published setting has not finished: there is no target."
+    figure.add_scatter(x=[0, hours[-1]], y=[target] * 2, mode="lines", line=_DASHED, name="published")
+    return figure.update_layout(xaxis_title="hours in trials"), (
+        f"The published setting's {objective_name(plan)}, {target:.4f}, was {passed or 'not passed'}; "
+        f"all trials took {hours[-1]:.3g} h."
+    )
 
 
 def curves(entries: Sequence[Entry], plan: Plan) -> go.Figure:

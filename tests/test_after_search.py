@@ -13,9 +13,13 @@ import subprocess
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+from PIL import Image
 
 from speaq import config as configs
+from speaq.data.toy import make_toy
+from speaq.evaluation.bootstrap import Interval
 from speaq.training.environment import versions
 from speaq.training.loop import StopTraining, train
 from tests import cheap_training
@@ -362,8 +366,17 @@ def test_the_report_has_all_sections_and_nothing_in_it_runs(tmp_path: Path) -> N
     page = (folder / "report.html").read_text(encoding="utf-8")
     body = page[page.index("<body>") :]
     headings = re.findall(r"<h2>(.*?)</h2>", body)
-    assert headings[:3] == ["What was asked", "Leader board", "History"]
-    assert {"Importance of the parameters", "Slices", "Learning curves", "Cost", "Failures"} <= set(headings)
+    assert headings[:4] == ["What was asked", "Leader board", "Confirmed with other seeds", "History"]
+    assert {
+        "Importance of the parameters",
+        "Slices",
+        "Pairs",
+        "Cost to target",
+        "Predicate groups",
+        "Learning curves",
+        "Cost",
+        "Failures",
+    } <= set(headings)
     assert headings[-1] == "What to run next"
     assert "Pareto front" not in headings  # one objective
     assert "Search study &lt;b&gt;" in body
@@ -375,6 +388,65 @@ def test_the_report_has_all_sections_and_nothing_in_it_runs(tmp_path: Path) -> N
     assert "--trials 36" in body
     assert command("report", folder, "--output", tmp_path / "page.html").exit_code == 0
     assert "cannot be written" in refusal("report", folder, "--output", tmp_path / "no" / "page.html")
+
+
+def test_the_report_shows_groups_confirmation_and_what_was_forced(tmp_path: Path) -> None:
+    folder = searched(tmp_path / "study")
+    page = report.write_report(folder).read_text(encoding="utf-8")
+    assert "The data cannot be read any more" in page
+    assert "Not done yet: intervals" in page
+    make_toy(folder / "data", 40, seed=0)
+    content = configs.read_yaml(folder / "study.yaml")
+    content["config"]["data"]["num_val"] = 6
+    content["forced"] = [{"at": "2026-11-24", "changes": ["torch 2.0 then, 2.1 now"]}]
+    (folder / "study.yaml").write_text(json.dumps(content))
+    over = {"value": 0.1, "low": 0.05, "high": 0.15, "text": "+10.0 F@50 [5.0, 15.0] over the published setting"}
+    left = {"trial": "0005", "label": None, "search": 0.5, "seeds": {"3": 0.4}, "mean": vars(Interval(0.4, 0.3, 0.5))}
+    left |= {"over_published": over, "left_after_seed": None, "failure": None}
+    confirmed = {"images": 6, "trials": 14, "leader": "0005", "optimism": {"value": 0.1}, "settings": [left]}
+    (folder / "confirm").mkdir()
+    (folder / "confirm" / "confirm.json").write_text(json.dumps(confirmed))
+    page = report.write_report(folder).read_text(encoding="utf-8")
+    assert "+10.0 F@50 [5.0, 15.0]</td>" in page
+    assert "The best of 14 trials promised +0.1000 over its mean" in page
+    assert "torch 2.0 then, 2.1 now" in page
+    best = results.best_entry(status.read(folder).entries, ("F@50",))
+    assert best is not None
+    assert f"<p>Trial {best.id}: " in page
+    assert re.search(r"\d groups? of \d+ relation queries|one group, all predicates share", page)
+
+
+def test_cost_to_target_and_pairs_are_those_of_the_trials(tmp_path: Path) -> None:
+    snapshot = status.read(searched(tmp_path / "study"))
+    entries, plan = snapshot.entries, snapshot.plan
+    figure, said = report_plots.cost_to_target(entries, plan)
+    best, target = figure.data
+    finished = [e for e in entries if e.state == "finished"]
+    assert best.y[-1] == max(e.metrics["F@50"] or 0 for e in finished)
+    assert best.x[-1] == pytest.approx(sum(e.seconds for e in entries) / 3600)
+    assert target.y[0] == finished[0].metrics["F@50"]
+    better = next((e.id for e in finished if (e.metrics["F@50"] or 0) > target.y[0]), None)
+    assert f"passed by trial {better} after" in said if better else "was not passed" in said
+    inside = report_plots.of_the_space(entries)
+    assert not isinstance(inside, str)
+    pairs = report_plots.pairs(inside, plan)
+    assert pairs
+    figures = report_plots.contours(inside, plan)
+    assert [figure.layout.title.text for figure in figures] == [" and ".join(pair) for pair in pairs]
+    assert all(any(trace.type == "contour" for trace in figure.data) for figure in figures)
+    assert "Needs 10 finished trials" in str(report_plots.of_the_space(entries[:5]))
+
+
+@pytest.mark.parametrize("objective", [("F@50",), ("R@50", "mR@50")])
+def test_pngs_lie_beside_the_page(tmp_path: Path, objective: tuple[str, ...]) -> None:
+    folder = searched(tmp_path / "study", objective)
+    report.write_report(folder)
+    names = {path.stem for path in (folder / "report").iterdir()}
+    assert {"history", "slices", "pair-1"} | ({"front"} if len(objective) == 2 else set()) <= names
+    for path in (folder / "report").iterdir():
+        pixels = np.asarray(Image.open(path).convert("RGB"))
+        assert min(pixels.shape[:2]) > 300
+        assert len(np.unique(pixels.reshape(-1, 3), axis=0)) > 20  # something is drawn
 
 
 def keep_evaluation(folder: Path, trial: str, recalls: dict[str, float | None]) -> None:
@@ -415,12 +487,11 @@ def test_two_objectives_have_a_front_with_the_references_and_a_hypervolume(tmp_p
 
 def test_importance_needs_ten_finished_trials_and_finds_what_matters(tmp_path: Path) -> None:
     few = status.read(searched(tmp_path / "few", finished=9))
-    assert (
-        report_plots.importance(few.entries, few.plan) == "Needs 10 finished trials of the search space; there are 8."
-    )
+    assert report_plots.of_the_space(few.entries) == "Needs 10 finished trials of the search space; there are 8."
     snapshot = status.read(searched(tmp_path / "many", finished=30))
-    figure = report_plots.importance(snapshot.entries, snapshot.plan)
-    assert not isinstance(figure, str)
+    inside = report_plots.of_the_space(snapshot.entries)
+    assert not isinstance(inside, str)
+    figure = report_plots.importance(inside, snapshot.plan)
     assert [bar.name for bar in figure.data] == ["F@50", "head@50", "body@50", "tail@50"]
     head = figure.data[1]  # groups hardly matter for it
     shares = dict(zip(head.y, head.x, strict=True))

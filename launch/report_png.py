@@ -1,0 +1,63 @@
+"""The report's figures as PNG files, for papers and slides: Optuna's own, drawn by matplotlib."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from optuna.trial import FrozenTrial
+
+from launch import plots, report_plots, results
+from launch.frozen import quiet, rebuild
+from launch.ledger import Entry
+from launch.search import Plan
+
+Target = Callable[[FrozenTrial], float]
+
+
+def write(entries: Sequence[Entry], plan: Plan, folder: Path) -> list[Path]:
+    """Draws what a study with a finished trial has enough trials for. Raises OSError."""
+    plots.keep_out_of_home()
+    import matplotlib
+
+    matplotlib.use("Agg")  # pyplot, which Optuna draws with, would look for a screen
+    from optuna.visualization import matplotlib as drawn
+
+    folder.mkdir(parents=True, exist_ok=True)
+    study, name, ranked = rebuild(entries, plan), report_plots.objective_name(plan), _of(entries, plan)
+    files: list[Path] = []
+
+    def save(title: str, _: Any) -> None:
+        files.append(_save(folder / f"{title}.png"))
+
+    with quiet():
+        save("history", drawn.plot_optimization_history(study, target=ranked, target_name=name))
+        if len(plan.objective) == 2:
+            save("front", drawn.plot_pareto_front(study, target_names=list(plan.objective)))
+        seen = {key for entry in entries if entry.state == "finished" for key in entry.values or {}}
+        if seen:
+            save("slices", drawn.plot_slice(study, params=sorted(seen), target=ranked, target_name=name))
+        inside = report_plots.of_the_space(entries)
+        if not isinstance(inside, str):
+            some = rebuild(inside, plan)
+            for number, pair in enumerate(report_plots.pairs(inside, plan), start=1):
+                save(f"pair-{number}", drawn.plot_contour(some, params=list(pair), target=_of(inside, plan)))
+    return files
+
+
+def _of(entries: Sequence[Entry], plan: Plan) -> Target:
+    return lambda trial: results.score(entries[trial.number].metrics, plan.objective)
+
+
+def _save(path: Path) -> Path:
+    """pyplot's figure, which Optuna has just drawn; it returns axes alone."""
+    from matplotlib import pyplot
+
+    figure = pyplot.gcf()
+    figure.set_size_inches(max(figure.get_size_inches()[0], 8), 5)
+    temporary = path.with_name(f".{path.name}.tmp")
+    figure.savefig(temporary, dpi=150, format="png", bbox_inches="tight")
+    pyplot.close(figure)
+    temporary.replace(path)
+    return path
