@@ -96,9 +96,13 @@ def of_the_space(entries: Sequence[Entry]) -> list[Entry] | str:
 
 def shares(inside: Sequence[Entry], plan: Plan, numbers: Sequence[float]) -> dict[str, float]:
     """Parameter → how much it decides whether a trial is among those with the larger numbers, by PED-ANOVA."""
-    evaluator = PedAnovaImportanceEvaluator(target_quantile=max(0.1, MIN_TOP / len(inside)))
     with quiet():
-        return get_param_importances(rebuild(inside, plan), evaluator=evaluator, target=_negated(numbers))
+        return get_param_importances(rebuild(inside, plan), evaluator=evaluator(inside), target=_negated(numbers))
+
+
+def evaluator(inside: Sequence[Entry]) -> PedAnovaImportanceEvaluator:
+    """PED-ANOVA, with enough trials in the better part."""
+    return PedAnovaImportanceEvaluator(target_quantile=max(0.1, MIN_TOP / len(inside)))
 
 
 def importance(inside: Sequence[Entry], plan: Plan) -> go.Figure:

@@ -28,8 +28,8 @@ def write(entries: Sequence[Entry], plan: Plan, folder: Path) -> list[Path]:
     study, name, ranked = rebuild(entries, plan), report_plots.objective_name(plan), _of(entries, plan)
     files: list[Path] = []
 
-    def save(title: str, _: Any) -> None:
-        files.append(_save(folder / f"{title}.png"))
+    def save(title: str, _: Any, width: float = 8) -> None:
+        files.append(_save(folder / f"{title}.png", width))
 
     with quiet():
         save("history", drawn.plot_optimization_history(study, target=ranked, target_name=name))
@@ -37,25 +37,32 @@ def write(entries: Sequence[Entry], plan: Plan, folder: Path) -> list[Path]:
             save("front", drawn.plot_pareto_front(study, target_names=list(plan.objective)))
         seen = {key for entry in entries if entry.state == "finished" for key in entry.values or {}}
         if seen:
-            save("slices", drawn.plot_slice(study, params=sorted(seen), target=ranked, target_name=name))
+            save(
+                "slices", drawn.plot_slice(study, params=sorted(seen), target=ranked, target_name=name), 3.4 * len(seen)
+            )
         inside = report_plots.of_the_space(entries)
         if not isinstance(inside, str):
-            some = rebuild(inside, plan)
+            some, evaluator = rebuild(inside, plan), report_plots.evaluator(inside)
+            axes = drawn.plot_param_importances(
+                some, evaluator=evaluator, target=_of(inside, plan, -1), target_name=name
+            )
+            save("importance", axes)
             for number, pair in enumerate(report_plots.pairs(inside, plan), start=1):
                 save(f"pair-{number}", drawn.plot_contour(some, params=list(pair), target=_of(inside, plan)))
     return files
 
 
-def _of(entries: Sequence[Entry], plan: Plan) -> Target:
-    return lambda trial: results.score(entries[trial.number].metrics, plan.objective)
+def _of(entries: Sequence[Entry], plan: Plan, sign: int = 1) -> Target:
+    """What trials are ranked by; PED-ANOVA looks for the smallest, so it is given the negative."""
+    return lambda trial: sign * results.score(entries[trial.number].metrics, plan.objective)
 
 
-def _save(path: Path) -> Path:
-    """pyplot's figure, which Optuna has just drawn; it returns axes alone."""
+def _save(path: Path, width: float) -> Path:
+    """pyplot's figure, which Optuna has just drawn; it returns axes alone. `width` in inches."""
     from matplotlib import pyplot
 
     figure = pyplot.gcf()
-    figure.set_size_inches(max(figure.get_size_inches()[0], 8), 5)
+    figure.set_size_inches(width, 5)
     temporary = path.with_name(f".{path.name}.tmp")
     figure.savefig(temporary, dpi=150, format="png", bbox_inches="tight")
     pyplot.close(figure)

@@ -442,7 +442,7 @@ def test_pngs_lie_beside_the_page(tmp_path: Path, objective: tuple[str, ...]) ->
     folder = searched(tmp_path / "study", objective)
     report.write_report(folder)
     names = {path.stem for path in (folder / "report").iterdir()}
-    assert {"history", "slices", "pair-1"} | ({"front"} if len(objective) == 2 else set()) <= names
+    assert {"history", "slices", "importance", "pair-1"} | ({"front"} if len(objective) == 2 else set()) <= names
     for path in (folder / "report").iterdir():
         pixels = np.asarray(Image.open(path).convert("RGB"))
         assert min(pixels.shape[:2]) > 300
