@@ -53,10 +53,15 @@ def _write(path: Path, ending: str, rows: Sequence[Row], snapshot: Snapshot) -> 
         case ".tex":
             path.write_text(to_latex(rows, snapshot), encoding="utf-8")
         case ".db":
+            from sqlalchemy import URL
+
             from launch.frozen import rebuild
+            from launch.storage import Address, connect
 
             path.unlink(missing_ok=True)
-            rebuild(snapshot.entries, snapshot.plan, f"sqlite:///{path.resolve()}", snapshot.folder.resolve().name)
+            url = URL.create("sqlite", database=str(path.resolve())).render_as_string()
+            name = snapshot.folder.resolve().name
+            rebuild(snapshot.entries, snapshot.plan, connect(Address(url, name)), name)
 
 
 def _column(values: list[Any]) -> list[Any]:

@@ -32,11 +32,13 @@ def open_study(plan: Plan, storage: str | BaseStorage | None = None, name: str |
     return study
 
 
-def rebuild(entries: Sequence[Entry], plan: Plan, storage: str | None = None, name: str | None = None) -> optuna.Study:
+def rebuild(
+    entries: Sequence[Entry], plan: Plan, storage: BaseStorage | None = None, name: str | None = None
+) -> optuna.Study:
     """Optuna's study of `entries`, in their order; a trial outside the space has no parameters.
 
     Args:
-        storage: URL of a new Optuna storage to write the study `name` into; None: in memory.
+        storage: new, to write the study `name` into; None: in memory.
     """
     study = open_study(plan, storage, name)
     study.add_trials([frozen(entry, plan) for entry in entries])

@@ -195,7 +195,9 @@ def test_csv_and_parquet_hold_the_same_trials(tmp_path: Path) -> None:
 
 def test_the_same_study_opens_in_optuna(tmp_path: Path) -> None:
     folder = searched(tmp_path / "study")
-    assert command("export", folder, tmp_path / "study.db").exit_code == 0
+    odd = tmp_path / "a %20? b{c}.db"
+    assert command("export", folder, odd).exit_code == 0
+    odd.rename(tmp_path / "study.db")
     optuna = pytest.importorskip("optuna")
     study = optuna.load_study(study_name="study", storage=f"sqlite:///{tmp_path / 'study.db'}")
     entries = status.read(folder).entries
