@@ -125,19 +125,38 @@ def groups(
     query_multiple: Annotated[int, typer.Option(min=1, help="m")] = 2,
     as_json: AsJson = False,
 ) -> None:
-    """Print the predicate groups of a data set's train split and the queries that each group gets."""
+    """Print a data set's predicate groups, the queries that each gets, and which have too many or too few for them."""
     from speaq.data.statistics import predicate_count
     from speaq.data.visual_genome import open_data
     from speaq.matching.groups import group_table, make_groups
+    from speaq.matching.load import group_loads
 
     vg = open_data(data, need_images=False)
     names = vg.vocabulary.predicates
-    counts = predicate_count(vg.split("train", configs.DataConfig(num_val=0)), len(names))[:-1].tolist()
-    table = group_table(make_groups(counts, num_groups, num_queries), names, counts, query_multiple)
+    split = vg.split("train", configs.DataConfig(num_val=0))
+    counts = predicate_count(split, len(names))[:-1].tolist()
+    made = make_groups(counts, num_groups, num_queries)
+    loads = group_loads(split, made, query_multiple)
+    table = group_table(made, names, counts, query_multiple)
     if as_json:
-        typer.echo(json.dumps([dict(zip(GROUP_COLUMNS, row, strict=True)) for row in table], indent=1))
-    else:
-        print_table(GROUP_COLUMNS, [tuple(str(value) for value in row) for row in table])
+        rows = [dict(zip(GROUP_COLUMNS, row, strict=True)) | vars(load) for row, load in zip(table, loads, strict=True)]
+        typer.echo(json.dumps(rows, indent=1))
+        return
+    numbers = [
+        (
+            *map(str, row[:-1]),
+            f"{load.targets_per_image:.4g}",
+            f"{load.targets_per_query:.4g}",
+            f"{load.overloaded:.1%}",
+        )
+        for row, load in zip(table, loads, strict=True)
+    ]
+    print_table((*GROUP_COLUMNS[:-1], "targets per image", "targets per query", "overloaded"), numbers)
+    for row in table:
+        typer.echo(f"group {row[0]}: {row[-1]}")
+    for row, load in zip(table, loads, strict=True):
+        if load.warning:
+            typer.echo(f"group {row[0]} is {load.warning}")
 
 
 GROUP_COLUMNS = ("group", "predicates", "share", "subject queries", "relation queries", "members")
