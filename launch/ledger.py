@@ -57,10 +57,21 @@ class Entry:
     reason: str | None = None
     cost: Metrics = field(default_factory=dict)  # of a run's result: peak_memory_mib, data_wait_share, latency_ms, …
     asked: float = 0.0  # Unix time
+    start: Mapping[str, Any] | None = None  # pbt: {trial, step} whose checkpoint it began from, instead_of whom
 
     @property
     def ended(self) -> bool:
         return self.state in ENDED
+
+    @property
+    def remark(self) -> str:
+        """What a table says of it besides its id."""
+        return self.label or ("" if self.start is None else f"{self.start['trial']} from {self.start['step']}")
+
+    @property
+    def first_step(self) -> int:
+        """Steps that it did not have to make itself."""
+        return 0 if self.start is None else self.start["step"]
 
 
 PATIENCE = 1.0  # seconds: `speaq status` holds a shared lock for an instant
@@ -186,6 +197,7 @@ def _asked(row: Mapping[str, Any]) -> Entry:
         seed=row["seed"],
         protocol=row.get("protocol"),
         asked=row["time"],
+        start=row.get("start"),
     )
 
 

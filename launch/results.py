@@ -73,7 +73,7 @@ def rows(entries: Sequence[Entry], plan: Plan) -> list[dict[str, Any]]:
     return [
         {
             "trial": entry.id,
-            "label": entry.label or "",
+            "label": entry.remark,
             "status": entry.state,
             "protocol": entry.protocol or "",
             **{name: entry.metrics.get(name) for name in metric_columns(plan)},
@@ -93,7 +93,18 @@ def parameters(entry: Entry, plan: Plan) -> dict[str, Any]:
     """The trial's config values of the space's keys, and of what its reference changes besides."""
     flat = configs.flatten(configs.to_dict(plan.base))
     keys = [*plan.space.parameters, *(k for k in _reference_keys(plan) if k not in plan.space.parameters)]
-    return {key: entry.overrides.get(key, flat[key]) for key in keys}
+    values = {key: entry.overrides.get(key, flat[key]) for key in keys}
+    if plan.settings.scheduler == "pbt":
+        values["losses.schedule"] = schedule_text(entry.overrides.get("losses.schedule", ()))
+    return values
+
+
+def schedule_text(schedule: Sequence[Mapping[str, float]]) -> str:
+    """`from 40 weight_predicate 1.2, weight_l1 4; from 80 …`"""
+    return "; ".join(
+        f"from {change['step']:.0f} " + ", ".join(f"{name} {change[name]:.4g}" for name in change if name != "step")
+        for change in schedule
+    )
 
 
 def _reference_keys(plan: Plan) -> list[str]:
@@ -160,7 +171,7 @@ def print_table(entries: Sequence[Entry], plan: Plan) -> None:
     for entry in entries:
         values = [_number(entry.metrics.get(name)) for name in columns]
         mark = "*" if best is not None and entry.id == best.id else ""
-        cells = (mark, entry.id, entry.label or "", entry.state, *values, str(entry.step), f"{entry.seconds:.0f}")
+        cells = (mark, entry.id, entry.remark, entry.state, *values, str(entry.step), f"{entry.seconds:.0f}")
         table.add_row(*cells, _parameters_text(entry, plan), style="bold" if mark else None)
     console = Console(highlight=False)
     if not console.is_terminal:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, cast
 
 from ray.tune.schedulers import AsyncHyperBandScheduler, FIFOScheduler, MedianStoppingRule, TrialScheduler
 
+from launch import population
 from launch.ledger import Entry
 from speaq.space import SearchConfig
 
@@ -111,14 +113,53 @@ class Median(Stopping, MedianStoppingRule):
         return TrialScheduler.CONTINUE  # Ray's would pause it, in favour of trials that wait
 
 
-def make_scheduler(settings: SearchConfig, max_steps: int, eval_every: int) -> TrialScheduler:
-    """The scheduler that `settings` names; without a rung below `max_steps` every trial runs to its end."""
+class Population(Stopping, FIFOScheduler):
+    """Stops a trial that is among the worst so far at its rung, and keeps the checkpoint of one among the best.
+
+    Who takes its place: `launch.population`.
+    """
+
+    def __init__(self, max_steps: int, rungs: Sequence[int], share: float, trials: Path) -> None:
+        FIFOScheduler.__init__(self)  # type: ignore[no-untyped-call]
+        self.max_steps, self._seen = max_steps, set()
+        self._share, self._trials = share, trials
+        self._values: dict[int, dict[Named, float]] = {step: {} for step in rungs}
+
+    def judge(self, trial: Named, step: int, value: float) -> str:
+        if step not in self._values:
+            return TrialScheduler.CONTINUE
+        self._values[step][trial] = value
+        worst = self._best_first(step)[::-1][: population.num_chosen(len(self._values[step]), self._share)]
+        return TrialScheduler.STOP if trial in worst else TrialScheduler.CONTINUE
+
+    def on_trial_result(self, tune_controller: Any, trial: Any, result: Mapping[str, Any]) -> str:
+        action = super().on_trial_result(tune_controller, trial, result)
+        name, step = trial.config["trial"], result["step"]
+        if step in self._values and Named(name) in self._best_first(step)[: self._num_best(step)]:
+            population.keep(self._trials / name, step)  # the trial waits for our answer: its files are of this step
+        return action
+
+    def _best_first(self, step: int) -> list[Named]:
+        return sorted(self._values[step], key=lambda trial: -self._values[step][trial])
+
+    def _num_best(self, step: int) -> int:
+        return max(1, population.num_chosen(len(self._values[step]), self._share))
+
+
+def make_scheduler(settings: SearchConfig, max_steps: int, eval_every: int, trials: Path) -> TrialScheduler:
+    """The scheduler that `settings` names; without a rung below `max_steps` every trial runs to its end.
+
+    Args:
+        trials: folder of the trials' folders.
+    """
     rungs = settings.rungs(max_steps, eval_every)
     if not rungs:
         return FIFOScheduler()  # type: ignore[no-untyped-call]
     match settings.scheduler:
         case "median":
             return Median(max_steps, rungs[0], settings.min_trials)
+        case "pbt":
+            return Population(max_steps, rungs, settings.quantile, trials)
         case "hyperband":
             return Halving(max_steps, rungs[0], settings.reduction_factor, settings.brackets or len(rungs))
         case _:

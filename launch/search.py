@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import logging
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,13 +17,14 @@ from ray.tune.search import Searcher
 
 from launch.budget import Budget, BudgetSpent
 from launch.ledger import Entry, Event, Ledger, LedgerError, digest
+from launch.population import next_child
 from launch.sampler import Sampler
 from launch.seam import Metrics, is_number
 from speaq import config as configs
 from speaq.config import Config, ConfigError
 from speaq.evaluation.protocol import protocol_name
 from speaq.parameters import Plain
-from speaq.space import SearchConfig, Space
+from speaq.space import LOSSES, SearchConfig, Space
 
 log = logging.getLogger(__name__)
 
@@ -98,8 +99,12 @@ class Search(Searcher):
         if entry is None:
             return Searcher.FINISHED
         self._ids[trial_id] = entry.id
-        config = self.config_of(entry)
-        return {"trial": entry.id, "protected": entry.label is not None, "config": configs.to_dict(config)}
+        return {
+            "trial": entry.id,
+            "protected": entry.label is not None,
+            "start": entry.start,
+            "config": configs.to_dict(self.config_of(entry)),
+        }
 
     def started(self, tune_id: str) -> None:
         """The trial's process runs (again)."""
@@ -186,8 +191,7 @@ class Search(Searcher):
         if entry.values is None:
             return
         if entry.ended:
-            name = self._plan.base.training.best_metric if len(self._plan.objective) > 1 else self._plan.objective[0]
-            values = {step: metrics.get(name) for step, metrics in entry.reports.items()}
+            values = {step: metrics.get(compared(self._plan)) for step, metrics in entry.reports.items()}
             steps = {step: value for step, value in values.items() if is_number(value)}
             above = excess(self._plan, entry.cost)
             self._sampler.replay(entry.values, entry.state, self._objective(entry), steps, above)
@@ -203,6 +207,8 @@ class Search(Searcher):
             if label not in asked:
                 return self._ask_reference(label, config)
         known = {entry.digest for entry in self._ledger.entries.values()}
+        if self._plan.settings.scheduler == "pbt" and (entry := self._new_child(known)) is not None:
+            return entry
         for _ in range(MAX_ATTEMPTS):
             proposal = self._sampler.ask()
             if proposal is None:
@@ -219,12 +225,38 @@ class Search(Searcher):
             self._sampler.tell(number, "failed", None)
         return None
 
+    def _new_child(self, known: Collection[str]) -> Entry | None:
+        """Of one of the best trials, in the place of one that was stopped; None where no place is free."""
+        plan, entries = self._plan, list(self._ledger.entries.values())
+        trials = self._ledger.path.parent / "trials"
+        for attempt in range(MAX_ATTEMPTS):
+            child = next_child(entries, trials, plan.base, plan.space, compared(plan), attempt)
+            if child is None:
+                return None
+            changes = {**child.parent.overrides, LOSSES + "schedule": child.schedule}
+            try:
+                config = configs.apply(plan.base, changes, "trial")
+            except ConfigError as error:
+                log.debug("%s", error)
+                continue
+            if digest(config) not in known:
+                start = {"trial": child.parent.id, "step": child.step, "instead_of": child.instead_of}
+                return self._ask(config, None, None, None, start)
+        return None
+
     def _ask_reference(self, label: str, config: Config) -> Entry:
         values = self._plan.space.extract(self._plan.base, config)
         number = None if values is None else self._sampler.adopt(values)[0]
         return self._ask(config, label, values, number)
 
-    def _ask(self, config: Config, label: str | None, values: dict[str, Plain] | None, number: int | None) -> Entry:
+    def _ask(
+        self,
+        config: Config,
+        label: str | None,
+        values: dict[str, Plain] | None,
+        number: int | None,
+        start: Mapping[str, Any] | None = None,
+    ) -> Entry:
         trial = f"{len(self._ledger.entries):04d}"
         self._append(
             "asked",
@@ -235,6 +267,7 @@ class Search(Searcher):
             overrides=difference(self._plan.base, config),
             seed=config.seed,
             protocol=protocol_name(config.evaluation),
+            **({} if start is None else {"start": start}),
         )
         if number is not None:
             self._numbers[trial] = number
@@ -259,6 +292,11 @@ class Starts(tune.Callback):
     def on_step_begin(self, iteration: int, trials: list[Any], **info: Any) -> None:
         if self._search.spent:
             raise BudgetSpent
+
+
+def compared(plan: Plan) -> str:
+    """The metric by which the scheduler compares trials: the objective, or of two the best-checkpoint metric."""
+    return plan.objective[0] if len(plan.objective) == 1 else plan.base.training.best_metric
 
 
 def excess(plan: Plan, cost: Metrics) -> dict[str, float]:

@@ -87,6 +87,7 @@ class TrialStatus:
     label: str | None
     state: str
     step: int
+    first_step: int  # steps that it did not have to make itself
     max_steps: int
     seconds: float
     eta_seconds: float | None  # of a running trial that has made a step
@@ -132,11 +133,20 @@ def _status(snapshot: Snapshot, entry: Entry) -> TrialStatus:
     if state == "running":
         state = "running" if snapshot.active else "interrupted"
         step, seconds = _progress(snapshot.trial_folder(entry), step, seconds)
-        if snapshot.active and step:
-            eta = round((full - step) * seconds / step, 1)
+        if snapshot.active and step > entry.first_step:
+            eta = round((full - step) * seconds / (step - entry.first_step), 1)
     metrics = entry.metrics if entry.ended else entry.reports.get(entry.step, {})
     return TrialStatus(
-        entry.id, entry.label, state, step, full, round(seconds, 1), eta, dict(metrics), entry.reason or None
+        entry.id,
+        entry.remark or None,
+        state,
+        step,
+        entry.first_step,
+        full,
+        round(seconds, 1),
+        eta,
+        dict(metrics),
+        entry.reason or None,
     )
 
 
@@ -159,7 +169,7 @@ def totals(trials: Sequence[TrialStatus], snapshot: Snapshot) -> Totals:
     by_state = {state: [t for t in trials if t.state == state] for state in states}
     judged = by_state["finished"] + by_state["infeasible"] + by_state["pruned"]
     saved = sum(t.max_steps - t.step for t in by_state["pruned"])
-    full = sum(t.step for t in judged) + saved
+    full = sum(t.step - t.first_step for t in judged) + saved
     ended = [*judged, *by_state["failed"]]
     wanted = max(plan.trials, len(trials))
     mean = sum(t.seconds for t in ended) / len(ended) if ended else None
@@ -172,7 +182,7 @@ def totals(trials: Sequence[TrialStatus], snapshot: Snapshot) -> Totals:
         wall_seconds=round(snapshot.wall_seconds, 1),
         device=kind.upper(),
         device_hours=round(device_seconds(snapshot.entries, plan.base.resources, kind) / 3600, 4),
-        steps=sum(t.step for t in trials),
+        steps=sum(max(t.step - t.first_step, 0) for t in trials),
         saved_steps=saved,
         saved_share=round(saved / full, 4) if full else 0.0,
         projected_seconds=None if left is None else round(left, 1),

@@ -30,7 +30,7 @@ from launch.interrupts import Interrupts
 from launch.ledger import Entry, Ledger
 from launch.mirror import Mirror, joined, opened
 from launch.progress import Lines
-from launch.search import Plan, Search, Starts
+from launch.search import Plan, Search, Starts, compared
 from launch.storage import Address
 from launch.trial import Job, Trial
 from speaq import config as configs
@@ -314,11 +314,12 @@ def _search(study: Study, output: Path, ledger: Ledger, budget: Budget | None, m
         if not searcher.remaining:
             return
         training = plan.base.training
-        chooser = scheduler.make_scheduler(plan.settings, training.max_steps, training.eval_every)
+        trials = output / "trials"
+        chooser = scheduler.make_scheduler(plan.settings, training.max_steps, training.eval_every, trials)
         metric = compared(plan)
         if isinstance(chooser, scheduler.Stopping):
             chooser.replay(ledger.entries.values(), metric)
-        job = Job(str(study.data), str(output / "trials"), metric, study.train)
+        job = Job(str(study.data), str(trials), metric, study.train)
         scratch = output / ".ray"
 
         def now() -> status.Snapshot:
@@ -343,11 +344,6 @@ def _search(study: Study, output: Path, ledger: Ledger, budget: Budget | None, m
 def _last_line(error: Exception) -> str:
     """Tune's errors are tracebacks; their last line is the cause."""
     return next((line.strip() for line in reversed(str(error).splitlines()) if line.strip()), type(error).__name__)
-
-
-def compared(plan: Plan) -> str:
-    """The metric by which the scheduler compares trials: the objective, or of two the best-checkpoint metric."""
-    return plan.objective[0] if len(plan.objective) == 1 else plan.base.training.best_metric
 
 
 def _tuner(

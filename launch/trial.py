@@ -19,7 +19,7 @@ from typing import Any
 
 from ray import tune
 
-from launch import seam
+from launch import population, seam
 from launch.fence import Claim
 from launch.seam import Metrics, Report
 from speaq import config as configs
@@ -67,6 +67,7 @@ class Run:
         self._job = job
         self._config = configs.from_dict(config["config"])
         self._folder = Path(job.trials) / config["trial"]
+        self._start: Mapping[str, Any] | None = config.get("start")
         self._results: queue.Queue[dict[str, Any]] = queue.Queue()
         self._go = threading.Semaphore(0)
         self._stopped = False
@@ -106,6 +107,8 @@ class Run:
         self._results.put(seam.final_result(self._last, outcome))
 
     def _train(self) -> dict[str, Any]:
+        if self._start is not None:
+            population.adopt(self._folder.parent / self._start["trial"], self._start["step"], self._folder)
         with log_to(self._folder / "log.txt"):
             result = run_training(self._job, self._config, self._folder, self._report)
         best = result["best"]

@@ -61,6 +61,11 @@ class Config(Section):
             raise ValueError(
                 f"inference.layer {self.inference.layer} is none of the {self.model.num_decoder_layers} decoder layers"
             )
+        if self.losses.schedule and self.losses.schedule[-1]["step"] >= self.training.max_steps:
+            raise ValueError(
+                f"losses.schedule: step {self.losses.schedule[-1]['step']:.0f} is not below training.max_steps "
+                f"{self.training.max_steps}"
+            )
         if self.training.batch_size % self.resources.num_workers:
             raise ValueError(
                 f"training.batch_size {self.training.batch_size} is not a multiple of "

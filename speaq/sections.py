@@ -178,12 +178,39 @@ class LossConfig(Section):
         0.07, ge=0, description="predicate loss weights: predicates rarer than this share weigh more; 0 turns them off"
     )
     undersample: float = Field(1.5, ge=0, description="predicate loss weights: exponent; 0 turns them off")
+    schedule: tuple[dict[str, float], ...] = Field(
+        (),
+        description="changes of the values above while training, each from a number of steps on: "
+        "[{step: 500, weight_predicate: 2.0}, …]",
+    )
 
     @model_validator(mode="after")
     def _check(self) -> LossConfig:
         if (self.oversample == 0) != (self.undersample == 0):
             raise ValueError("oversample and undersample are both 0 (no re-weighting) or both above 0")
+        steps = [change.get("step", 0.0) for change in self.schedule]
+        if steps != sorted(set(steps)) or any(step < 1 or step != int(step) for step in steps):
+            raise ValueError("schedule: every change has a step, whole numbers of at least 1 that rise")
+        for change in self.schedule:
+            if unknown := change.keys() - self.schedulable() - {"step"}:
+                raise ValueError(f"schedule: {min(unknown)} is none of {', '.join(sorted(self.schedulable()))}")
+            if len(change) == 1:
+                raise ValueError(f"schedule: nothing changes at step {change['step']:.0f}")
+            self.after(int(change["step"]))
         return self
+
+    @classmethod
+    def schedulable(cls) -> set[str]:
+        """Names of the values that a schedule can change."""
+        return cls.model_fields.keys() - {"schedule"}
+
+    def after(self, steps: int) -> LossConfig:
+        """What holds for the next step when `steps` are done. Raises ValueError where a change breaks a rule."""
+        values = self.model_dump(exclude={"schedule"})
+        for change in self.schedule:
+            if change["step"] <= steps:
+                values |= {name: value for name, value in change.items() if name != "step"}
+        return LossConfig(**values)
 
 
 class TrainingConfig(Section):

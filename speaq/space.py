@@ -22,6 +22,7 @@ from speaq.parameters import Choice, Parameter, Plain, identity
 Values = Mapping[str, Plain]
 
 CONSTRAINED = ("peak_memory_mib", "latency_ms")
+LOSSES = "losses."  # how keys begin that scheduler: pbt changes while training
 MAX_CORNERS = 512  # combinations of extreme values that are tried before a space is called impossible
 
 
@@ -36,8 +37,10 @@ class SearchConfig(Section):
     sampler: Literal["tpe", "gp", "cmaes", "nsga2", "nsga3", "random", "qmc", "grid"] = Field(
         "tpe", description="Optuna's sampler"
     )
-    scheduler: Literal["asha", "hyperband", "median", "none"] = Field(
-        "asha", description="what stops trials early: successive halving, the same in brackets, or the median rule"
+    scheduler: Literal["asha", "hyperband", "median", "pbt", "none"] = Field(
+        "asha",
+        description="what stops trials early: successive halving, the same in brackets, or the median rule; pbt also "
+        "replaces them by copies of the best ones with other loss weights from there on (a schedule)",
     )
     grace_steps: int | None = Field(
         None, ge=1, description="no trial is stopped before; null: max_steps / reduction_factor², evaluated"
@@ -51,6 +54,12 @@ class SearchConfig(Section):
         description="most memory of training, and milliseconds for predicting an image; a trial above is infeasible",
     )
     min_trials: int = Field(3, ge=1, description="median: trials that must have come as far before one is stopped")
+    perturb_steps: int | None = Field(
+        None, ge=1, description="pbt: steps between its judgements; null: a fifth of max_steps, evaluated"
+    )
+    quantile: float = Field(
+        0.25, gt=0, le=0.5, description="pbt: share of the trials at a step that is replaced, and that is copied"
+    )
 
     @model_validator(mode="after")
     def _check(self) -> SearchConfig:
@@ -71,12 +80,20 @@ class SearchConfig(Section):
         return self
 
     def rungs(self, max_steps: int, eval_every: int) -> list[int]:
-        """Steps at which asha judges, below `max_steps`, from the first at which any scheduler does; empty without one.
+        """Steps at which asha or pbt judges, below `max_steps`, from the first of any scheduler; empty without one.
 
         Raises ConfigError.
         """
         if self.scheduler == "none":
             return []
+        if self.scheduler == "pbt":
+            every = self.perturb_steps or max(1, round(max_steps / 5 / eval_every)) * eval_every
+            if every >= max_steps or every % eval_every:
+                raise ConfigError(
+                    f"search.perturb_steps {every} is a multiple of training.eval_every {eval_every} below "
+                    f"training.max_steps {max_steps}"
+                )
+            return list(range(every, max_steps, every))
         grace = self.grace_steps
         if grace is None:  # a rung between evaluations would wait for the next one anyway
             grace = max(1, round(max_steps / self.reduction_factor**2 / eval_every)) * eval_every
@@ -94,6 +111,8 @@ _SCHEDULER_KNOBS = {
     "reduction_factor": ("asha", "hyperband"),
     "brackets": ("hyperband",),
     "min_trials": ("median",),
+    "perturb_steps": ("pbt",),
+    "quantile": ("pbt",),
 }
 
 
@@ -180,6 +199,8 @@ class Space(Section):
         if self.search.brackets is not None and self.search.brackets > len(rungs):
             raise ConfigError(f"search.brackets {self.search.brackets} exceeds the rungs, at {rungs or 'no'} steps")
         self._check_sampler()
+        if self.search.scheduler == "pbt":
+            self._check_schedule(base)
         for key, parameter in self.parameters.items():
             _check_key(key, "parameters")
             if key.startswith("evaluation."):
@@ -210,6 +231,19 @@ class Space(Section):
                 )
         if sampler == "cmaes" and len(self.parameters) < 2:
             raise ConfigError("space: sampler: cmaes needs at least two parameters; use tpe or gp")
+
+    def _check_schedule(self, base: Config) -> None:
+        """What population-based training cannot do."""
+        weights = {key: parameter for key, parameter in self.parameters.items() if key.startswith(LOSSES)}
+        if not weights:
+            raise ConfigError("space: scheduler: pbt changes losses.* while training, and none is searched; use asha")
+        for key, parameter in weights.items():
+            if parameter.when:
+                raise ConfigError(f"space: {key}: scheduler: pbt knows no conditions; fix it, or use asha")
+        if "training.max_steps" in self.parameters:
+            raise ConfigError("space: training.max_steps: scheduler: pbt compares trials of one length; fix it")
+        if base.losses.schedule:
+            raise ConfigError("losses.schedule: scheduler: pbt makes it; leave it empty")
 
     def _check_conditions(self, key: str) -> None:
         order = list(self.parameters)

@@ -41,7 +41,8 @@ def train(
             continue
         metrics = evaluate(config, step)
         if main:
-            last.write_text(str(step))
+            last.with_suffix(".tmp").write_text(str(step))
+            last.with_suffix(".tmp").replace(last)
         if report is not None:
             try:
                 report(step, metrics, last)

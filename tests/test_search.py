@@ -26,6 +26,7 @@ from launch.scheduler import Halving, Stopping, make_scheduler
 from launch.search import Plan, Search
 
 BASE = configs.apply(Config(), {"training.max_steps": 90, "training.eval_every": 10, "training.decay_steps": [50]})
+TRIALS = Path("trials")
 RATE = {"type": "float", "low": 1e-5, "high": 1e-2, "log": True}
 GROUPS = {"type": "int", "low": 1, "high": 6}
 
@@ -282,7 +283,7 @@ def judge(scheduler: Any, name: str, step: int, value: float, protected: bool = 
 
 def test_halving_stops_the_worst_at_rungs_but_neither_references_nor_complete_trials() -> None:
     settings = spaces.SearchConfig(grace_steps=10, reduction_factor=3.0)
-    scheduler = make_scheduler(settings, 90, 10)
+    scheduler = make_scheduler(settings, 90, 10, TRIALS)
     assert isinstance(scheduler, Halving)
     assert judge(scheduler, "0000", 10, 0.5) == "CONTINUE"
     assert judge(scheduler, "0001", 10, 0.4) == "STOP"
@@ -294,7 +295,7 @@ def test_halving_stops_the_worst_at_rungs_but_neither_references_nor_complete_tr
 
 
 def test_hyperband_trials_take_turns_in_brackets_of_fewer_and_fewer_rungs() -> None:
-    scheduler = make_scheduler(spaces.SearchConfig(scheduler="hyperband", grace_steps=10, brackets=2), 90, 10)
+    scheduler = make_scheduler(spaces.SearchConfig(scheduler="hyperband", grace_steps=10, brackets=2), 90, 10, TRIALS)
     assert judge(scheduler, "0000", 10, 0.5) == "CONTINUE"
     assert judge(scheduler, "0001", 10, 0.1) == "CONTINUE"  # its bracket judges at 30 for the first time
     assert judge(scheduler, "0002", 10, 0.1) == "STOP"
@@ -304,7 +305,7 @@ def test_hyperband_trials_take_turns_in_brackets_of_fewer_and_fewer_rungs() -> N
 
 
 def test_a_step_that_is_reported_again_counts_once() -> None:
-    scheduler = make_scheduler(spaces.SearchConfig(scheduler="median", grace_steps=10, min_trials=1), 90, 10)
+    scheduler = make_scheduler(spaces.SearchConfig(scheduler="median", grace_steps=10, min_trials=1), 90, 10, TRIALS)
     for value in (0.1, 0.9, 0.9, 0.9):  # step 10 again and again: its mean stays 0.1
         assert judge(scheduler, "0000", 10, value) == "CONTINUE"
     assert judge(scheduler, "0001", 10, 0.2) == "CONTINUE"
@@ -319,7 +320,7 @@ def test_two_objectives_are_refused_to_cmaes_in_one_line(toy: Path) -> None:
 
 
 def test_the_median_rule_waits_for_enough_trials_and_stops_what_is_below_them() -> None:
-    scheduler = make_scheduler(spaces.SearchConfig(scheduler="median", grace_steps=10, min_trials=2), 90, 10)
+    scheduler = make_scheduler(spaces.SearchConfig(scheduler="median", grace_steps=10, min_trials=2), 90, 10, TRIALS)
     assert judge(scheduler, "0000", 10, 0.5) == "CONTINUE"
     assert judge(scheduler, "0001", 10, 0.1) == "CONTINUE"  # one other trial alone
     assert judge(scheduler, "0002", 10, 0.2) == "STOP"  # below the median of 0.5 and 0.1
@@ -333,13 +334,13 @@ def test_the_median_rule_waits_for_enough_trials_and_stops_what_is_below_them() 
 def test_a_resumed_scheduler_decides_as_one_that_saw_everything(name: str, tmp_path: Path) -> None:
     plan = make_plan(trials=20, scheduler=name, grace_steps=10)
     tune = Fake(plan, tmp_path)
-    undisturbed = make_scheduler(plan.settings, 90, 10)
+    undisturbed = make_scheduler(plan.settings, 90, 10, TRIALS)
     for value in (0.5, 0.2, 0.4, 0.1, 0.3, 0.6):
         trial_name, _ = tune.ask()
         for step in (10, 20, 30):
             tune.report(trial_name, step, value)
             judge(undisturbed, tune.entry(trial_name).id, step, value)
-    resumed = make_scheduler(plan.settings, 90, 10)
+    resumed = make_scheduler(plan.settings, 90, 10, TRIALS)
     assert isinstance(resumed, Stopping)
     resumed.replay(tune.ledger.entries.values(), "F@50")
     decisions = []
@@ -354,14 +355,14 @@ def test_a_resumed_scheduler_decides_as_one_that_saw_everything(name: str, tmp_p
 def test_rungs_are_the_same_after_a_resume(tmp_path: Path) -> None:
     plan = make_plan(trials=20, grace_steps=10, reduction_factor=3.0)
     tune = Fake(plan, tmp_path)
-    before = make_scheduler(plan.settings, 90, 10)
+    before = make_scheduler(plan.settings, 90, 10, TRIALS)
     assert isinstance(before, Halving)
     for value in (0.5, 0.2, 0.4, 0.1, 0.3):
         name, _ = tune.ask()
         for step in (10, 20, 30):
             tune.report(name, step, value + step / 1000)
             judge(before, tune.entry(name).id, step, value + step / 1000)
-    after = make_scheduler(plan.settings, 90, 10)
+    after = make_scheduler(plan.settings, 90, 10, TRIALS)
     assert isinstance(after, Halving)
     after.replay(tune.ledger.entries.values(), "F@50")
     assert after._brackets[0]._rungs == before._brackets[0]._rungs

@@ -22,7 +22,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from speaq.config import Config, ConfigError, dump, flatten, from_dict, read_yaml, to_dict
+from speaq.config import Config, ConfigError, dump, from_dict, read_yaml, to_dict
 from speaq.data import DataError
 from speaq.data.dataset import RawBatch, train_loader
 from speaq.data.subset import looked_at
@@ -33,24 +33,12 @@ from speaq.training.environment import hardware, peak_memory_mib, reset_peak_mem
 from speaq.training.evaluate import Progress, _no_progress
 from speaq.training.metrics import Sink, open_sinks
 from speaq.training.optimizer import clip_gradients, make_optimizer, set_learning_rate
-from speaq.training.tasks import Task, TaskName, make_task
+from speaq.training.resume import previous_run
+from speaq.training.tasks import Criterion, Task, TaskName, make_task
 
 log = logging.getLogger(__name__)
 
 Report = Callable[[int, Mapping[str, float | None], Path], None]
-
-# Keys that may differ when a run is resumed: they do not change what is computed, or only how long.
-RESUMABLE = (
-    "training.max_steps",
-    "training.device",
-    "model.activation_checkpointing",
-    "training.micro_batch_size",  # memory that proved too small is no reason to start again; see `OutOfMemory`
-    "training.num_threads",
-    "training.log_every",
-    "data.num_workers",
-    "sinks.",
-    "resources.",
-)
 
 
 class Interrupted(Exception):
@@ -91,6 +79,7 @@ class _Run:
     config: Config
     output: Path
     task: Task
+    criterion: Criterion  # what holds of the schedule of loss weights
     model: nn.Module  # wrapped for several workers
     optimizer: torch.optim.Optimizer
     scaler: torch.amp.GradScaler
@@ -138,7 +127,7 @@ def train(
     if config.training.num_threads is not None:
         torch.set_num_threads(config.training.num_threads)
     torch.use_deterministic_algorithms(config.training.deterministic)
-    previous = _previous_run(config, output, task, resume)
+    previous = previous_run(config, output, task, resume)
     where = device or pick_device(config)
     reset_peak_memory(where)
     run = _prepare(config, data, output, task, report, where, progress)
@@ -169,28 +158,6 @@ def pick_device(config: Config) -> torch.device:
     return torch.device(name)
 
 
-def _previous_run(config: Config, output: Path, task: TaskName, resume: bool) -> dict[str, Any] | None:
-    """The checkpoint to go on from, checked against the config; refuses to overwrite a run."""
-    folder = output / "checkpoints"
-    if not resume:
-        if (output / "config.yaml").exists():
-            raise ConfigError(f"{output}: holds a run already; give another --output, or --resume to go on with it")
-        return None
-    previous = checkpoint.load_latest(folder)
-    if previous is None:
-        if (folder / checkpoint.BEST).exists():
-            raise ConfigError(f"{output}: holds weights alone, no run to resume; give it as training.init_from")
-        return None
-    if previous.get("task") != task:
-        raise ConfigError(f"{output}: is a run of a {previous.get('task')}, not of a {task}")
-    before, now = flatten(previous["config"]), flatten(to_dict(config))
-    changed = [key for key in now if now[key] != before.get(key) and not key.startswith(RESUMABLE)]
-    if changed:
-        what = ", ".join(f"{k}: {before.get(k)!r} then, {now[k]!r} now" for k in changed[:3])
-        raise ConfigError(f"{output}: cannot resume with another config ({what})")
-    return previous
-
-
 def _prepare(
     config: Config,
     data: Path,
@@ -211,14 +178,21 @@ def _prepare(
         raise DataError(f"{data}: no image to evaluate on (data.num_val is {config.data.num_val})")
     task = make_task(task_name, config, vg, train_split)
     task.model.to(device).to(memory_format=torch.channels_last)
-    if isinstance(task.criterion, nn.Module):
-        task.criterion.to(device)
     model: nn.Module = task.model
     if distributed.world()[1] > 1:
         model = DistributedDataParallel(model, broadcast_buffers=False, gradient_as_bucket_view=True)
     scaler = torch.amp.GradScaler(device.type, enabled=config.training.precision == "float16")
     optimizer = make_optimizer(task.model, config.training)
-    return _Run(config, output, task, model, optimizer, scaler, vg, train_split, val_split, device, report, progress)
+    criterion = _criterion(config, task, 0, device)
+    return _Run(
+        config, output, task, criterion, model, optimizer, scaler, vg, train_split, val_split, device, report, progress
+    )
+
+
+def _criterion(config: Config, task: Task, steps: int, device: torch.device) -> Criterion:
+    """The loss of the next step when `steps` are done."""
+    criterion = task.criterion_for(config.losses.after(steps))
+    return criterion.to(device) if isinstance(criterion, nn.Module) else criterion
 
 
 def _restore(run: _Run, previous: Mapping[str, Any]) -> _State:
@@ -230,7 +204,9 @@ def _restore(run: _Run, previous: Mapping[str, Any]) -> _State:
     run.task.model.load_state_dict(previous["model"])
     run.optimizer.load_state_dict(previous["optimizer"])
     run.scaler.load_state_dict(previous["scaler"])
-    return _State(previous["step"], previous["seconds"], best=dict(previous["best"]), metrics=dict(previous["metrics"]))
+    began_here = (run.output / "config.yaml").exists()  # else it goes on from another run's checkpoint
+    seconds = previous["seconds"] if began_here else 0.0
+    return _State(previous["step"], seconds, best=dict(previous["best"]), metrics=dict(previous["metrics"]))
 
 
 def _write_header(run: _Run, data: Path) -> None:
@@ -284,8 +260,11 @@ def _loop(run: _Run, state: _State, interrupted: Callable[[], bool]) -> str:
     batches = train_loader(run.train_split, run.config, rank, size, state.step, enlarge_on_device=on_device)
     run.model.train()
     meter = _Meter(state.step)
+    turns = {state.step, *(change["step"] for change in run.config.losses.schedule)}
     while state.step < config.max_steps:
         begin = time.perf_counter()
+        if state.step in turns:
+            run.criterion = _criterion(run.config, run.task, state.step, run.device)
         try:
             parts = _step(run, state.step, batches, meter)
         except torch.OutOfMemoryError as error:
@@ -365,7 +344,7 @@ def _backward(run: _Run, batch: Batch, scale: float, *, last: bool) -> dict[str,
     with hold:
         with torch.autocast(run.device.type, dtype, enabled=precision != "float32"):
             outputs = run.model(batch.images, batch.sizes_hw)
-        total, parts = run.task.criterion(outputs.float(), batch.targets)
+        total, parts = run.criterion(outputs.float(), batch.targets)
         run.scaler.scale(total * scale).backward()  # type: ignore[no-untyped-call]
     return {"loss": total.detach(), **parts}
 

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from speaq.config import Config, ConfigError
+from speaq.config import Config, ConfigError, LossConfig
 from speaq.data.statistics import predicate_count
 from speaq.data.visual_genome import Split, VisualGenome
 from speaq.data.zero_shot import zero_shot_triplets
@@ -40,7 +40,7 @@ class Criterion(Protocol):
 class Task:
     name: TaskName
     model: nn.Module
-    criterion: Criterion
+    criterion_for: Callable[[LossConfig], Criterion]  # of the network's outputs, with these weights
     best_metric: str
     protocol: str  # short name of how its metrics are counted
     evaluate: Callable[[nn.Module, Split, torch.device, Progress], Evaluation]
@@ -84,7 +84,7 @@ def make_task(task: TaskName, config: Config, vg: VisualGenome, train_split: Spl
         return Task(
             task,
             model,
-            DetectorLoss(config.losses, config.matching, num_objects),
+            lambda losses: DetectorLoss(losses, config.matching, num_objects),
             "AP50",
             BOX_AP,
             lambda m, split, device, progress: evaluate_detector(m, split, config, device, progress=progress),
@@ -93,7 +93,7 @@ def make_task(task: TaskName, config: Config, vg: VisualGenome, train_split: Spl
     return Task(
         task,
         model,
-        make_criterion(config, counts, num_objects),
+        lambda losses: make_criterion(config.model_copy(update={"losses": losses}), counts, num_objects),
         config.training.best_metric,
         protocol_name(config.evaluation),
         evaluator(config, vg, counts),

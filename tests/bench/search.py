@@ -109,7 +109,7 @@ def halving(folder: Path) -> tuple[float, float]:
     """(share of steps that successive halving would have saved, METRIC of the best trial that it would have lost)."""
     study = studies.read(folder / "study.yaml")
     settings = study.plan.settings.model_copy(update={"scheduler": "asha"})
-    chooser: Any = make_scheduler(settings, STEPS, EVERY)
+    chooser: Any = make_scheduler(settings, STEPS, EVERY, Path())
     stopped: dict[str, int] = {}
     labels: dict[str, str | None] = {}
     values: dict[str, float] = {}

@@ -1,0 +1,140 @@
+"""Population-based training (Jaderberg et al. 2017) of loss weights, on the ledger: no trial's config ever changes.
+
+Ray's own scheduler for it takes no searcher and rewrites running trials. Here a trial that is among the worst at its
+rung is stopped, and the next trial is a child of one of the best there: it starts from its parent's checkpoint of that
+step, with the parent's config and one more change in `losses.schedule`. So every trial is a config that trains to the
+same weights from the start, and a search resumes like any other.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import random
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from launch.ledger import Entry
+from launch.seam import is_number
+from speaq import config as configs
+from speaq.config import Config
+from speaq.parameters import Choice, FloatRange, IntRange, Plain
+from speaq.space import LOSSES, Space
+from speaq.training import checkpoint
+
+FACTORS = (0.8, 1.2)
+RESAMPLE = 0.25  # probability of a new value instead of a neighbouring one; both as in the paper
+
+
+@dataclass(frozen=True)
+class Child:
+    """Where a new trial starts and what it changes there."""
+
+    parent: Entry
+    step: int
+    instead_of: str  # id of the trial whose place it takes
+    schedule: list[dict[str, float]]
+
+
+def rung_folder(trial: Path, step: int) -> Path:
+    """Where a trial's checkpoints of a rung lie."""
+    return trial / "checkpoints" / f"step-{step:08d}"
+
+
+def keep(trial: Path, step: int) -> None:
+    """Keeps the checkpoints that the trial has just written: links, which take no room while the trial has them."""
+    folder = rung_folder(trial, step)
+    folder.mkdir(parents=True, exist_ok=True)
+    for name in (checkpoint.LAST, checkpoint.BEST):
+        source, target = trial / "checkpoints" / name, folder / name
+        if source.exists() and not target.exists():
+            try:
+                os.link(source, target)
+            except OSError:  # a file system without links
+                checkpoint.copy(source, target)
+
+
+def adopt(parent: Path, step: int, trial: Path) -> None:
+    """Gives a new trial its parent's checkpoints; one that has its own already goes on from there."""
+    own = trial / "checkpoints"
+    if own.exists():
+        return
+    temporary = trial / ".checkpoints"
+    temporary.mkdir(parents=True, exist_ok=True)
+    for source in rung_folder(parent, step).iterdir():
+        checkpoint.copy(source, temporary / source.name)
+    temporary.replace(own)
+
+
+def num_chosen(count: int, share: float) -> int:
+    """How many of `count` are the worst, or the best."""
+    return math.floor(count * share)
+
+
+def next_child(
+    entries: Sequence[Entry], trials: Path, base: Config, space: Space, metric: str, attempt: int = 0
+) -> Child | None:
+    """The child that takes the place of the first trial stopped and not replaced yet; None where there is none.
+
+    The same ledger gives the same child; another `attempt` another one.
+    """
+    replaced = {entry.start["instead_of"] for entry in entries if entry.start is not None}
+    stopped = next((e for e in entries if e.state == "pruned" and e.id not in replaced), None)
+    if stopped is None:
+        return None
+    step = stopped.step
+    values = {e.id: e.reports.get(step, {}).get(metric) for e in entries}
+    there = sorted((e for e in entries if is_number(values[e.id])), key=lambda e: -(values[e.id] or 0.0))
+    best = [
+        entry
+        for entry in there[: max(1, num_chosen(len(there), space.search.quantile))]
+        if (rung_folder(trials / entry.id, step) / checkpoint.LAST).exists()
+    ]
+    if not best:
+        return None
+    generator = random.Random(f"{space.search.seed} {len(entries)} {attempt}")
+    parent = generator.choice(best)
+    schedule = list(parent.overrides.get(LOSSES + "schedule", ()))
+    weights = configs.apply(base, parent.overrides).losses.after(step).model_dump()
+    return Child(parent, step, stopped.id, [*schedule, {"step": step, **explored(weights, space, generator)}])
+
+
+def explored(weights: Mapping[str, Any], space: Space, generator: random.Random) -> dict[str, float]:
+    """New values of the loss weights that the space has, by name: drawn anew, or next to what they were."""
+    changes: dict[str, float] = {}
+    for key, parameter in space.parameters.items():
+        name = key.removeprefix(LOSSES)
+        if name != key:
+            anew = generator.random() < RESAMPLE
+            value = _drawn(parameter, generator) if anew else _neighbour(weights[name], parameter, generator)
+            assert isinstance(value, int | float), key
+            changes[name] = float(value)
+    return {name: value for name, value in changes.items() if value != weights[name]}
+
+
+def _drawn(parameter: FloatRange | IntRange | Choice, generator: random.Random) -> Plain:
+    if isinstance(parameter, Choice):
+        return generator.choice(parameter.choices)
+    if parameter.log:
+        return _on_grid(math.exp(generator.uniform(math.log(parameter.low), math.log(parameter.high))), parameter)
+    return _on_grid(generator.uniform(parameter.low, parameter.high), parameter)
+
+
+def _neighbour(value: float, parameter: FloatRange | IntRange | Choice, generator: random.Random) -> Plain:
+    """A choice to the left or right; a number times one of FACTORS, on the grid of the range but not the same point."""
+    if isinstance(parameter, Choice):
+        at = parameter.choices.index(value) if value in parameter.choices else 0  # a reference may be outside
+        return parameter.choices[min(max(at + generator.choice((-1, 1)), 0), len(parameter.choices) - 1)]
+    factor = generator.choice(FACTORS)
+    moved = _on_grid(value * factor, parameter)
+    if moved == value and parameter.step is not None:
+        moved = _on_grid(value + math.copysign(parameter.step, factor - 1), parameter)
+    return moved
+
+
+def _on_grid(value: float, parameter: FloatRange | IntRange) -> float:
+    if parameter.step is not None:
+        value = parameter.low + round((value - parameter.low) / parameter.step) * parameter.step
+    return min(max(value, parameter.low), parameter.high)
