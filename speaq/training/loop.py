@@ -22,7 +22,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from speaq.config import Config, ConfigError, dump, flatten, from_dict, read_yaml, to_dict
+from speaq.config import Config, ConfigError, defaults, dump, flatten, from_dict, read_yaml, to_dict
 from speaq.data import DataError
 from speaq.data.dataset import RawBatch, train_loader
 from speaq.data.subset import looked_at
@@ -183,10 +183,11 @@ def _previous_run(config: Config, output: Path, task: TaskName, resume: bool) ->
         return None
     if previous.get("task") != task:
         raise ConfigError(f"{output}: is a run of a {previous.get('task')}, not of a {task}")
-    before, now = flatten(previous["config"]), flatten(to_dict(config))
-    changed = [key for key in now if now[key] != before.get(key) and not key.startswith(RESUMABLE)]
+    before = {**defaults(), **flatten(previous["config"])}  # a later version has more keys
+    now = flatten(to_dict(config))
+    changed = [key for key in now if now[key] != before[key] and not key.startswith(RESUMABLE)]
     if changed:
-        what = ", ".join(f"{k}: {before.get(k)!r} then, {now[k]!r} now" for k in changed[:3])
+        what = ", ".join(f"{k}: {before[k]!r} then, {now[k]!r} now" for k in changed[:3])
         raise ConfigError(f"{output}: cannot resume with another config ({what})")
     return previous
 
