@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
 from speaq import config as configs
-from speaq.terminal import AsJson, Assignments, DataDir, command, print_table
+from speaq.terminal import AsJson, Assignments, DataDir, SplitOption, command, print_table, progress_bar
 
 if TYPE_CHECKING:
+    from speaq.evaluation.specialization import Analysed
     from speaq.training.group_lab import Group
 
 groups_app = typer.Typer()
@@ -99,3 +101,74 @@ def _print_predicates(made: list[Group]) -> None:
         (name, group.title, str(number), f"{number / total:.4f}") for group in made for name, number in group.predicates
     ]
     print_table(("predicate", "group", "relations", "share"), rows)
+
+
+@groups_app.command()
+@command
+def specialization(
+    runs: Annotated[list[Path], typer.Argument(metavar="RUN…", help="folders of runs, or checkpoint files")],
+    split: SplitOption = "val",
+    checkpoints: Annotated[
+        Literal["best", "all"], typer.Option(help="all: also last and previous, where they differ")
+    ] = "best",
+    top: Annotated[int, typer.Option(min=1, help="best triplets of an image that are counted")] = 20,
+    images: Annotated[int | None, typer.Option(min=1, help="images of the split to look at, default: all")] = None,
+    data: Annotated[Path | None, typer.Option("--data", help="default: where each run's data was")] = None,
+    output: Annotated[
+        Path | None, typer.Option("--output", help="folder for specialization.json, .png and .svg")
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Which predicates each query predicts: entropy, leakage out of its group, dead queries; runs side by side."""
+    from speaq.training.specialization import Asked, analyse, save
+
+    with progress_bar("evaluating") as progress:
+        found = analyse(runs, Asked(split, top, images, checkpoints == "all", data), progress)
+    if output is not None:
+        from speaq.evaluation.specialization_plot import KINDS, draw
+
+        save(found, output)
+        for kind in KINDS:
+            draw(found, output / f"specialization.{kind}", kind)
+    if as_json:
+        typer.echo(json.dumps([one.to_json() for one in found], indent=1, allow_nan=False))
+        return
+    print_table(SPECIALIZATION_COLUMNS, [_row(one) for one in found])
+    typer.echo(
+        f"{found[0].images} images of {split}, the {top} best triplets of each; entropies in nats, "
+        f"at most {math.log(len(found[0].predicates)):.3f}" + ("" if output is None else f" · {output}")
+    )
+
+
+SPECIALIZATION_COLUMNS = (
+    "run",
+    "checkpoint",
+    "step",
+    "groups",
+    "queries",
+    "mean entropy",
+    "of all together",
+    "leakage",
+    "leakage by group",
+    "dead",
+)
+
+
+def _row(one: Analysed) -> tuple[str, ...]:
+    result = one.result()
+
+    def share(value: float | None) -> str:
+        return "-" if value is None else f"{value:.1%}"
+
+    return (
+        one.run,
+        one.checkpoint,
+        str(one.step),
+        "-" if one.groups is None else str(len(one.groups.queries)),
+        str(len(one.counts)),
+        "-" if result.mean_entropy is None else f"{result.mean_entropy:.3f}",
+        "-" if result.predicate_entropy is None else f"{result.predicate_entropy:.3f}",
+        share(result.leakage),
+        " ".join(map(share, result.group_leakage)) or "-",
+        str(len(result.dead)),
+    )
