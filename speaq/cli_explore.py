@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 import typer
 
 from speaq.config import ConfigError
-from speaq.terminal import DONE, command
+from speaq.terminal import DONE, command, progress_bar
 
 explore_app = typer.Typer()
 LOCAL = "127.0.0.1"
@@ -31,18 +31,31 @@ def explore(
         Path | None, typer.Option("--predictions", help="HDF5 file; default: the newest one in the run's folder")
     ] = None,
     host: Annotated[str, typer.Option("--host", help="address to listen at; others let other machines in")] = LOCAL,
+    predict: Annotated[
+        bool, typer.Option("--predict", help="with --run: make predictions first where the run has none")
+    ] = False,
     port: Annotated[int, typer.Option("--port", min=0, max=65535, help="0: a free one")] = 0,
 ) -> int:
     """Look at images, ground truth and predictions in a web browser; Ctrl-C ends it."""
     if data is not None and data_option is not None:
         raise ConfigError(f"--data {data_option}: the data set is given already, {data}; give it once")
     app, server, opening = (_web(name) for name in ("app", "server", "opening"))
-    context = opening.explore(
+    request = opening.Request(
         opening.Request(data or data_option, run, study, split or ("val" if run or study else "train"), predictions)
     )
+    if predict:
+        with progress_bar("predicting") as progress:
+            opening.predict(request, progress)
+    context = opening.explore(request)
+    if context.main.predictions is not None:
+        with progress_bar("matching") as progress:
+            context.main.judge_all(progress)
     listening = server.bind(host, port)
+    if not server.is_loopback(host):
+        typer.echo(f"warning: --host {host} lets other machines read the data set and the run", err=True)
+    application = app.create_app(context, server.known_names(host))
     try:
-        server.serve(app.create_app(context), listening, lambda where: typer.echo(f"{where}   (Ctrl-C ends)"))
+        server.serve(application, listening, lambda where: typer.echo(f"{where}  Ctrl-C ends it"))
     except KeyboardInterrupt:  # how a server ends
         typer.echo("ended", err=True)
     return DONE

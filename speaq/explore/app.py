@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Callable, Sequence
 
 from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 from starlette.middleware.trustedhost import TrustedHostMiddleware
 from starlette.requests import Request
-from starlette.responses import Response
-from starlette.routing import BaseRoute, Mount
+from starlette.responses import RedirectResponse, Response
+from starlette.routing import BaseRoute, Mount, Route
 from starlette.staticfiles import StaticFiles
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from speaq.config import ConfigError
+from speaq.data import DataError
 from speaq.explore.context import Context, NotFound, Page, here
-from speaq.explore.pages import images
+from speaq.explore.pages import confusion, image, images, predicates, study
 
-PAGES: tuple[Page, ...] = (images.PAGE,)
+PAGES: tuple[Page, ...] = (study.PAGE, images.PAGE, image.PAGE, predicates.PAGE, confusion.PAGE)
 
 LOOPBACK = ("127.0.0.1", "localhost")
 HEADERS = {
@@ -52,7 +55,8 @@ def create_app(context: Context, hosts: Sequence[str] = LOOPBACK) -> Starlette:
             machine (DNS rebinding) sends its own name, and gets nothing.
     """
     context.pages = PAGES
-    routes: list[BaseRoute] = [route for page in PAGES for route in page.routes(context)]
+    routes: list[BaseRoute] = [Route("/", _home(context))]
+    routes += [route for page in PAGES for route in page.routes(context)]
     below = [Mount("/trial/{trial}", routes=list(routes))] if context.study is not None else []
     return Starlette(
         routes=[Mount("/static", StaticFiles(directory=here("static"))), *below, *routes],
@@ -60,15 +64,38 @@ def create_app(context: Context, hosts: Sequence[str] = LOOPBACK) -> Starlette:
             Middleware(Headers),
             Middleware(TrustedHostMiddleware, allowed_hosts=list(hosts), www_redirect=False),
         ],
-        exception_handlers={NotFound: _not_found(context), 404: _not_found(context)},
+        exception_handlers={404: _in_one_line(context, 404)}
+        | {
+            kind: _in_one_line(context, status)
+            for kind, status in ((NotFound, 404), (DataError, 409), (ConfigError, 409))
+        },
     )
 
 
-def _not_found(context: Context) -> Callable[[Request, Exception], Awaitable[Response]]:
-    async def handler(request: Request, error: Exception) -> Response:
-        text = str(error) if isinstance(error, NotFound) else "There is no such page."
+def _home(context: Context) -> Callable[[Request], Response]:
+    """Leads to the first page of the navigation."""
+
+    def redirect(request: Request) -> Response:
+        first = next(
+            page for page in context.shown(context.view(request)) if page.needs != "study" or not below(request)
+        )
+        return RedirectResponse(request.scope.get("root_path", "") + first.path)
+
+    return redirect
+
+
+def below(request: Request) -> bool:
+    """Whether an address is about a trial of a search."""
+    return "trial" in request.path_params
+
+
+def _in_one_line(context: Context, status: int) -> Callable[[Request, Exception], Response]:
+    """What is wrong with an address, or with the files behind it, as a page."""
+
+    def handler(request: Request, error: Exception) -> Response:
+        text = "There is no such page." if isinstance(error, HTTPException) else str(error)
         request.scope["path_params"] = {}  # the trial itself may be what is not there
         request.scope["root_path"] = ""
-        return context.render(request, "not_found.html", {"text": text}, 404)
+        return context.render(request, "not_found.html", {"text": text}, status)
 
     return handler

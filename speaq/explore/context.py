@@ -26,7 +26,7 @@ class NotFound(Exception):
 class Page(NamedTuple):
     """An entry of the navigation with its routes."""
 
-    title: str
+    title: str  # empty: no entry, its pages are reached from others
     path: str  # begins with /
     routes: Callable[[Context], Sequence[BaseRoute]]
     needs: Needs = "data"
@@ -65,21 +65,20 @@ class Context:
             trial=request.path_params.get("trial"),
             view=view,
             study=self.study,
-            navigation=[page for page in self.pages if self._shown(page, view)],
+            navigation=self.shown(view),
             **values,
         )
         return HTMLResponse(text, status)
 
-    def _shown(self, page: Page, view: View) -> bool:
-        match page.needs:
-            case "data":
-                return True
-            case "run":
-                return view.run is not None
-            case "predictions":
-                return view.predictions is not None
-            case "study":
-                return self.study is not None
+    def shown(self, view: View) -> list[Page]:
+        """The navigation."""
+        there = {
+            "data": True,
+            "run": view.run is not None,
+            "predictions": view.predictions is not None,
+            "study": self.study is not None,
+        }
+        return [page for page in self.pages if page.title and there[page.needs]]
 
 
 def here(name: str) -> Path:

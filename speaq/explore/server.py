@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ipaddress
 import socket
 from collections.abc import Callable
 
@@ -9,6 +10,7 @@ import uvicorn
 from starlette.types import ASGIApp
 
 from speaq.config import ConfigError
+from speaq.explore.app import LOOPBACK
 
 
 def bind(host: str, port: int) -> socket.socket:
@@ -17,6 +19,19 @@ def bind(host: str, port: int) -> socket.socket:
         return socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET)
     except (OSError, OverflowError) as error:
         raise ConfigError(f"--host {host} --port {port}: cannot be used ({error})") from error
+
+
+def is_loopback(host: str) -> bool:
+    """Whether only this machine reaches what listens there."""
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+def known_names(host: str) -> tuple[str, ...]:
+    """Names in a Host header that are answered; any where the server listens at all addresses of the machine."""
+    return ("*",) if host in ("0.0.0.0", "::") else (*LOOPBACK, host)
 
 
 def address(listening: socket.socket) -> str:
