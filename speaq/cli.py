@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from speaq import config as configs
+from speaq.cli_explore import explore_app
 from speaq.cli_groups import groups_app
 from speaq.cli_search import search_app
 from speaq.terminal import (
@@ -284,6 +285,7 @@ def predict(
 
 app.add_typer(search_app)
 app.add_typer(groups_app)
+app.add_typer(explore_app)
 
 
 def main() -> None:

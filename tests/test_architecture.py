@@ -18,7 +18,8 @@ LAYERS = (
     ("losses", "inference", "evaluation", "parameters", "space"),
     ("training",),
     ("prediction",),
-    ("terminal", "cli_search", "cli_groups", "cli"),
+    ("explore",),
+    ("terminal", "cli_search", "cli_explore", "cli_groups", "cli"),
 )
 
 BLOCKED = """
