@@ -11,7 +11,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
-from urllib.parse import quote, urlsplit
+from urllib.parse import parse_qsl, quote, urlsplit
 
 import numpy as np
 import pytest
@@ -20,7 +20,7 @@ pytest.importorskip("starlette")
 pytest.importorskip("uvicorn")
 pytest.importorskip("jinja2")
 
-from speaq.config import DataConfig
+from speaq.config import DataConfig, EvaluationConfig
 from speaq.data.visual_genome import open_data
 from speaq.evaluation.recall import RecallEvaluator
 from speaq.explore import server
@@ -328,16 +328,10 @@ def test_another_true_predicate_of_a_pair_is_no_confusion() -> None:
         np.full((2, 4), 0.25, np.float32),
         np.array([0, 1]),
     )
-    judged = judge(graph, said, DataConfig and explore_config())
+    judged = judge(graph, said, EvaluationConfig())
     assert best_said(graph, judged).tolist() == [NOTHING, 1, 2]
     assert judged.hit.tolist() == [True, False]
     assert judged.near.tolist() == [True, True]
-
-
-def explore_config() -> Any:
-    from speaq.config import EvaluationConfig
-
-    return EvaluationConfig()
 
 
 def test_conditions_hold_for_one_relation(view: View) -> None:
@@ -362,10 +356,7 @@ def test_conditions_hold_for_one_relation(view: View) -> None:
 def test_a_filter_is_read_as_it_is_written(view: View) -> None:
     name = view.data.vocabulary.predicates[0]
     for chosen in (Filter(), Filter(predicate=name, found="wrong", text="a & b", zero="1", k=50)):
-        query = dict(part.split("=", 1) for part in chosen.query().lstrip("?").split("&"))
-        from urllib.parse import unquote_plus
-
-        assert Filter.read({key: unquote_plus(value) for key, value in query.items()}, view) == chosen
+        assert Filter.read(dict(parse_qsl(chosen.query().lstrip("?"))), view) == chosen
     with pytest.raises(NotFound, match="said=flies"):
         Filter.read({"said": "flies"}, view)
 
