@@ -40,9 +40,8 @@ def explore(
     if data is not None and data_option is not None:
         raise ConfigError(f"--data {data_option}: the data set is given already, {data}; give it once")
     app, server, opening = (_web(name) for name in ("app", "server", "opening"))
-    request = opening.Request(
-        opening.Request(data or data_option, run, study, split or ("val" if run or study else "train"), predictions)
-    )
+    split = split or ("val" if run or study else "train")
+    request = opening.Request(data or data_option, run, study, split, predictions)
     if predict:
         with progress_bar("predicting") as progress:
             opening.predict(request, progress)

@@ -12,5 +12,6 @@ To add a page:
    `{% extends "base.html" %}`. Links in templates begin with `{{ root }}`, so that they stay within their trial.
 4. Everything is read only (GET), escaped, and from here: the Content-Security-Policy forbids inline scripts, inline
    `style=` and other hosts. Colours come from the variables in static/style.css; scripts go into static/.
-5. A user's mistake in an address raises `NotFound`, which is shown in one line. Test with `tests/browser.py`.
+5. A mistake in an address raises `NotFound`; that, ConfigError and DataError are shown in one line. Test with
+   `tests/browser.py`; `tests/explore_data.py` makes runs and predictions without training.
 """

@@ -65,9 +65,9 @@ def create_app(context: Context, hosts: Sequence[str] = LOOPBACK) -> Starlette:
     context.pages = PAGES
     routes: list[BaseRoute] = [Route("/", _home(context))]
     routes += [route for page in PAGES for route in page.routes(context)]
-    below = [Mount("/trial/{trial}", routes=list(routes))] if context.study is not None else []
+    trials = [Mount("/trial/{trial}", routes=list(routes))] if context.study is not None else []
     return Starlette(
-        routes=[Mount("/static", StaticFiles(directory=here("static"))), *below, *routes],
+        routes=[Mount("/static", StaticFiles(directory=here("static"))), *trials, *routes],
         middleware=[
             Middleware(Headers),
             Middleware(TrustedHostMiddleware, allowed_hosts=list(hosts), www_redirect=False),
@@ -84,15 +84,14 @@ def _home(context: Context) -> Callable[[Request], Response]:
     """Leads to the first page of the navigation."""
 
     def redirect(request: Request) -> Response:
-        first = next(
-            page for page in context.shown(context.view(request)) if page.needs != "study" or not below(request)
-        )
+        pages = context.shown(context.view(request))
+        first = next(page for page in pages if page.needs != "study" or not _in_trial(request))
         return RedirectResponse(request.scope.get("root_path", "") + first.path)
 
     return redirect
 
 
-def below(request: Request) -> bool:
+def _in_trial(request: Request) -> bool:
     """Whether an address is about a trial of a search."""
     return "trial" in request.path_params
 

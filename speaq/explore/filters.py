@@ -33,7 +33,7 @@ class Selected(NamedTuple):
 class Filter:
     """Conditions that one and the same relation of an image fulfils; "" is any.
 
-    Without a condition on relations, `text` is looked for in the names of all objects of an image.
+    `text` is looked for in the names of a relation's two objects; without another condition in those of all objects.
     """
 
     predicate: str = ""
@@ -74,7 +74,7 @@ class Filter:
                 return Selected(np.arange(len(split)), everything)
             named = self._named(view)
             image_of_box = np.repeat(np.arange(len(split)), np.diff(split.box_offsets))
-            return Selected(np.unique(image_of_box[named[split.classes]]), named[view.relation_classes].any(axis=1))
+            return Selected(np.unique(image_of_box[named[split.classes]]), _either(named, view))
         return Selected(np.unique(split.relation_image[relations]), relations)
 
     def _relations(self, view: View) -> NDArray[np.bool_] | None:
@@ -94,13 +94,18 @@ class Filter:
             within = view.judgement.pair_rank < self.k
             masks.append(within & (view.judgement.said == names.index(self.said)))
         if masks and self.text:
-            masks.append(self._named(view)[view.relation_classes].any(axis=1))
+            masks.append(_either(self._named(view), view))
         return np.logical_and.reduce(masks) if masks else None
 
     def _named(self, view: View) -> NDArray[np.bool_]:
         """[C] classes whose name holds the text."""
         text = self.text.casefold()
         return np.array([text in name.casefold() for name in view.data.vocabulary.objects], dtype=np.bool_)
+
+
+def _either(named: NDArray[np.bool_], view: View) -> NDArray[np.bool_]:
+    """[M] whether the class of subject or object is among `named` [C]."""
+    return named[view.relation_classes[:, 0]] | named[view.relation_classes[:, 1]]
 
 
 def _one_of(key: str, value: str, choices: tuple[str, ...]) -> None:

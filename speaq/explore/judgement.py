@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from speaq.config import EvaluationConfig
+from speaq.data.records import SplitName
 from speaq.data.split import Split
 from speaq.evaluation.predictions import PredictionFile
 from speaq.evaluation.protocols import images_of, rows_of
@@ -105,6 +106,7 @@ def judge_split(
     path: Path,
     file: PredictionFile,
     split: Split,
+    split_name: SplitName,
     evaluator: RecallEvaluator,
     config: EvaluationConfig,
     progress: Progress,
@@ -112,7 +114,7 @@ def judge_split(
     """Goes through all predictions once. Raises DataError where they do not belong to the split."""
     num = len(split.relations)
     rank, pair_rank, said = np.full(num, NEVER), np.full(num, NEVER), np.full(num, NOTHING)
-    rows = rows_of(path, file, split, file.split)
+    rows = rows_of(path, file, split, split_name)
     for done, (row, graph, prediction) in enumerate(images_of(path, file, split, rows, "sgdet"), start=1):
         evaluator.add(row, graph, prediction)
         judged = judge(graph, prediction, config)

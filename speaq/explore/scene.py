@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 import networkx
 import numpy as np
+from numpy.typing import NDArray
 
 from speaq.evaluation.table import NEVER
 from speaq.explore.judgement import ImageJudgement
@@ -20,6 +21,7 @@ from speaq.prediction.graph import Thing, distinct_names
 from speaq.prediction.layout import FONT, GRAPH, layout
 from speaq.structures import FloatArray, IntArray, SceneGraph, ScenePrediction, Vocabulary
 
+Point = NDArray[np.float64]  # [2] x and y in the graph
 ORDER = ("hit", "wrong", "missed", "extra", "plain")  # a box has the first status that its triplets have
 
 
@@ -124,7 +126,8 @@ def guess_panel(
     number = number.reshape(pairs.shape)
     rows = _finders(graph, judged)
     lines = []
-    for place, (subject, object_) in enumerate(number.tolist()):
+    for place in range(len(pairs)):
+        subject, object_ = (int(end) for end in number[place])
         status = "hit" if judged.hit[place] else "wrong" if judged.near[place] else "extra"
         predicate = vocabulary.predicates[int(judged.predicates[place])]
         detail = f"score {float(judged.scores[place]):.3f}"
@@ -211,17 +214,18 @@ def _edge(start: Node, end: Node, lines: Sequence[Line]) -> Edge:
     return Edge(ordered, path, _head(b, b - middle), float(words[0]), float(words[1]))
 
 
-def _border(node: Node, towards: np.ndarray) -> np.ndarray:
+def _border(node: Node, towards: Point) -> Point:
     """Where the line from a label's centre leaves it."""
     centre = np.array((node.x, node.y))
     gap = towards - centre
     reach = np.array((node.width / 2 + 3, FONT * 1.2))
     with np.errstate(divide="ignore"):
-        share = (reach / np.abs(gap)).min()
-    return centre + gap * min(share, 1.0)
+        share = float((reach / np.abs(gap)).min())
+    border: Point = centre + gap * min(share, 1.0)
+    return border
 
 
-def _head(tip: np.ndarray, direction: np.ndarray) -> str:
+def _head(tip: Point, direction: Point) -> str:
     length = float(np.hypot(*direction)) or 1.0
     back = tip - direction / length * 8
     side = np.array((-direction[1], direction[0])) / length * 3.5

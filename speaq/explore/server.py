@@ -31,7 +31,9 @@ def is_loopback(host: str) -> bool:
 
 def known_names(host: str) -> tuple[str, ...]:
     """Names in a Host header that are answered; any where the server listens at all addresses of the machine."""
-    return ("*",) if host in ("0.0.0.0", "::") else (*LOOPBACK, host)
+    if host in ("0.0.0.0", "::"):
+        return ("*",)
+    return (*LOOPBACK, f"[{host}]" if ":" in host else host)
 
 
 def address(listening: socket.socket) -> str:

@@ -86,7 +86,8 @@ class View:
         """[M, 2] classes of subject and object."""
         first = self.split.box_offsets[self.split.relation_image]
         ends = self.split.relations[:, :2] + first[:, None]
-        return self.split.classes[ends].astype(np.int64)
+        classes: IntArray = self.split.classes[ends].astype(np.int64)
+        return classes
 
     @cached_property
     def zero_shot_triplets(self) -> IntArray | None:
@@ -113,7 +114,7 @@ class View:
         num = self.data.num_predicates
         evaluator = RecallEvaluator(num, self.evaluation, self.zero_shot_triplets, self.predicate_count)
         path, file = self.predictions.path, self.predictions.file
-        made = judge_split(path, file, self.split, evaluator, self.evaluation, progress)
+        made = judge_split(path, file, self.split, self.split_name, evaluator, self.evaluation, progress)
         self.__dict__["judgement"] = made  # where cached_property looks
         return made
 

@@ -13,6 +13,7 @@ from starlette.routing import BaseRoute, Route
 from speaq.explore.context import Context, NotFound, Page
 from speaq.explore.filters import Filter
 from speaq.explore.view import View
+from speaq.structures import IntArray
 
 SHADES = 9  # steps of colour in style.css
 LISTED = 15  # confusions in words
@@ -20,7 +21,7 @@ LISTED = 15  # confusions in words
 
 class Cell(NamedTuple):
     said: str
-    count: int
+    number: int
     share: float  # of the row
     shade: int  # 0 nothing, 1 to SHADES
     right: bool
@@ -35,7 +36,7 @@ class Row(NamedTuple):
 class Confusion(NamedTuple):
     truth: str
     said: str
-    count: int
+    number: int
     share: float  # of the found pairs that have the true predicate
 
 
@@ -60,7 +61,7 @@ def routes(context: Context) -> Sequence[BaseRoute]:
     return [Route("/confusion", heat_map)]
 
 
-def matrix(view: View, counts: np.ndarray) -> list[Row]:
+def matrix(view: View, counts: IntArray) -> list[Row]:
     """Rows and columns are the predicates that occur in it, the most frequent of training first."""
     order = np.argsort(-view.predicate_count, kind="stable")
     order = order[(counts.sum(axis=0) + counts.sum(axis=1))[order] > 0]
@@ -77,7 +78,7 @@ def matrix(view: View, counts: np.ndarray) -> list[Row]:
     return rows
 
 
-def confusions(view: View, counts: np.ndarray) -> list[Confusion]:
+def confusions(view: View, counts: IntArray) -> list[Confusion]:
     """The most frequent ones, as words."""
     wrong = counts * (1 - np.eye(len(counts), dtype=np.int64))
     names, totals = view.data.vocabulary.predicates, counts.sum(axis=1)

@@ -86,8 +86,8 @@ def predicates_by_count(view: View) -> list[tuple[str, int]]:
 
 
 def _shares(view: View, chosen: Filter, selected: Selected) -> list[tuple[str, int]]:
-    """How many of the relations that fulfil the conditions are hit, wrong and missed."""
-    if view.predictions is None:
+    """How many of the relations that fulfil the conditions are hit, wrong and missed, where that is no condition."""
+    if view.predictions is None or chosen.found:
         return []
     judged, some = view.judgement, selected.relations
     masks = {"hit": judged.hit, "wrong": judged.wrong, "missed": judged.missed}

@@ -12,6 +12,11 @@ addEventListener("keydown", (event) => {
   }
 });
 
+// What is not asked for stays out of the address.
+document.querySelector("form.filter")?.addEventListener("formdata", (event) => {
+  for (const [name, value] of [...event.formData]) if (!value) event.formData.delete(name);
+});
+
 // A triplet under the pointer or in focus shows its boxes, its words in the graph, and its counterpart.
 const panels = document.querySelector(".panels");
 if (panels) {
