@@ -53,7 +53,7 @@ def _readable(trial: FrozenTrial) -> FrozenTrial:
     """Groups of the user's by their names: what they hold is long."""
     given = trial.distributions.get(GROUPS)
     if isinstance(given, CategoricalDistribution):
-        names = [f"{number} {label(choice)}" if choice else "null" for number, choice in enumerate(given.choices)]
+        names = [f"{n} {label(str(choice))}" if choice else "null" for n, choice in enumerate(given.choices)]
         trial.params = {**trial.params, GROUPS: names[given.choices.index(trial.params[GROUPS])]}
         trial.distributions = {**trial.distributions, GROUPS: CategoricalDistribution(names)}
     return trial

@@ -79,7 +79,7 @@ def _print_groups(made: list[Group]) -> None:
         "targets per query",
         "overloaded",
     )
-    rows = [
+    rows: list[tuple[str, ...]] = [
         (
             group.title,
             str(len(group.predicates)),
@@ -97,7 +97,7 @@ def _print_groups(made: list[Group]) -> None:
 
 def _print_predicates(made: list[Group]) -> None:
     total = max(sum(number for group in made for _, number in group.predicates), 1)
-    rows = [
+    rows: list[tuple[str, ...]] = [
         (name, group.title, str(number), f"{number / total:.4f}") for group in made for name, number in group.predicates
     ]
     print_table(("predicate", "group", "relations", "share"), rows)

@@ -68,7 +68,8 @@ def specialization(counts: IntArray, groups: PredicateGroups | None, query_multi
     used = counts.sum(1)
     total = int(used.sum())
     dead = used == 0
-    leakage, by_group = None, ()
+    leakage: float | None = None
+    by_group: tuple[float | None, ...] = ()
     if groups is not None:
         query_group = group_of_query(groups, query_multiple)
         outside = np.asarray(groups.group_of_predicate)[None] != query_group[:, None]

@@ -48,7 +48,8 @@ def _columns(found: Sequence[Analysed]) -> list[int]:
     grouped = next((one.groups for one in found if one.groups is not None), None)
     if grouped is not None:
         return [p for members in grouped.predicates for p in members]
-    return np.argsort(-found[0].counts.sum(0), kind="stable").tolist()
+    order: list[int] = np.argsort(-found[0].counts.sum(0), kind="stable").tolist()
+    return order
 
 
 def _draw(axes: Axes, one: Analysed, order: list[int]) -> QuadMesh:
@@ -69,7 +70,8 @@ def _draw(axes: Axes, one: Analysed, order: list[int]) -> QuadMesh:
 
 def _main(counts: IntArray) -> IntArray:
     """[R] column of the predicate that each query predicts most; dead queries come last."""
-    return np.where(counts.sum(1) > 0, counts.argmax(1), counts.shape[1])
+    main: IntArray = np.where(counts.sum(1) > 0, counts.argmax(1), counts.shape[1])
+    return main
 
 
 def _shares(counts: IntArray) -> FloatArray:
