@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from datetime import datetime, timedelta
 
 import optuna
+from optuna.distributions import CategoricalDistribution
 from optuna.storages import BaseStorage
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
@@ -16,6 +17,8 @@ from launch.ledger import Entry
 from launch.samplers import distribution
 from launch.seam import is_number
 from launch.search import Plan, excess
+from speaq.space import GROUPS
+from speaq.user_groups import label
 
 TRIAL = "trial"  # the user attribute that holds our id
 
@@ -38,11 +41,22 @@ def rebuild(
     """Optuna's study of `entries`, in their order; a trial outside the space has no parameters.
 
     Args:
-        storage: new, to write the study `name` into; None: in memory.
+        storage: new, to write the study `name` into; None: in memory, for figures, with short names of groups.
     """
     study = open_study(plan, storage, name)
-    study.add_trials([frozen(entry, plan) for entry in entries])
+    trials = [frozen(entry, plan) for entry in entries]
+    study.add_trials(trials if storage is not None else [_readable(trial) for trial in trials])
     return study
+
+
+def _readable(trial: FrozenTrial) -> FrozenTrial:
+    """Groups of the user's by their names: what they hold is long."""
+    given = trial.distributions.get(GROUPS)
+    if isinstance(given, CategoricalDistribution):
+        names = [f"{n} {label(str(choice))}" if choice else "null" for n, choice in enumerate(given.choices)]
+        trial.params = {**trial.params, GROUPS: names[given.choices.index(trial.params[GROUPS])]}
+        trial.distributions = {**trial.distributions, GROUPS: CategoricalDistribution(names)}
+    return trial
 
 
 def frozen(entry: Entry, plan: Plan) -> FrozenTrial:

@@ -12,7 +12,9 @@ from launch.ledger import Entry
 from launch.search import Plan
 from launch.status import Snapshot, TrialStatus
 from speaq.config import ConfigError
+from speaq.space import GROUPS
 from speaq.training import seal
+from speaq.user_groups import label
 
 MORE_TRIALS = 20  # that the report proposes to add to a search that is complete
 ORDER = ("finished", "infeasible", "pruned", "running", "interrupted", "asked", "failed")
@@ -87,6 +89,8 @@ def _leader_board(snapshot: Snapshot, trials: Sequence[TrialStatus]) -> list[str
     rows, classes = [], []
     for rank, trial in enumerate(ranked, start=1):
         values = results.parameters(asked[trial.trial], plan)
+        if GROUPS in values:
+            values[GROUPS] = label(values[GROUPS])
         place = rank if trial.state == "finished" else None
         numbers = [trial.metrics.get(name) for name in metrics]
         rows.append([place, trial.trial, trial.label or "", trial.state, *numbers, trial.step, *values.values()])

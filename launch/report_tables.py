@@ -31,7 +31,7 @@ def groups(snapshot: Snapshot) -> list[str]:
         for entry in shown:
             config = configs.apply(plan.base, entry.overrides)
             counts = predicate_count(vg.split("train", config.data), vg.num_predicates)
-            found = groups_for(config, counts)
+            found = groups_for(config, counts, vg.vocabulary.predicates)
             if found not in parts:
                 parts[found] = _groups(vg, entry, config, counts, found)
     except DataError as error:

@@ -106,6 +106,7 @@ def create(
         )
     space.check(config)
     base = with_absolute_paths(space.base(config))
+    check_groups(base, space, data)
     names = search.objectives(objective or space.search.objective, base)
     if len(names) == 1:  # the checkpoint that a trial keeps is the one that the search compares
         base = configs.apply(base, {"training.best_metric": names[0]})
@@ -121,6 +122,20 @@ def create(
 
         grid(space, base, settings.seed)
     return Study(plan, data.resolve(), data_digest(data), start_digest(base), versions(), train)
+
+
+def check_groups(base: Config, space: Space, data: Path) -> None:
+    """Before any trial: the predicates of groups of the user's own are those of the data. Raises ConfigError."""
+    from speaq.data.visual_genome import open_data
+    from speaq.matching.groups import check_names
+    from speaq.user_groups import parse
+
+    searched = space.parameters.get(spaces.GROUPS)
+    texts = [base.matching.groups, *([] if searched is None else searched.extremes())]
+    if named := [text for text in texts if isinstance(text, str)]:
+        predicates = open_data(data, need_images=False).vocabulary.predicates
+        for text in named:
+            check_names(parse(text), predicates)
 
 
 def data_digest(data: Path) -> str:

@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from speaq import config as configs
+from speaq.cli_explore import explore_app
+from speaq.cli_groups import groups_app
 from speaq.cli_search import search_app
 from speaq.terminal import (
     DONE,
@@ -114,52 +116,6 @@ def config_show(file: Path, assignments: Assignments, as_json: AsJson = False) -
     values = configs.flatten(configs.to_dict(config))
     for key, kind, meaning in configs.describe():
         typer.echo(f"{key}: {json.dumps(values[key])}  # {kind}; {meaning}")
-
-
-@app.command()
-@command
-def groups(
-    data: DataDir,
-    num_groups: Annotated[int, typer.Option(min=1, help="G")] = 4,
-    num_queries: Annotated[int, typer.Option(min=1, help="Q")] = 300,
-    query_multiple: Annotated[int, typer.Option(min=1, help="m")] = 2,
-    as_json: AsJson = False,
-) -> None:
-    """Print a data set's predicate groups, the queries that each gets, and which have too many or too few for them."""
-    from speaq.data.statistics import predicate_count
-    from speaq.data.visual_genome import open_data
-    from speaq.matching.groups import group_table, make_groups
-    from speaq.matching.load import group_loads
-
-    vg = open_data(data, need_images=False)
-    names = vg.vocabulary.predicates
-    split = vg.split("train", configs.DataConfig(num_val=0))
-    counts = predicate_count(split, len(names))[:-1].tolist()
-    made = make_groups(counts, num_groups, num_queries)
-    loads = group_loads(split, made, query_multiple)
-    table = group_table(made, names, counts, query_multiple)
-    if as_json:
-        rows = [dict(zip(GROUP_COLUMNS, row, strict=True)) | vars(load) for row, load in zip(table, loads, strict=True)]
-        typer.echo(json.dumps(rows, indent=1))
-        return
-    numbers = [
-        (
-            *map(str, row[:-1]),
-            f"{load.targets_per_image:.4g}",
-            f"{load.targets_per_query:.4g}",
-            f"{load.overloaded:.1%}",
-        )
-        for row, load in zip(table, loads, strict=True)
-    ]
-    print_table((*GROUP_COLUMNS[:-1], "targets per image", "targets per query", "overloaded"), numbers)
-    for row in table:
-        typer.echo(f"group {row[0]}: {row[-1]}")
-    for row, load in zip(table, loads, strict=True):
-        if load.warning:
-            typer.echo(f"group {row[0]} is {load.warning}")
-
-
-GROUP_COLUMNS = ("group", "predicates", "share", "subject queries", "relation queries", "members")
 
 
 @app.command()
@@ -328,6 +284,8 @@ def predict(
 
 
 app.add_typer(search_app)
+app.add_typer(groups_app)
+app.add_typer(explore_app)
 
 
 def main() -> None:

@@ -47,12 +47,7 @@ class Config(Section):
     @model_validator(mode="after")
     def _check(self) -> Config:
         relation_queries = self.model.num_queries * self.model.query_multiple
-        if self.model.multiply_queries == "all" and self.matching.num_groups > 1:
-            raise ValueError("matching.num_groups > 1 needs model.multiply_queries: relation")
-        if self.matching.num_groups > self.model.num_queries:
-            raise ValueError(
-                f"matching.num_groups {self.matching.num_groups} exceeds model.num_queries {self.model.num_queries}"
-            )
+        self._check_groups()
         if self.matching.max_repeats > relation_queries:
             raise ValueError(
                 f"matching.max_repeats {self.matching.max_repeats} exceeds the {relation_queries} relation queries"
@@ -86,6 +81,17 @@ class Config(Section):
         _metric_k(self.training.best_metric, self.evaluation.recall_at)
         return self
 
+    def _check_groups(self) -> None:
+        matching, num_queries = self.matching, self.model.num_queries
+        name = "num_groups" if matching.groups is None else "groups:"
+        if self.model.multiply_queries == "all" and matching.group_number > 1:
+            raise ValueError(f"matching.{name} > 1 needs model.multiply_queries: relation")
+        if matching.group_number > num_queries:
+            raise ValueError(f"matching.{name} {matching.group_number} exceeds model.num_queries {num_queries}")
+        given = sum(group.queries or 0 for group in matching.user_groups)
+        if given and given != num_queries:
+            raise ValueError(f"matching.groups: their queries sum to {given}, model.num_queries is {num_queries}")
+
 
 # The two settings of the paper that every search starts with, as dotted keys.
 PUBLISHED: Mapping[str, Any] = {
@@ -96,6 +102,8 @@ PUBLISHED: Mapping[str, Any] = {
     "matching.predicate_weight": -0.5,
     "matching.independent": True,
     "matching.num_groups": 4,
+    "matching.group_rule": "halving",
+    "matching.groups": None,
     "losses.oversample": 0.07,
     "losses.undersample": 1.5,
     "data.resampling": "none",

@@ -5,9 +5,11 @@ Every knob has an effect in every mode, or the combination is refused here or in
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+
+from speaq.user_groups import UserGroup, as_text, parse
 
 
 class Section(BaseModel):
@@ -139,8 +141,18 @@ class MatchingConfig(Section):
         True, description="match every decoder layer on its own; false: one assignment from the summed costs"
     )
     num_groups: int = Field(4, ge=1, description="G, predicate groups with queries of their own; 1 is no grouping")
+    group_rule: Literal["halving", "equal_mass", "equal_count"] = Field(
+        "halving",
+        description="how predicates, most frequent first, are split: halving: each group takes half of the relations "
+        "that remain (the method's); equal_mass: an equal share of them; equal_count: equally many predicates",
+    )
     group_counts: Literal["train", "visual_genome"] = Field(
         "train", description="predicate frequencies that groups are made from (visual_genome: the reference's table)"
+    )
+    groups: Annotated[str | None, BeforeValidator(as_text)] = Field(
+        None,
+        description="groups of your own instead of num_groups and group_rule: FILE.yaml or a mapping, NAME: "
+        "[predicate] or {predicates: [predicate], queries: number} for every group; kept as text",
     )
     cost_class: float = Field(1.0, ge=0, description="matching cost of the three class probabilities")
     cost_l1: float = Field(5.0, ge=0, description="matching cost of the three L1 box distances")
@@ -157,9 +169,30 @@ class MatchingConfig(Section):
             raise ValueError("scheme: static has no quality: set quality: null and predicate_weight: 0")
         if self.cost_class == self.cost_l1 == self.cost_giou == 0:
             raise ValueError("cost_class, cost_l1 and cost_giou are all 0: nothing is left to match by")
-        if self.num_groups == 1 and self.group_counts != "train":
-            raise ValueError("group_counts has no effect with num_groups 1")
+        if self.groups is not None:
+            self._check_groups()
+        elif self.num_groups == 1:
+            for name in ("group_counts", "group_rule"):
+                if getattr(self, name) != type(self).model_fields[name].default:
+                    raise ValueError(f"{name} has no effect with num_groups 1")
         return self
+
+    def _check_groups(self) -> None:
+        for name in ("num_groups", "group_rule"):
+            if (value := getattr(self, name)) != (default := type(self).model_fields[name].default):
+                raise ValueError(f"{name} {value} has no effect with groups, which say it: leave it at {default}")
+        if self.group_counts != "train" and self.user_groups[0].queries is not None:
+            raise ValueError("group_counts has no effect with groups that say their queries")
+
+    @property
+    def user_groups(self) -> tuple[UserGroup, ...]:
+        """The groups that `groups` names, none without it."""
+        return () if self.groups is None else parse(self.groups)
+
+    @property
+    def group_number(self) -> int:
+        """G, whoever made the groups; 1 is no grouping."""
+        return len(self.user_groups) or self.num_groups
 
 
 QUALITIES = ("min", "max", "geometric", "arithmetic")

@@ -16,6 +16,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, Field, TypeAdapter, ValidationError, model_validator
 
 from speaq import config as configs
+from speaq import user_groups
 from speaq.config import Config, ConfigError, Section
 from speaq.parameters import Choice, Parameter, Plain, identity
 
@@ -23,6 +24,7 @@ Values = Mapping[str, Plain]
 
 CONSTRAINED = ("peak_memory_mib", "latency_ms")
 LOSSES = "losses."  # how keys begin that scheduler: pbt changes while training
+GROUPS = "matching.groups"
 MAX_CORNERS = 512  # combinations of extreme values that are tried before a space is called impossible
 
 
@@ -363,9 +365,38 @@ def _head_comment(path: Path) -> str:
 def from_dict(values: Mapping[str, Any], where: str = "space") -> Space:
     """Plain values → `Space`. Raises ConfigError naming key, rule and value."""
     try:
-        return Space.model_validate(values)
+        return Space.model_validate(_with_groups_read(values, where))
     except ValidationError as error:
         raise ConfigError("; ".join(_describe(where, detail) for detail in error.errors()[:3])) from error
+
+
+def _with_groups_read(values: Mapping[str, Any], where: str) -> dict[str, Any]:
+    """Files of predicate groups as what they say (`speaq.user_groups`), which the study keeps and its trials have."""
+
+    def read(key: str, some: Any) -> Any:
+        if key != GROUPS or not isinstance(some, list):
+            return some
+        try:
+            return [user_groups.as_text(value) for value in some]
+        except ConfigError as error:
+            raise ConfigError(f"{where}: parameters: {GROUPS}: {error}") from error
+
+    def parameter(key: str, content: Any) -> Any:
+        if not isinstance(content, Mapping):
+            return content
+        changed = dict(content)
+        if "choices" in content:
+            changed["choices"] = read(key, content["choices"])
+        if "otherwise" in content:
+            changed["otherwise"] = (read(key, [content["otherwise"]]))[0]
+        if isinstance(content.get("when"), Mapping):
+            changed["when"] = {parent: read(parent, some) for parent, some in content["when"].items()}
+        return changed
+
+    parameters = values.get("parameters")
+    if not isinstance(parameters, Mapping):
+        return dict(values)
+    return {**values, "parameters": {key: parameter(key, content) for key, content in parameters.items()}}
 
 
 def _describe(where: str, detail: Mapping[str, Any]) -> str:

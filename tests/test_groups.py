@@ -5,11 +5,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from speaq.config import ConfigError, DataConfig
-from speaq.data.statistics import predicate_count
-from speaq.data.visual_genome import open_data
-from speaq.matching.groups import VISUAL_GENOME_COUNTS, group_table, make_groups
-from tests.shared import SHARED, needs
+from speaq.config import ConfigError
+from speaq.matching.groups import VISUAL_GENOME_COUNTS, make_groups
 
 
 @st.composite
@@ -104,29 +101,3 @@ def test_rare_groups_get_a_query_from_the_largest_unless_the_reference_is_asked_
 def test_impossible_groups_are_refused(counts: list[int], num_groups: int, num_queries: int, message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         make_groups(counts, num_groups, num_queries)
-
-
-def test_table_has_a_row_for_every_group() -> None:
-    counts = [900, 50, 30, 20]
-    table = group_table(make_groups(counts, 3, 10), ("on", "has", "of", "under"), counts, query_multiple=2)
-    assert [row[0] for row in table] == [1, 2, 3]
-    assert table[0][1:3] == (1, 0.9)
-    assert sum(row[3] for row in table) == 10
-    assert all(row[4] == 2 * row[3] for row in table)
-    assert table[2][5] == "of, under"
-
-
-@pytest.mark.parametrize("num_groups", range(1, 13))
-@pytest.mark.parametrize("name", [pytest.param(name, marks=needs("data", name)) for name in ("vg-100", "rs-mksgg")])
-def test_real_annotations_have_group_tables(name: str, num_groups: int) -> None:
-    vg = open_data(SHARED / "data" / name, need_images=False)
-    counts = predicate_count(vg.split("train", DataConfig(num_val=0)), vg.num_predicates)[:-1].tolist()
-    table = group_table(make_groups(counts, num_groups, 300), vg.vocabulary.predicates, counts, query_multiple=2)
-    assert [row[0] for row in table] == list(range(1, num_groups + 1))
-    names = [name for row in table for name in row[-1].split(", ")]
-    assert sorted(names) == sorted(vg.vocabulary.predicates)
-    frequencies = [counts[vg.vocabulary.predicates.index(name)] for name in names]
-    assert frequencies == sorted(frequencies, reverse=True)
-    assert sum(row[2] for row in table) == pytest.approx(1, abs=1e-3)
-    assert sum(row[3] for row in table) == 300
-    assert all(row[3] >= 1 and row[4] == 2 * row[3] for row in table)

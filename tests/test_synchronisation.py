@@ -11,12 +11,13 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from speaq.config import Config
 from speaq.model.speaq import SpeaQ
-from speaq.structures import Target
+from speaq.structures import Target, Vocabulary
 from speaq.training.optimizer import clip_gradients, make_optimizer
 from speaq.training.tasks import make_criterion
 from tests.tiny import tiny
 
 NUM_CLASSES, NUM_PREDICATES = 5, 6
+VOCABULARY = Vocabulary(tuple("abcde"), tuple("uvwxyz"))
 # Operators whose result, or whose size, the host has to know before it can go on.
 WAITS = ("_local_scalar_dense", "nonzero", "masked_select", "unique", "bincount", "equal", "repeat_interleave.Tensor")
 
@@ -46,7 +47,7 @@ def step(config: Config, device: str) -> Any:
     torch.manual_seed(0)
     model = SpeaQ(config.model, NUM_CLASSES, NUM_PREDICATES).to(device)
     counts = torch.arange(NUM_PREDICATES, -1, -1).numpy()
-    criterion = make_criterion(config, counts, NUM_CLASSES).to(device)
+    criterion = make_criterion(config, counts, VOCABULARY).to(device)
     optimizer = make_optimizer(model, config.training)
     images = torch.randint(256, (2, 3, 48, 64), dtype=torch.uint8, device=device)
     sizes = torch.tensor([[48, 64], [40, 64]], device=device)

@@ -5,11 +5,16 @@ Letters: P predicates, G groups, Q subject queries, m query multiple, R = Q m re
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Literal
 
 from speaq.config import ConfigError
+from speaq.user_groups import UserGroup
+
+Rule = Literal["halving", "equal_mass", "equal_count"]
 
 # Relations of every predicate in Visual Genome (150 objects, 50 predicates), in the order of the predicates' indices:
 # the table that the reference groups by whatever it trains on (golden G1, `in.predicate_count`).
@@ -24,7 +29,7 @@ VISUAL_GENOME_COUNTS = (
 
 @dataclass(frozen=True)
 class PredicateGroups:
-    """A partition of predicates and of subject queries; group 0 has the most frequent predicates.
+    """A partition of predicates and of subject queries; made by a rule, group 0 has the most frequent predicates.
 
     A group owns a contiguous run of queries, in group order; on the relation queries the run is m times as long.
     """
@@ -32,6 +37,7 @@ class PredicateGroups:
     group_of_predicate: tuple[int, ...]  # P
     predicates: tuple[tuple[int, ...], ...]  # G, most frequent first; none is empty
     queries: tuple[int, ...]  # G subject queries of each group, sums to Q
+    names: tuple[str, ...] = ()  # G, of groups that a user named
 
     @cached_property
     def bounds(self) -> tuple[int, ...]:
@@ -43,7 +49,7 @@ class PredicateGroups:
 
 
 def make_groups(
-    predicate_count: Sequence[int], num_groups: int, num_queries: int, min_queries: int = 1
+    predicate_count: Sequence[int], num_groups: int, num_queries: int, min_queries: int = 1, rule: Rule = "halving"
 ) -> PredicateGroups:
     """Splits predicates by frequency into groups and shares the queries out by the groups' frequencies.
 
@@ -53,44 +59,107 @@ def make_groups(
         num_queries: Q, subject queries.
         min_queries: every group has at least so many, taken one by one from the group that has the most. 0 is the
             reference's behaviour: there a rare group may get no query (golden G1's note), and its knob no effect.
+        rule: halving, the method's: a group takes predicates while they stay below half of the relations that remain.
+            equal_mass: while they stay within the remaining relations' equal share. equal_count: P / G predicates
+            each, what is over to the last groups.
     Raises:
         ConfigError: G exceeds P, Q is below G · min_queries, or no predicate ever occurs.
     """
-    _check(predicate_count, num_groups, num_queries, min_queries)
+    if not 1 <= num_groups <= len(predicate_count):
+        raise ConfigError(f"matching.num_groups {num_groups} is not in 1 … {len(predicate_count)}, the predicates")
     order = sorted(range(len(predicate_count)), key=lambda p: (-predicate_count[p], p))
-    groups = _split(order, predicate_count, num_groups)
-    sums = [sum(predicate_count[p] for p in group) for group in groups]
-    group_of_predicate = {p: g for g, group in enumerate(groups) for p in group}
-    return PredicateGroups(
-        group_of_predicate=tuple(group_of_predicate[p] for p in range(len(predicate_count))),
-        predicates=tuple(groups),
-        queries=tuple(_raise_to(min_queries, _quotas(sums, num_queries))),
+    split = (
+        _by_count(order, num_groups) if rule == "equal_count" else _by_mass(order, predicate_count, num_groups, rule)
+    )
+    return _with_queries(split, predicate_count, num_queries, min_queries)
+
+
+def make_user_groups(
+    groups: Sequence[UserGroup], predicates: Sequence[str], predicate_count: Sequence[int], num_queries: int
+) -> PredicateGroups:
+    """The groups that a user named, in the user's order; where they say no queries, shared out as by `make_groups`.
+
+    Args:
+        groups: G, at least one.
+        predicates: P names, of which every one has a group.
+        predicate_count: [P] relations of every predicate.
+        num_queries: Q, subject queries.
+    Raises:
+        ConfigError: a name is no predicate's, a predicate has no group, or the queries do not sum to Q.
+    """
+    check_names(groups, predicates)
+    index = {name: p for p, name in enumerate(predicates)}
+    split = [
+        tuple(sorted((index[name] for name in group.predicates), key=lambda p: (-predicate_count[p], p)))
+        for group in groups
+    ]
+    given = [group.queries for group in groups if group.queries is not None]
+    if given and sum(given) != num_queries:
+        raise ConfigError(f"matching.groups: their queries sum to {sum(given)}, model.num_queries is {num_queries}")
+    return _with_queries(
+        split, predicate_count, num_queries, queries=given or None, names=tuple(group.name for group in groups)
     )
 
 
-def _check(predicate_count: Sequence[int], num_groups: int, num_queries: int, min_queries: int) -> None:
-    if not 1 <= num_groups <= len(predicate_count):
-        raise ConfigError(f"matching.num_groups {num_groups} is not in 1 … {len(predicate_count)}, the predicates")
-    if num_queries < num_groups * min_queries:
+def check_names(groups: Sequence[UserGroup], predicates: Sequence[str]) -> None:
+    """Raises ConfigError unless the groups' predicates are those of the data."""
+    for group in groups:
+        for name in group.predicates:
+            if name not in predicates:
+                close = difflib.get_close_matches(name, predicates, n=1)
+                nearest = f" (nearest: {close[0]})" if close else ""
+                raise ConfigError(f"matching.groups: {group.name}: {name!r} is no predicate of the data{nearest}")
+    named = {name for group in groups for name in group.predicates}
+    if missing := [name for name in predicates if name not in named]:
+        more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
+        raise ConfigError(f"matching.groups: predicate {missing[0]!r} of the data has no group{more}")
+
+
+def _with_queries(
+    split: Sequence[tuple[int, ...]],
+    count: Sequence[int],
+    num_queries: int,
+    min_queries: int = 1,
+    queries: Sequence[int] | None = None,
+    names: tuple[str, ...] = (),
+) -> PredicateGroups:
+    if num_queries < len(split) * min_queries:
         raise ConfigError(
-            f"matching.num_groups {num_groups} exceeds model.num_queries {num_queries}: a group needs a query"
+            f"the number of groups, {len(split)}, exceeds model.num_queries {num_queries}: a group needs a query"
         )
-    if min(predicate_count) < 0 or sum(predicate_count) == 0:
+    if min(count) < 0 or sum(count) == 0:
         raise ConfigError("predicate counts are at least 0 and not all 0: no relation in the training split?")
+    if queries is None:
+        queries = _raise_to(min_queries, _quotas([sum(count[p] for p in group) for group in split], num_queries))
+    group_of_predicate = {p: g for g, group in enumerate(split) for p in group}
+    return PredicateGroups(
+        group_of_predicate=tuple(group_of_predicate[p] for p in range(len(count))),
+        predicates=tuple(split),
+        queries=tuple(queries),
+        names=names,
+    )
 
 
-def _split(order: Sequence[int], count: Sequence[int], num_groups: int) -> list[tuple[int, ...]]:
+def _by_mass(order: Sequence[int], count: Sequence[int], num_groups: int, rule: Rule) -> list[tuple[int, ...]]:
     groups: list[tuple[int, ...]] = []
     start = 0
     for later_groups in range(num_groups - 1, 0, -1):
-        half = sum(count[p] for p in order[start:]) // 2
-        stop, filled = start + 1, count[order[start]]  # at least one predicate, even one above half
-        while stop < len(order) - later_groups and filled + count[order[stop]] < half:
+        rest = sum(count[p] for p in order[start:])
+        limit = rest // 2 if rule == "halving" else rest // (later_groups + 1) + 1  # what a group stays below
+        stop, filled = start + 1, count[order[start]]  # at least one predicate, even one above the limit
+        while stop < len(order) - later_groups and filled + count[order[stop]] < limit:
             filled += count[order[stop]]
             stop += 1
         groups.append(tuple(order[start:stop]))
         start = stop
     return [*groups, tuple(order[start:])]
+
+
+def _by_count(order: Sequence[int], num_groups: int) -> list[tuple[int, ...]]:
+    size, over = divmod(len(order), num_groups)
+    sizes = [size + (g >= num_groups - over) for g in range(num_groups)]
+    starts = [sum(sizes[:g]) for g in range(num_groups)]
+    return [tuple(order[start : start + size]) for start, size in zip(starts, sizes, strict=True)]
 
 
 def _quotas(sums: Sequence[int], num_queries: int) -> list[int]:
@@ -105,22 +174,3 @@ def _raise_to(minimum: int, quotas: list[int]) -> list[int]:
         quotas[quotas.index(max(quotas))] -= 1
         quotas[quotas.index(min(quotas))] += 1
     return quotas
-
-
-def group_table(
-    groups: PredicateGroups, predicates: Sequence[str], predicate_count: Sequence[int], query_multiple: int
-) -> list[tuple[int, int, float, int, int, str]]:
-    """One row a group for printing: its number from 1, predicates, share of all relations in [0, 1], subject queries,
-    relation queries, and the names, most frequent first."""
-    total = sum(predicate_count)
-    return [
-        (
-            number,
-            len(members),
-            round(sum(predicate_count[p] for p in members) / total, 4),
-            queries,
-            queries * query_multiple,
-            ", ".join(predicates[p] for p in members),
-        )
-        for number, (members, queries) in enumerate(zip(groups.predicates, groups.queries, strict=True), start=1)
-    ]

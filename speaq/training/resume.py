@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from speaq.config import Config, ConfigError, flatten, to_dict
+from speaq.config import Config, ConfigError, defaults, flatten, to_dict
 from speaq.training import checkpoint
 from speaq.training.tasks import TaskName
 
@@ -39,16 +39,17 @@ def previous_run(config: Config, output: Path, task: TaskName, resume: bool) -> 
         return None
     if previous.get("task") != task:
         raise ConfigError(f"{output}: is a run of a {previous.get('task')}, not of a {task}")
-    before, now = flatten(previous["config"]), flatten(to_dict(config))
+    before = {**defaults(), **flatten(previous["config"])}  # a later version has more keys
+    now = flatten(to_dict(config))
     for values in (before, now):
-        values[SCHEDULE] = _until(previous["step"], values.get(SCHEDULE))
-    changed = [key for key in now if now[key] != before.get(key) and not key.startswith(RESUMABLE)]
+        values[SCHEDULE] = _until(previous["step"], values[SCHEDULE])
+    changed = [key for key in now if now[key] != before[key] and not key.startswith(RESUMABLE)]
     if changed:
-        what = ", ".join(f"{k}: {before.get(k)!r} then, {now[k]!r} now" for k in changed[:3])
+        what = ", ".join(f"{k}: {before[k]!r} then, {now[k]!r} now" for k in changed[:3])
         raise ConfigError(f"{output}: cannot resume with another config ({what})")
     return previous
 
 
-def _until(step: int, schedule: Sequence[Mapping[str, float]] | None) -> list[Mapping[str, float]]:
+def _until(step: int, schedule: Sequence[Mapping[str, float]]) -> list[Mapping[str, float]]:
     """The changes of a schedule that the first `step` steps have seen."""
-    return [change for change in schedule or () if change["step"] < step]
+    return [change for change in schedule if change["step"] < step]

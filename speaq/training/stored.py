@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -17,7 +19,7 @@ from speaq.data.zero_shot import zero_shot_triplets
 from speaq.evaluation.detection import DetectionEvaluator
 from speaq.evaluation.raw_outputs import RawOutputs, writer
 from speaq.evaluation.recall import RecallEvaluator
-from speaq.inference import decode_queries, query_outputs
+from speaq.inference import QueryOutputs, decode_queries, query_outputs
 from speaq.structures import IntArray
 from speaq.training import checkpoint
 from speaq.training.evaluate import Evaluation, Progress, _no_progress, raw_outputs
@@ -80,18 +82,26 @@ def store(run: Path, data: Path | None = None, *, progress: Progress = _no_progr
     split = vg.split("val", config.data)
     if len(split) == 0:
         raise DataError(f"{vg.directory}: split val has no image")
-    with file.open("rb") as opened:
-        digest = hashlib.file_digest(opened, "sha256").hexdigest()
-    header = {"checkpoint": digest, "data": vg.digest, "split": "val", "layer": str(config.inference.layer)}
-    path = folder / f"raw-val-{digest[:8]}.h5"
-    if not _is_there(path, header):
-        _compute(path, header, content, config, vg, split, progress)
+    path, header = place(file, folder, vg, config)
+    if not is_there(path, header):
+        with writer(path, header) as append:
+            for rows, sizes, queries in network_outputs(content, config, vg, split, progress):
+                append(rows, sizes, queries)
     counts = predicate_count(vg.split("train", config.data), vg.num_predicates)
     zero_shot = zero_shot_triplets(vg, split, config.data, config.evaluation.zero_shot)
     return StoredRun(path, config, vg.directory, vg.digest, content["step"], split, counts, zero_shot)
 
 
-def _is_there(path: Path, header: dict[str, str]) -> bool:
+def place(file: Path, folder: Path, vg: VisualGenome, config: Config) -> tuple[Path, dict[str, str]]:
+    """Where raw outputs of a checkpoint on val are kept in its run's folder, and the header that they then have."""
+    with file.open("rb") as opened:
+        digest = hashlib.file_digest(opened, "sha256").hexdigest()
+    header = {"checkpoint": digest, "data": vg.digest, "split": "val", "layer": str(config.inference.layer)}
+    return folder / f"raw-val-{digest[:8]}.h5", header
+
+
+def is_there(path: Path, header: dict[str, str]) -> bool:
+    """Whether `path` holds the outputs that `header` describes. Raises DataError where it holds something else."""
     if not path.exists():
         return False
     raw = RawOutputs(path)
@@ -101,22 +111,16 @@ def _is_there(path: Path, header: dict[str, str]) -> bool:
         raw.close()
 
 
-def _compute(
-    path: Path,
-    header: dict[str, str],
-    content: dict[str, object],
-    config: Config,
-    vg: VisualGenome,
-    split: Split,
-    progress: Progress,
-) -> None:
+@torch.inference_mode()
+def network_outputs(
+    content: Mapping[str, Any], config: Config, vg: VisualGenome, split: Split, progress: Progress
+) -> Iterator[tuple[IntArray, IntArray, QueryOutputs]]:
+    """Rows of the split [n], heights and widths of the photos [n, 2] and outputs, batch by batch, of a checkpoint."""
     if config.training.num_threads is not None:
         torch.set_num_threads(config.training.num_threads)
     model = make_model("speaq", config, len(vg.vocabulary.objects), vg.num_predicates)
-    model.load_state_dict(content["model"])  # type: ignore[arg-type]
+    model.load_state_dict(content["model"])
     device = pick_device(config)
     model.to(device).to(memory_format=torch.channels_last)
-    with writer(path, header) as append, torch.inference_mode():
-        for batch, outputs in raw_outputs(model, split, config, device, progress):
-            rows, sizes = np.array(batch.indices), np.array(batch.original_hw)
-            append(rows, sizes, query_outputs(outputs, config.inference.layer))
+    for batch, outputs in raw_outputs(model, split, config, device, progress):
+        yield np.array(batch.indices), np.array(batch.original_hw), query_outputs(outputs, config.inference.layer)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, Protocol
@@ -18,12 +18,12 @@ from speaq.data.zero_shot import zero_shot_triplets
 from speaq.evaluation.detection import BOX_AP
 from speaq.evaluation.protocol import protocol_name
 from speaq.losses import DetectorLoss, SpeaQLoss, predicate_weights
-from speaq.matching.groups import VISUAL_GENOME_COUNTS, PredicateGroups, make_groups
+from speaq.matching.groups import VISUAL_GENOME_COUNTS, PredicateGroups, make_groups, make_user_groups
 from speaq.model.backbone_weights import load_backbone
 from speaq.model.detector import Detector, load_replicated, load_speaq, replicate
 from speaq.model.reference_weights import WeightsError
 from speaq.model.speaq import SpeaQ
-from speaq.structures import IntArray, Target
+from speaq.structures import IntArray, Target, Vocabulary
 from speaq.training import checkpoint
 from speaq.training.evaluate import Evaluation, Progress, Store, evaluate_detector, evaluate_scene_graphs
 
@@ -46,23 +46,29 @@ class Task:
     evaluate: Callable[[nn.Module, Split, torch.device, Progress], Evaluation]
 
 
-def groups_for(config: Config, counts: IntArray) -> PredicateGroups | None:
+def groups_for(config: Config, counts: IntArray, predicates: Sequence[str]) -> PredicateGroups | None:
     """The predicate groups of a config, from the train split's counts [P+1] or Visual Genome's table; None for G = 1.
 
+    `predicates` are the data's P names, by which a user's own groups know them.
+
     Raises:
-        ConfigError: Visual Genome's table with another number of predicates, or G that P or Q cannot carry.
+        ConfigError: Visual Genome's table with another number of predicates, G that P or Q cannot carry, or groups of
+            the user's that are not the data's predicates.
     """
-    if config.matching.num_groups == 1:
+    matching = config.matching
+    if matching.group_number == 1:
         return None
     table = counts[:-1].tolist()
-    if config.matching.group_counts == "visual_genome":
+    if matching.group_counts == "visual_genome":
         if len(VISUAL_GENOME_COUNTS) != len(table):
             raise ConfigError(
                 f"matching.group_counts: visual_genome is a table of {len(VISUAL_GENOME_COUNTS)} predicates; "
                 f"the data has {len(table)}"
             )
         table = list(VISUAL_GENOME_COUNTS)
-    return make_groups(table, config.matching.num_groups, config.model.num_queries)
+    if matching.groups is not None:
+        return make_user_groups(matching.user_groups, predicates, table, config.model.num_queries)
+    return make_groups(table, matching.num_groups, config.model.num_queries, rule=matching.group_rule)
 
 
 def make_model(task: TaskName, config: Config, num_objects: int, num_predicates: int) -> nn.Module:
@@ -93,14 +99,14 @@ def make_task(task: TaskName, config: Config, vg: VisualGenome, train_split: Spl
     return Task(
         task,
         model,
-        lambda losses: make_criterion(config.model_copy(update={"losses": losses}), counts, num_objects),
+        lambda losses: make_criterion(config.model_copy(update={"losses": losses}), counts, vg.vocabulary),
         config.training.best_metric,
         protocol_name(config.evaluation),
         evaluator(config, vg, counts),
     )
 
 
-def make_criterion(config: Config, counts: IntArray, num_objects: int) -> SpeaQLoss:
+def make_criterion(config: Config, counts: IntArray, vocabulary: Vocabulary) -> SpeaQLoss:
     """SpeaQ's loss for the train split's predicate counts [P+1]."""
     weights = predicate_weights(
         torch.from_numpy(np.ascontiguousarray(counts[:-1])),
@@ -108,7 +114,8 @@ def make_criterion(config: Config, counts: IntArray, num_objects: int) -> SpeaQL
         config.losses.undersample,
         config.losses.no_relation_weight,
     )
-    groups = groups_for(config, counts)
+    groups = groups_for(config, counts, vocabulary.predicates)
+    num_objects = len(vocabulary.objects)
     return SpeaQLoss(config.losses, config.matching, groups, config.model.query_multiple, weights, num_objects)
 
 
