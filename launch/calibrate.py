@@ -21,6 +21,7 @@ from scipy.stats import kendalltau
 from launch import results, status
 from launch import study as studies
 from launch.scheduler import Halving, Named
+from launch.search import compared
 from speaq import config as configs
 from speaq import space as spaces
 from speaq.config import ConfigError
@@ -132,7 +133,7 @@ def judge(folder: Path) -> Calibration:
     if len({status.max_steps(entry, plan) for entry in full}) > 1:
         raise ConfigError(f"{folder}: its trials differ in training.max_steps; a budget must mean the same to all")
     last = plan.base.training.max_steps if not full else status.max_steps(full[0], plan)
-    metric = studies.compared(plan)
+    metric = compared(plan)
     steps = sorted({step for entry in full for step in entry.reports if step < last})
     curves = np.array([[_number(entry.reports.get(step, {}).get(metric)) for step in steps] for entry in full])
     known = ~np.isnan(curves).any(1) if len(full) else np.zeros(0, dtype=bool)

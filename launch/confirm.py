@@ -24,6 +24,7 @@ from launch.from_predictions import is_of_predictions
 from launch.ledger import Entry, digest
 from launch.race import Setting, leader, race
 from launch.seam import Metrics, Progresses
+from launch.search import compared
 from launch.status import Snapshot
 from launch.trial import Job, run_training
 from speaq import config as configs
@@ -195,7 +196,7 @@ class _Confirmation:
                 raise ConfigError(f"{folder}: holds a run of another config; move it away")
             return result
         study, steps = self.snapshot.study, config.training.max_steps
-        metric = studies.compared(study.plan)
+        metric = compared(study.plan)
         job = Job(str(self.data), str(folder.parent), metric, study.train)
         with self.progress(title) as tell:
 
