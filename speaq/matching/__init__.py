@@ -29,7 +29,11 @@ CHUNK_ENTRIES_GPU = 2**24
 
 
 class NonFiniteError(ValueError):
-    """NaN or infinity in the model's outputs or in the targets: the message names tensor, layer, image and query."""
+    """NaN or infinity in the matching cost: the message names tensor, layer, image and query."""
+
+
+class NonFiniteOutputError(NonFiniteError):
+    """The model's outputs are the cause: training has diverged."""
 
 
 @dataclass(frozen=True)
@@ -41,6 +45,7 @@ class Pairs:
     row: Tensor  # [S] int64 in 0 … T-1
     num_pairs: Tensor  # [L] int64 of every layer
     num_pairs_last: int  # of the last layer, on the host
+    by_group: IntArray  # [G, G+1] on the host: repeated rows of each group by the group of their query, or without one
 
 
 def match(
@@ -135,9 +140,10 @@ def _pairs(
     num_layers, num_images, num_queries = queries.shape
     cost, host_repeats, host_group = _to_host(costs, repeats, group_of_row)
     if not np.isfinite(cost).all():
-        raise NonFiniteError(_describe_non_finite(queries, truth))
-    image = truth.image_on_host
-    layer, row, query = assign(cost, host_repeats, image, Blocks(host_group, bounds))
+        raise _non_finite(queries, truth)
+    image, blocks = truth.image_on_host, Blocks(host_group, bounds)
+    layer, row, query = assign(cost, host_repeats, image, blocks)
+    by_group = _by_group(host_repeats, row, query, blocks) * (num_layers // len(cost))
     if len(cost) < num_layers:
         layer = np.repeat(np.arange(num_layers), len(row))
         row, query = np.tile(row, num_layers), np.tile(query, num_layers)
@@ -145,7 +151,16 @@ def _pairs(
     num_pairs = np.bincount(layer, minlength=num_layers)
     packed = to_device(np.concatenate((layer, flat_query, row, num_pairs)), truth.image.device)
     parts = split_by_counts(packed, (len(row), len(row), len(row), num_layers))
-    return Pairs(parts[0], parts[1], parts[2], parts[3], num_pairs_last=int(num_pairs[-1]))
+    return Pairs(parts[0], parts[1], parts[2], parts[3], num_pairs_last=int(num_pairs[-1]), by_group=by_group)
+
+
+def _by_group(repeats: IntArray, row: IntArray, query: IntArray, blocks: Blocks) -> IntArray:
+    """[L, T] repeats and the matched pairs → [G, G+1], see `Pairs`."""
+    num_groups = len(blocks.bounds) - 1
+    pair = blocks.group_of_row[row] * num_groups + blocks.group_of_query[query]
+    matched = np.bincount(pair, minlength=num_groups**2).reshape(num_groups, num_groups)
+    wanted = np.bincount(blocks.group_of_row, weights=repeats.sum(0), minlength=num_groups).astype(np.int64)
+    return np.column_stack((matched, wanted - matched.sum(1)))
 
 
 def _to_host(costs: list[Tensor], repeats: Tensor, group_of_row: Tensor) -> tuple[FloatArray, IntArray, IntArray]:
@@ -167,7 +182,7 @@ def _group_index(groups: PredicateGroups, query_multiple: int, device: torch.dev
     return to_device(np.asarray(groups.group_of_predicate), device), to_device(group_of_query, device)
 
 
-def _describe_non_finite(queries: Queries, truth: Truth) -> str:
+def _non_finite(queries: Queries, truth: Truth) -> NonFiniteError:
     """Looks for the culprit, with as many transfers as it takes: the run ends here."""
     num_layers = queries.shape[0]
     for layer in range(num_layers):
@@ -176,11 +191,11 @@ def _describe_non_finite(queries: Queries, truth: Truth) -> str:
                 bad = (~tensor[layer].isfinite()).any(-1).nonzero().tolist()  # rows (image, query)
                 if bad:
                     image, query = bad[0]
-                    return (
+                    return NonFiniteOutputError(
                         f"{name} of decoder layer {layer + 1} of {num_layers}: NaN or infinite in {len(bad)} queries, "
                         f"first at image {image}, query {query} of the batch"
                     )
     rows = (~truth.boxes.isfinite()).any(-1).any(0).nonzero().flatten().tolist()
     if rows:
-        return f"target boxes: NaN or infinite at image {int(truth.image[rows[0]])} of the batch"
-    return "matching cost: infinite though outputs and targets are finite; are the boxes in [0, 1]?"
+        return NonFiniteError(f"target boxes: NaN or infinite at image {int(truth.image[rows[0]])} of the batch")
+    return NonFiniteError("matching cost: infinite though outputs and targets are finite; are the boxes in [0, 1]?")
