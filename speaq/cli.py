@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from speaq import config as configs
+from speaq.cli_microscope import microscope_app
 from speaq.cli_search import search_app
 from speaq.terminal import (
     DONE,
@@ -327,6 +328,7 @@ def predict(
     return FAILED if failed else DONE
 
 
+app.add_typer(microscope_app)
 app.add_typer(search_app)
 
 

@@ -88,15 +88,8 @@ def match_relations(
     queries: Queries, truth: Truth, config: MatchingConfig, groups: PredicateGroups | None, query_multiple: int
 ) -> tuple[Pairs, Tensor]:
     """`match` for what the losses have computed already; also returns the repeats [L, T]."""
-    num_layers, _, num_queries = queries.shape
-    group_of_row, outside = torch.zeros_like(truth.image), None
-    bounds: tuple[int, ...] = (0, num_queries)
-    if groups is not None:
-        bounds = tuple(bound * query_multiple for bound in groups.bounds)
-        assert bounds[-1] == num_queries, f"groups have {bounds[-1]} relation queries, the outputs {num_queries}"
-        group_of_predicate, group_of_query = _group_index(groups, query_multiple, truth.image.device)
-        group_of_row = group_of_predicate[truth.classes[2]]
-        outside = group_of_row[:, None] != group_of_query
+    num_layers = queries.shape[0]
+    group_of_row, bounds, outside = group_mask(queries, truth, groups, query_multiple)
     repeats = truth.image.new_empty(num_layers, len(truth.image))
     costs = []
     for first, end in _chunks(queries, truth):
@@ -105,6 +98,25 @@ def match_relations(
         repeats[:, first:end] = relation_repeats(comparison, config, mask)
         costs.append(comparison.cost if config.independent else comparison.cost.sum(0, keepdim=True))
     return _pairs(costs, repeats, group_of_row, bounds, queries, truth), repeats
+
+
+def group_mask(
+    queries: Queries, truth: Truth, groups: PredicateGroups | None, query_multiple: int
+) -> tuple[Tensor, tuple[int, ...], Tensor | None]:
+    """Which queries may learn which rows.
+
+    Returns:
+        [T] group of every row; [G+1] first relation query of every group, and R; [T, R] true where the query is of
+        another group than the row (None: no groups).
+    """
+    num_queries = queries.shape[2]
+    if groups is None:
+        return torch.zeros_like(truth.image), (0, num_queries), None
+    bounds = tuple(bound * query_multiple for bound in groups.bounds)
+    assert bounds[-1] == num_queries, f"groups have {bounds[-1]} relation queries, the outputs {num_queries}"
+    group_of_predicate, group_of_query = _group_index(groups, query_multiple, truth.image.device)
+    group_of_row = group_of_predicate[truth.classes[2]]
+    return group_of_row, bounds, group_of_row[:, None] != group_of_query
 
 
 @torch.no_grad()
