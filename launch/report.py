@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import launch.report_html as html
-from launch import compare, report_plots, report_png, report_tables, results, status
+from launch import compare, report_health, report_plots, report_png, report_tables, results, status
 from launch.ledger import Entry
 from launch.search import Plan
 from launch.status import Snapshot, TrialStatus
@@ -51,6 +51,7 @@ def _sections(snapshot: Snapshot) -> Iterator[str]:
     if finished:
         yield from _figures(snapshot)
     yield html.section("Cost", *_cost(snapshot, trials))
+    yield html.section("Training health", *report_health.training_health(snapshot))
     yield html.section("Failures", _failures(trials))
     yield html.section("What to run next", *_next(snapshot))
 

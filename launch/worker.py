@@ -28,7 +28,7 @@ from launch.seam import TRAIN, Metrics, Progress, Report, training_function
 from speaq import config as configs
 from speaq.config import Config, ConfigError
 from speaq.training import distributed
-from speaq.training.loop import OutOfMemory, StopTraining
+from speaq.training.loop import DivergedError, OutOfMemory, StopTraining
 
 log = logging.getLogger(__name__)
 
@@ -40,7 +40,12 @@ class WorkersError(RuntimeError):
     """A run on several workers that could not be finished."""
 
 
-FAILURES: Mapping[str, type[Exception]] = {"user": ConfigError, "run": WorkersError, "memory": OutOfMemory}
+FAILURES: Mapping[str, type[Exception]] = {
+    "user": ConfigError,
+    "run": WorkersError,
+    "memory": OutOfMemory,
+    "diverged": DivergedError,
+}
 
 
 def train_distributed(
@@ -60,6 +65,7 @@ def train_distributed(
         ConfigError, DataError: what the user gave cannot be used.
         WorkersError: the workers did not start, or were lost too often.
         OutOfMemory: a device's memory is too small.
+        DivergedError: outputs or a loss that are not finite.
     """
     output, data, config = output.resolve(), data.resolve(), cluster.with_absolute_paths(config)
     if not resume and (output / "config.yaml").exists():
@@ -159,8 +165,9 @@ def work(job: dict[str, Any]) -> None:
     except (ValueError, ArithmeticError) as error:
         kind = "user" if isinstance(error, ValueError) else "run"
         ray.get(relay.end.remote({"failure": [kind, " ".join(str(error).split())]}))
-    except OutOfMemory as error:
-        ray.get(relay.end.remote({"failure": ["memory", str(error)]}))
+    except (OutOfMemory, DivergedError) as error:
+        kind = "memory" if isinstance(error, OutOfMemory) else "diverged"
+        ray.get(relay.end.remote({"failure": [kind, str(error)]}))
         raise  # the others wait for this worker: starting again, they all find that the run has ended
     else:
         if main:

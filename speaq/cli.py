@@ -12,6 +12,7 @@ import typer
 from speaq import config as configs
 from speaq.cli_explore import explore_app
 from speaq.cli_groups import groups_app
+from speaq.cli_microscope import microscope_app
 from speaq.cli_search import search_app
 from speaq.terminal import (
     DONE,
@@ -283,6 +284,7 @@ def predict(
     return FAILED if failed else DONE
 
 
+app.add_typer(microscope_app)
 app.add_typer(search_app)
 app.add_typer(groups_app)
 app.add_typer(explore_app)

@@ -19,7 +19,7 @@ from speaq.config import LossConfig, MatchingConfig
 from speaq.matching import Pairs, match_objects, match_relations
 from speaq.matching.groups import PredicateGroups
 from speaq.matching.rows import Queries, Truth, object_queries, object_truth, relation_queries, relation_truth
-from speaq.structures import DetectorOutputs, LayerOutputs, Target
+from speaq.structures import DetectorOutputs, IntArray, LayerOutputs, Target
 
 # Names of (classification, L1, GIoU) by element, as the reference logs them.
 RELATION_NAMES = (
@@ -92,6 +92,14 @@ class SpeaQLoss(nn.Module):
         object_class_weights = object_weights(num_classes, config.no_object_weight)
         self.register_buffer("object_class_weights", object_class_weights, persistent=False)
         self.register_buffer("predicate_class_weights", predicate_weights, persistent=False)
+        self._by_group: IntArray | None = None
+
+    def take_by_group(self) -> IntArray | None:
+        """[G, G+1] repeated relations of each predicate group by the group of the queries that they were matched to
+        (last column: to none), over all layers and images since the last call; None where nothing was. On the host.
+        """
+        taken, self._by_group = self._by_group, None
+        return taken
 
     def forward(self, outputs: LayerOutputs, targets: Sequence[Target]) -> tuple[Tensor, dict[str, Tensor]]:
         """Returns the weighted total and, without gradient, its unweighted parts by name.
@@ -104,6 +112,7 @@ class SpeaQLoss(nn.Module):
         """
         queries, truth = relation_queries(outputs), relation_truth(targets)
         pairs, repeats = match_relations(queries, truth, self.matching, self.groups, self.query_multiple)
+        self._by_group = pairs.by_group if self._by_group is None else self._by_group + pairs.by_group
         class_weights = (self.object_class_weights, self.object_class_weights, self.predicate_class_weights)
         losses = pair_losses(queries, truth, pairs, class_weights)
         parts = named_parts(RELATION_NAMES, losses)

@@ -377,8 +377,10 @@ def test_the_report_has_all_sections_and_nothing_in_it_runs(tmp_path: Path) -> N
         "Predicate groups",
         "Learning curves",
         "Cost",
+        "Training health",
         "Failures",
     } <= set(headings)
+    assert "No trial that has finished or failed has logged a step." in body
     assert headings[-1] == "What to run next"
     assert "Pareto front" not in headings  # one objective
     assert "Search study &lt;b&gt;" in body
@@ -390,6 +392,43 @@ def test_the_report_has_all_sections_and_nothing_in_it_runs(tmp_path: Path) -> N
     assert "--trials 36" in body
     assert command("report", folder, "--output", tmp_path / "page.html").exit_code == 0
     assert "cannot be written" in refusal("report", folder, "--output", tmp_path / "no" / "page.html")
+
+
+def logged(folder: Path, trial: str, gradient_norms: list[float | None]) -> None:
+    """Training lines of a trial: a layer more than groups, the second group starves."""
+    path = folder / "trials" / trial / "metrics.jsonl"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    lines = [
+        {
+            "step": 10 * number,
+            "train/loss": 9.0 / number,
+            "train/gradient_norm": norm,
+            **{f"train/k_log_layer{layer}": 1 + layer / 8 for layer in (1, 2, 3)},
+            **{"train/matched_share_group1": 0.25, "train/matched_share_group2": 0.0},
+            **{"train/overflow_group1": 0.125, "train/overflow_group2": None, "train/unmatched_share": 0.5},
+            "train/starving_groups": float(number > 2),
+        }
+        for number, norm in enumerate(gradient_norms, start=1)
+    ]
+    path.write_text("".join(json.dumps(line) + "\n" for line in [*lines, {"step": 90, "val/F@50": 0.5}]))
+
+
+def test_the_report_shows_how_training_went_in_the_best_and_in_failed_trials(tmp_path: Path) -> None:
+    folder = searched(tmp_path / "study")
+    best = results.best_entry(status.read(folder).entries, ("F@50",))
+    assert best is not None
+    logged(folder, best.id, [1.0, 3.0, 2.0])
+    logged(folder, "0015", [1.0, 400.0, None])  # the failed one
+    page = report.write_report(folder).read_text(encoding="utf-8")
+    section = page.partition("<h2>Training health</h2>")[2].partition("</section>")[0]
+    rows = [re.findall(r"<td[^>]*>(.*?)</td>", row) for row in re.findall(r"<tr class(.*?)</tr>", section)]
+    figures = ["1.12 · 1.25 · 1.38", "25.0% · 0.0%", "12.5% · -", "50.0%", "1"]
+    label = best.label or ""
+    assert rows == [
+        [best.id, label, "finished", "30", "9", "5.5", "2", "3", *figures, ""],
+        ["0015", "", "failed", "30", "9", "5.5", "200.5", "400", *figures, html.escape(HOSTILE)],
+    ]
+    assert section.count('class="plot"') == 2
 
 
 def test_the_report_shows_groups_confirmation_and_what_was_forced(tmp_path: Path) -> None:
@@ -567,6 +606,8 @@ def seen(page: Path, folder: Path, *widths: int) -> list[dict[str, Any]]:
 @pytest.mark.skipif(CHROMIUM is None, reason="no Chromium here")
 def test_a_browser_draws_the_report_without_network_errors_or_sideways_scrolling(tmp_path: Path) -> None:
     folder = searched(tmp_path / "study", ("R@50", "mR@50"))
+    logged(folder, "0000", [1.0, 3.0, 2.0])
+    logged(folder, "0015", [1.0, 400.0, None])
     keep_evaluation(folder, "0000", {"on": 0.5, HOSTILE: None})
     pages = seen(report.write_report(folder), tmp_path, 400, 1200)
     assert [page["view"] for page in pages] == [400, 1200]

@@ -19,7 +19,7 @@ LAYERS = (
     ("training",),
     ("prediction",),
     ("explore",),
-    ("terminal", "cli_search", "cli_explore", "cli_groups", "cli"),
+    ("terminal", "cli_search", "cli_explore", "cli_groups", "cli_microscope", "cli"),
 )
 
 BLOCKED = """

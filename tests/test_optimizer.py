@@ -44,7 +44,8 @@ def test_clipping_is_over_the_whole_model() -> None:
     model = Model()
     for parameter in model.parameters():
         parameter.grad = torch.ones_like(parameter)
-    before = clip_gradients(model, TrainingConfig(clip_norm=0.01))
+    before, each = clip_gradients(model, TrainingConfig(clip_norm=0.01))
     after = torch.stack([p.grad.norm() for p in model.parameters() if p.grad is not None]).norm()
     assert before == pytest.approx(32**0.5)
+    assert each.tolist() == pytest.approx([p.numel() ** 0.5 for p in model.parameters()])
     assert after == pytest.approx(0.01, rel=1e-4)

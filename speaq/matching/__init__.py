@@ -29,7 +29,11 @@ CHUNK_ENTRIES_GPU = 2**24
 
 
 class NonFiniteError(ValueError):
-    """NaN or infinity in the model's outputs or in the targets: the message names tensor, layer, image and query."""
+    """NaN or infinity in the matching cost: the message names tensor, layer, image and query."""
+
+
+class NonFiniteOutputError(NonFiniteError):
+    """The model's outputs are the cause: training has diverged."""
 
 
 @dataclass(frozen=True)
@@ -41,6 +45,7 @@ class Pairs:
     row: Tensor  # [S] int64 in 0 … T-1
     num_pairs: Tensor  # [L] int64 of every layer
     num_pairs_last: int  # of the last layer, on the host
+    by_group: IntArray  # [G, G+1] on the host: repeated rows of each group by the group of their query, or without one
 
 
 def match(
@@ -83,15 +88,8 @@ def match_relations(
     queries: Queries, truth: Truth, config: MatchingConfig, groups: PredicateGroups | None, query_multiple: int
 ) -> tuple[Pairs, Tensor]:
     """`match` for what the losses have computed already; also returns the repeats [L, T]."""
-    num_layers, _, num_queries = queries.shape
-    group_of_row, outside = torch.zeros_like(truth.image), None
-    bounds: tuple[int, ...] = (0, num_queries)
-    if groups is not None:
-        bounds = tuple(bound * query_multiple for bound in groups.bounds)
-        assert bounds[-1] == num_queries, f"groups have {bounds[-1]} relation queries, the outputs {num_queries}"
-        group_of_predicate, group_of_query = _group_index(groups, query_multiple, truth.image.device)
-        group_of_row = group_of_predicate[truth.classes[2]]
-        outside = group_of_row[:, None] != group_of_query
+    num_layers = queries.shape[0]
+    group_of_row, bounds, outside = group_mask(queries, truth, groups, query_multiple)
     repeats = truth.image.new_empty(num_layers, len(truth.image))
     costs = []
     for first, end in _chunks(queries, truth):
@@ -100,6 +98,25 @@ def match_relations(
         repeats[:, first:end] = relation_repeats(comparison, config, mask)
         costs.append(comparison.cost if config.independent else comparison.cost.sum(0, keepdim=True))
     return _pairs(costs, repeats, group_of_row, bounds, queries, truth), repeats
+
+
+def group_mask(
+    queries: Queries, truth: Truth, groups: PredicateGroups | None, query_multiple: int
+) -> tuple[Tensor, tuple[int, ...], Tensor | None]:
+    """Which queries may learn which rows.
+
+    Returns:
+        [T] group of every row; [G+1] first relation query of every group, and R; [T, R] true where the query is of
+        another group than the row (None: no groups).
+    """
+    num_queries = queries.shape[2]
+    if groups is None:
+        return torch.zeros_like(truth.image), (0, num_queries), None
+    bounds = tuple(bound * query_multiple for bound in groups.bounds)
+    assert bounds[-1] == num_queries, f"groups have {bounds[-1]} relation queries, the outputs {num_queries}"
+    group_of_predicate, group_of_query = _group_index(groups, query_multiple, truth.image.device)
+    group_of_row = group_of_predicate[truth.classes[2]]
+    return group_of_row, bounds, group_of_row[:, None] != group_of_query
 
 
 @torch.no_grad()
@@ -135,9 +152,10 @@ def _pairs(
     num_layers, num_images, num_queries = queries.shape
     cost, host_repeats, host_group = _to_host(costs, repeats, group_of_row)
     if not np.isfinite(cost).all():
-        raise NonFiniteError(_describe_non_finite(queries, truth))
-    image = truth.image_on_host
-    layer, row, query = assign(cost, host_repeats, image, Blocks(host_group, bounds))
+        raise _non_finite(queries, truth)
+    image, blocks = truth.image_on_host, Blocks(host_group, bounds)
+    layer, row, query = assign(cost, host_repeats, image, blocks)
+    by_group = _by_group(host_repeats, row, query, blocks) * (num_layers // len(cost))
     if len(cost) < num_layers:
         layer = np.repeat(np.arange(num_layers), len(row))
         row, query = np.tile(row, num_layers), np.tile(query, num_layers)
@@ -145,7 +163,16 @@ def _pairs(
     num_pairs = np.bincount(layer, minlength=num_layers)
     packed = to_device(np.concatenate((layer, flat_query, row, num_pairs)), truth.image.device)
     parts = split_by_counts(packed, (len(row), len(row), len(row), num_layers))
-    return Pairs(parts[0], parts[1], parts[2], parts[3], num_pairs_last=int(num_pairs[-1]))
+    return Pairs(parts[0], parts[1], parts[2], parts[3], num_pairs_last=int(num_pairs[-1]), by_group=by_group)
+
+
+def _by_group(repeats: IntArray, row: IntArray, query: IntArray, blocks: Blocks) -> IntArray:
+    """[L, T] repeats and the matched pairs → [G, G+1], see `Pairs`."""
+    num_groups = len(blocks.bounds) - 1
+    pair = blocks.group_of_row[row] * num_groups + blocks.group_of_query[query]
+    matched = np.bincount(pair, minlength=num_groups**2).reshape(num_groups, num_groups)
+    wanted = np.bincount(blocks.group_of_row, weights=repeats.sum(0), minlength=num_groups).astype(np.int64)
+    return np.column_stack((matched, wanted - matched.sum(1)))
 
 
 def _to_host(costs: list[Tensor], repeats: Tensor, group_of_row: Tensor) -> tuple[FloatArray, IntArray, IntArray]:
@@ -167,7 +194,7 @@ def _group_index(groups: PredicateGroups, query_multiple: int, device: torch.dev
     return to_device(np.asarray(groups.group_of_predicate), device), to_device(group_of_query, device)
 
 
-def _describe_non_finite(queries: Queries, truth: Truth) -> str:
+def _non_finite(queries: Queries, truth: Truth) -> NonFiniteError:
     """Looks for the culprit, with as many transfers as it takes: the run ends here."""
     num_layers = queries.shape[0]
     for layer in range(num_layers):
@@ -176,11 +203,11 @@ def _describe_non_finite(queries: Queries, truth: Truth) -> str:
                 bad = (~tensor[layer].isfinite()).any(-1).nonzero().tolist()  # rows (image, query)
                 if bad:
                     image, query = bad[0]
-                    return (
+                    return NonFiniteOutputError(
                         f"{name} of decoder layer {layer + 1} of {num_layers}: NaN or infinite in {len(bad)} queries, "
                         f"first at image {image}, query {query} of the batch"
                     )
     rows = (~truth.boxes.isfinite()).any(-1).any(0).nonzero().flatten().tolist()
     if rows:
-        return f"target boxes: NaN or infinite at image {int(truth.image[rows[0]])} of the batch"
-    return "matching cost: infinite though outputs and targets are finite; are the boxes in [0, 1]?"
+        return NonFiniteError(f"target boxes: NaN or infinite at image {int(truth.image[rows[0]])} of the batch")
+    return NonFiniteError("matching cost: infinite though outputs and targets are finite; are the boxes in [0, 1]?")

@@ -8,7 +8,6 @@ from __future__ import annotations
 import contextlib
 import json
 import logging
-import math
 import signal
 import threading
 import time
@@ -27,11 +26,13 @@ from speaq.data import DataError
 from speaq.data.dataset import RawBatch, train_loader
 from speaq.data.subset import looked_at
 from speaq.data.visual_genome import Split, VisualGenome, open_data
+from speaq.matching import NonFiniteOutputError
 from speaq.structures import Batch
 from speaq.training import checkpoint, distributed
 from speaq.training.environment import hardware, peak_memory_mib, reset_peak_memory, versions
 from speaq.training.evaluate import Progress, _no_progress
-from speaq.training.metrics import Sink, open_sinks
+from speaq.training.health import Health
+from speaq.training.metrics import Sink, open_sinks, read_lines
 from speaq.training.optimizer import clip_gradients, make_optimizer, set_learning_rate
 from speaq.training.resume import previous_run
 from speaq.training.tasks import Criterion, Task, TaskName, make_task
@@ -56,7 +57,7 @@ class OutOfMemory(RuntimeError):
 
 
 class DivergedError(RuntimeError):
-    """The loss is no longer finite."""
+    """The model's outputs or the loss are no longer finite; the message says what led there (`Health.explain`)."""
 
 
 @dataclass
@@ -89,6 +90,7 @@ class _Run:
     device: torch.device
     report: Report | None
     progress: Progress
+    health: Health
     sinks: list[Sink] = field(default_factory=list)
 
     @property
@@ -119,7 +121,7 @@ def train(
     Raises:
         ConfigError, DataError: what the user gave cannot be used.
         Interrupted: Ctrl-C or SIGTERM, after a checkpoint was written.
-        DivergedError: a loss that is not finite.
+        DivergedError: outputs or a loss that are not finite.
         OutOfMemory: the device's memory is too small.
     """
     output, data = output.resolve(), data.resolve()
@@ -136,6 +138,7 @@ def train(
         if run.main:
             _write_header(run, data)
             run.sinks = open_sinks(output, config, state.step, run.task.protocol)
+            run.health.resume(read_lines(output / "metrics.jsonl"))
         with _interruptible() as interrupted:
             status = _loop(run, state, interrupted)
     finally:
@@ -184,8 +187,22 @@ def _prepare(
     scaler = torch.amp.GradScaler(device.type, enabled=config.training.precision == "float16")
     optimizer = make_optimizer(task.model, config.training)
     criterion = _criterion(config, task, 0, device)
+    health = Health(config, task.model, criterion, vg.vocabulary.predicates)
     return _Run(
-        config, output, task, criterion, model, optimizer, scaler, vg, train_split, val_split, device, report, progress
+        config,
+        output,
+        task,
+        criterion,
+        model,
+        optimizer,
+        scaler,
+        vg,
+        train_split,
+        val_split,
+        device,
+        report,
+        progress,
+        health,
     )
 
 
@@ -265,8 +282,11 @@ def _loop(run: _Run, state: _State, interrupted: Callable[[], bool]) -> str:
         begin = time.perf_counter()
         if state.step in turns:
             run.criterion = _criterion(run.config, run.task, state.step, run.device)
+            run.health.watch(run.criterion)
         try:
-            parts = _step(run, state.step, batches, meter)
+            _step(run, state.step, batches, meter)
+        except NonFiniteOutputError as error:
+            raise DivergedError(run.health.explain(state.step + 1, str(error))) from error
         except torch.OutOfMemoryError as error:
             share = config.micro_batch_size or config.batch_size // size
             raise OutOfMemory(
@@ -279,7 +299,7 @@ def _loop(run: _Run, state: _State, interrupted: Callable[[], bool]) -> str:
         state.trained += spent
         state.waited = meter.waited_in_all
         if state.step % config.log_every == 0 or state.step == config.max_steps:
-            _log_losses(run, state, parts, meter)
+            _log_figures(run, state, meter)
         run.progress(state.step, config.max_steps, meter.text)
         stop = distributed.any_worker(interrupted()) if size == 1 or state.step % config.log_every == 0 else False
         last = state.step == config.max_steps
@@ -311,8 +331,8 @@ class _Meter:
         self.since, self.begin, self.waited = step, time.perf_counter(), 0.0
 
 
-def _step(run: _Run, step: int, batches: Iterator[Batch | RawBatch], meter: _Meter) -> dict[str, Tensor]:
-    """One optimizer step, over as many micro-batches as the effective batch needs; returns the mean losses."""
+def _step(run: _Run, step: int, batches: Iterator[Batch | RawBatch], meter: _Meter) -> None:
+    """One optimizer step, over as many micro-batches as the effective batch needs."""
     config = run.config.training
     rank, size = distributed.world()
     share = config.batch_size // size
@@ -329,10 +349,10 @@ def _step(run: _Run, step: int, batches: Iterator[Batch | RawBatch], meter: _Met
         for name, value in _backward(run, batch, 1 / micro_batches, last=index == micro_batches - 1).items():
             total[name] = total[name] + value / micro_batches if name in total else value / micro_batches
     run.scaler.unscale_(run.optimizer)
-    total["gradient_norm"] = clip_gradients(run.task.model, config)
+    total["gradient_norm"], norms = clip_gradients(run.task.model, config)
     run.scaler.step(run.optimizer)
     run.scaler.update()
-    return total
+    run.health.add(step + 1, total, norms)
 
 
 def _backward(run: _Run, batch: Batch, scale: float, *, last: bool) -> dict[str, Tensor]:
@@ -349,24 +369,21 @@ def _backward(run: _Run, batch: Batch, scale: float, *, last: bool) -> dict[str,
     return {"loss": total.detach(), **parts}
 
 
-def _log_losses(run: _Run, state: _State, parts: Mapping[str, Tensor], meter: _Meter) -> None:
-    names = list(parts)
-    values = torch.stack([parts[name].float() for name in names]).tolist()  # one transfer for all
-    losses = dict(zip(names, values, strict=True))
-    if not math.isfinite(losses["loss"]):
-        raise DivergedError(
-            f"the loss is {losses['loss']} at step {state.step}: lower training.learning_rate or training.clip_norm"
-        )
+def _log_figures(run: _Run, state: _State, meter: _Meter) -> None:
+    figures = run.health.figures()
+    loss = figures["loss"]
+    if loss is None:
+        raise DivergedError(run.health.explain(state.step))
     elapsed = max(time.perf_counter() - meter.begin, 1e-9)
     speed = (state.step - meter.since) * run.config.training.batch_size / elapsed
-    line = {f"train/{name}": value if math.isfinite(value) else None for name, value in losses.items()}
+    line = {f"train/{name}": value for name, value in figures.items()}
     line["train/learning_rate"] = run.optimizer.param_groups[0]["lr"]
     line["train/images_per_second"] = speed
     line["train/data_wait_share"] = meter.waited / elapsed
     line["train/seconds"] = state.seconds
     _emit(run, state.step, line)
     meter.reset(state.step)
-    meter.text = f"loss {losses['loss']:.3f} · {speed:.0f} images/s"
+    meter.text = f"loss {loss:.3f} · {speed:.0f} images/s"
 
 
 def _emit(run: _Run, step: int, values: Mapping[str, float | None]) -> None:

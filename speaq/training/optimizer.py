@@ -47,6 +47,14 @@ def set_learning_rate(optimizer: torch.optim.Optimizer, step: int, config: Train
         group["lr"] = group["base_lr"] * factor
 
 
-def clip_gradients(model: nn.Module, config: TrainingConfig) -> torch.Tensor:
-    """Scales the gradients of the whole model to at most `clip_norm`; returns the norm before, a 0-d tensor."""
-    return torch.nn.utils.clip_grad_norm_(model.parameters(), config.clip_norm, foreach=True)
+def clip_gradients(model: nn.Module, config: TrainingConfig) -> tuple[torch.Tensor, torch.Tensor]:
+    """Scales the gradients of the whole model to at most `clip_norm`.
+
+    Returns:
+        The norm before, a 0-d tensor, and [N] the norm of every parameter that has a gradient, in the model's order.
+    """
+    gradients = [parameter.grad for parameter in model.parameters() if parameter.grad is not None]
+    norms = torch.stack(torch._foreach_norm(gradients))
+    norm = torch.linalg.vector_norm(norms)
+    torch.nn.utils.clip_grads_with_norm_(model.parameters(), config.clip_norm, norm, foreach=True)
+    return norm, norms

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
 
@@ -13,7 +13,7 @@ from speaq.config import Config, ConfigError, EvaluationConfig, apply, from_dict
 from speaq.data import DataError
 from speaq.data.statistics import predicate_count
 from speaq.data.subset import looked_at
-from speaq.data.visual_genome import Split, VisualGenome, open_data
+from speaq.data.visual_genome import Split, open_data
 from speaq.evaluation.raw_outputs import RawOutputs
 from speaq.evaluation.specialization import Analysed, count_predictions, from_json
 from speaq.inference import QueryOutputs, decode_queries
@@ -21,7 +21,7 @@ from speaq.structures import IntArray, ScenePrediction
 from speaq.training import checkpoint, seal
 from speaq.training.evaluate import Progress, _no_progress
 from speaq.training.run import check_vocabulary, data_directory
-from speaq.training.stored import is_there, network_outputs, place
+from speaq.training.stored import OpenedRun, is_there, network_outputs, place
 from speaq.training.tasks import groups_for
 
 FOLDER, FILE = "specialization", "specialization.json"  # in a run folder, for `speaq explore`
@@ -85,13 +85,14 @@ def _analyse(run: Path, names: str, file: Path, asked: Asked, progress: Progress
     if len(split) == 0:
         raise DataError(f"{vg.directory}: split {asked.split} has no image")
     counts = predicate_count(vg.split("train", config.data), vg.num_predicates)
-    outputs = _outputs(content, file, folder, config, vg, split, asked, progress)
+    opened = OpenedRun(file, config, vg, int(content["step"]), content["model"])
+    outputs = _outputs(opened, folder, split, asked, progress)
     predictions = _decoded(outputs, config, counts)
     num_queries = config.model.num_queries * config.model.query_multiple
     return Analysed(
         run=run.resolve().name,
         checkpoint=names,
-        step=int(content["step"]),
+        step=opened.step,
         split=asked.split,
         images=len(split),
         top=asked.top,
@@ -103,18 +104,11 @@ def _analyse(run: Path, names: str, file: Path, asked: Asked, progress: Progress
 
 
 def _outputs(
-    content: dict[str, Any],
-    file: Path,
-    folder: Path,
-    config: Config,
-    vg: VisualGenome,
-    split: Split,
-    asked: Asked,
-    progress: Progress,
+    opened: OpenedRun, folder: Path, split: Split, asked: Asked, progress: Progress
 ) -> Iterator[tuple[IntArray, IntArray, QueryOutputs]]:
-    path, header = place(file, folder, vg, config)
+    path, header = place(opened, folder)
     if asked.split != "val" or asked.images is not None or not is_there(path, header):
-        yield from network_outputs(content, config, vg, split, progress)
+        yield from network_outputs(opened, split, progress)
         return
     raw = RawOutputs(path)
     try:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
+from torch import nn
 
 from speaq.config import Config, ConfigError, InferenceConfig, from_dict
 from speaq.data import DataError
@@ -65,8 +65,29 @@ class StoredRun:
         return Evaluation({**result.metrics, **boxes.result()}, result)
 
 
-def store(run: Path, data: Path | None = None, *, progress: Progress = _no_progress) -> StoredRun:
-    """Raw outputs of the run's best checkpoint on the validation split, from its folder where they are there already.
+@dataclass(frozen=True)
+class OpenedRun:
+    """A run's best checkpoint with the data set that it belongs to."""
+
+    file: Path  # the checkpoint
+    config: Config
+    vg: VisualGenome
+    step: int
+    weights: dict[str, torch.Tensor]
+
+    def model(self) -> tuple[nn.Module, torch.device]:
+        """The trained network and where it is. Sets the number of threads as the run has it."""
+        config, vg = self.config, self.vg
+        if config.training.num_threads is not None:
+            torch.set_num_threads(config.training.num_threads)
+        model = make_model("speaq", config, len(vg.vocabulary.objects), vg.num_predicates)
+        model.load_state_dict(self.weights)
+        device = pick_device(config)
+        return model.to(device).to(memory_format=torch.channels_last), device
+
+
+def open_run(run: Path, data: Path | None = None) -> OpenedRun:
+    """Opens a run folder (or a checkpoint file) of SpeaQ and its data.
 
     Raises:
         ConfigError, CheckpointError, DataError: the run or the data cannot be used, or do not belong together.
@@ -76,27 +97,39 @@ def store(run: Path, data: Path | None = None, *, progress: Progress = _no_progr
     if content["task"] != "speaq":
         raise ConfigError(f"{file}: is a {content['task']}'s checkpoint, which predicts no triplet")
     config = from_dict(content["config"], str(file))
-    folder = run if run.is_dir() else file.parent
-    vg = open_data(data_directory(folder, data))
+    vg = open_data(data_directory(run if run.is_dir() else file.parent, data))
     check_vocabulary(vg, content, file)
+    return OpenedRun(file, config, vg, content["step"], content["model"])
+
+
+def store(run: Path, data: Path | None = None, *, progress: Progress = _no_progress) -> StoredRun:
+    """Raw outputs of the run's best checkpoint on the validation split, from its folder where they are there already.
+
+    Raises:
+        ConfigError, CheckpointError, DataError: the run or the data cannot be used, or do not belong together.
+    """
+    opened = open_run(run, data)
+    config, vg = opened.config, opened.vg
+    folder = run if run.is_dir() else opened.file.parent
     split = vg.split("val", config.data)
     if len(split) == 0:
         raise DataError(f"{vg.directory}: split val has no image")
-    path, header = place(file, folder, vg, config)
+    path, header = place(opened, folder)
     if not is_there(path, header):
         with writer(path, header) as append:
-            for rows, sizes, queries in network_outputs(content, config, vg, split, progress):
+            for rows, sizes, queries in network_outputs(opened, split, progress):
                 append(rows, sizes, queries)
     counts = predicate_count(vg.split("train", config.data), vg.num_predicates)
     zero_shot = zero_shot_triplets(vg, split, config.data, config.evaluation.zero_shot)
-    return StoredRun(path, config, vg.directory, vg.digest, content["step"], split, counts, zero_shot)
+    return StoredRun(path, config, vg.directory, vg.digest, opened.step, split, counts, zero_shot)
 
 
-def place(file: Path, folder: Path, vg: VisualGenome, config: Config) -> tuple[Path, dict[str, str]]:
+def place(opened: OpenedRun, folder: Path) -> tuple[Path, dict[str, str]]:
     """Where raw outputs of a checkpoint on val are kept in its run's folder, and the header that they then have."""
-    with file.open("rb") as opened:
-        digest = hashlib.file_digest(opened, "sha256").hexdigest()
-    header = {"checkpoint": digest, "data": vg.digest, "split": "val", "layer": str(config.inference.layer)}
+    with opened.file.open("rb") as content:
+        digest = hashlib.file_digest(content, "sha256").hexdigest()
+    layer = str(opened.config.inference.layer)
+    header = {"checkpoint": digest, "data": opened.vg.digest, "split": "val", "layer": layer}
     return folder / f"raw-val-{digest[:8]}.h5", header
 
 
@@ -113,14 +146,9 @@ def is_there(path: Path, header: dict[str, str]) -> bool:
 
 @torch.inference_mode()
 def network_outputs(
-    content: Mapping[str, Any], config: Config, vg: VisualGenome, split: Split, progress: Progress
+    opened: OpenedRun, split: Split, progress: Progress
 ) -> Iterator[tuple[IntArray, IntArray, QueryOutputs]]:
     """Rows of the split [n], heights and widths of the photos [n, 2] and outputs, batch by batch, of a checkpoint."""
-    if config.training.num_threads is not None:
-        torch.set_num_threads(config.training.num_threads)
-    model = make_model("speaq", config, len(vg.vocabulary.objects), vg.num_predicates)
-    model.load_state_dict(content["model"])
-    device = pick_device(config)
-    model.to(device).to(memory_format=torch.channels_last)
+    config, model, device = opened.config, *opened.model()
     for batch, outputs in raw_outputs(model, split, config, device, progress):
         yield np.array(batch.indices), np.array(batch.original_hw), query_outputs(outputs, config.inference.layer)

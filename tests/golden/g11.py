@@ -70,7 +70,7 @@ def train(case: Case, model: SpeaQ, criterion: SpeaQLoss) -> dict[str, list[floa
         total, parts = criterion(outputs, [make_target(sample) for sample in samples])
         optimizer.zero_grad()
         total.backward()
-        norm = clip_gradients(model, config)
+        norm, _ = clip_gradients(model, config)
         optimizer.step()
         values = weighted(criterion, parts, len(outputs.subject_boxes))
         logged = sum(float(value) for name, value in parts.items() if not name.startswith("loss_"))
