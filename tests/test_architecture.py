@@ -13,12 +13,12 @@ ROOT = Path(__file__).resolve().parents[1]
 LIBRARY = sorted((ROOT / "speaq").rglob("*.py"))
 # A layer imports only layers before it (style: one direction).
 LAYERS = (
-    ("structures", "boxes", "plain_yaml", "sections", "config", "targets", "data"),
+    ("structures", "boxes", "plain_yaml", "foreign", "sections", "config", "targets", "data"),
     ("model", "matching"),
     ("losses", "inference", "evaluation", "parameters", "space"),
     ("training",),
     ("prediction",),
-    ("terminal", "cli_search", "cli"),
+    ("terminal", "cli_search", "cli_logs", "cli"),
 )
 
 BLOCKED = """

@@ -113,7 +113,7 @@ def _compute(
     if config.training.num_threads is not None:
         torch.set_num_threads(config.training.num_threads)
     model = make_model("speaq", config, len(vg.vocabulary.objects), vg.num_predicates)
-    model.load_state_dict(content["model"])  # type: ignore[arg-type]
+    checkpoint.fill(model, content, f"checkpoint of {path.parent}")
     device = pick_device(config)
     model.to(device).to(memory_format=torch.channels_last)
     with writer(path, header) as append, torch.inference_mode():
