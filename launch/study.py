@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from pydantic import ValidationError
 from ray import tune
 
 from launch import (
@@ -23,6 +24,7 @@ from launch import (
     scheduler,
     search,
     storage,
+    study_file,
 )
 from launch.budget import Budget, BudgetSpent, parse
 from launch.cluster import with_absolute_paths
@@ -149,6 +151,7 @@ def _start_file(config: Config) -> Path | None:
 def read(path: Path) -> Study:
     """study.yaml as it was written. Raises ConfigError."""
     content = configs.read_yaml(path)
+    study_file.check(content, path)
     try:
         base = configs.from_dict(content["config"], str(path))
         settings = spaces.SearchConfig.model_validate(content["search"])
@@ -168,8 +171,8 @@ def read(path: Path) -> Study:
             known,
             tuple(content.get("forced", ())),
         )
-    except (KeyError, TypeError, AttributeError) as error:
-        raise ConfigError(f"{path}: not a study.yaml of speaq ({type(error).__name__}: {error})") from error
+    except ValidationError as error:
+        raise ConfigError(f"{path}: search: {study_file.reason(error)}") from error
 
 
 def start(study: Study, output: Path, budget: str | None = None, url: str | None = None) -> list[Entry]:
