@@ -34,6 +34,7 @@ from launch.mirror import Mirror, joined, opened
 from launch.progress import Lines
 from launch.search import Plan, Search, Starts
 from launch.storage import Address
+from launch.telemetry import SearchMetrics
 from launch.trial import Job, Trial
 from speaq import config as configs
 from speaq import space as spaces
@@ -313,7 +314,8 @@ def _search(study: Study, output: Path, ledger: Ledger, budget: Budget | None, m
     with cluster.connected(dashboard=several):
         concurrent = cluster.check_fits(resources)
         lines = Lines(plan, ledger.entries, concurrent)
-        searcher = Search(plan, ledger, joined(lines, mirror), budget)
+        telemetry = SearchMetrics(output.name, plan, ledger.entries)
+        searcher = Search(plan, ledger, joined(joined(lines, telemetry), mirror), budget)
         if not searcher.remaining:
             return
         training = plan.base.training
