@@ -12,6 +12,7 @@ from typing import Any
 import typer
 
 from speaq import config as configs
+from speaq import foreign
 from speaq.config import Config, ConfigError
 from speaq.evaluation.protocol import common_protocol
 
@@ -72,7 +73,7 @@ def stored_evaluation(folder: Path) -> dict[str, Any] | None:
 def read_json(path: Path) -> dict[str, Any] | None:
     """A JSON object, None where there is no such file. Raises ConfigError where the file is something else."""
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = foreign.read_json(path)
     except FileNotFoundError:
         return None
     except (OSError, ValueError) as error:

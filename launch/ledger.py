@@ -14,14 +14,18 @@ import hashlib
 import json
 import logging
 import os
+import re
+import reprlib
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import NoneType
 from typing import IO, Any, Literal
 
 from launch.seam import Metrics
 from speaq.config import Config, ConfigError, defaults, flatten, to_dict
+from speaq.foreign import parse_json
 from speaq.parameters import Plain
 
 log = logging.getLogger(__name__)
@@ -74,6 +78,7 @@ class Entry:
         return 0 if self.start is None else self.start["step"]
 
 
+MAX_NUMBER = 1e100  # sums of such numbers are finite
 PATIENCE = 1.0  # seconds: `speaq status` holds a shared lock for an instant
 
 
@@ -122,7 +127,7 @@ class Ledger:
         """Takes whole rows. Raises LedgerError at the first that is none."""
         for number, line in enumerate(rows.splitlines(), start=1):
             try:
-                self._apply(json.loads(line))
+                self._apply(_checked(parse_json(line)))
             except (ValueError, KeyError, TypeError, AttributeError) as error:
                 raise LedgerError(f"{self.path} line {number}: not a row of a ledger ({error})") from error
 
@@ -155,7 +160,8 @@ class Ledger:
             return
         trial = row["trial"]
         if event == "asked":
-            assert trial not in self.entries, trial
+            if trial in self.entries:
+                raise ValueError(f"trial {trial} is asked for twice")
             self.entries[trial] = _asked(row)
             return
         entry = self.entries[trial]
@@ -166,7 +172,8 @@ class Ledger:
             entry.step = row["step"]
             entry.seconds = row.get("seconds", entry.seconds)
         elif event in ENDED:
-            assert not entry.ended, trial
+            if entry.ended:
+                raise ValueError(f"trial {trial} ends twice")
             entry.state = event
             entry.reason = row.get("reason")
             entry.metrics, entry.best_step = row.get("metrics", {}), row.get("best_step")
@@ -185,6 +192,52 @@ class Ledger:
             if self._wrote:
                 self._write({"event": "closed", "time": time.time()})
         self._file.close()
+
+
+# What the fields of a row may hold; a ledger can come from elsewhere, and an id becomes the name of a folder.
+_TRIAL = re.compile(r"\d{4,9}")
+_KINDS: Mapping[str, tuple[type, ...]] = {
+    **dict.fromkeys(("event", "digest"), (str,)),
+    **dict.fromkeys(("label", "protocol", "reason"), (str, NoneType)),
+    **dict.fromkeys(("seed", "attempt", "step"), (int,)),
+    **dict.fromkeys(("time", "seconds"), (int, float)),
+    "best_step": (int, NoneType),
+    "values": (dict, NoneType),
+    **dict.fromkeys(("overrides", "metrics", "cost", "start"), (dict,)),
+}
+
+
+def _checked(row: Any) -> Mapping[str, Any]:
+    """A row as it was read. Raises ValueError where a field holds what no search writes."""
+    if not isinstance(row, dict):
+        raise ValueError(f"a JSON object is expected, not {type(row).__name__}")
+    for name, value in row.items():
+        kinds = _KINDS.get(name)
+        if kinds is not None and not (isinstance(value, kinds) and _is_bearable(value)):
+            raise ValueError(f"{name}: {reprlib.repr(value)}")
+    _check_ids(row, "trial")
+    if "start" in row:
+        _check_ids(row["start"], "trial", "instead_of")
+        if type(row["start"].get("step")) is not int:
+            raise ValueError(f"start: step: {reprlib.repr(row['start'].get('step'))}")
+    for name in ("metrics", "cost"):
+        for key, value in row.get(name, {}).items():
+            if not isinstance(value, (int, float, NoneType)) or not _is_bearable(value):
+                raise ValueError(f"{name}: {key}: {reprlib.repr(value)}")
+    steps = row.get("overrides", {}).get("training.max_steps", 1)
+    if type(steps) is not int or not 0 < steps < MAX_NUMBER:
+        raise ValueError(f"overrides: training.max_steps: {reprlib.repr(steps)}")
+    return row
+
+
+def _check_ids(row: Mapping[str, Any], *names: str) -> None:
+    for name in names:
+        if name in row and not (isinstance(row[name], str) and _TRIAL.fullmatch(row[name])):
+            raise ValueError(f"{name}: {reprlib.repr(row[name])}")
+
+
+def _is_bearable(value: Any) -> bool:
+    return not isinstance(value, bool) and (not isinstance(value, int | float) or abs(value) < MAX_NUMBER)
 
 
 def _asked(row: Mapping[str, Any]) -> Entry:

@@ -35,14 +35,14 @@ def opened(address: Address | None, plan: Plan) -> Iterator[Mirror | None]:
         yield mirror
 
 
-def joined(first: Listener, mirror: Mirror | None) -> Listener:
+def joined(first: Listener, other: Listener | None) -> Listener:
     """Tells both."""
-    if mirror is None:
+    if other is None:
         return first
 
     def tell(entry: Entry, event: str) -> None:
         first(entry, event)
-        mirror(entry, event)
+        other(entry, event)
 
     return tell
 

@@ -11,6 +11,7 @@ from typing import Any
 
 from speaq.config import ConfigError, DataConfig
 from speaq.data.records import VisualGenome
+from speaq.foreign import read_json
 
 
 class Record:
@@ -23,7 +24,7 @@ class Record:
             self._content: dict[str, Any] = {"request": asked, "stages": {}}
             return
         try:
-            self._content = json.loads(path.read_text(encoding="utf-8"))
+            self._content = read_json(path)
             before, _ = self._content["request"], self._content["stages"]
         except (ValueError, KeyError, TypeError) as error:
             raise ConfigError(f"{path}: is not a record of a reproduction") from error

@@ -5,10 +5,13 @@ from __future__ import annotations
 import importlib
 import json
 import math
+import re
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any, TypeGuard
+
+from speaq.plain_yaml import ConfigError
 
 TRAIN = "speaq.training.loop:train"
 Metrics = Mapping[str, float | None]
@@ -18,7 +21,9 @@ Progresses = Callable[[str], AbstractContextManager[Progress]]  # title → how 
 
 
 def training_function(path: str) -> Callable[..., dict[str, Any]]:
-    """`module:name` → the function."""
+    """`module:name` → the function. Raises ConfigError for code that is not ours: the path is read from files."""
+    if not re.fullmatch(r"(speaq|launch|tests)(\.\w+)+:\w+", path):
+        raise ConfigError(f"train: {path!r} is no training function of speaq")
     module, _, name = path.partition(":")
     function: Callable[..., dict[str, Any]] = getattr(importlib.import_module(module), name)
     return function

@@ -16,7 +16,7 @@ from rich.table import Table
 
 from launch import study as studies
 from launch.budget import Kind, device_seconds
-from launch.ledger import Entry, Ledger
+from launch.ledger import MAX_NUMBER, Entry, Ledger
 from launch.results import best_entry
 from launch.seam import Metrics
 from launch.search import Plan
@@ -153,11 +153,11 @@ def _status(snapshot: Snapshot, entry: Entry) -> TrialStatus:
 def _progress(folder: Path, step: int, seconds: float) -> tuple[int, float]:
     """The last step and training time that a run has written, where it is further than its last report."""
     for line in reversed(read_lines(folder / "metrics.jsonl")):
-        if line["step"] <= step:
+        at, spent = line.get("step"), line.get("train/seconds", line.get("val/seconds"))
+        if type(at) is not int or at <= step:
             break
-        spent = line.get("train/seconds", line.get("val/seconds"))
-        if spent is not None:
-            return line["step"], spent
+        if isinstance(spent, int | float) and 0 <= spent < MAX_NUMBER:
+            return at, spent
     return step, seconds
 
 

@@ -6,6 +6,7 @@ A URL may hold a password. What is written, logged or raised has it masked.
 from __future__ import annotations
 
 import hashlib
+import logging
 import os
 import secrets
 from dataclasses import dataclass, field
@@ -21,6 +22,8 @@ from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import ArgumentError, NoSuchModuleError, SQLAlchemyError
 
 from speaq.config import ConfigError
+
+log = logging.getLogger(__name__)
 
 VARIABLE = "SPEAQ_STORAGE"  # a URL with a password belongs here: command lines are seen by others
 DEFAULT = "sqlite:///study.db"  # in the study's folder
@@ -49,6 +52,7 @@ class Address:
 
 def choose(given: str | None, folder: Path) -> Address | None:
     """Where a new study in `folder` is mirrored to; None: nowhere. Raises StorageError."""
+    _warn_of_password(given)
     url = given or os.environ.get(VARIABLE) or DEFAULT
     if url == NONE:
         return None
@@ -63,6 +67,7 @@ def again(known: Address | None, given: str | None, folder: Path) -> Address | N
         return None
     study = _older_name(folder) if known is None else known.study
     if given is not None:
+        _warn_of_password(given)
         return Address(located(given, Path.cwd()), study)
     assert known is not None
     if MASK not in known.url:
@@ -70,6 +75,15 @@ def again(known: Address | None, given: str | None, folder: Path) -> Address | N
     if VARIABLE not in os.environ:
         raise StorageError(f"{known}: its password is not kept; give the URL again in {VARIABLE} or by --storage")
     return Address(located(os.environ[VARIABLE], Path.cwd()), study)
+
+
+def _warn_of_password(given: str | None) -> None:
+    if given not in (None, NONE) and MASK in masked(given):
+        log.warning(
+            "--storage: a command line is seen by everybody on its machine, and on Ray's dashboard: a URL with a "
+            "password belongs into %s",
+            VARIABLE,
+        )
 
 
 def _older_name(folder: Path) -> str:

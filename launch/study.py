@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from pydantic import ValidationError
 from ray import tune
 
 from launch import (
@@ -23,6 +24,7 @@ from launch import (
     scheduler,
     search,
     storage,
+    study_file,
 )
 from launch.budget import Budget, BudgetSpent, parse
 from launch.cluster import with_absolute_paths
@@ -32,6 +34,7 @@ from launch.mirror import Mirror, joined, opened
 from launch.progress import Lines
 from launch.search import Plan, Search, Starts, compared
 from launch.storage import Address
+from launch.telemetry import SearchMetrics
 from launch.trial import Job, Trial
 from speaq import config as configs
 from speaq import space as spaces
@@ -164,6 +167,7 @@ def _start_file(config: Config) -> Path | None:
 def read(path: Path) -> Study:
     """study.yaml as it was written. Raises ConfigError."""
     content = configs.read_yaml(path)
+    study_file.check(content, path)
     try:
         base = configs.from_dict(content["config"], str(path))
         settings = spaces.SearchConfig.model_validate(content["search"])
@@ -183,8 +187,8 @@ def read(path: Path) -> Study:
             known,
             tuple(content.get("forced", ())),
         )
-    except (KeyError, TypeError, AttributeError) as error:
-        raise ConfigError(f"{path}: not a study.yaml of speaq ({type(error).__name__}: {error})") from error
+    except ValidationError as error:
+        raise ConfigError(f"{path}: search: {study_file.reason(error)}") from error
 
 
 def start(study: Study, output: Path, budget: str | None = None, url: str | None = None) -> list[Entry]:
@@ -325,7 +329,8 @@ def _search(study: Study, output: Path, ledger: Ledger, budget: Budget | None, m
     with cluster.connected(dashboard=several):
         concurrent = cluster.check_fits(resources)
         lines = Lines(plan, ledger.entries, concurrent)
-        searcher = Search(plan, ledger, joined(lines, mirror), budget)
+        telemetry = SearchMetrics(output.name, plan, ledger.entries)
+        searcher = Search(plan, ledger, joined(joined(lines, telemetry), mirror), budget)
         if not searcher.remaining:
             return
         training = plan.base.training

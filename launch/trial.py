@@ -6,22 +6,25 @@ that a trial stopped by the scheduler ends cleanly, with its checkpoint and resu
 
 from __future__ import annotations
 
-import contextlib
 import logging
+import os
+import platform
 import queue
 import threading
 import time
-import traceback
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import ray
 from ray import tune
 
 from launch import population, seam
 from launch.fence import Claim
-from launch.seam import Metrics, Report
+from launch.logs import LOG, log_to
+from launch.seam import Metrics, Progress, Report
+from launch.telemetry import RunMetrics
 from speaq import config as configs
 from speaq.config import Config
 
@@ -99,19 +102,19 @@ class Run:
 
     def _main(self) -> None:
         try:
-            outcome = self._train()
+            with log_to(self._folder / LOG) as steps:
+                outcome = self._train(steps)
         except BaseException as error:
             outcome = {"failure": one_line(error)}
-            with contextlib.suppress(OSError):
-                (self._folder / "error.txt").write_text(traceback.format_exc())
         self._results.put(seam.final_result(self._last, outcome))
 
-    def _train(self) -> dict[str, Any]:
+    def _train(self, steps: Progress) -> dict[str, Any]:
         if self._start is not None:
             population.adopt(self._folder.parent / self._start["trial"], self._start["step"], self._folder)
-        with log_to(self._folder / "log.txt"):
-            result = run_training(self._job, self._config, self._folder, self._report)
+        log.info("starts on %s, process %d", platform.node(), os.getpid())
+        result = run_training(self._job, self._config, self._folder, self._report, steps)
         best = result["best"]
+        log.info("%s at step %d after %.0f s", result["status"], result["step"], result["seconds"])
         return {
             "metrics": best["metrics"],
             "best_step": best["step"],
@@ -125,6 +128,8 @@ class Run:
 
         if self._stopped:
             raise StopTraining
+        shown = (f"{name} {value:.4f}" for name, value in metrics.items() if value is not None)
+        log.info("evaluated: %s", " · ".join(shown))
         seconds = time.monotonic() - self._begin
         self._last = seam.trial_result(step, metrics, metrics.get(self._job.metric), seconds)
         self._waits = True
@@ -134,12 +139,16 @@ class Run:
             raise StopTraining
 
 
-def run_training(job: Job, config: Config, folder: Path, report: Report) -> dict[str, Any]:
+def run_training(
+    job: Job, config: Config, folder: Path, report: Report, progress: Progress = lambda done, total, text: None
+) -> dict[str, Any]:
     """Trains where it should: here, or on workers of its own. A run found in `folder` goes on."""
     if config.resources.num_workers > 1:
         from launch.worker import train_distributed
 
-        return train_distributed(config, Path(job.data), folder, report=report, resume=True, train=job.train)
+        return train_distributed(
+            config, Path(job.data), folder, report=report, resume=True, progress=progress, train=job.train
+        )
     with Claim(folder) as claim:
 
         def fenced(step: int, metrics: Metrics, checkpoint: Path) -> None:
@@ -147,23 +156,8 @@ def run_training(job: Job, config: Config, folder: Path, report: Report) -> dict
             report(step, metrics, checkpoint)
 
         train = seam.training_function(job.train)
-        return train(config, Path(job.data), folder, report=fenced, resume=True)
-
-
-@contextlib.contextmanager
-def log_to(path: Path) -> Iterator[None]:
-    """Copies the library's log lines of this process into a file."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handler = logging.FileHandler(path)
-    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
-    logger = logging.getLogger("speaq")
-    logger.setLevel(logging.INFO)
-    logger.addHandler(handler)
-    try:
-        yield
-    finally:
-        logger.removeHandler(handler)
-        handler.close()
+        sinks = [RunMetrics(folder, config)] if ray.is_initialized() else []
+        return train(config, Path(job.data), folder, report=fenced, resume=True, progress=progress, sinks=sinks)
 
 
 def one_line(error: BaseException) -> str:

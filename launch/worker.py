@@ -23,8 +23,10 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from launch import cluster
 from launch.fence import Claim
+from launch.logs import WORKER_LOG, log_to
 from launch.relay import Relay
 from launch.seam import TRAIN, Metrics, Progress, Report, training_function
+from launch.telemetry import RunMetrics
 from speaq import config as configs
 from speaq.config import Config, ConfigError
 from speaq.training import distributed
@@ -160,8 +162,10 @@ def work(job: dict[str, Any]) -> None:
     if ended:  # started again after a failure that starting again cannot help
         return
     try:
-        with Claim(Path(job["output"])) if main else contextlib.nullcontext() as claim:
-            result = _train(job, relay, starts, claim)
+        output = Path(job["output"])
+        said = log_to(output / WORKER_LOG) if main else contextlib.nullcontext()
+        with said as steps, Claim(output) if main else contextlib.nullcontext() as claim:
+            result = _train(job, relay, starts, claim, steps)
     except (ValueError, ArithmeticError) as error:
         kind = "user" if isinstance(error, ValueError) else "run"
         ray.get(relay.end.remote({"failure": [kind, " ".join(str(error).split())]}))
@@ -174,11 +178,14 @@ def work(job: dict[str, Any]) -> None:
             ray.get(relay.end.remote({"result": result}))
 
 
-def _train(job: Mapping[str, Any], relay: Any, starts: int, claim: Claim | None) -> dict[str, Any]:
+def _train(
+    job: Mapping[str, Any], relay: Any, starts: int, claim: Claim | None, steps: Progress | None
+) -> dict[str, Any]:
     config = configs.from_dict(job["config"])
     options: dict[str, Any] = {"device": _device()} if config.resources.gpus_per_worker > 0 else {}
-    if claim is not None:
-        options["progress"] = _throttled(relay)
+    if claim is not None and steps is not None:
+        options["progress"] = _throttled(relay, steps)
+        options["sinks"] = [RunMetrics(Path(job["output"]), config)]
 
     def report(step: int, metrics: Metrics, checkpoint: Path) -> None:
         go_on = True
@@ -205,10 +212,11 @@ def _train(job: Mapping[str, Any], relay: Any, starts: int, claim: Claim | None)
     )
 
 
-def _throttled(relay: Any) -> Progress:
+def _throttled(relay: Any, steps: Progress) -> Progress:
     shown = [0.0]
 
     def progress(done: int, total: int, text: str) -> None:
+        steps(done, total, text)
         if time.monotonic() - shown[0] >= 1.0:
             shown[0] = time.monotonic()
             relay.set_progress.remote((done, total, text))

@@ -12,6 +12,7 @@ import typer
 from speaq import config as configs
 from speaq.cli_explore import explore_app
 from speaq.cli_groups import groups_app
+from speaq.cli_logs import logs_app
 from speaq.cli_microscope import microscope_app
 from speaq.cli_search import search_app
 from speaq.terminal import (
@@ -288,6 +289,7 @@ app.add_typer(microscope_app)
 app.add_typer(search_app)
 app.add_typer(groups_app)
 app.add_typer(explore_app)
+app.add_typer(logs_app)
 
 
 def main() -> None:

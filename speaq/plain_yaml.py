@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,10 @@ import yaml
 
 class ConfigError(ValueError):
     """A configuration that cannot be used: the message names file, key, rule and value in one line."""
+
+
+MAX_TEXT, MAX_VALUES = 2**22, 200_000  # characters, and values with aliases written out, of a document
+_ODD_TAGS = (AttributeError, IndexError, KeyError, TypeError, OverflowError)  # what `!!timestamp x`, `!!int ''` … raise
 
 
 class _Loader(yaml.SafeLoader):
@@ -57,13 +62,37 @@ _Loader.add_constructor("tag:yaml.org,2002:map", _unique_mapping)
 
 def parse_yaml(text: str, where: str) -> Any:
     """Parses one YAML document without PyYAML's traps; `where` names the source in errors (`ConfigError`)."""
+    if len(text) > MAX_TEXT:
+        raise ConfigError(f"{where}: {len(text):,} characters of YAML, at most {MAX_TEXT:,} are read")
     try:
-        return yaml.load(text, Loader=_Loader)
+        loader = _Loader(text)
+        node = loader.get_single_node()
+        if node is None:
+            return None
+        if _written_out(node, {}) > MAX_VALUES:
+            raise ConfigError(f"{where}: more than {MAX_VALUES:,} values once its aliases are written out")
+        return loader.construct_document(node)
     except yaml.MarkedYAMLError as error:
         line = "" if error.problem_mark is None else f" line {error.problem_mark.line + 1}"
-        raise ConfigError(f"{where}{line}: {error.problem}") from error
-    except (yaml.YAMLError, ValueError, RecursionError) as error:
-        raise ConfigError(f"{where}: not valid YAML ({' '.join(str(error).split())[:200]})") from error
+        raise ConfigError(f"{where}{line}: {' '.join(str(error.problem).split())}") from error
+    except ConfigError:
+        raise
+    except (yaml.YAMLError, ValueError, RecursionError, *_ODD_TAGS) as error:
+        reason = " ".join(str(error).split())[:200] or type(error).__name__
+        raise ConfigError(f"{where}: not valid YAML ({reason})") from error
+
+
+def _written_out(node: yaml.Node, known: dict[int, float]) -> float:
+    """Number of values of a document whose aliases are written out, infinite for one that holds itself.
+
+    A few lines of aliases of aliases would else fill the memory, in whatever walks over the values.
+    """
+    if id(node) not in known:
+        known[id(node)] = math.inf  # until all below has been counted: an alias that leads here again
+        inner = node.value if isinstance(node, yaml.CollectionNode) else ()
+        nodes = (part for entry in inner for part in (entry if isinstance(entry, tuple) else (entry,)))
+        known[id(node)] = 1 + sum(_written_out(part, known) for part in nodes)
+    return known[id(node)]
 
 
 def read_yaml(path: Path) -> dict[str, Any]:

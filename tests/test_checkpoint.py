@@ -12,7 +12,7 @@ import torch
 from speaq.training import checkpoint
 from speaq.training.checkpoint import CheckpointError
 
-CONTENT = {"model": {"w": torch.arange(4000.0)}, "config": {"seed": 1}, "step": 3}
+CONTENT = {"task": "speaq", "model": {"w": torch.arange(4000.0)}, "config": {"seed": 1}, "step": 3}
 
 
 def test_round_trip_and_previous(tmp_path: Path) -> None:

@@ -186,9 +186,9 @@ ledger.close()
     assert len(message.strip().splitlines()) == 1
     again = Ledger(path)
     assert list(again.entries) == [f"{number:04d}" for number in range(int(written))]
-    again.append("asked", "new", digest="n", label=None, values={}, overrides={}, seed=0)
+    again.append("asked", "9999", digest="n", label=None, values={}, overrides={}, seed=0)
     again.close()
-    assert list(Ledger(path).entries)[-1] == "new"
+    assert list(Ledger(path).entries)[-1] == "9999"
 
 
 def test_an_infeasible_trial_is_shown_everywhere_and_ranked_nowhere(tmp_path: Path) -> None:

@@ -31,6 +31,7 @@ from launch import cluster, study
 from launch.ledger import Entry, Ledger, LedgerError
 from launch.worker import train_distributed
 from tests.command import command, refusal
+from tests.listening import descendants, open_to_others
 
 pytestmark = pytest.mark.slow
 ROOT = Path(__file__).parents[1]
@@ -104,6 +105,13 @@ def states(entries: list[Entry]) -> list[str]:
     return [entry.state for entry in entries]
 
 
+@pytest.mark.skipif(not Path("/proc/net/tcp").exists(), reason="needs /proc")
+def test_a_cluster_of_our_own_is_closed_to_other_machines(ray_cluster: None) -> None:
+    processes = descendants(os.getpid())
+    assert len(processes) > 3
+    assert list(open_to_others(processes)) == []
+
+
 def test_a_search_leaves_what_a_researcher_needs(toy: Path, tmp_path: Path, ray_cluster: None) -> None:
     output = tmp_path / "study"
     asked = study.create(CONFIG, make_space(objective=["R@20"]), toy, trials=3)
@@ -145,7 +153,7 @@ def test_ray_train_with_one_worker_computes_what_the_loop_does(toy: Path, tmp_pa
         assert there[key] == here[key]
 
     def files(run: Path) -> set[str]:
-        return {p.relative_to(run).as_posix() for p in run.rglob("*") if p.name != ".claim"}
+        return {p.relative_to(run).as_posix() for p in run.rglob("*") if p.name not in (".claim", "log.worker.jsonl")}
 
     assert files(tmp_path / "there") == files(tmp_path / "here")
 

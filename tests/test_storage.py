@@ -352,6 +352,14 @@ def test_a_password_is_not_kept_and_asked_for_again(tmp_path: Path, monkeypatch:
     assert storage.again(known, "none", tmp_path / "study") is None
 
 
+def test_a_password_on_the_command_line_is_warned_of(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    storage.choose("sqlite:///plain.db", tmp_path)
+    assert not caplog.records
+    storage.choose("postgresql://me:geheim@host/db", tmp_path)
+    assert "a URL with a password belongs into SPEAQ_STORAGE" in caplog.text
+    assert "geheim" not in caplog.text
+
+
 def test_a_storage_without_a_password_is_remembered_and_moves_with_its_folder(tmp_path: Path) -> None:
     known = kept(tmp_path / "study", None)
     (tmp_path / "study").rename(tmp_path / "moved")

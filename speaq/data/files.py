@@ -7,8 +7,6 @@ because box corners are formed in it (method section 1).
 from __future__ import annotations
 
 import hashlib
-import json
-import pickle
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,7 +16,9 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
+from speaq import foreign
 from speaq.data import DataError
+from speaq.foreign import ForeignError
 
 Array = NDArray[Any]
 ANNOTATION_NAMES = ("VG-SGG-with-attri.h5", "VG-SGG.h5")
@@ -147,12 +147,12 @@ def read_annotations(path: Path, problems: Problems, scale: int = 1024) -> Annot
     found = len(problems)
     arrays: dict[str, Array] = {}
     try:
-        with h5py.File(path, "r") as file:
+        with foreign.open_h5(path) as file:
             for field, (_, kinds, columns) in _KEYS.items():
                 array = _read_array(file, path.name, h5_key(field, scale), kinds, columns, problems)
                 if array is not None:
                     arrays[field] = array
-    except (OSError, RuntimeError, KeyError, MemoryError) as error:
+    except (OSError, RuntimeError, KeyError, ValueError, TypeError) as error:  # of values, beside what opening raises
         problems.append(Problem(path.name, None, "", "is a readable HDF5 file", str(error)[:150]))
     if len(problems) > found:
         return None
@@ -161,8 +161,8 @@ def read_annotations(path: Path, problems: Problems, scale: int = 1024) -> Annot
 
 
 def _read_array(file: h5py.File, name: str, key: str, kinds: str, columns: int, problems: Problems) -> Array | None:
-    data = file.get(key)
-    if not isinstance(data, h5py.Dataset):
+    data = foreign.h5_dataset(file, key)
+    if data is None:
         problems.append(Problem(name, None, key, "is in the file", "missing"))
         return None
     if data.dtype.kind not in kinds:
@@ -197,17 +197,22 @@ def _check_lengths(name: str, arrays: Mapping[str, Array], scale: int, problems:
 
 
 def read_attributes(path: Path) -> Array | None:
-    """[N, 10] 1-based attribute ids padded with 0, as stored; None where the file has none."""
-    with h5py.File(path, "r") as file:
-        data = file.get("attributes")
-        return None if not isinstance(data, h5py.Dataset) or len(data.shape) != 2 else np.asarray(data[()])
+    """[N, 10] 1-based attribute ids padded with 0, as stored; None where the file has none. Raises DataError."""
+    try:
+        with foreign.open_h5(path) as file:
+            data = foreign.h5_dataset(file, "attributes")
+            if data is None or data.dtype.kind not in "iu" or len(data.shape or ()) != 2:
+                return None
+            return np.asarray(data[()])
+    except (OSError, RuntimeError, KeyError, ValueError, TypeError) as error:
+        raise DataError(f"{path} · attributes · can be read · {str(error)[:150]}") from error
 
 
 def read_json(path: Path, problems: Problems, hook: Callable[[list[tuple[str, Any]]], Any] | None = None) -> Any:
     """The content of a JSON file; None, with the reason in `problems`, where it cannot be read."""
     try:
-        return json.loads(path.read_text(encoding="utf-8"), object_pairs_hook=hook)
-    except (OSError, ValueError, RecursionError) as error:
+        return foreign.read_json(path, hook)
+    except (OSError, ForeignError) as error:
         problems.append(Problem(path.name, None, "", "is valid JSON", str(error)[:150]))
         return None
 
@@ -215,8 +220,8 @@ def read_json(path: Path, problems: Problems, hook: Callable[[list[tuple[str, An
 def read_zero_shot(path: Path, num_classes: int, num_predicates: int, problems: Problems) -> Array | None:
     """[Z, 3] int64 rows (subject class, object class, predicate), 0-based; None with reasons where unusable."""
     try:
-        triplets = np.load(path, allow_pickle=False) if path.suffix == ".npy" else _load_tensor(path)
-    except (OSError, ValueError, EOFError, MemoryError, RuntimeError, pickle.UnpicklingError) as error:
+        triplets = foreign.load_npy(path) if path.suffix == ".npy" else _load_tensor(path)
+    except (OSError, ValueError) as error:
         kind = "a .npy array" if path.suffix == ".npy" else "a tensor of torch.save"
         problems.append(Problem(path.name, None, "", f"is {kind}, of numbers", str(error).split("\n", 1)[0][:150]))
         return None
@@ -236,7 +241,7 @@ def _load_tensor(path: Path) -> Array:
     """The one tensor of a file that `torch.save` wrote; nothing in it is executed. Raises ValueError without one."""
     import torch  # not for every command
 
-    tensor = torch.load(path, map_location="cpu", weights_only=True)
-    if not isinstance(tensor, torch.Tensor):
-        raise ValueError(f"holds a {type(tensor).__name__}")
-    return np.asarray(tensor.numpy())
+    tensor = foreign.load_tensors(path)
+    if not isinstance(tensor, torch.Tensor) or tensor.layout is not torch.strided or tensor.dtype.is_complex:
+        raise ValueError(f"holds a {type(tensor).__name__}, not a tensor of integers")
+    return np.asarray(tensor.detach().to(torch.int64 if not tensor.is_floating_point() else torch.float64).numpy())

@@ -12,6 +12,7 @@ from PIL import Image, UnidentifiedImageError
 from speaq.data import DataError
 
 MAX_PIXELS = 89_478_485  # Pillow's own bomb limit; no photo comes near it
+FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM")  # of others Pillow starts programs (EPS)
 _ORIENTATION = 0x0112  # EXIF tag
 _TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -49,7 +50,7 @@ def read_image(path: Path, shortest_side: int | None = None) -> NDArray[np.uint8
         DataError: missing, empty, not an image, truncated, or above `MAX_PIXELS`; names the file.
     """
     try:
-        with Image.open(path) as image:
+        with Image.open(path, formats=FORMATS) as image:
             _refuse_bombs(path, image)
             if shortest_side is not None:
                 image.draft(None, (shortest_side, shortest_side))
@@ -65,7 +66,7 @@ def read_image(path: Path, shortest_side: int | None = None) -> NDArray[np.uint8
 def read_size(path: Path) -> tuple[int, int]:
     """Height and width of the upright photo, from its header alone; raises `DataError` as `read_image` does."""
     try:
-        with Image.open(path) as image:
+        with Image.open(path, formats=FORMATS) as image:
             _refuse_bombs(path, image)
             width, height = image.size
             return (width, height) if _orientation(image) >= 5 else (height, width)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import reprlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -49,15 +50,17 @@ def _names(
 ) -> tuple[str, ...] | None:
     table = content.get(field)
     if not isinstance(table, dict) or not table:
-        value = "missing" if field not in content else str(table)[:50]
+        value = "missing" if field not in content else reprlib.repr(table)
         problems.append(Problem(file, None, field, "maps names to ids", value))
         return None
     found = len(problems)
     by_id: dict[int, str] = {}
     for name, index in table.items():
+        if not 0 < len(name) <= 200 or not name.isprintable():
+            problems.append(Problem(file, None, field, "names are printable text", reprlib.repr(name)))
         if type(index) is not int or not 1 <= index <= len(table):
             rule = f"ids are 1 to {len(table)} without gaps"
-            problems.append(Problem(file, None, field, rule, f"{name!r}: {index!r}"))
+            problems.append(Problem(file, None, field, rule, f"{name!r}: {reprlib.repr(index)}"))
         elif index in by_id:
             problems.append(Problem(file, None, field, "ids are unique", f"{by_id[index]!r} and {name!r}: {index}"))
         else:
@@ -74,7 +77,8 @@ def _check_inverse(
     for index, name in by_id.items():
         other = table.get(str(index))
         if other != name:
-            problems.append(Problem(file, None, inverse, f"agrees with {field}", f"{index}: {other!r}, not {name!r}"))
+            value = f"{index}: {reprlib.repr(other)}, not {name!r}"
+            problems.append(Problem(file, None, inverse, f"agrees with {field}", value))
 
 
 def read_images(path: Path, num_rows: int | None, problems: Problems) -> ImageTable | None:
@@ -117,7 +121,7 @@ def _matching_rows(
 def _image_id(file: str, row: int, entry: Mapping[str, Any], problems: Problems) -> str:
     value = entry.get("image_id")
     if type(value) not in (int, str):
-        shown = repr(value)[:80] if "image_id" in entry else "missing"
+        shown = reprlib.repr(value) if "image_id" in entry else "missing"
         problems.append(Problem(file, row, "image_id", "is a number or a text", shown))
         return f"row {row}"
     name = str(value)

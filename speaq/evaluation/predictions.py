@@ -38,6 +38,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import ValidationError
 
+from speaq import foreign
 from speaq.config import ConfigError, DataConfig
 from speaq.data import DataError
 from speaq.structures import IntArray, ScenePrediction, Vocabulary
@@ -171,7 +172,7 @@ class PredictionFile:
         """Opens the file and checks all but the columns of boxes and triplets. Raises DataError."""
         self._path, self._vocabulary = path, vocabulary
         with self._readable():
-            self._file = h5py.File(path, "r")
+            self._file = foreign.open_h5(path)
         with contextlib.ExitStack() as on_failure:
             on_failure.callback(self._file.close)
             with self._readable():
@@ -222,14 +223,14 @@ class PredictionFile:
 
     def _data_config(self, text: str | None) -> DataConfig | None:
         try:
-            values = None if text is None else json.loads(text)
+            values = None if text is None else foreign.parse_json(text)
             return None if values is None else DataConfig(**{key: values[key] for key in SPLIT_KEYS})
         except (ValidationError, ValueError, KeyError, TypeError) as error:
             raise self._error("data", f"is a JSON object with {', '.join(SPLIT_KEYS)}", text) from error
 
     def _read_ids(self) -> list[str]:
-        dataset = self._file.get("image_id")
-        if not isinstance(dataset, h5py.Dataset):
+        dataset = foreign.h5_dataset(self._file, "image_id")
+        if dataset is None:
             raise self._error("image_id", "is in the file", "missing")
         if h5py.check_string_dtype(dataset.dtype) is None or dataset.ndim != 1:
             raise self._error("image_id", "holds one text for each image", f"{dataset.dtype} {list(dataset.shape)}")
@@ -243,8 +244,8 @@ class PredictionFile:
 
     def _dataset(self, name: str, num_rows: int) -> h5py.Dataset:
         kind, columns = _COLUMNS[name]
-        dataset = self._file.get(name)
-        if not isinstance(dataset, h5py.Dataset):
+        dataset = foreign.h5_dataset(self._file, name)
+        if dataset is None:
             raise self._error(name, "is in the file", "missing")
         if dataset.dtype.kind not in ("iu" if kind == "i" else "f"):
             raise self._error(name, "holds integers" if kind == "i" else "holds floats", dataset.dtype)

@@ -6,6 +6,7 @@ our ResNet. Caffe2's do not, and are refused. Only names differ, see `speaq.mode
 
 from __future__ import annotations
 
+import io
 import pickle
 import zipfile
 from collections import OrderedDict
@@ -18,7 +19,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from speaq.model.reference_weights import BACKBONE, WeightsError, checked, first_line, load_plain, our_name
+from speaq.foreign import first_line
+from speaq.model.reference_weights import BACKBONE, WeightsError, checked, load_plain, our_name
 
 DETR = "backbone.0.body."
 CLASSIFIER = ("fc.", "stem.fc.")  # ImageNet's, and the counters below: deliberately unused
@@ -160,8 +162,11 @@ ADMITTED: Mapping[tuple[str, str], Any] = {
 }
 
 
-class _Unpickler(pickle.Unpickler):
-    """Knows arrays of numbers and plain containers, and nothing that could run."""
+class _Unpickler(pickle._Unpickler):
+    """Knows arrays of numbers and plain containers, and nothing that could run.
+
+    In Python, not C: that one sets up a memo as long as the file asks for, 32 GiB for five bytes.
+    """
 
     def find_class(self, module: str, name: str) -> Any:
         if (module, name) not in ADMITTED:
@@ -171,8 +176,7 @@ class _Unpickler(pickle.Unpickler):
 
 def _unpickle(path: Path) -> Any:
     try:
-        with path.open("rb") as file:
-            return _Unpickler(file, encoding="latin1").load()
+        return _Unpickler(io.BytesIO(path.read_bytes()), encoding="latin1").load()
     except FileNotFoundError as error:
         raise WeightsError(f"{path}: no such file") from error
     except OSError as error:

@@ -7,8 +7,6 @@ from __future__ import annotations
 
 import functools
 import re
-import warnings
-import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +14,8 @@ from typing import Any
 
 import torch
 from torch import Tensor
+
+from speaq.foreign import ForeignError, load_tensors
 
 # What a {field} of a template stands for.
 FIELDS = {
@@ -130,34 +130,11 @@ def load_plain(path: Path) -> Any:
     if not path.is_file():
         raise WeightsError(f"{path}: no such file")
     try:
-        path.open("rb").close()
+        return load_tensors(path)
     except OSError as error:
         raise WeightsError(f"{path}: cannot be read: {error.strerror or error}") from error
-    try:
-        _check_archive(path)
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", UserWarning)  # of pickle protocols: what matters is whether it loads
-            return torch.load(path, map_location="cpu", weights_only=True)
-    except WeightsError:
-        raise
-    except Exception as error:  # foreign bytes can fail anywhere in the unpickler, a torn file while seeking
-        raise WeightsError(f"{path}: not a checkpoint that holds tensors alone: {first_line(error)}") from error
-
-
-def _check_archive(path: Path) -> None:
-    """Zip archives alone have check sums, and `torch.load` does not look at them."""
-    if not zipfile.is_zipfile(path):
-        return
-    with zipfile.ZipFile(path) as archive:
-        if not any(name.endswith("data.pkl") for name in archive.namelist()):
-            raise WeightsError(f"{path}: not a checkpoint but a zip archive of other files")
-        if (damaged := archive.testzip()) is not None:
-            raise WeightsError(f"{path}: not a checkpoint as it was written: damaged (check sum of {damaged})")
-
-
-def first_line(error: Exception) -> str:
-    """What an error says, in one line."""
-    return (str(error).strip() or type(error).__name__).splitlines()[0]
+    except ForeignError as error:
+        raise WeightsError(f"{path}: {error}") from error
 
 
 def checked(values: Mapping[str, Tensor], shapes: Mapping[str, torch.Size], where: str) -> dict[str, Tensor]:

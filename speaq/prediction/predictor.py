@@ -7,9 +7,10 @@ graph.save("photo.svg")
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -59,9 +60,9 @@ class Predictor:
         config = apply(from_dict(content["config"], str(file)), {"training.device": device})
         if config.inference.logit_adjustment:
             raise ConfigError(f"{file}: inference.logit_adjustment needs its data set's predicate counts: evaluate it")
-        vocabulary = _vocabulary(content)
+        vocabulary = _vocabulary(content, file)
         model = make_model("speaq", config, len(vocabulary.objects), len(vocabulary.predicates))
-        model.load_state_dict(content["model"])
+        checkpoint.fill(model, content, file)
         where = pick_device(config)
         model.to(where).to(memory_format=torch.channels_last).eval()
         return cls(model, config, vocabulary, where, file, content["step"])
@@ -113,17 +114,13 @@ class Predictor:
         return to_sample(index, picture, (pixels.shape[0], pixels.shape[1]))
 
 
-def _vocabulary(content: dict[str, object]) -> Vocabulary:
+def _vocabulary(content: Mapping[str, Any], file: Path) -> Vocabulary:
     """The names that a checkpoint was trained with; one converted without data knows numbers alone."""
     names = []
     for key, head in (("objects", "class_head"), ("predicates", "predicate_head")):
         known = content[key]
-        weights = content["model"]
-        assert isinstance(weights, dict)
-        count = len(weights[f"transformer.{head}.bias"]) - 1
-        names.append(
-            tuple(known) if isinstance(known, list | tuple) else tuple(f"{key[:-1]} {i}" for i in range(count))
-        )
+        count = checkpoint.count(content, head, file)
+        names.append(tuple(f"{key[:-1]} {i}" for i in range(count)) if known is None else tuple(known))
     return Vocabulary(*names)
 
 

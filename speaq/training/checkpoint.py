@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import logging
 import os
-import pickle
+import reprlib
 import shutil
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor, nn
 
 from speaq.config import ConfigError
+from speaq.foreign import ForeignError, load_tensors
 
 log = logging.getLogger(__name__)
 
@@ -61,21 +63,58 @@ def load(path: Path) -> dict[str, Any]:
         CheckpointError: missing, torn, foreign (nothing is executed: `weights_only`) or of another format.
     """
     try:
-        with zipfile.ZipFile(path) as archive:
-            damaged = archive.testzip()
-        if damaged is not None:
-            raise CheckpointError(f"{path}: damaged (check sum of {damaged})")
-        content = torch.load(path, map_location="cpu", weights_only=True)
+        if not zipfile.is_zipfile(path) and path.exists():  # older files of torch have no check sums
+            raise ForeignError("not a zip archive, as torch.save writes one")
+        content = load_tensors(path)
     except FileNotFoundError as error:
         raise CheckpointError(f"{path}: no such checkpoint") from error
-    except (zipfile.BadZipFile, OSError, RuntimeError, EOFError, pickle.UnpicklingError) as error:
-        reason = str(error).split("\n", 1)[0][:160]
-        raise CheckpointError(f"{path}: not a readable checkpoint ({type(error).__name__}: {reason})") from error
+    except (OSError, ForeignError) as error:
+        raise CheckpointError(f"{path}: not a readable checkpoint ({str(error)[:200]})") from error
     if not isinstance(content, dict) or "model" not in content or "config" not in content:
         raise CheckpointError(f"{path}: not a checkpoint of speaq (no model and config in it)")
     if content.get("format") != FORMAT:
         raise CheckpointError(f"{path}: format {content.get('format')!r}, this version reads {FORMAT}")
+    for name, fits in _WANTED.items():
+        if not fits(content.get(name)):
+            raise CheckpointError(f"{path}: {name} is not what speaq writes ({reprlib.repr(content.get(name))})")
     return content
+
+
+def _is_state(value: Any) -> bool:
+    return isinstance(value, dict) and all(isinstance(k, str) and isinstance(v, Tensor) for k, v in value.items())
+
+
+def _are_names(value: Any) -> bool:
+    """Names of classes; None in a checkpoint that was converted without data."""
+    return value is None or (isinstance(value, list | tuple) and all(isinstance(name, str) for name in value))
+
+
+_WANTED: Mapping[str, Callable[[Any], bool]] = {
+    "model": _is_state,
+    "config": lambda value: isinstance(value, dict),
+    "task": lambda value: isinstance(value, str),
+    "step": lambda value: type(value) is int and 0 <= value < 2**53,
+    "objects": _are_names,
+    "predicates": _are_names,
+    "data_digest": lambda value: isinstance(value, str | None),
+}
+
+
+def fill(model: nn.Module, content: Mapping[str, Any], where: object) -> None:
+    """Loads a checkpoint's weights into the model of its config. Raises CheckpointError where they do not fit."""
+    try:
+        model.load_state_dict(content["model"])
+    except RuntimeError as error:
+        reason = str(error).strip().splitlines()[-1].strip()
+        raise CheckpointError(f"{where}: its weights do not fit its config ({reason})") from error
+
+
+def count(content: Mapping[str, Any], head: str, where: object) -> int:
+    """Classes that a head tells apart, no-class left out. Raises CheckpointError where there is no such head."""
+    bias = content["model"].get(f"transformer.{head}.bias")
+    if bias is None or bias.ndim != 1 or len(bias) < 2:
+        raise CheckpointError(f"{where}: transformer.{head}.bias is missing, or holds no class")
+    return len(bias) - 1
 
 
 def load_latest(folder: Path) -> dict[str, Any] | None:

@@ -11,7 +11,7 @@ import logging
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
@@ -108,6 +108,7 @@ def train(
     resume: bool = False,
     device: torch.device | None = None,
     progress: Progress = _no_progress,
+    sinks: Sequence[Sink] = (),
 ) -> dict[str, Any]:
     """Trains to `training.max_steps` and returns what is written to result.json.
 
@@ -117,6 +118,7 @@ def train(
         report: called on every worker after each evaluation with (step, metrics, path of last.pt).
         device: overrides `training.device`.
         progress: called with (steps done, steps in all, text) now and then.
+        sinks: get the metrics too, beside those that the config asks for.
 
     Raises:
         ConfigError, DataError: what the user gave cannot be used.
@@ -137,7 +139,7 @@ def train(
     try:
         if run.main:
             _write_header(run, data)
-            run.sinks = open_sinks(output, config, state.step, run.task.protocol)
+            run.sinks = [*open_sinks(output, config, state.step, run.task.protocol), *sinks]
             run.health.resume(read_lines(output / "metrics.jsonl"))
         with _interruptible() as interrupted:
             status = _loop(run, state, interrupted)
@@ -304,8 +306,10 @@ def _loop(run: _Run, state: _State, interrupted: Callable[[], bool]) -> str:
         stop = distributed.any_worker(interrupted()) if size == 1 or state.step % config.log_every == 0 else False
         last = state.step == config.max_steps
         if state.step % config.eval_every == 0 or last:
+            begin = time.perf_counter()
             if not _evaluate(run, state):
                 return "stopped"
+            meter.begin += time.perf_counter() - begin  # the speed is that of the steps
         elif stop or (config.checkpoint_every is not None and state.step % config.checkpoint_every == 0):
             _save(run, state)
         if stop and not last:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from speaq.config import Config, ConfigError, SinksConfig, to_dict
+from speaq.foreign import ForeignError, parse_json
 
 
 class Sink(Protocol):
@@ -42,15 +43,18 @@ class JsonLines:
 
 
 def read_lines(path: Path) -> list[dict[str, Any]]:
-    """The complete lines of a JSON-lines file; a torn last line (a crash while writing) is left out."""
+    """The complete objects of a JSON-lines file; a torn last line (a crash while writing) is left out."""
     if not path.exists():
         return []
-    lines = []
-    for text in path.read_text(encoding="utf-8").splitlines():
+    lines: list[dict[str, Any]] = []
+    for text in path.read_text(encoding="utf-8", errors="replace").splitlines():
         try:
-            lines.append(json.loads(text))
-        except json.JSONDecodeError:
+            line = parse_json(text)
+        except ForeignError:
             break
+        if not isinstance(line, dict):
+            break
+        lines.append(line)
     return lines
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass
@@ -18,6 +17,7 @@ from speaq.data.statistics import predicate_count
 from speaq.data.visual_genome import Split, VisualGenome, open_data
 from speaq.evaluation.predictions import PredictionWriter, Source
 from speaq.evaluation.report import to_json
+from speaq.foreign import read_json
 from speaq.training import checkpoint, seal
 from speaq.training.evaluate import Evaluation, Progress, Store, _no_progress, evaluate_detector
 from speaq.training.loop import pick_device
@@ -52,7 +52,7 @@ def data_directory(run: Path, data: Path | None) -> Path:
         return data
     record = run / "data.json"
     try:
-        return Path(json.loads(record.read_text(encoding="utf-8"))["directory"])
+        return Path(read_json(record)["directory"])
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise ConfigError(f"{record}: does not say where the data is; give --data") from error
 
@@ -116,7 +116,7 @@ def _evaluate(
     content: dict[str, Any], config: Config, vg: VisualGenome, split: Split, progress: Progress, store: Store | None
 ) -> Evaluation:
     model = make_model(content["task"], config, len(vg.vocabulary.objects), len(vg.vocabulary.predicates))
-    model.load_state_dict(content["model"])
+    checkpoint.fill(model, content, f"checkpoint of step {content['step']}")
     if content["data_digest"] is None:  # converted: which images were val is not known, and train may be smaller here
         config = apply(config, {"data.num_val": 0})
     return _evaluate_model(content["task"], model, config, vg, split, progress, store)
@@ -158,7 +158,7 @@ def check_vocabulary(vg: VisualGenome, content: dict[str, Any], file: Path) -> N
         ("predicates", vg.vocabulary.predicates, content["predicates"], "predicate_head"),
     ):
         if theirs is None:  # converted without data: known by their number alone
-            count = len(content["model"][f"transformer.{head}.bias"]) - 1
+            count = checkpoint.count(content, head, file)
             if count != len(ours):
                 raise ConfigError(f"{file}: has {count} {name}, {vg.directory} has {len(ours)}")
         elif list(ours) != list(theirs):

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from speaq.config import ConfigError
+from speaq.foreign import parse_json
 
 FILE = "test_looks.jsonl"
 
@@ -59,8 +60,12 @@ def rows(study: Path) -> list[dict[str, Any]]:
     if not path.exists():
         return []
     try:
-        return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
-    except ValueError as error:
+        noted = [parse_json(line) for line in path.read_text(encoding="utf-8").splitlines()]
+        for row in noted:
+            if not isinstance(row, dict) or not isinstance(row["reason"] if row["event"] == "unsealed" else "", str):
+                raise ValueError(str(row)[:80])
+        return noted
+    except (ValueError, KeyError) as error:
         raise ConfigError(f"{path}: not a list of looks at the test split ({error})") from error
 
 

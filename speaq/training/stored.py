@@ -81,7 +81,7 @@ class OpenedRun:
         if config.training.num_threads is not None:
             torch.set_num_threads(config.training.num_threads)
         model = make_model("speaq", config, len(vg.vocabulary.objects), vg.num_predicates)
-        model.load_state_dict(self.weights)
+        checkpoint.fill(model, {"model": self.weights}, self.file)
         device = pick_device(config)
         return model.to(device).to(memory_format=torch.channels_last), device
 

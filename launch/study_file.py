@@ -1,0 +1,59 @@
+"""What study.yaml may hold: it can come from elsewhere, and decides what is read, run and shown."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from speaq.config import ConfigError
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(strict=True, extra="ignore")
+
+
+class _Data(_Part):
+    directory: str
+    digest: str
+
+
+class _Storage(_Part):
+    url: str
+    study: str
+
+
+class _Forced(_Part):
+    at: str
+    changes: list[str]
+
+
+class _File(_Part):
+    objective: list[str] = Field(min_length=1, max_length=2)
+    trials: int = Field(ge=1, le=10**6)
+    data: _Data
+    start_digest: str | None
+    versions: dict[str, str]
+    train: str
+    storage: _Storage | None = None  # studies from before there was one have none
+    forced: list[_Forced] = []
+    space: dict[str, Any]
+    search: dict[str, Any]
+    references: dict[str, dict[str, Any]]
+    config: dict[str, Any]
+
+
+def check(content: Mapping[str, Any], path: Path) -> None:
+    """Raises ConfigError, in one line, where a field is missing or of another kind."""
+    try:
+        _File.model_validate(content)
+    except ValidationError as error:
+        raise ConfigError(f"{path}: not a study.yaml of speaq ({reason(error)})") from error
+
+
+def reason(error: ValidationError) -> str:
+    """The first thing that is wrong, in one line."""
+    first = error.errors(include_url=False)[0]
+    return f"{'.'.join(str(part) for part in first['loc'])}: {first['msg']}"

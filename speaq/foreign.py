@@ -1,0 +1,159 @@
+"""Files that others may have written: opened here alone, without running, following or inflating what is in them.
+
+All functions raise `ForeignError` (a ValueError) with the reason; the caller knows what the file was wanted for.
+"""
+
+from __future__ import annotations
+
+import json
+import warnings
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+from numpy.typing import NDArray
+
+MAX_TEXT = 512 * 2**20  # bytes of a JSON file; Visual Genome's largest has 17 MiB
+FREE = 64 * 2**20  # bytes that an array may take, whatever its file takes
+MAX_SHARED = 16  # times that the bytes of a checkpoint may be shown by its tensors
+MAX_RATIO = 1100  # bytes from one of a file: deflate reaches 1,032
+
+
+class ForeignError(ValueError):
+    """A file that is not taken in."""
+
+
+def parse_json(text: str | bytes, hook: Callable[[list[tuple[str, Any]]], Any] | None = None) -> Any:
+    """One JSON value. Raises ForeignError, also where it is nested too deeply."""
+    try:
+        return json.loads(text, object_pairs_hook=hook)
+    except RecursionError as error:
+        raise ForeignError("nested too deeply") from error
+    except ValueError as error:
+        raise ForeignError(str(error)) from error
+
+
+def read_text(path: Path) -> str:
+    """A UTF-8 file of a bearable size. Raises ForeignError, OSError."""
+    if path.stat().st_size > MAX_TEXT:
+        raise ForeignError(f"{path.stat().st_size:,} bytes, at most {MAX_TEXT:,} are read")
+    try:
+        return path.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise ForeignError(f"not UTF-8 text ({error})") from error
+
+
+def read_json(path: Path, hook: Callable[[list[tuple[str, Any]]], Any] | None = None) -> Any:
+    """The value of a JSON file. Raises ForeignError, OSError."""
+    return parse_json(read_text(path), hook)
+
+
+def open_h5(path: Path) -> h5py.File:
+    """An HDF5 file to read. Raises ForeignError."""
+    try:
+        return h5py.File(path, "r")
+    except (OSError, RuntimeError, ValueError, KeyError) as error:  # h5py passes on what the C library finds
+        raise ForeignError(f"not a readable HDF5 file ({error})") from error
+
+
+def h5_dataset(file: h5py.File, name: str) -> h5py.Dataset | None:
+    """A dataset of the file itself, None where there is none of this name.
+
+    Raises:
+        ForeignError: the name is a link, the values lie in another file, or are far more than the file holds.
+    """
+    link = file.get(name, getlink=True)
+    if link is None:
+        return None
+    if not isinstance(link, h5py.HardLink):
+        raise ForeignError(f"{name} is a link to elsewhere")
+    dataset = file[name]
+    if not isinstance(dataset, h5py.Dataset):
+        return None
+    if dataset.is_virtual or dataset.external:
+        raise ForeignError(f"the values of {name} lie in another file")
+    if dataset.shape is not None and dataset.nbytes > max(FREE, MAX_RATIO * dataset.id.get_storage_size()):
+        raise ForeignError(f"{name} would take {dataset.nbytes:,} bytes, far more than the file holds of it")
+    return dataset
+
+
+def load_npy(path: Path) -> NDArray[Any]:
+    """The array of a .npy file; nothing is unpickled. Raises ForeignError, OSError."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of headers that NumPy 1 wrote
+            mapped = np.load(path, mmap_mode="r", allow_pickle=False)  # refuses what the file is too short for
+            if not isinstance(mapped, np.ndarray):
+                raise ForeignError("an archive, not an array")
+            return np.array(mapped)
+    except OSError:
+        raise
+    except Exception as error:  # NumPy parses the header as Python
+        raise ForeignError(f"not an array of numbers ({first_line(error)})") from error
+
+
+def load_tensors(path: Path) -> Any:
+    """What `torch.save` wrote, tensors and plain values on the CPU; nothing of it is executed.
+
+    Raises:
+        ForeignError: torn or damaged, or it holds more than tensors and plain values.
+        OSError: it cannot be opened.
+    """
+    import torch  # not for every command
+
+    with path.open("rb"):
+        pass
+    try:
+        _check_archive(path)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of pickle protocols: what matters is whether it loads
+            content = torch.load(path, map_location="cpu", weights_only=True)
+        _check_sizes(content, max(FREE, MAX_SHARED * path.stat().st_size))
+        return content
+    except ForeignError:
+        raise
+    except Exception as error:  # foreign bytes can fail anywhere in the unpickler, a torn file while seeking
+        raise ForeignError(f"not a checkpoint that holds tensors alone: {first_line(error)}") from error
+
+
+def _check_sizes(content: Any, limit: int) -> None:
+    """A tensor can show a few stored numbers any number of times; whoever copies it would need memory for them all."""
+    import torch
+
+    waiting, seen, total = [content], set[int](), 0
+    while waiting:
+        value = waiting.pop()
+        if id(value) in seen:
+            continue
+        seen.add(id(value))
+        if isinstance(value, dict):
+            waiting += [*value.keys(), *value.values()]
+        elif isinstance(value, list | tuple | set):
+            waiting += value
+        elif isinstance(value, torch.Tensor):
+            if value.layout is not torch.strided or value.device.type != "cpu":
+                raise ForeignError(f"it holds a {value.layout} tensor on {value.device.type}")
+            total += value.nbytes
+            if value.nbytes > value.untyped_storage().nbytes() or total > limit:
+                raise ForeignError("its tensors show more numbers than it holds")
+
+
+def _check_archive(path: Path) -> None:
+    """Zip archives alone have check sums, and `torch.load` does not look at them. It writes them uncompressed."""
+    if not zipfile.is_zipfile(path):
+        return
+    with zipfile.ZipFile(path) as archive:
+        if not any(name.endswith("data.pkl") for name in archive.namelist()):
+            raise ForeignError("not a checkpoint but a zip archive of other files")
+        if sum(entry.file_size for entry in archive.infolist()) > path.stat().st_size:
+            raise ForeignError("not a checkpoint as it was written: it holds more than its size")
+        if (damaged := archive.testzip()) is not None:
+            raise ForeignError(f"not a checkpoint as it was written: damaged (check sum of {damaged})")
+
+
+def first_line(error: Exception) -> str:
+    """What an error says, in one line."""
+    return (str(error).strip() or type(error).__name__).splitlines()[0]

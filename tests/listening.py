@@ -1,0 +1,49 @@
+"""Which addresses processes listen on, from /proc (Linux)."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+PROC = Path("/proc")
+LOOPBACK = ("0100007F", "00000000000000000000000001000000", "0000000000000000FFFF00000100007F")  # as /proc/net has it
+
+
+def descendants(ancestor: int) -> set[int]:
+    """A process and all below it."""
+    parents = {}
+    for folder in PROC.iterdir():
+        with contextlib.suppress(OSError):
+            if folder.name.isdigit():
+                parents[int(folder.name)] = int((folder / "stat").read_text().rpartition(")")[2].split()[1])
+    found, more = {ancestor}, {ancestor}
+    while more:
+        more = {child for child, parent in parents.items() if parent in more} - found
+        found |= more
+    return found
+
+
+def open_to_others(processes: Iterable[int]) -> Iterator[str]:
+    """What of theirs listens on more than loopback: address, port, command."""
+    owners = dict(_sockets(processes))
+    for name in ("tcp", "tcp6"):
+        for line in (PROC / "net" / name).read_text().splitlines()[1:]:
+            _, local, _, state, *rest = line.split()
+            address, _, port = local.partition(":")
+            owner = owners.get(rest[5])
+            if state == "0A" and owner is not None and address not in LOOPBACK:  # 0A: listening
+                command = (PROC / str(owner) / "cmdline").read_bytes().replace(b"\0", b" ").decode()[:120]
+                yield f"{address} port {int(port, 16)}: {command}"
+
+
+def _sockets(processes: Iterable[int]) -> Iterator[tuple[str, int]]:
+    """(inode, process) of open sockets."""
+    for process in processes:
+        with contextlib.suppress(OSError):
+            for entry in os.scandir(PROC / str(process) / "fd"):
+                with contextlib.suppress(OSError):
+                    target = os.readlink(entry.path)
+                    if target.startswith("socket:["):
+                        yield target[8:-1], process
