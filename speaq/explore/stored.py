@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import h5py
-
 from speaq.data import DataError
 from speaq.data.records import SplitName
 from speaq.evaluation.predictions import FORMAT
+from speaq.foreign import ForeignError, open_h5
 
 
 def find_predictions(run: Path, split: SplitName) -> Path | None:
@@ -19,7 +18,7 @@ def find_predictions(run: Path, split: SplitName) -> Path | None:
 
 def _split_of(path: Path) -> str | None:
     try:
-        with h5py.File(path, "r") as file:
+        with open_h5(path) as file:
             return str(file.attrs.get("split")) if file.attrs.get("format") == FORMAT else None
-    except OSError as error:
-        raise DataError(f"{path}: is no readable HDF5 file ({error})") from error
+    except (ForeignError, OSError) as error:
+        raise DataError(f"{path}: {error}") from error
