@@ -38,7 +38,7 @@ def draw(found: Sequence[Analysed], target: Path | BinaryIO, kind: Kind) -> None
         parts = figure.subplots(1, len(found), squeeze=False)[0]
         order = _columns(found)
         meshes = [_draw(axes, one, order) for axes, one in zip(parts, found, strict=True)]
-        parts[0].set_ylabel("relation query, by group and main predicate")
+        parts[0].set_ylabel("relation queries, sorted by group and main predicate; grey: dead")
         figure.colorbar(meshes[-1], ax=list(parts), label="share of the query's predictions", fraction=0.03)
         figure.savefig(target, format=kind, dpi=DPI, metadata={"Date": None} if kind == "svg" else None)
 

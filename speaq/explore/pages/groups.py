@@ -73,6 +73,8 @@ def _config(base: Config, fields: Mapping[str, str]) -> Config:
     own = fields["own"].strip()
     if own.endswith((".yaml", ".yml")):  # a page opens no files
         raise ConfigError("matching.groups: write the groups themselves here, not the name of a file")
+    if "*" in own:  # aliases can make a short text huge
+        raise ConfigError("matching.groups: YAML's aliases (*) are not read here")
     if own:
         usual = Config().matching
         groups = {"groups": own, "num_groups": usual.num_groups, "group_rule": usual.group_rule}
