@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import os
 from pathlib import Path
 
 import numpy as np
+import yaml
 from PIL import Image
 
 from speaq import config as configs
@@ -66,6 +68,25 @@ def write_run(folder: Path, directory: Path, *, predictions: bool = True, num_va
     (folder / "data.json").write_text(json.dumps({"directory": str(directory), "digest": vg.digest}))
     if predictions:
         write_predictions(folder / "predictions.h5", vg, "val", config.data)
+    return folder
+
+
+def write_study(folder: Path, directory: Path, reason: str) -> Path:
+    """A search that has ended, without the folders of its trials: two finished, one stopped early, one failed."""
+    config = configs.to_dict(tiny(data__num_val=6))
+    content = {"objective": ["F@20"], "data": {"directory": str(directory)}, "config": config}
+    (folder / "trials").mkdir(parents=True)
+    (folder / "study.yaml").write_text(yaml.safe_dump(content), encoding="utf-8")
+    rows = [
+        {"trial": "0000", "label": "published", "status": "finished", "F@20": 0.25, "steps": 90, "reason": ""},
+        {"trial": "0001", "label": "baseline", "status": "finished", "F@20": 0.5, "steps": 90, "reason": ""},
+        {"trial": "0002", "label": "", "status": "pruned", "F@20": 0.125, "steps": 30, "reason": ""},
+        {"trial": "0003", "label": "", "status": "failed", "F@20": "", "steps": 0, "reason": reason},
+    ]
+    with (folder / "trials.csv").open("w", encoding="utf-8", newline="") as file:
+        writer = csv.DictWriter(file, fieldnames=[*rows[0], "matching.num_groups"])
+        writer.writeheader()
+        writer.writerows(row | {"matching.num_groups": 4} for row in rows)
     return folder
 
 

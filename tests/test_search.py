@@ -24,6 +24,7 @@ from launch.sampler import Sampler
 from launch.samplers import grid
 from launch.scheduler import Halving, Stopping, make_scheduler
 from launch.search import Plan, Search
+from speaq.explore.study import StudyFolder
 
 BASE = configs.apply(Config(), {"training.max_steps": 90, "training.eval_every": 10, "training.decay_steps": [50]})
 TRIALS = Path("trials")
@@ -384,6 +385,11 @@ def test_the_table_has_all_that_was_asked_for(tmp_path: Path, capsys: pytest.Cap
     )
     assert {"steps", "seconds", "training.learning_rate", "matching.num_groups", "matching.scheme"} <= set(columns)
     assert len(lines) == 3
+    read = StudyFolder(tmp_path, tmp_path, ("F@50",), BASE.data).trials("val")  # as `speaq explore` does
+    assert [(row["trial"], row["status"], row["F@50"]) for row in read] == [
+        (entry.id, entry.state, entry.metrics.get("F@50")) for entry in entries
+    ]
+    assert set(read[0]["settings"]) == set(columns[columns.index("reason") + 1 :])
     best = configs.load(tmp_path / "best.yaml")
     assert best == configs.apply(BASE, BASELINE)
     assert (tmp_path / "search.png").read_bytes()[:4] == b"\x89PNG"
