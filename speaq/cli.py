@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from speaq import config as configs
+from speaq.cli_convert import convert_app
 from speaq.cli_search import search_app
 from speaq.terminal import (
     DONE,
@@ -40,6 +41,7 @@ data_app = typer.Typer(no_args_is_help=True, help="Make, check and describe data
 config_app = typer.Typer(no_args_is_help=True, help="Look at configurations.")
 app.add_typer(data_app, name="data")
 app.add_typer(config_app, name="config")
+data_app.add_typer(convert_app)
 
 
 @data_app.command("make")
