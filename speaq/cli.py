@@ -11,6 +11,7 @@ import typer
 
 from speaq import config as configs
 from speaq.cli_convert import convert_app
+from speaq.cli_model import model_app
 from speaq.cli_search import search_app
 from speaq.terminal import (
     DONE,
@@ -42,6 +43,7 @@ config_app = typer.Typer(no_args_is_help=True, help="Look at configurations.")
 app.add_typer(data_app, name="data")
 app.add_typer(config_app, name="config")
 data_app.add_typer(convert_app)
+app.add_typer(model_app)
 
 
 @data_app.command("make")
@@ -305,7 +307,7 @@ def convert(
 @command
 def predict(
     images: Annotated[list[Path], typer.Argument(help="photos, or folders of them")],
-    checkpoint: Annotated[Path, typer.Option(help="run folder or checkpoint file")],
+    checkpoint: Annotated[Path, typer.Option(help="run folder, checkpoint or exported file")],
     output: OutputDir,
     top: Annotated[int, typer.Option(min=1, help="triplets of a photo at most")] = 20,
     threshold: Annotated[float, typer.Option(min=0.0, max=1.0, help="least score of a triplet")] = 0.0,
