@@ -10,10 +10,12 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from speaq import config as configs
+from speaq.cli_convert import convert_app
 from speaq.cli_explore import explore_app
 from speaq.cli_groups import groups_app
 from speaq.cli_logs import logs_app
 from speaq.cli_microscope import microscope_app
+from speaq.cli_model import model_app
 from speaq.cli_search import search_app
 from speaq.terminal import (
     DONE,
@@ -44,6 +46,8 @@ data_app = typer.Typer(no_args_is_help=True, help="Make, check and describe data
 config_app = typer.Typer(no_args_is_help=True, help="Look at configurations.")
 app.add_typer(data_app, name="data")
 app.add_typer(config_app, name="config")
+data_app.add_typer(convert_app)
+app.add_typer(model_app)
 
 
 @data_app.command("make")
@@ -261,7 +265,7 @@ def convert(
 @command
 def predict(
     images: Annotated[list[Path], typer.Argument(help="photos, or folders of them")],
-    checkpoint: Annotated[Path, typer.Option(help="run folder or checkpoint file")],
+    checkpoint: Annotated[Path, typer.Option(help="run folder, checkpoint or exported file")],
     output: OutputDir,
     top: Annotated[int, typer.Option(min=1, help="triplets of a photo at most")] = 20,
     threshold: Annotated[float, typer.Option(min=0.0, max=1.0, help="least score of a triplet")] = 0.0,

@@ -26,6 +26,7 @@ WITH_RAY = (
     "test_after_search",
     "test_costs",
     "test_calibrate",
+    "test_docs",
     "test_storage",
     "test_population",
 )

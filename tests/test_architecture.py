@@ -19,7 +19,17 @@ LAYERS = (
     ("training",),
     ("prediction",),
     ("explore",),
-    ("terminal", "cli_search", "cli_explore", "cli_groups", "cli_logs", "cli_microscope", "cli"),
+    (
+        "terminal",
+        "cli_search",
+        "cli_convert",
+        "cli_explore",
+        "cli_groups",
+        "cli_logs",
+        "cli_microscope",
+        "cli_model",
+        "cli",
+    ),
 )
 
 BLOCKED = """

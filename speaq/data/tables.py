@@ -125,9 +125,14 @@ def _image_id(file: str, row: int, entry: Mapping[str, Any], problems: Problems)
         problems.append(Problem(file, row, "image_id", "is a number or a text", shown))
         return f"row {row}"
     name = str(value)
-    if not 0 < len(name) <= 100 or not name.isprintable() or set(name) & set("/\\:") or name.startswith("."):
+    if not names_a_file(name):
         problems.append(Problem(file, row, "image_id", "names a file in the image folder", repr(name)[:80]))
     return name
+
+
+def names_a_file(name: str) -> bool:
+    """Whether a photo `<name>.jpg` can lie in the image folder, on every system."""
+    return 0 < len(name) <= 100 and name.isprintable() and not set(name) & set("/\\:") and not name.startswith(".")
 
 
 def _check_unique(file: str, rows: Sequence[int], ids: Sequence[str], problems: Problems) -> None:

@@ -6,16 +6,12 @@ The files have the keys, types and encodings of the real ones, so that they are 
 
 from __future__ import annotations
 
-import json
 import random
-from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
-import h5py
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw
@@ -23,6 +19,7 @@ from PIL import Image, ImageDraw
 from speaq.data import DataError
 from speaq.data.toy_drawing import THINGS, Box, draw_checks, draw_connector, draw_thing
 from speaq.data.toy_scenes import OBJECTS, PREDICATES, SIDE, SYMMETRIC, Relation, Scene, Thing, make_scene
+from speaq.data.writing import image_columns, vocabulary, write_columns, write_json, zero_shot
 
 FIRST_IMAGE_ID = 100_001  # above the four ids that Visual Genome's readers drop as corrupt
 ANNOTATIONS = "VG-SGG-with-attri.h5"
@@ -89,9 +86,10 @@ def _write(directory: Path, num_images: int, seed: int, progress: Callable[[int]
         _annotate(rows, scene, is_test(index), random.Random(f"{seed} annotation {index}"))
         if index % 100 == 99:
             progress(index + 1)
-    _write_json(directory / "image_data.json", records)
-    _write_json(directory / "VG-SGG-dicts-with-attri.json", _dictionaries(rows))
-    np.save(directory / "zeroshot_triplets.npy", _zero_shot(rows))
+    write_json(directory / "image_data.json", records)
+    write_json(directory / "VG-SGG-dicts-with-attri.json", _dictionaries(rows))
+    triplets = zero_shot(rows.split, rows.num_relations, rows.labels, rows.relationships, rows.predicates)
+    np.save(directory / "zeroshot_triplets.npy", triplets)
     _write_annotations(directory / ANNOTATIONS, rows)
     progress(num_images)
 
@@ -162,32 +160,12 @@ def _record(image_id: int, size_hw: tuple[int, int]) -> Record:
     }
 
 
-def _write_json(path: Path, content: Any) -> None:
-    path.write_text(json.dumps(content), encoding="utf-8")
-
-
-def _vocabulary(kind: str, short: str, names: Sequence[str], ids: Sequence[int]) -> Iterator[tuple[str, Any]]:
-    count = Counter(ids)
-    yield f"{short}_to_idx", {name: i + 1 for i, name in enumerate(names)}
-    yield f"idx_to_{short}", {str(i + 1): name for i, name in enumerate(names)}
-    yield f"{kind}_count", {name: count[i + 1] for i, name in enumerate(names)}
-
-
 def _dictionaries(rows: _Rows) -> dict[str, Any]:
     return {
-        **dict(_vocabulary("object", "label", OBJECTS, rows.labels)),
-        **dict(_vocabulary("predicate", "predicate", PREDICATES, rows.predicates)),
-        **dict(_vocabulary("attribute", "attribute", ATTRIBUTES, [i for ids in rows.attributes for i in ids])),
+        **dict(vocabulary("object", "label", OBJECTS, rows.labels)),
+        **dict(vocabulary("predicate", "predicate", PREDICATES, rows.predicates)),
+        **dict(vocabulary("attribute", "attribute", ATTRIBUTES, [i for ids in rows.attributes for i in ids])),
     }
-
-
-def _zero_shot(rows: _Rows) -> NDArray[np.int64]:
-    """[Z, 3] triplets (subject class, object class, predicate), 1-based and sorted, of test and never of train."""
-    seen: dict[int, set[tuple[int, int, int]]] = {0: set(), 2: set()}
-    image = np.repeat(np.arange(len(rows.split)), rows.num_relations)
-    for (subject, other), predicate, row in zip(rows.relationships, rows.predicates, image, strict=True):
-        seen[rows.split[row]].add((rows.labels[subject], rows.labels[other], predicate))
-    return np.array(sorted(seen[2] - seen[0]), dtype=np.int64).reshape(-1, 3)
 
 
 def _encode(boxes: NDArray[np.int64], scale: int) -> NDArray[np.int32]:
@@ -198,38 +176,19 @@ def _encode(boxes: NDArray[np.int64], scale: int) -> NDArray[np.int32]:
     return np.concatenate((corner + size // 2, size), axis=1).astype(np.int32)
 
 
-def _ranges(counts: Sequence[int]) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
-    """First and last row of every image, inclusive; -1 for both where it has none."""
-    last = np.array(list(accumulate(counts)), dtype=np.int32) - 1
-    first = last - np.array(counts, dtype=np.int32) + 1
-    empty = np.array(counts) == 0
-    first[empty] = last[empty] = -1
-    return first, last
-
-
 def _write_annotations(path: Path, rows: _Rows) -> None:
     boxes = np.array(rows.boxes, dtype=np.int64).reshape(-1, 4)
     attributes = np.zeros((len(boxes), 10), dtype=np.int64)
     for row, ids in enumerate(rows.attributes):
         attributes[row, : len(ids)] = ids
-    first_box, last_box = _ranges(rows.num_boxes)
-    first_relation, last_relation = _ranges(rows.num_relations)
     columns: dict[str, NDArray[Any]] = {
         "active_object_mask": np.array(rows.active, dtype=bool).reshape(-1, 1),
         "attributes": attributes,
         "boxes_1024": _encode(boxes, 1024),
         "boxes_512": _encode(boxes, 512),
-        "img_to_first_box": first_box,
-        "img_to_first_rel": first_relation,
-        "img_to_last_box": last_box,
-        "img_to_last_rel": last_relation,
+        **image_columns(rows.split, rows.num_boxes, rows.num_relations),
         "labels": np.array(rows.labels, dtype=np.int64).reshape(-1, 1),
         "predicates": np.array(rows.predicates, dtype=np.int64).reshape(-1, 1),
         "relationships": np.array(rows.relationships, dtype=np.int32).reshape(-1, 2),
-        "split": np.array(rows.split, dtype=np.int32),
     }
-    unfinished = path.with_suffix(".part")
-    with h5py.File(unfinished, "w") as file:
-        for name, column in columns.items():
-            file.create_dataset(name, data=column, track_times=False)
-    unfinished.replace(path)
+    write_columns(path, columns)

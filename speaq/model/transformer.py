@@ -57,7 +57,7 @@ class Attention(nn.Module):
         """
         q, k, v = (self._split_heads(x) for x in self._project(query, key, value))
         dropout = self.dropout if self.training else 0.0
-        mixed = attention(q.expand(len(v), -1, -1, -1), k, v, attend, dropout)  # [B, H, n, d/H]
+        mixed = attention(q.expand(v.shape[0], -1, -1, -1), k, v, attend, dropout)  # [B, H, n, d/H]
         return self.out_proj(mixed.transpose(1, 2).flatten(2))  # type: ignore[no-any-return]
 
     def _project(self, query: Tensor, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -135,7 +135,7 @@ class Encoder(nn.Module):
     def forward(self, features: Tensor, padding: Tensor) -> Memory:
         """Encodes [B, in_channels, H, W] features under a [B, H, W] padding mask (True is padding)."""
         # Whether anything is padded is known for free on the CPU alone: asking a GPU would wait for it.
-        if padding.device.type == "cpu" and not padding.any():
+        if padding.device.type == "cpu" and not torch.compiler.is_exporting() and not padding.any():
             padding, attend = padding[:1], None
         else:
             attend = ~padding.flatten(1)[:, None, None, :]

@@ -14,7 +14,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import nn
 
 from speaq.config import Config, ConfigError, apply, from_dict
 from speaq.data import DataError
@@ -22,6 +21,8 @@ from speaq.data.dataset import collate, to_sample
 from speaq.data.images import read_image
 from speaq.data.transforms import Picture, eval_transform
 from speaq.inference import decode
+from speaq.prediction.exported import SUFFIXES as EXPORTED
+from speaq.prediction.exported import Network, open_exported
 from speaq.prediction.graph import ImagePrediction, image_prediction
 from speaq.structures import Sample, Vocabulary
 from speaq.training import checkpoint
@@ -36,7 +37,7 @@ SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff")
 class Predictor:
     """A network that is ready to look at photos."""
 
-    model: nn.Module
+    model: Network
     config: Config
     vocabulary: Vocabulary
     device: torch.device
@@ -45,7 +46,7 @@ class Predictor:
 
     @classmethod
     def load(cls, path: Path | str, *, device: str = "auto") -> Predictor:
-        """Reads a run folder's best checkpoint, or a checkpoint file.
+        """Reads a run folder's best checkpoint, a checkpoint file, or what `speaq export-model` wrote.
 
         Args:
             device: `auto` (CUDA where there is one), `cpu` or `cuda`.
@@ -53,6 +54,10 @@ class Predictor:
         Raises:
             ConfigError, CheckpointError: not a checkpoint of SpeaQ, or no such device.
         """
+        if Path(path).suffix in EXPORTED:
+            opened = open_exported(Path(path), device)
+            cpu = torch.device("cpu")
+            return cls(opened.network, opened.config, opened.vocabulary, cpu, Path(path), opened.step)
         file = checkpoint.find(Path(path))
         content = checkpoint.load(file)
         if content["task"] != "speaq":
@@ -69,7 +74,7 @@ class Predictor:
 
     def predict(self, image: Path | str, *, top: int = 20, threshold: float = 0.0) -> ImagePrediction:
         """One photo. Raises DataError where it cannot be read."""
-        return self._decoded([self._sample(0, Path(image))], [Path(image)], top, threshold)[0]
+        return self._decoded([self.sample(0, Path(image))], [Path(image)], top, threshold)[0]
 
     def predict_all(
         self, images: Sequence[Path], *, batch_size: int = 8, top: int = 20, threshold: float = 0.0
@@ -87,7 +92,7 @@ class Predictor:
             errors: dict[int, DataError] = {}
             for position, path in enumerate(some):
                 try:
-                    samples.append(self._sample(position, path))
+                    samples.append(self.sample(position, path))
                 except DataError as error:
                     errors[position] = error
             paths = [some[sample.index] for sample in samples]
@@ -107,7 +112,8 @@ class Predictor:
             for path, hw, prediction in zip(paths, batch.original_hw, decoded, strict=True)
         ]
 
-    def _sample(self, index: int, path: Path) -> Sample:
+    def sample(self, index: int, path: Path) -> Sample:
+        """A photo as the network sees it. Raises DataError where it cannot be read."""
         pixels = read_image(path)
         nothing = np.zeros((0, 4), np.float32), np.zeros(0, np.int64), np.zeros((0, 3), np.int64)
         picture = eval_transform(Picture(pixels, *nothing), self.config.data)

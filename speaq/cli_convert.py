@@ -1,0 +1,53 @@
+"""`speaq data convert`: other people's annotations become a data set."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from speaq.terminal import DONE, USAGE, command, progress_bar
+
+convert_app = typer.Typer()
+
+
+@convert_app.command("convert")
+@command
+def data_convert(
+    annotations: Annotated[
+        Path, typer.Argument(help="COCO-style JSON with relationships, see speaq/data/coco_form.py")
+    ],
+    output: Annotated[Path, typer.Argument(help="new folder for the data set")],
+    images: Annotated[Path, typer.Option("--images", help="folder that file_name is relative to")],
+    relations: Annotated[
+        Path | None, typer.Option(help="JSON with relationships (and predicates), where ANNOTATIONS has none")
+    ] = None,
+    test_share: Annotated[
+        float | None, typer.Option(min=0.0, max=1.0, help="of the images, where none has a split  [default: 0.2]")
+    ] = None,
+    seed: Annotated[int | None, typer.Option(min=0, help="of that choice  [default: 0]")] = None,
+    copy: Annotated[bool, typer.Option("--copy", help="copy the photos; otherwise the data set links to them")] = False,
+) -> int:
+    """Turn COCO-style JSON with relations into a data set, and check it."""
+    from speaq.data.coco import convert
+    from speaq.data.visual_genome import check
+
+    with progress_bar("converting") as progress:
+        made = convert(
+            annotations,
+            images,
+            output,
+            relations=relations,
+            test_share=test_share,
+            seed=seed,
+            copy=copy,
+            progress=progress,
+        )
+    problems = check(output)
+    for problem in problems:
+        typer.echo(str(problem))
+    typer.echo(f"{made} in {output}")
+    if "val" in made.images:
+        typer.echo(f"train with --set data.num_val={made.images['val']}: that many train rows come first and are val")
+    return USAGE if any(problem.severity == "error" for problem in problems) else DONE

@@ -1,0 +1,101 @@
+"""Networks in files that need none of our training code: ONNX, and `torch.export`'s .pt2. How they are opened and run.
+
+The network takes images as they are, [B, 3, H, W] uint8 RGB padded at the lower right, and [B, 2] int64 heights and
+widths without the padding; it standardises them itself and ignores what is beyond. It gives the outputs of one decoder
+layer, `OUTPUTS`: [B, R, C+1] or [B, R, P+1] logits (background last), [B, R, 4] boxes as cxcywh in [0, 1] of the image.
+All else that is needed (names, sizes, how outputs become triplets) lies in the file as JSON under the name `speaq`.
+
+Letters: B images, H x W pixels, R relation queries, C object classes, P predicates.
+"""
+
+from __future__ import annotations
+
+import json
+import zipfile
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from speaq.config import Config, ConfigError, from_dict
+from speaq.structures import LayerOutputs, Vocabulary
+
+SCHEMA = "speaq-model/1"
+SUFFIXES = (".onnx", ".pt2")
+KEY = "speaq"  # of the metadata
+INPUTS = ("images", "sizes_hw")
+OUTPUTS = tuple(field.name for field in fields(LayerOutputs))
+Network = Callable[[Tensor, Tensor], LayerOutputs]
+
+
+@dataclass(frozen=True)
+class Exported:
+    """An opened file; its network gives one layer, L = 1."""
+
+    network: Network
+    config: Config
+    vocabulary: Vocabulary
+    step: int
+
+
+def open_exported(file: Path, device: str = "auto") -> Exported:
+    """Opens a file that `speaq export-model` wrote.
+
+    Raises:
+        ConfigError: no such file, another's file, another device than the CPU, or a library that is missing.
+    """
+    if device == "cuda":
+        raise ConfigError(f"{file}: an exported network runs on the CPU here; give its run folder for --device cuda")
+    if not file.is_file():
+        raise ConfigError(f"{file}: no such file")
+    network, text = _open_onnx(file) if file.suffix == ".onnx" else _open_program(file)
+    content = _metadata(file, text)
+    vocabulary = Vocabulary(tuple(content["objects"]), tuple(content["predicates"]))
+    return Exported(network, from_dict(content["config"], str(file)), vocabulary, int(content["step"]))
+
+
+def _metadata(file: Path, text: str | None) -> Mapping[str, Any]:
+    try:
+        content = json.loads(text or "null")
+    except ValueError as error:
+        raise ConfigError(f"{file}: its metadata {KEY!r} are no JSON ({error})") from error
+    if not isinstance(content, dict) or content.get("schema") != SCHEMA:
+        found = content.get("schema") if isinstance(content, dict) else content
+        raise ConfigError(f"{file}: metadata {KEY!r} · schema is {SCHEMA!r} · {found!r}")
+    return content
+
+
+def _open_onnx(file: Path) -> tuple[Network, str | None]:
+    try:
+        import onnxruntime  # type: ignore[import-untyped]
+    except ModuleNotFoundError as error:
+        raise ConfigError(f'{error.name} is not installed: pip install -e ".[onnx]"') from error
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = torch.get_num_threads()
+    try:
+        session = onnxruntime.InferenceSession(file, options, providers=["CPUExecutionProvider"])
+    except Exception as error:  # its errors have no common type but this
+        raise ConfigError(f"{file}: not a readable ONNX file ({' '.join(str(error).split())[:160]})") from error
+
+    def network(images: Tensor, sizes_hw: Tensor) -> LayerOutputs:
+        given = dict(zip(INPUTS, (images.numpy(), sizes_hw.numpy()), strict=True))
+        return _one_layer(torch.from_numpy(output) for output in session.run(list(OUTPUTS), given))
+
+    return network, session.get_modelmeta().custom_metadata_map.get(KEY)
+
+
+def _open_program(file: Path) -> tuple[Network, str | None]:
+    extra: dict[str, Any] = {KEY: ""}
+    try:
+        program = torch.export.load(file, extra_files=extra)
+    except (OSError, RuntimeError, ValueError, KeyError, AssertionError, zipfile.BadZipFile) as error:
+        raise ConfigError(f"{file}: not a readable program ({' '.join(str(error).split())[:160]})") from error
+    module = program.module()
+    return lambda images, sizes_hw: _one_layer(module(images, sizes_hw)), extra[KEY]
+
+
+def _one_layer(outputs: Any) -> LayerOutputs:
+    return LayerOutputs(*(output[None] for output in outputs))

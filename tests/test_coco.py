@@ -1,0 +1,217 @@
+"""COCO-style JSON with relations becomes a data set that holds the same scenes."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from speaq.config import DataConfig
+from speaq.data.visual_genome import VisualGenome, open_data
+from speaq.structures import SceneGraph
+from tests.command import command, refusal
+
+ALL = DataConfig(num_val=0, filter_non_overlap=False, keep_images_without_relations=True)
+
+
+def graphs(vg: VisualGenome) -> dict[str, SceneGraph]:
+    splits = [vg.split(name, ALL) for name in ("train", "test")]
+    return {split.image_id(i): split.scene_graph(i) for split in splits for i in range(len(split))}
+
+
+def coco_of(vg: VisualGenome) -> dict[str, Any]:
+    """A data set as COCO's JSON, annotations numbered from 1000."""
+    content: dict[str, Any] = {"images": [], "annotations": [], "relationships": []}
+    content["categories"] = [{"id": 10 + i, "name": name} for i, name in enumerate(vg.vocabulary.objects)]
+    content["predicates"] = [{"id": i, "name": name} for i, name in enumerate(vg.vocabulary.predicates)]
+    test = set(vg.split("test", ALL).image_ids.tolist())
+    for name, graph in graphs(vg).items():
+        height, width = graph.size_hw
+        split = "test" if name in test else "train"
+        image = {"id": int(name), "file_name": f"{name}.jpg", "width": width, "height": height, "split": split}
+        content["images"].append(image)
+        first = 1000 + len(content["annotations"])
+        for (x0, y0, x1, y1), label in zip(graph.boxes_xyxy.astype(float).tolist(), graph.classes, strict=True):
+            content["annotations"].append(
+                {
+                    "id": 1000 + len(content["annotations"]),
+                    "image_id": int(name),
+                    "bbox": [x0, y0, x1 - x0, y1 - y0],
+                    "category_id": 10 + int(label),
+                }
+            )
+        content["relationships"] += [
+            {"subject_id": first + s, "object_id": first + o, "predicate": vg.vocabulary.predicates[p]}
+            for s, o, p in graph.relations.tolist()
+        ]
+    return content
+
+
+def test_a_data_set_survives_the_way_to_coco_and_back(toy: Path, tmp_path: Path) -> None:
+    before = open_data(toy)
+    (tmp_path / "coco.json").write_text(json.dumps(coco_of(before)))
+    done = command("data", "convert", tmp_path / "coco.json", tmp_path / "data", "--images", toy / "VG_100K")
+    assert done.exit_code == 0, (done.output, done.exception)
+    after = open_data(tmp_path / "data")
+    assert after.vocabulary == before.vocabulary
+    wanted, got = graphs(before), graphs(after)
+    assert wanted.keys() == got.keys()
+    for name, graph in wanted.items():
+        assert got[name].size_hw == graph.size_hw
+        np.testing.assert_allclose(got[name].boxes_xyxy, graph.boxes_xyxy, atol=1e-3)
+        np.testing.assert_array_equal(got[name].classes, graph.classes)
+        np.testing.assert_array_equal(got[name].relations, graph.relations)
+    test = {vg.split("test", ALL).image_id(0) for vg in (before, after)}
+    assert len(test) == 1
+    np.testing.assert_array_equal(after.zero_shot, before.zero_shot)
+    assert (tmp_path / "data" / "VG_100K" / f"{test.pop()}.jpg").is_symlink()
+    assert "is a data set already" in refusal(
+        "data", "convert", tmp_path / "coco.json", tmp_path / "data", "--images", toy / "VG_100K"
+    )
+
+
+def small() -> dict[str, Any]:
+    """Four photos of 60 × 40 pixels, each with a cat on a mat; photo 2 has a crowd as well."""
+    images = [{"id": i, "file_name": f"deep/{i}.png", "width": 60, "height": 40} for i in range(1, 5)]
+    annotations = [
+        {"id": f"{what}{i}", "image_id": i, "bbox": box, "category_id": category}
+        for i in range(1, 5)
+        for what, box, category in (("cat", [10, 5, 20.5, 10], 7), ("mat", [0, 10, 60, 30], 3))
+    ]
+    annotations.append({"id": 99, "image_id": 2, "bbox": [0, 0, 9, 9], "category_id": 7, "iscrowd": 1})
+    relations = [{"subject_id": f"cat{i}", "object_id": f"mat{i}", "predicate": "on", "image_id": i} for i in (1, 2, 3)]
+    relations.append({"subject_id": "mat4", "object_id": "cat4", "predicate": "below"})
+    categories = [{"id": 7, "name": "cat"}, {"id": 3, "name": "mat"}]
+    return {"images": images, "annotations": annotations, "categories": categories, "relationships": relations}
+
+
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("photos")
+    (folder / "deep").mkdir()
+    for i in range(1, 5):
+        Image.new("RGB", (60, 40), "olive").save(folder / "deep" / f"{i}.png")
+    return folder
+
+
+def arguments(content: Any, photos: Path, folder: Path) -> tuple[str | Path, ...]:
+    (folder / "coco.json").write_text(content if isinstance(content, str) else json.dumps(content))
+    return "data", "convert", folder / "coco.json", folder / "data", "--images", photos
+
+
+def test_images_without_a_split_are_shared_by_seed(photos: Path, tmp_path: Path) -> None:
+    content = small()
+    relations = {"relationships": content.pop("relationships")}
+    (tmp_path / "relations.json").write_text(json.dumps(relations))
+    folders = [tmp_path / name for name in ("a", "b", "c")]
+    for folder, seed in zip(folders, ("1", "1", "2"), strict=True):
+        folder.mkdir()
+        given = arguments(content, photos, folder)
+        sources = ("--relations", tmp_path / "relations.json", "--test-share", "0.5", "--seed", seed, "--copy")
+        done = command(*given, *sources)
+        assert done.exit_code == 0, (done.output, done.exception)
+        assert "4 images (2 train, 2 test), 8 boxes of 2 classes, 4 relations of 2 predicates; 1 crowds" in done.output
+    first, again, other = (open_data(folder / "data") for folder in folders)
+    assert first.vocabulary.predicates == ("below", "on")
+    assert first.digest == again.digest
+    assert first.digest != other.digest
+    assert not (folders[0] / "data" / "VG_100K" / "1.jpg").is_symlink()
+    np.testing.assert_allclose(graphs(first)["1"].boxes_xyxy[0], [10, 5, 30.5, 15], atol=1e-4)
+
+
+def test_val_images_come_where_val_is_looked_for(photos: Path, tmp_path: Path) -> None:
+    content = small()
+    for image, split in zip(content["images"], ("train", "test", "val", "train"), strict=True):
+        image["split"] = split
+    done = command(*arguments(content, photos, tmp_path))
+    assert done.exit_code == 0, (done.output, done.exception)
+    assert "--set data.num_val=1" in done.output
+    vg, config = open_data(tmp_path / "data"), DataConfig(num_val=1)
+    found = [vg.split(name, config).image_ids.tolist() for name in ("val", "train", "test")]
+    assert found == [["3"], ["1", "4"], ["2"]]
+
+
+def changed(path: str, value: Any) -> Callable[[dict[str, Any]], None]:
+    """Sets `section.row.key`; a value of None takes the key out."""
+
+    def change(content: dict[str, Any]) -> None:
+        section, row, key = path.split(".")
+        content[section][int(row)][key] = value
+        if value is None:
+            del content[section][int(row)][key]
+
+    return change
+
+
+@pytest.mark.parametrize(
+    ("change", "line"),
+    [
+        (changed("images.1.id", 1), "row 1 · images.id · is unique (row 0 has it too) · '1'"),
+        (changed("images.1.id", "../x"), "row 1 · images.id · can name a file · '../x'"),
+        (changed("images.0.file_name", "none.jpg"), "row 0 · images.file_name · is a photo in --images"),
+        (
+            changed("images.2.width", 61),
+            "row 2 · images.width, images.height · is the size of the upright photo (60 x 40",
+        ),
+        (changed("images.2.width", -1), "row 2 · images.width · Input should be greater than 0 · -1"),
+        (changed("images.2.split", "test"), "row 0 · images.split · is given for all images or none · missing"),
+        (changed("annotations.3.bbox", [1, 2, 3]), "row 3 · annotations.bbox"),
+        (changed("annotations.3.bbox", [1, 2, 0, 4]), "row 3 · annotations.bbox · Input should be greater than 0 · 0"),
+        (changed("annotations.3.bbox", [60, 2, 1, 4]), "row 3 · annotations.bbox · lies in the photo (60 x 40)"),
+        (changed("annotations.3.image_id", 77), "row 3 · annotations.image_id · is an image · 77"),
+        (changed("annotations.3.category_id", 77), "row 3 · annotations.category_id · is a category · 77"),
+        (changed("annotations.3.category_id", None), "row 3 · annotations.category_id · Field required · missing"),
+        (changed("annotations.3.id", "cat1"), "row 3 · annotations.id · is unique (row 0 has it too) · 'cat1'"),
+        (changed("categories.1.name", "cat"), "row 1 · categories.name · is unique (row 0 has it too) · 'cat'"),
+        (changed("relationships.0.subject_id", 5), "row 0 · relationships.subject_id · is an annotation, and no crowd"),
+        (changed("relationships.1.object_id", 99), "row 1 · relationships.object_id · is an annotation, and no crowd"),
+        (changed("relationships.0.object_id", "cat2"), "row 0 · relationships · joins two annotations of its image"),
+        (changed("relationships.0.image_id", 2), "row 0 · relationships · joins two annotations of its image"),
+        (changed("relationships.0.predicate", None), "row 0 · relationships · has one of predicate and predicate_id"),
+        (changed("relationships.0.predicate_id", 4), "row 0 · relationships · has one of predicate and predicate_id"),
+        (lambda content: content["relationships"].clear(), "relationships · hold at least one entry · none"),
+        (lambda content: content.pop("relationships"), "in one given with --relations"),
+        (lambda content: content.update(predicates=[{"id": 1, "name": "by"}]), "predicate is one of predicates"),
+        (lambda content: content.pop("images"), "images · Field required · missing"),
+    ],
+)
+def test_what_does_not_fit_is_named_and_nothing_is_written(
+    change: Callable[[dict[str, Any]], None], line: str, photos: Path, tmp_path: Path
+) -> None:
+    content = small()
+    change(content)
+    said = refusal(*arguments(content, photos, tmp_path))
+    assert line in said
+    assert "coco.json" in said
+    assert not (tmp_path / "data").exists()
+
+
+def test_files_and_options_that_cannot_be_used_are_refused(photos: Path, tmp_path: Path) -> None:
+    assert "cannot be read" in refusal("data", "convert", tmp_path / "no", tmp_path / "data", "--images", photos)
+    assert "Invalid JSON" in refusal(*arguments('{"images": [', photos, tmp_path))
+    content = small()
+    for image in content["images"]:
+        image["split"] = "train"
+    assert "leave --test-share and --seed out" in refusal(*arguments(content, photos, tmp_path), "--seed", "3")
+    (tmp_path / "relations.json").write_text('{"relationships": []}')
+    both = (*arguments(small(), photos, tmp_path), "--relations", tmp_path / "relations.json")
+    assert "has relationships of its own" in refusal(*both)
+    assert not (tmp_path / "data").exists()
+
+
+def test_a_damaged_photo_is_reported_as_by_data_check(photos: Path, tmp_path: Path) -> None:
+    for i in range(1, 5):
+        Image.effect_noise((60, 40), 80).convert("RGB").save(tmp_path / f"{i}.jpg")
+    (tmp_path / "2.jpg").write_bytes((tmp_path / "2.jpg").read_bytes()[:700])
+    content = small()
+    for image in content["images"]:
+        image["file_name"] = f"{image['id']}.jpg"
+    done = command(*arguments(content, tmp_path, tmp_path))
+    assert done.exit_code == 2, (done.output, done.exception)
+    assert "VG_100K/2.jpg" in done.stdout
+    assert "can be decoded" in done.stdout

@@ -1,0 +1,140 @@
+"""The documentation: built without a warning or a network, its commands run, its figures what the library computes."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import re
+import runpy
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import typer.main
+
+from speaq import config as configs
+from speaq.cli import app
+from speaq.data.visual_genome import open_data
+from tests.command import command
+from tests.test_coco import coco_of
+from tests.test_readme import commands as commands_of_readme
+from tests.tiny import TINY
+
+ROOT = Path(__file__).resolve().parents[1]
+DOCS = ROOT / "docs"
+TUTORIAL = "your-data.md"  # run on the toy world
+EXPORTED = (" export-model ", " benchmark ", " first.onnx ")  # run in test_export_model
+# What makes the tutorial short without changing what it does; the page itself sets data.num_val.
+SHORT = {key: value for key, value in TINY.items() if key != "data.num_val"}
+
+
+def commands(name: str) -> list[str]:
+    """The lines of a page's bash blocks, continued lines joined, comments dropped."""
+    blocks = re.findall(r"```bash\n(.*?)```", (DOCS / name).read_text(encoding="utf-8"), flags=re.DOTALL)
+    lines = "\n".join(blocks).replace("\\\n", " ").splitlines()
+    return [" ".join(shlex.split(line, comments=True)) for line in lines if line.strip()]
+
+
+def parse(words: list[str]) -> None:
+    """Raises where the command line knows no such command or option."""
+    known: Any = typer.main.get_command(app)
+    while hasattr(known, "commands"):
+        known = known.commands[words.pop(0)]
+    known.make_context("speaq", words)
+
+
+PAGES = sorted(page.name for page in DOCS.glob("*.md"))
+ALL = list(dict.fromkeys(line for page in PAGES for line in commands(page)))
+RUN = [line for line in commands(TUTORIAL) if not any(word in line for word in EXPORTED)]
+REST = [line for line in ALL if line not in {*RUN, *commands_of_readme()}]
+
+
+def test_the_pages_have_commands_of_every_kind() -> None:
+    assert len(ALL) > 20
+    assert len(RUN) > 6
+    assert any(" export-model " in line for line in REST)
+
+
+@pytest.mark.parametrize("line", REST)
+def test_what_is_not_run_here_is_known_to_the_command_line(line: str) -> None:
+    program, *words = line.split()
+    assert program == ".venv/bin/speaq", line
+    sets = [value for option, value in itertools.pairwise(words) if option == "--set"]
+    for word in words:
+        if word.startswith(("configs/", "search_spaces/")):
+            assert (ROOT / word).is_file(), word
+            if word.startswith("configs/"):
+                configs.load(ROOT / word, sets)
+    parse(words)
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_commands_inside_sentences_exist(page: str) -> None:
+    """`speaq NAME …` in prose; what follows the name is the reader's."""
+    text = re.sub(r"```.*?```", "", (DOCS / page).read_text(encoding="utf-8"), flags=re.DOTALL)
+    known: Any = typer.main.get_command(app)
+    for name in re.findall(r"`speaq ([a-z-]+)", text):
+        assert name in known.commands, name
+
+
+@pytest.fixture(scope="module")
+def folder(toy: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What the tutorial's reader has: `coco.json` and PHOTOS."""
+    folder = tmp_path_factory.mktemp("tutorial")
+    content = coco_of(open_data(toy))
+    for image in content["images"]:
+        del image["split"]
+    (folder / "coco.json").write_text(json.dumps(content))
+    (folder / "PHOTOS").symlink_to(toy / "VG_100K")
+    (folder / "SOME").mkdir()
+    for photo in sorted((toy / "VG_100K").iterdir())[:3]:
+        (folder / "SOME" / photo.name).symlink_to(photo)
+    return folder
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+def test_the_tutorial_goes_from_json_to_a_tuned_model(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(folder)
+    for line in RUN:
+        program, *words = line.split()
+        assert program == ".venv/bin/speaq", line
+        words = [str(ROOT / word) if word.startswith(("configs/", "search_spaces/")) else word for word in words]
+        if words[0] in ("train", "tune"):
+            words += [part for key, value in SHORT.items() for part in ("--set", f"{key}={json.dumps(value)}")]
+        if words[0] == "tune":  # the published setting and the baseline are enough
+            words[words.index("--trials") + 1] = "2"
+        if words[0] == "predict":
+            words[1] = "SOME"
+        done = command(*words)
+        assert done.exit_code == 0, (line, done.output, done.exception)
+    assert (folder / "TUNED" / "best.yaml").is_file()
+    assert len(list((folder / "PICTURES").glob("*.json"))) == 3
+
+
+def test_the_site_is_built_without_a_warning_and_loads_nothing_from_elsewhere(tmp_path: Path) -> None:
+    pytest.importorskip("mkdocs")
+    build = [sys.executable, "-m", "mkdocs", "build", "--strict", "--quiet", "--site-dir", str(tmp_path / "site")]
+    done = subprocess.run(build, capture_output=True, text=True, check=False, cwd=ROOT, timeout=900)
+    assert done.returncode == 0, (done.stdout, done.stderr)
+    for page in PAGES:
+        html = (tmp_path / "site" / page).with_suffix(".html").read_text(encoding="utf-8")
+        loaded = re.findall(r"<(?:script|img|iframe)[^>]*\bsrc=\"?([^\" >]+)", html)
+        loaded += re.findall(r"<link[^>]*rel=\"?(?:stylesheet|preconnect|icon)\"?[^>]*", html)
+        assert loaded
+        assert [found for found in loaded if "//" in found] == []
+    assert "export_model" in (tmp_path / "site" / "api.html").read_text(encoding="utf-8")
+
+
+def test_the_figures_are_what_the_library_computes(tmp_path: Path) -> None:
+    runpy.run_path(str(DOCS / "figures.py"))["draw_all"](tmp_path)
+    names = sorted(file.name for file in (DOCS / "figures").glob("*.svg"))
+    assert names == sorted(file.name for file in tmp_path.iterdir()) == ["assignment.svg", "groups.svg", "repeats.svg"]
+    for name in names:
+        committed, drawn = ((place / name).read_text(encoding="utf-8") for place in (DOCS / "figures", tmp_path))
+        texts = [re.findall(r"<text[^>]*>([^<]*)<", svg) for svg in (committed, drawn)]
+        assert texts[0] == texts[1]
+        assert committed.count("<path") == drawn.count("<path")
