@@ -25,7 +25,7 @@ def test_changed_files_are_taken_or_refused_in_one_line(name: str, tmp_path: Pat
     (tmp_path / "input").mkdir()
     target = TARGETS[name](tmp_path / "input")
     target.write(target.valid())
-    target.read(tmp_path / "input")
+    assert verdict(target, tmp_path / "input") is None
     for number in range(INPUTS):
         target.write(target.changed(random.Random(number)))
         assert verdict(target, tmp_path / "input") is None, number
