@@ -229,13 +229,15 @@ def save(path: Path, **changes: Any) -> Path:
         ({"task": 1}, "task is not what speaq writes"),
         ({"step": -1}, "step is not what speaq writes"),
         ({"objects": [1]}, "objects is not what speaq writes"),
+        ({"objects": torch.zeros(3, 3)}, "objects is not what speaq writes"),
         ({"data_digest": 1}, "data_digest is not what speaq writes"),
     ],
 )
 def test_checkpoints_hold_what_speaq_writes(changes: dict[str, Any], reason: str, tmp_path: Path) -> None:
     assert checkpoint.load(save(tmp_path / "sound.pt"))["step"] == 1
-    with pytest.raises(CheckpointError, match=reason):
+    with pytest.raises(CheckpointError, match=reason) as refused:
         checkpoint.load(save(tmp_path / "odd.pt", **changes))
+    assert "\n" not in str(refused.value)
 
 
 def test_many_views_of_few_numbers_are_refused(tmp_path: Path) -> None:
