@@ -14,6 +14,8 @@ import pytest
 pytest.importorskip("ray")
 pytest.importorskip("optuna")
 
+from launch.seam import training_function
+from speaq.config import ConfigError
 from tests.fuzz import TARGETS, verdict
 from tests.fuzz_inputs import Target
 
@@ -25,7 +27,7 @@ def test_changed_files_are_taken_or_refused_in_one_line(name: str, tmp_path: Pat
     (tmp_path / "input").mkdir()
     target = TARGETS[name](tmp_path / "input")
     target.write(target.valid())
-    target.read(tmp_path / "input")
+    assert verdict(target, tmp_path / "input") is None
     for number in range(INPUTS):
         target.write(target.changed(random.Random(number)))
         assert verdict(target, tmp_path / "input") is None, number
@@ -65,8 +67,6 @@ def test_lines_that_are_no_rows_are_refused(line: bytes, tmp_path: Path) -> None
     [
         ("trials: 4", "trials: x", "trials"),
         ("objective: [R@50]", "objective: []", "objective"),
-        ("train: speaq.training.loop:train", "train: os:system", "no training function of speaq"),
-        ("train: speaq.training.loop:train", "train: tests.x:y.z", "no training function of speaq"),
     ],
 )
 def test_odd_studies_are_refused(old: str, new: str, reason: str, tmp_path: Path) -> None:
@@ -74,6 +74,12 @@ def test_odd_studies_are_refused(old: str, new: str, reason: str, tmp_path: Path
     text = target.valid().decode()
     assert old in text
     assert reason in str(_reading(target, tmp_path, text.replace(old, new).encode()))
+
+
+@pytest.mark.parametrize("path", ["os:system", "tests.x:y.z", "speaq:train", "speaq.config", "", "x\nspeaq.a:b"])
+def test_a_study_names_no_code_but_ours(path: str) -> None:
+    with pytest.raises(ConfigError, match="no training function of speaq"):
+        training_function(path)
 
 
 def _reading(target: Target, folder: Path, content: bytes) -> Exception | None:
@@ -96,8 +102,6 @@ def test_the_fuzzer_sees_what_must_not_happen(tmp_path: Path) -> None:
         raise KeyError("x")
 
     def two_lines(folder: Path) -> None:
-        from speaq.config import ConfigError
-
         raise ConfigError("a\nb")
 
     def memory(folder: Path) -> None:

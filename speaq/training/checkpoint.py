@@ -76,7 +76,8 @@ def load(path: Path) -> dict[str, Any]:
         raise CheckpointError(f"{path}: format {content.get('format')!r}, this version reads {FORMAT}")
     for name, fits in _WANTED.items():
         if not fits(content.get(name)):
-            raise CheckpointError(f"{path}: {name} is not what speaq writes ({reprlib.repr(content.get(name))})")
+            shown = " ".join(reprlib.repr(content.get(name)).split())  # tensors take several lines
+            raise CheckpointError(f"{path}: {name} is not what speaq writes ({shown})")
     return content
 
 
