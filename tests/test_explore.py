@@ -199,7 +199,7 @@ def test_photos_of_a_run_without_predictions(tmp_path: Path, chromium: Any) -> N
 @needs("data", "vg-100")
 def test_a_data_set_without_photos(chromium: Any) -> None:
     with served(explore(Request(SHARED / "data" / "vg-100"))) as address, Visit(chromium, address, width=400) as visit:
-        page = visit.open("/images?part=tail")
+        page = visit.open("/images?part=body")
         page.wait_for_function(
             "[...document.querySelectorAll('.grid img')].some(i => i.complete && i.naturalWidth > 0)"
         )
