@@ -15,6 +15,7 @@ pytest.importorskip("uvicorn")
 pytest.importorskip("jinja2")
 
 from speaq.evaluation.specialization import Analysed
+from speaq.evaluation.specialization_plot import draw
 from speaq.explore.opening import Request, explore
 from speaq.matching.groups import make_groups
 from speaq.training.specialization import FOLDER, save
@@ -84,6 +85,7 @@ def test_specialization_is_shown_when_it_has_been_counted(address: str, run: Pat
         counts[3] = 0
         one = Analysed("run", "best", 7, "val", 5, 20, names, groups, 2, counts)
         save([one, Analysed("plain", "best", 7, "val", 5, 20, names, None, 2, counts)], run / FOLDER)
+        draw([one], run / FOLDER / "specialization.png", "png")
         page = visit.open("/specialization")
         leakage = f"{100 * float(one.result().leakage or 0):.1f} %"
         cells = [row.split("\t") for row in page.locator("table.lab tbody tr").all_inner_texts()]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import BinaryIO, Literal, get_args
+from typing import Literal, get_args
 
 import numpy as np
 from matplotlib import rc_context
@@ -25,7 +25,7 @@ DEAD = "#9a9a9a"
 NAMED = 60  # predicates whose names are still readable
 
 
-def draw(found: Sequence[Analysed], target: Path | BinaryIO, kind: Kind) -> None:
+def draw(found: Sequence[Analysed], path: Path, kind: Kind) -> None:
     """Writes the picture. Equal input, equal bytes.
 
     A row is a query: in colour the share of its predictions that each predicate has, grey where it is dead. Columns
@@ -40,7 +40,7 @@ def draw(found: Sequence[Analysed], target: Path | BinaryIO, kind: Kind) -> None
         meshes = [_draw(axes, one, order) for axes, one in zip(parts, found, strict=True)]
         parts[0].set_ylabel("relation queries, sorted by group and main predicate; grey: dead")
         figure.colorbar(meshes[-1], ax=list(parts), label="share of the query's predictions", fraction=0.03)
-        figure.savefig(target, format=kind, dpi=DPI, metadata={"Date": None} if kind == "svg" else None)
+        figure.savefig(path, format=kind, dpi=DPI, metadata={"Date": None} if kind == "svg" else None)
 
 
 def _columns(found: Sequence[Analysed]) -> list[int]:

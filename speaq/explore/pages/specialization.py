@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import io
 import math
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from starlette.requests import Request
-from starlette.responses import Response
+from starlette.responses import FileResponse, Response
 from starlette.routing import BaseRoute, Route
 
 from speaq.evaluation.specialization import Analysed
-from speaq.evaluation.specialization_plot import draw
 from speaq.explore.context import Context, NotFound, Page
 from speaq.explore.view import View
 from speaq.training.specialization import FILE, FOLDER, load
@@ -22,15 +21,14 @@ def routes(context: Context) -> Sequence[BaseRoute]:
     def page(request: Request) -> Response:
         view = context.view(request)
         found = [_describe(one) for one in _found(view)]
-        return context.render(request, "specialization.html", {"found": found, "command": _command(view)})
+        values = {"found": found, "command": _command(view), "picture": _picture(view) is not None}
+        return context.render(request, "specialization.html", values)
 
     def picture(request: Request) -> Response:
-        found = _found(context.view(request))
-        if not found:
-            raise NotFound("Nothing has been counted yet.")
-        buffer = io.BytesIO()
-        draw(found, buffer, "png")
-        return Response(buffer.getvalue(), media_type="image/png")
+        path = _picture(context.view(request))
+        if path is None:
+            raise NotFound("There is no picture of specialization yet.")
+        return FileResponse(path)
 
     return [Route("/specialization", page), Route("/specialization.png", picture)]
 
@@ -39,6 +37,11 @@ def _found(view: View) -> list[Analysed]:
     if view.run is None or not (view.run / FOLDER / FILE).exists():
         return []
     return load(view.run / FOLDER)
+
+
+def _picture(view: View) -> Path | None:
+    path = None if view.run is None else view.run / FOLDER / "specialization.png"
+    return path if path is not None and path.exists() else None
 
 
 def _command(view: View) -> str:
