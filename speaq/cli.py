@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from speaq import config as configs
+from speaq.cli_explore import explore_app
 from speaq.cli_microscope import microscope_app
 from speaq.cli_search import search_app
 from speaq.terminal import (
@@ -330,6 +331,7 @@ def predict(
 
 app.add_typer(microscope_app)
 app.add_typer(search_app)
+app.add_typer(explore_app)
 
 
 def main() -> None:

@@ -10,6 +10,7 @@ import torch
 from hypothesis import settings
 
 from speaq.data.toy import make_toy
+from tests.browser import chromium as chromium
 
 settings.register_profile("speaq", deadline=None, max_examples=50)
 settings.load_profile("speaq")

@@ -18,7 +18,8 @@ LAYERS = (
     ("losses", "inference", "evaluation", "parameters", "space"),
     ("training",),
     ("prediction",),
-    ("terminal", "cli_microscope", "cli_search", "cli"),
+    ("explore",),
+    ("terminal", "cli_microscope", "cli_search", "cli_explore", "cli"),
 )
 
 BLOCKED = """

@@ -180,6 +180,7 @@ class PredictionFile:
                 num = len(self.image_ids)
                 self._images = {name: self._dataset(name, num)[()].astype(np.int64) for name in _PER_IMAGE}
                 self._check_images()
+                self._ends = {name: self._images[name].cumsum() for name in ("num_boxes", "num_triplets")}
             on_failure.pop_all()
 
     def __enter__(self) -> PredictionFile:
@@ -270,18 +271,21 @@ class PredictionFile:
         """The images in the order of the file. Raises DataError at the first value that breaks a rule."""
         if not self.image_ids:
             return
-        ends = {name: self._images[name].cumsum() for name in ("num_boxes", "num_triplets")}
-        block = (ends["num_boxes"] + ends["num_triplets"]) // _BLOCK
+        block = (self._ends["num_boxes"] + self._ends["num_triplets"]) // _BLOCK
         bounds = [0, *(np.flatnonzero(np.diff(block)) + 1).tolist(), len(block)]
         for first, last in itertools.pairwise(bounds):
-            yield from self._read(slice(first, last), ends)
+            yield from self._read(slice(first, last))
 
-    def _read(self, images: slice, ends: Mapping[str, IntArray]) -> Iterator[StoredPrediction]:
+    def read(self, place: int) -> StoredPrediction:
+        """The image at a place of `image_ids` alone. Raises DataError at a value that breaks a rule."""
+        return next(self._read(slice(place, place + 1)))
+
+    def _read(self, images: slice) -> Iterator[StoredPrediction]:
         columns: dict[str, Array] = {}
         splits: dict[str, IntArray] = {}
         with self._readable():
             for names, count in ((_PER_BOX, "num_boxes"), (_PER_TRIPLET, "num_triplets")):
-                num, end = self._images[count][images], ends[count][images]
+                num, end = self._images[count][images], self._ends[count][images]
                 for name, (kind, _) in names.items():
                     rows = self._file[name][int(end[0] - num[0]) : int(end[-1])]
                     columns[name] = rows.astype(np.int64 if kind == "i" else np.float32)

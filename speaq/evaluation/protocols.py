@@ -87,10 +87,10 @@ def evaluate_file(
         DataError: the file or the data cannot be used, or do not belong together.
     """
     with PredictionFile(path, vg.vocabulary) as file:
-        _check_source(path, file, vg, split_name)
+        check_source(path, file, vg, split_name)
         data = file.data or DataConfig(num_val=0)
         split = vg.split(split_name, data)
-        rows = _rows_of(path, file, split, split_name)
+        rows = rows_of(path, file, split, split_name)
         counts = predicate_count(vg.split("train", data), vg.num_predicates)
         zero_shot = zero_shot_triplets(vg, split, data, config.zero_shot)
         evaluators = [
@@ -98,7 +98,7 @@ def evaluate_file(
             for p in PROTOCOLS
         ]
         boxes = DetectionEvaluator()
-        for done, (row, graph, prediction) in enumerate(_images(path, file, split, rows, mode), start=1):
+        for done, (row, graph, prediction) in enumerate(images_of(path, file, split, rows, mode), start=1):
             for evaluator in evaluators:
                 evaluator.add(row, graph, prediction)
             if mode == "sgdet":
@@ -140,7 +140,8 @@ def compare_files(ours: FileMetrics, theirs: FileMetrics) -> list[Comparison]:
     return found
 
 
-def _check_source(path: Path, file: PredictionFile, vg: VisualGenome, split_name: SplitName) -> None:
+def check_source(path: Path, file: PredictionFile, vg: VisualGenome, split_name: SplitName) -> None:
+    """Raises DataError where predictions are of another split or data set."""
     if file.split != split_name:
         raise DataError(f"{path} · split · is that asked for, {split_name} · {file.split}")
     if file.data_digest not in (None, vg.digest):
@@ -149,8 +150,8 @@ def _check_source(path: Path, file: PredictionFile, vg: VisualGenome, split_name
         raise DataError(f"{path} · data · says which images are {split_name} · missing")
 
 
-def _rows_of(path: Path, file: PredictionFile, split: Split, split_name: SplitName) -> dict[str, int]:
-    """Row in the split of every image of the file."""
+def rows_of(path: Path, file: PredictionFile, split: Split, split_name: SplitName) -> dict[str, int]:
+    """Row in the split of every image of the file. Raises DataError for one that the split lacks."""
     known = {split.image_id(row): row for row in range(len(split))}
     for image_id in file.image_ids:
         if image_id not in known:
@@ -158,7 +159,7 @@ def _rows_of(path: Path, file: PredictionFile, split: Split, split_name: SplitNa
     return {image_id: known[image_id] for image_id in file.image_ids}
 
 
-def _images(
+def images_of(
     path: Path, file: PredictionFile, split: Split, rows: dict[str, int], mode: Mode
 ) -> Iterator[tuple[int, SceneGraph, ScenePrediction]]:
     """Row, ground truth and prediction of every image of the split; those that the file lacks come last."""

@@ -20,6 +20,7 @@ from speaq.evaluation.triplets import (
     NUM_UNCONSTRAINED,
     apply_mode,
     constrained,
+    first_found,
     labels,
     match,
     pair_key,
@@ -102,9 +103,7 @@ class RecallEvaluator:
         """[M] position of the first triplet that finds each ground-truth row, NEVER where none does."""
         phrase = self._mode == "phrase"
         position, row = match(graph, prediction, pairs, predicates, self._config.iou_threshold, phrase)
-        first = np.full(len(graph.relations), NEVER)
-        first[row[::-1]] = position[::-1]  # positions ascend: the last one written is the smallest
-        return first
+        return first_found(position, row, len(graph.relations))
 
     def _is_zero_shot(self, graph: SceneGraph) -> NDArray[np.bool_]:
         if self._zero_shot is None:

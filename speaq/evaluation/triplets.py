@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from speaq.evaluation.protocol import Mode as Mode
 from speaq.evaluation.protocol import Protocol
+from speaq.evaluation.table import NEVER
 from speaq.structures import IntArray, SceneGraph, ScenePrediction
 
 BoolArray = NDArray[np.bool_]
@@ -137,6 +138,13 @@ def match(
     position, row = np.nonzero(ours[:, None] == labels(graph))
     found = _found(graph, prediction, pairs[position], row, phrase) >= iou_threshold
     return position[found], row[found]
+
+
+def first_found(position: IntArray, row: IntArray, num_rows: int) -> IntArray:
+    """[M] position of the first triplet that finds each ground-truth row, NEVER where none does; takes `match`'s."""
+    first = np.full(num_rows, NEVER)
+    first[row[::-1]] = position[::-1]  # positions ascend: the last one written is the smallest
+    return first
 
 
 def _found(

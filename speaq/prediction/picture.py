@@ -19,14 +19,12 @@ from numpy.typing import NDArray
 
 from speaq.data.images import read_image
 from speaq.prediction.graph import ImagePrediction, distinct_names
+from speaq.prediction.layout import FONT, GRAPH, HEIGHT, layout
 
 # Okabe and Ito's palette (2008), without its yellow, which is unreadable on white.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 DARK_TEXT = ("#E69F00", "#56B4E9", "#CC79A7")  # too light for white letters
-HEIGHT, DPI = 5.0, 150  # inches of each half; dots per inch of a PNG
-FONT = 9.0  # points
-GRAPH = np.array((1.3, 1.0)) * HEIGHT * 72 * 0.95  # width and height of the graph's half, points
-CURVE = 12.0  # by which arrows and their words may bend outwards, points
+DPI = 150  # dots per inch of a PNG
 DRAWN = 10  # triplets of a picture: more make it unreadable
 
 FloatArray = NDArray[np.float64]
@@ -123,7 +121,7 @@ def _draw_graph(axes: Axes, prediction: ImagePrediction, names: Sequence[str]) -
         predicates.setdefault((triplet.subject, triplet.object), []).append(triplet.predicate)
     for (subject, object_), words in predicates.items():  # an arrow for a pair, with all that is said of it
         graph.add_edge(subject, object_, text=", ".join(words))
-    spots = _layout(graph, names)
+    spots = layout(graph, names)
     axes.set(xlim=(0, GRAPH[0]), ylim=(0, GRAPH[1]))
     places = dict(enumerate(spots))
     style: dict[str, Any] = {"ax": axes, "node_size": 1500}
@@ -147,52 +145,3 @@ def _draw_graph(axes: Axes, prediction: ImagePrediction, names: Sequence[str]) -
         x, y = spots[number]
         style = _style(number, boxstyle="round,pad=0.35")
         axes.text(float(x), float(y), name, ha="center", va="center", zorder=3, **style)
-
-
-def _layout(graph: networkx.MultiDiGraph, names: Sequence[str]) -> FloatArray:
-    """[nodes, 2] points (1/72 inch) in the graph's half: related nodes are close, and no label hides another one.
-
-    Kamada and Kawai's layout of every connected part, the parts on shelves, labels then pushed apart.
-    """
-    places = np.zeros((len(names), 2))
-    left, bottom, shelf = 0.0, 0.0, 0.0
-    room = 1.6 * len(names) ** 0.5
-    for part in sorted(networkx.weakly_connected_components(graph), key=len, reverse=True):
-        undirected = networkx.Graph(graph.subgraph(part).to_undirected())
-        spots = networkx.kamada_kawai_layout(undirected, scale=len(part) ** 0.5 / 2)
-        nodes, points = list(spots), np.array(list(spots.values()))
-        points -= points.min(axis=0)
-        width, height = points.max(axis=0) + 1.0
-        if left and left + width > room:
-            left, bottom, shelf = 0.0, bottom + shelf, 0.0
-        places[nodes] = points + np.array((left, bottom))
-        left, shelf = left + width, max(shelf, height)
-    sizes = np.array([(0.62 * FONT * len(name) + 10, 2.4 * FONT) for name in names])
-    return _apart(_fitted(places, sizes / 2 + CURVE), sizes * (1.0, 1.5))
-
-
-def _fitted(places: FloatArray, margins: FloatArray) -> FloatArray:
-    """Stretched so that all labels just lie within the graph's half; centred where there is no extent."""
-    low, high = places.min(axis=0), places.max(axis=0)
-    extent = np.where(high > low, high - low, 1.0)
-    share = np.where(high > low, (places - low) / extent, 0.5)
-    margin = margins.max(axis=0)
-    fitted: FloatArray = margin + share * np.maximum(GRAPH - 2 * margin, 1.0)
-    return fitted
-
-
-def _apart(places: FloatArray, sizes: FloatArray, rounds: int = 300) -> FloatArray:
-    """Moves overlapping labels away from each other, in the direction that needs less, for a while."""
-    wanted = (sizes[:, None] + sizes[None]) / 2  # [n, n, 2] distance in x or y at which two labels are free
-    order = np.arange(len(places))
-    for _ in range(rounds):
-        gap = places[:, None] - places[None]  # [n, n, 2]
-        missing = wanted - np.abs(gap)
-        bad = (missing > 0).all(axis=2) & (order[:, None] != order)
-        if not bad.any():
-            break
-        sign = np.where(gap == 0, np.sign(order[:, None] - order)[..., None], np.sign(gap))
-        axis = missing.argmin(axis=2)[..., None] == np.arange(2)
-        places = places + (np.where(axis & bad[..., None], missing, 0.0) * sign).sum(axis=1) * 0.3
-        places = np.clip(places, sizes / 2, np.maximum(GRAPH - sizes / 2, sizes / 2))
-    return places

@@ -1,0 +1,137 @@
+"""From what the command line gives to a context."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from pathlib import Path
+
+from speaq.config import ConfigError, DataConfig, EvaluationConfig, from_dict, read_yaml
+from speaq.data import DataError
+from speaq.data.records import SplitName, VisualGenome
+from speaq.data.visual_genome import open_data
+from speaq.evaluation.predictions import PredictionFile
+from speaq.evaluation.protocols import check_source
+from speaq.explore.context import Context, NotFound
+from speaq.explore.stored import find_predictions
+from speaq.explore.study import StudyFolder, open_study
+from speaq.explore.view import Note, Predictions, View
+from speaq.training import checkpoint, seal
+from speaq.training.evaluate import Progress
+from speaq.training.run import data_directory, evaluate_run
+
+ALL_IMAGES = DataConfig(num_val=0, keep_images_without_relations=True, filter_non_overlap=False)
+OPEN_TRIALS = 8  # of a search, with their matching in memory
+
+
+@dataclass(frozen=True)
+class Request:
+    """What is to be looked at: a data set, a run or a search."""
+
+    data: Path | None
+    run: Path | None = None
+    study: Path | None = None
+    split: SplitName = "train"
+    predictions: Path | None = None
+
+
+def explore(request: Request) -> Context:
+    """Opens everything that a server needs once. Raises DataError, ConfigError."""
+    if request.study is not None and (request.run is not None or request.predictions is not None):
+        raise ConfigError(f"--study {request.study}: has runs of its own; leave --run and --predictions out")
+    if request.study is not None:
+        study = open_study(request.study)
+        data = _open(request.data or study.data)
+        main = _data_view(data, request, study.config)
+        return Context(data, _with_images(main), study, _trials(study, data, request))
+    if request.run is not None:
+        data = _open(data_directory(request.run, request.data))
+        return Context(data, _with_images(run_view(data, request.run, request)))
+    if request.data is None:
+        raise ConfigError("say what to explore: a folder of data, --run RUN or --study STUDY")
+    data = _open(request.data)
+    return Context(data, _with_images(_data_view(data, request, ALL_IMAGES)))
+
+
+def predict(request: Request, progress: Progress) -> None:
+    """Makes a run's predictions where its folder has none for the split. Raises DataError, ConfigError."""
+    if request.run is None or request.predictions is not None:
+        raise ConfigError("--predict: needs --run, and no --predictions")
+    if find_predictions(request.run, request.split) is None:
+        target = default_file(request.run, request.split)
+        evaluate_run(request.run, request.split, request.data, predictions=target, progress=progress)
+
+
+def _with_images(view: View) -> View:
+    """Raises DataError where the split has no image."""
+    if len(view.split) == 0:
+        cut = " (a run's data.num_val cuts it off train)" if view.split_name == "val" and view.run is None else ""
+        raise DataError(f"{view.data.directory}: split {view.split_name} has no image{cut}")
+    return view
+
+
+def _open(directory: Path) -> VisualGenome:
+    return open_data(directory, need_images=(directory / "VG_100K").is_dir())
+
+
+def _data_view(data: VisualGenome, request: Request, images: DataConfig) -> View:
+    config = EvaluationConfig(zero_shot="file" if data.zero_shot is not None else "recompute")
+    stored = None if request.predictions is None else _predictions(data, request.predictions, request.split)
+    if stored is not None and stored.file.data is not None:
+        images = stored.file.data
+    return View(data, request.split, images, config, data.directory.resolve().name, None, stored)
+
+
+def _trials(study: StudyFolder, data: VisualGenome, request: Request) -> Callable[[str], View]:
+    @lru_cache(maxsize=OPEN_TRIALS)
+    def opened(folder: Path, predictions: Path | None, changed: int) -> View:
+        return run_view(data, folder, replace(request, predictions=predictions))
+
+    def open_trial(name: str) -> View:
+        folder = study.trial(name)
+        if folder is None:
+            raise NotFound(f"{study.folder} has no trial {name}.")
+        predictions = find_predictions(folder, request.split)
+        return opened(folder, predictions, 0 if predictions is None else predictions.stat().st_mtime_ns)
+
+    return open_trial
+
+
+def run_view(data: VisualGenome, run: Path, request: Request) -> View:
+    """A run's predictions for a split, or how they can be made. Raises DataError, ConfigError."""
+    config = from_dict(read_yaml(run / "config.yaml"), str(run / "config.yaml"))
+    path = request.predictions or find_predictions(run, request.split)
+    if path is None:
+        note = Note(
+            f"No predictions for split {request.split} lie in {run}. Make them with:", command(run, data, request)
+        )
+        return View(data, request.split, config.data, config.evaluation, run.name, run, None, (note,))
+    best = run / "checkpoints" / checkpoint.BEST
+    if request.split == "test":
+        seal.look(run, predictions=path.name)
+    stored = _predictions(data, path, request.split)
+    notes = (Note(f"{path.name} is older than the run's best checkpoint."),) if _older(path, best) else ()
+    return View(data, request.split, stored.file.data or config.data, config.evaluation, run.name, run, stored, notes)
+
+
+def _older(path: Path, checkpoint_file: Path) -> bool:
+    return checkpoint_file.exists() and path.stat().st_mtime < checkpoint_file.stat().st_mtime
+
+
+def _predictions(data: VisualGenome, path: Path, split: SplitName) -> Predictions:
+    file = PredictionFile(path, data.vocabulary)
+    check_source(path, file, data, split)
+    return Predictions(path, file)
+
+
+def command(run: Path, data: VisualGenome, request: Request) -> str:
+    """How to make the predictions that are not there."""
+    words = ("speaq", "evaluate", run, "--data", data.directory, "--split", request.split, "--predictions")
+    return shlex.join(map(str, (*words, default_file(run, request.split))))
+
+
+def default_file(run: Path, split: SplitName) -> Path:
+    """Where `speaq explore --predict` puts a run's predictions."""
+    return run / f"predictions-{split}.h5"

@@ -1,0 +1,107 @@
+"""Browse images, a page at a time, and their photos."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import BaseRoute, Route
+
+from speaq.evaluation.recall import THIRDS
+from speaq.explore.context import Context, NotFound, Page
+from speaq.explore.filters import Filter, Selected
+from speaq.explore.photos import LARGE, THUMBNAIL, photo
+from speaq.explore.view import View
+
+PER_PAGE = 48
+
+
+@dataclass(frozen=True)
+class Tile:
+    """An image of the grid."""
+
+    image_id: str
+    objects: str  # some of what is in it
+    relations: int
+    hits: int | None  # of them; None without predictions
+
+
+def routes(context: Context) -> Sequence[BaseRoute]:
+    def grid(request: Request) -> Response:
+        view = context.view(request)
+        chosen = Filter.read(request.query_params, view)
+        return context.render(request, "images.html", grid_values(view, chosen, request.query_params))
+
+    def picture(side: int) -> Callable[[Request], Response]:
+        def answer(request: Request) -> Response:
+            view = context.view(request)
+            return photo(request, view, row_of(request, view), side)
+
+        return answer
+
+    return [
+        Route("/images", grid),
+        Route("/thumbnail/{image_id}", picture(THUMBNAIL)),
+        Route("/photo/{image_id}", picture(LARGE)),
+    ]
+
+
+def row_of(request: Request, view: View) -> int:
+    """Row in the split of the image that an address names. Raises NotFound."""
+    image_id = request.path_params["image_id"]
+    if image_id not in view.rows:
+        raise NotFound(f"Split {view.split_name} of {view.data.directory} has no image {image_id}.")
+    return view.rows[image_id]
+
+
+def grid_values(view: View, chosen: Filter, query: Mapping[str, str]) -> dict[str, object]:
+    """What images.html shows."""
+    selected = chosen.select(view)
+    pages = max(1, -(-len(selected.images) // PER_PAGE))
+    text = query.get("page", "1")
+    page = min(int(text[:9]), pages) if text.isascii() and text.isdigit() and int(text[:9]) else 1
+    rows = selected.images[(page - 1) * PER_PAGE : page * PER_PAGE]
+    return {
+        "filter": chosen,
+        "page": page,
+        "pages": pages,
+        "tiles": [_tile(view, int(row), chosen.k) for row in rows],
+        "first": (page - 1) * PER_PAGE + 1,
+        "num_images": len(selected.images),
+        "num_relations": int(selected.relations.sum()),
+        "predicates": predicates_by_count(view),
+        "parts": THIRDS,
+        "shares": _shares(view, chosen, selected),
+    }
+
+
+def predicates_by_count(view: View) -> list[tuple[str, int]]:
+    """Names with their relations in the split, the most frequent first."""
+    counts = np.bincount(view.split.relations[:, 2], minlength=view.data.num_predicates)
+    order = np.argsort(-counts, kind="stable")
+    return [(view.data.vocabulary.predicates[p], int(counts[p])) for p in order]
+
+
+def _shares(view: View, chosen: Filter, selected: Selected) -> list[tuple[str, int]]:
+    """How many of the relations that fulfil the conditions are hit, wrong and missed, where that is no condition."""
+    if view.predictions is None or chosen.found:
+        return []
+    judged, some = view.judgement, selected.relations
+    masks = {"hit": judged.hit, "wrong": judged.wrong, "missed": judged.missed}
+    return [(name, int((some & mask(chosen.k)).sum())) for name, mask in masks.items()]
+
+
+def _tile(view: View, row: int, k: int) -> Tile:
+    split, names = view.split, view.data.vocabulary.objects
+    classes = split.classes[split.box_offsets[row] : split.box_offsets[row + 1]].tolist()
+    objects = list(dict.fromkeys(names[c] for c in classes))
+    some = slice(split.relation_offsets[row], split.relation_offsets[row + 1])
+    hits = None if view.predictions is None else int((view.judgement.rank[some] < k).sum())
+    more = ", …" if len(objects) > 5 else ""
+    return Tile(split.image_id(row), ", ".join(objects[:5]) + more, some.stop - some.start, hits)
+
+
+PAGE = Page("Images", "/images", routes)
