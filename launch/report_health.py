@@ -99,7 +99,7 @@ def _row(trained: Trained) -> list[Any]:
         _list(trained.numbered("overflow_group"), "{:.1%}"),
         _list([trained.lately("unmatched_share")], "{:.1%}"),
         int(starving[-1][1]) if starving else None,
-        entry.reason,
+        entry.reason or "",
     ]
 
 

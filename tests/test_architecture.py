@@ -19,17 +19,7 @@ LAYERS = (
     ("training",),
     ("prediction",),
     ("explore",),
-    (
-        "terminal",
-        "cli_search",
-        "cli_convert",
-        "cli_explore",
-        "cli_groups",
-        "cli_logs",
-        "cli_microscope",
-        "cli_model",
-        "cli",
-    ),
+    ("terminal", *(path.stem for path in (ROOT / "speaq").glob("cli*.py"))),
 )
 
 BLOCKED = """
