@@ -29,6 +29,7 @@ from speaq.data.subset import looked_at
 from speaq.data.visual_genome import Split, VisualGenome, open_data
 from speaq.structures import Batch
 from speaq.training import checkpoint, distributed
+from speaq.training.endings import DivergedError, Interrupted, OutOfMemory, StopTraining
 from speaq.training.environment import hardware, peak_memory_mib, reset_peak_memory, versions
 from speaq.training.evaluate import Progress, _no_progress
 from speaq.training.metrics import Sink, open_sinks
@@ -51,24 +52,6 @@ RESUMABLE = (
     "sinks.",
     "resources.",
 )
-
-
-class Interrupted(Exception):
-    """Ctrl-C or SIGTERM: the run was saved and can be resumed."""
-
-
-class StopTraining(Exception):
-    """Raised by a `report` callable to end the run early; the run counts as stopped, not failed."""
-
-
-class OutOfMemory(RuntimeError):
-    """The device's memory is too small for a step. The run can be resumed with a smaller training.micro_batch_size:
-    the images of each step stay the same, the box losses are then averaged over smaller parts of it.
-    """
-
-
-class DivergedError(RuntimeError):
-    """The loss is no longer finite."""
 
 
 @dataclass
@@ -117,6 +100,7 @@ def train(
     resume: bool = False,
     device: torch.device | None = None,
     progress: Progress = _no_progress,
+    interrupted: Callable[[], bool] = lambda: False,
 ) -> dict[str, Any]:
     """Trains to `training.max_steps` and returns what is written to result.json.
 
@@ -126,9 +110,11 @@ def train(
         report: called on every worker after each evaluation with (step, metrics, path of last.pt).
         device: overrides `training.device`.
         progress: called with (steps done, steps in all, text) now and then.
+        interrupted: asked after each step; true acts as a signal does, which reaches the main thread alone.
 
     Raises:
         ConfigError, DataError: what the user gave cannot be used.
+        LoaderDied: a process that decodes images was killed.
         Interrupted: Ctrl-C or SIGTERM, after a checkpoint was written.
         DivergedError: a loss that is not finite.
         OutOfMemory: the device's memory is too small.
@@ -147,8 +133,8 @@ def train(
         if run.main:
             _write_header(run, data)
             run.sinks = open_sinks(output, config, state.step, run.task.protocol)
-        with _interruptible() as interrupted:
-            status = _loop(run, state, interrupted)
+        with _interruptible() as by_signal:
+            status = _loop(run, state, lambda: by_signal() or interrupted())
     finally:
         for sink in run.sinks:
             sink.close()
@@ -176,7 +162,12 @@ def _previous_run(config: Config, output: Path, task: TaskName, resume: bool) ->
         if (output / "config.yaml").exists():
             raise ConfigError(f"{output}: holds a run already; give another --output, or --resume to go on with it")
         return None
+    if distributed.world()[0] == 0:
+        checkpoint.tidy(folder)
     previous = checkpoint.load_latest(folder)
+    steps = distributed.gather(None if previous is None else previous["step"])
+    if len(set(steps)) > 1:
+        raise RuntimeError(f"{output}: the workers see checkpoints of different steps ({steps})")
     if previous is None:
         if (folder / checkpoint.BEST).exists():
             raise ConfigError(f"{output}: holds weights alone, no run to resume; give it as training.init_from")
