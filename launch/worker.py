@@ -22,13 +22,14 @@ from ray.train.v2.api.config import FailureConfig  # ray.train's, with the types
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from launch import cluster
+from launch.failures import StorageLost, is_of_storage
 from launch.fence import Claim
 from launch.relay import Relay
 from launch.seam import TRAIN, Metrics, Progress, Report, training_function
 from speaq import config as configs
 from speaq.config import Config, ConfigError
 from speaq.training import distributed
-from speaq.training.loop import OutOfMemory, StopTraining
+from speaq.training.endings import OutOfMemory, StopTraining
 
 log = logging.getLogger(__name__)
 
@@ -40,7 +41,12 @@ class WorkersError(RuntimeError):
     """A run on several workers that could not be finished."""
 
 
-FAILURES: Mapping[str, type[Exception]] = {"user": ConfigError, "run": WorkersError, "memory": OutOfMemory}
+FAILURES: Mapping[str, type[Exception]] = {
+    "user": ConfigError,
+    "run": WorkersError,
+    "memory": OutOfMemory,
+    "storage": StorageLost,
+}
 
 
 def train_distributed(
@@ -60,6 +66,7 @@ def train_distributed(
         ConfigError, DataError: what the user gave cannot be used.
         WorkersError: the workers did not start, or were lost too often.
         OutOfMemory: a device's memory is too small.
+        StorageLost: the storage of the run is full, read-only or away.
     """
     output, data, config = output.resolve(), data.resolve(), cluster.with_absolute_paths(config)
     if not resume and (output / "config.yaml").exists():
@@ -159,8 +166,11 @@ def work(job: dict[str, Any]) -> None:
     except (ValueError, ArithmeticError) as error:
         kind = "user" if isinstance(error, ValueError) else "run"
         ray.get(relay.end.remote({"failure": [kind, " ".join(str(error).split())]}))
-    except OutOfMemory as error:
-        ray.get(relay.end.remote({"failure": ["memory", str(error)]}))
+    except (OutOfMemory, OSError) as error:
+        if isinstance(error, OSError) and not is_of_storage(error):
+            raise
+        kind = "memory" if isinstance(error, OutOfMemory) else "storage"
+        ray.get(relay.end.remote({"failure": [kind, str(error)]}))
         raise  # the others wait for this worker: starting again, they all find that the run has ended
     else:
         if main:
