@@ -26,6 +26,7 @@ WITH_RAY = (
     "test_costs",
     "test_calibrate",
     "test_storage",
+    "test_faults",
 )
 
 

@@ -281,8 +281,8 @@ def _load(
             yield _unpack(packed)
     except DataError as error:  # the loader puts the worker's whole traceback into the message
         raise DataError(str(error).rpartition("DataError: ")[2].strip()) from None
-    except RuntimeError as error:
-        if not str(error).startswith("DataLoader worker"):
+    except (RuntimeError, ConnectionError, EOFError) as error:  # the last two: of a batch that lay ready when it died
+        if isinstance(error, RuntimeError) and not str(error).startswith("DataLoader worker"):
             raise
         raise LoaderDied(
             f"data.num_workers: one of {num_workers} processes that decode images was killed (too little memory?)"
