@@ -27,6 +27,7 @@ WITH_RAY = (
     "test_calibrate",
     "test_storage",
     "test_faults",
+    "test_nodes",
 )
 
 
