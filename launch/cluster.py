@@ -5,12 +5,14 @@ from __future__ import annotations
 import atexit
 import contextlib
 import logging
+import math
 import os
 import secrets
 import shutil
 import signal
 import tempfile
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -20,6 +22,7 @@ import ray
 from speaq import config as configs
 from speaq.config import Config, ConfigError, ResourcesConfig
 
+LOOK = 1.0  # seconds between looks at the nodes
 OBJECT_STORE = 100 * 2**20  # bytes; only configs and metrics travel through it
 
 
@@ -125,6 +128,20 @@ def places(resources: ResourcesConfig) -> int:
     """Workers of this kind that the cluster can run at once."""
     needs = worker_resources(resources)
     return sum(min(int(node.get(name, 0.0) / amount + 1e-9) for name, amount in needs.items()) for node in _nodes())
+
+
+class Places:
+    """Runs that the cluster can hold at once, as its nodes come and go; looked up once in a while."""
+
+    def __init__(self, resources: ResourcesConfig) -> None:
+        self._resources = resources
+        self._number, self._until = 0, -math.inf
+
+    def __call__(self) -> int:
+        if time.monotonic() >= self._until:
+            self._number = places(self._resources) // self._resources.num_workers
+            self._until = time.monotonic() + LOOK
+        return self._number
 
 
 def _nodes() -> list[dict[str, float]]:

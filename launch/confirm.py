@@ -8,6 +8,7 @@ A run that has ended is never repeated, one that was interrupted goes on.
 
 from __future__ import annotations
 
+import functools
 import json
 import logging
 from collections.abc import Mapping, Sequence
@@ -22,6 +23,7 @@ from launch import study as studies
 from launch.fence import Claim, FencedError
 from launch.from_predictions import is_of_predictions
 from launch.ledger import Entry, digest
+from launch.memory import train_in_parts
 from launch.race import Setting, leader, race
 from launch.seam import Metrics, Progresses
 from launch.search import compared
@@ -166,7 +168,7 @@ class _Confirmation:
         return self._write(settings, complete=True)
 
     def _add_run(self, setting: Setting, entry: Entry, seed: int) -> None:
-        from speaq.training.loop import DivergedError, OutOfMemory
+        from speaq.training.endings import DivergedError, OutOfMemory
 
         objective = self.snapshot.plan.objective
         folder = self.snapshot.folder / FOLDER / entry.id / f"seed-{seed}"
@@ -192,7 +194,7 @@ class _Confirmation:
         """result.json of the run, which is trained to its end where it has not ended."""
         result = compare.read_json(folder / "result.json")
         if result is not None:
-            if digest(configs.load(folder / "config.yaml")) != digest(config):
+            if digest(_whole(configs.load(folder / "config.yaml"))) != digest(_whole(config)):
                 raise ConfigError(f"{folder}: holds a run of another config; move it away")
             return result
         study, steps = self.snapshot.study, config.training.max_steps
@@ -203,7 +205,8 @@ class _Confirmation:
             def report(step: int, metrics: Metrics, checkpoint: Path) -> None:
                 tell(step, steps, f"{metric} {metrics.get(metric) or 0.0:.4f}")
 
-            return run_training(job, config, folder, report)
+            train = functools.partial(run_training, job, folder=folder, report=report)
+            return train_in_parts(config, train)[1]
 
     def _record(self, folder: Path) -> ImageRecord:
         """Recalls by image on the validation split, kept beside the run."""
@@ -237,6 +240,11 @@ class _Confirmation:
         text = json.dumps(content, indent=1, allow_nan=False) + "\n"
         results.write_text(self.snapshot.folder / FOLDER / FILE, text)
         return content
+
+
+def _whole(config: Config) -> Config:
+    """As it was asked for, in however many parts it was trained."""
+    return configs.apply(config, {"training.micro_batch_size": None})
 
 
 def metric_name(objective: Sequence[str]) -> str:

@@ -20,6 +20,7 @@ import torch
 import typer
 
 from launch import published
+from launch.memory import train_in_parts
 from launch.record import Record, describe_data
 from launch.seam import TRAIN, Progresses, training_function
 from launch.shipped import shipped
@@ -31,7 +32,7 @@ from speaq.data.visual_genome import check, open_data
 from speaq.training import checkpoint
 from speaq.training.convert import convert
 from speaq.training.environment import hardware, source_commit, versions
-from speaq.training.loop import OutOfMemory, pick_device
+from speaq.training.loop import pick_device
 from speaq.training.run import RunEvaluation, evaluate_run
 from speaq.training.tasks import TaskName
 
@@ -165,13 +166,6 @@ def _placed(config: Config, resources: ResourcesConfig | None) -> Config:
     return configs.apply(config, {f"resources.{key}": value for key, value in placed.items()})
 
 
-def smaller_micro_batch(config: Config) -> int | None:
-    """The largest number of images at once, at most half of the present one, that divides a worker's share."""
-    share = config.training.batch_size // config.resources.num_workers
-    half = (config.training.micro_batch_size or share) // 2
-    return next((n for n in range(half, 0, -1) if share % n == 0), None)
-
-
 class Stages:
     """The stages in one output folder. Each notes in the record that it has finished and what it took."""
 
@@ -226,20 +220,10 @@ class Stages:
         """Trains, or goes on; where the device's memory is too small, with half as many images at once."""
         if self._record.stage(name) is not None:
             return
-        while True:
-            try:
-                result = self._train_once(task, config, name)
-                break
-            except OutOfMemory as error:
-                smaller = smaller_micro_batch(config)
-                if smaller is None:
-                    raise
-                config = configs.apply(config, {"training.micro_batch_size": smaller})
-                log.warning("%s; going on with %d images at once", error, smaller)
-                torch.cuda.empty_cache()
+        config, result = train_in_parts(config, lambda config: self._train_once(task, config, name))
         self._note_training(name, config, result)
 
-    def _train_once(self, task: TaskName, config: Config, name: str) -> Mapping[str, Any]:
+    def _train_once(self, task: TaskName, config: Config, name: str) -> dict[str, Any]:
         output, resources = self._output / name, config.resources
         with self._progress(f"training, {name}") as tell:
             if resources.num_workers == 1 and not resources.gpus_per_worker:

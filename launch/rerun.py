@@ -77,7 +77,7 @@ def _check_start(before: Record) -> None:
 
 
 def _train(before: Record, data: Path, output: Path, tell: Progress) -> None:
-    from speaq.training.loop import StopTraining
+    from speaq.training.endings import StopTraining
 
     last = before.result["step"]
     stopped = before.result["status"] == "stopped"

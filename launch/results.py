@@ -15,7 +15,7 @@ from speaq import config as configs
 from speaq.config import Config
 from speaq.evaluation.protocol import common_protocol
 
-COSTS = ("peak_memory_mib", "data_wait_share", "latency_ms")
+COSTS = ("peak_memory_mib", "data_wait_share", "latency_ms", "micro_batch_size")
 SHOWN = ("R", "mR", "F", "head", "body", "tail")
 
 
@@ -124,6 +124,8 @@ def write(output: Path, entries: Sequence[Entry], plan: Plan) -> None:
     best = best_entry(entries, plan.objective)
     if best is not None:
         config = configs.apply(plan.base, best.overrides)
+        if (fits := best.cost.get("micro_batch_size")) is not None:  # smaller than asked for, where that was too much
+            config = configs.apply(config, {"training.micro_batch_size": int(fits)})
         write_text(output / "best.yaml", _header(best, plan) + configs.dump(config))
     from launch.plots import draw  # matplotlib only where it is needed
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import logging
 import math
+import sys
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -16,6 +17,7 @@ from ray import tune
 from ray.tune.search import Searcher
 
 from launch.budget import Budget, BudgetSpent
+from launch.failures import Halted
 from launch.ledger import Entry, Event, Ledger, LedgerError, digest
 from launch.population import next_child
 from launch.sampler import Sampler
@@ -29,6 +31,7 @@ from speaq.space import LOSSES, SearchConfig, Space
 log = logging.getLogger(__name__)
 
 MEMORY = "peak_memory_mib"
+MAX_DEATHS = 2  # times that a trial whose process dies is started again without having got to an evaluation in between
 OUT_OF_MEMORY = "OutOfMemory"  # how the reason of a trial begins that the device was too small for
 MAX_ATTEMPTS = 200  # proposals in a row that are known or impossible before the space counts as exhausted
 DIED = "the process of the trial died (killed, out of memory, or its node was lost)"
@@ -57,15 +60,19 @@ class Search(Searcher):
         ledger: Ledger,
         listener: Listener = lambda entry, event: None,
         budget: Budget | None = None,
+        places: Callable[[], int] = lambda: sys.maxsize,
     ) -> None:
+        """`places`: trials that the cluster can run at once now; asked again and again, since nodes come and go."""
         super().__init__(metric="value", mode="max")
-        self._budget = budget
+        self._budget, self._places = budget, places
         self._plan, self._ledger, self._listener = plan, ledger, listener
         self._sampler = Sampler(plan.space, plan.base, plan.settings, len(plan.objective), len(ledger.entries))
         self._numbers: dict[str, int] = {}  # our id → number of the Optuna trial
         self._ids: dict[str, str] = {}  # Tune's id → ours
+        self._running: set[str] = set()  # Tune's ids of trials that have not ended
         self._waiting: list[Entry] = []
-        self.error: LedgerError | None = None  # Tune swallows what is raised at a trial's end
+        self._deaths: dict[str, int] = {}  # our id → since its last evaluation
+        self.error: LedgerError | Halted | None = None  # Tune swallows what is raised at a trial's end
         for entry in ledger.entries.values():
             self._take_over(entry)
 
@@ -95,10 +102,13 @@ class Search(Searcher):
     def suggest(self, trial_id: str) -> Any:
         if self.spent:
             return Searcher.FINISHED
+        if self._running and len(self._running) >= self._places():
+            return None  # Tune asks again
         entry = self._waiting.pop(0) if self._waiting else self._new()
-        if entry is None:
-            return Searcher.FINISHED
+        if entry is None:  # a running trial may die, and is then handed out again
+            return None if self._running else Searcher.FINISHED
         self._ids[trial_id] = entry.id
+        self._running.add(trial_id)
         return {
             "trial": entry.id,
             "protected": entry.label is not None,
@@ -117,11 +127,19 @@ class Search(Searcher):
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
         entry = self.entry(trial_id)
-        if entry.ended:
+        if trial_id not in self._running:  # Tune may tell twice
             return
+        self._running.remove(trial_id)
         outcome = json.loads((result or {}).get("outcome", "{}"))
         if error or not result:
-            self._end(entry, "failed", reason=DIED)
+            self._died(entry, DIED)
+        elif "died" in outcome:
+            self._died(entry, outcome["died"])
+        elif "again" in outcome:
+            log.warning("trial %s: %s; it is tried again", entry.id, outcome["again"])
+            self._waiting.append(entry)
+        elif "halted" in outcome:
+            self.error = self.error or Halted(f"trial {entry.id}: {outcome['halted']}; --resume goes on")
         elif "failure" in outcome:
             out_of_memory = outcome["failure"].startswith(OUT_OF_MEMORY)
             judged = "infeasible" if out_of_memory and MEMORY in self._plan.settings.constraints else "failed"
@@ -131,6 +149,15 @@ class Search(Searcher):
         else:
             self._record_report(entry, result)
             self._end(entry, "pruned", **_best_report(entry, self._plan.base.training.best_metric))
+
+    def _died(self, entry: Entry, reason: str) -> None:
+        """Another attempt from the last checkpoint, unless the trial dies again and again at one place."""
+        self._deaths[entry.id] = self._deaths.get(entry.id, 0) + 1
+        if self._deaths[entry.id] > MAX_DEATHS:
+            self._end(entry, "failed", reason=reason)
+        else:
+            log.warning("trial %s: %s; it is tried again", entry.id, reason)
+            self._waiting.append(entry)
 
     def config_of(self, entry: Entry) -> Config:
         """The config of a trial of the ledger. Raises LedgerError where today's code makes another one of it."""
@@ -164,6 +191,7 @@ class Search(Searcher):
             return
         report = json.loads(result["report"])
         step, metrics = report["step"], report["metrics"]
+        self._deaths.pop(entry.id, None)
         if step in entry.reports:
             return
         self._append("reported", entry.id, step=step, metrics=metrics, seconds=report["seconds"])
@@ -281,7 +309,7 @@ class _Stub:
 
 
 class Starts(tune.Callback):
-    """Tells the search when a trial's process starts, and ends it when the budget is spent."""
+    """Tells the search when a trial's process starts, and ends it when the budget is spent or it cannot go on."""
 
     def __init__(self, search: Search) -> None:
         self._search = search
@@ -290,6 +318,8 @@ class Starts(tune.Callback):
         self._search.started(trial.trial_id)
 
     def on_step_begin(self, iteration: int, trials: list[Any], **info: Any) -> None:
+        if self._search.error is not None:
+            raise self._search.error
         if self._search.spent:
             raise BudgetSpent
 

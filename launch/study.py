@@ -6,7 +6,9 @@ import contextlib
 import dataclasses
 import hashlib
 import logging
+import os
 import shutil
+import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -32,7 +34,7 @@ from launch.interrupts import Interrupts
 from launch.ledger import Entry, Ledger
 from launch.mirror import Mirror, joined, opened
 from launch.progress import Lines
-from launch.search import Plan, Search, Starts, compared
+from launch.search import MEMORY, Plan, Search, Starts, compared
 from launch.storage import Address
 from launch.telemetry import SearchMetrics
 from launch.trial import Job, Trial
@@ -44,8 +46,6 @@ from speaq.training.checkpoint import find
 from speaq.training.environment import versions
 
 log = logging.getLogger(__name__)
-
-MAX_DEATHS = 2  # times that a trial whose process dies is started again
 
 
 class StudyError(RuntimeError):
@@ -313,10 +313,18 @@ def run(study: Study, output: Path, budget: str | None = None, mirror: Mirror | 
         (output / "trials").mkdir(exist_ok=True)
         try:
             _search(study, output, ledger, limit, mirror)
-        finally:
-            entries = list(ledger.entries.values())
-            if entries:
-                results.write(output, entries, study.plan)
+        except BaseException:
+            with contextlib.suppress(OSError):  # a full disk has been said already; a resume writes them
+                _write_results(output, ledger, study.plan)
+            raise
+        return _write_results(output, ledger, study.plan)
+
+
+def _write_results(output: Path, ledger: Ledger, plan: Plan) -> list[Entry]:
+    """Of all trials, where there are any; returns them."""
+    entries = list(ledger.entries.values())
+    if entries:
+        results.write(output, entries, plan)
     return entries
 
 
@@ -329,8 +337,8 @@ def _search(study: Study, output: Path, ledger: Ledger, budget: Budget | None, m
     with cluster.connected(dashboard=several):
         concurrent = cluster.check_fits(resources)
         lines = Lines(plan, ledger.entries, concurrent)
-        telemetry = SearchMetrics(output.name, plan, ledger.entries)
-        searcher = Search(plan, ledger, joined(joined(lines, telemetry), mirror), budget)
+        listener = joined(joined(lines, SearchMetrics(output.name, plan, ledger.entries)), mirror)
+        searcher = Search(plan, ledger, listener, budget, cluster.Places(resources))
         if not searcher.remaining:
             return
         training = plan.base.training
@@ -339,7 +347,9 @@ def _search(study: Study, output: Path, ledger: Ledger, budget: Budget | None, m
         metric = compared(plan)
         if isinstance(chooser, scheduler.Stopping):
             chooser.replay(ledger.entries.values(), metric)
-        job = Job(str(study.data), str(trials), metric, study.train)
+        # Where memory is limited or searched, too little of it is the answer to the question.
+        in_parts = MEMORY not in plan.settings.constraints and "training.micro_batch_size" not in plan.space.parameters
+        job = Job(str(study.data), str(trials), metric, study.train, in_parts)
         scratch = output / ".ray"
 
         def now() -> status.Snapshot:
@@ -348,11 +358,11 @@ def _search(study: Study, output: Path, ledger: Ledger, budget: Budget | None, m
         try:
             with live.live(lines.console, now), Interrupts() as interrupts:
                 callbacks = [Starts(searcher), interrupts]
-                _tuner(job, plan, searcher, chooser, min(concurrent, searcher.remaining), scratch, callbacks).fit()
+                _tuner(job, plan, searcher, chooser, scratch, callbacks).fit()
         except BudgetSpent:
             pass
         except Exception as error:
-            raise searcher.error or StudyError(f"Ray Tune: {_last_line(error)}") from error
+            raise searcher.error or StudyError(f"Ray Tune: {_last_line(error)}; --resume {output} goes on") from error
         finally:
             shutil.rmtree(scratch, ignore_errors=True)
         if searcher.error is not None:
@@ -371,13 +381,13 @@ def _tuner(
     plan: Plan,
     searcher: Search,
     chooser: Any,
-    concurrent: int,
     scratch: Path,
     callbacks: list[tune.Callback],
 ) -> tune.Tuner:
     resources = plan.base.resources
     several = resources.num_workers > 1
     # A trial of several workers only waits for them: a sliver of the head node, no CPU.
+    os.environ["TUNE_MAX_PENDING_TRIALS_PG"] = str(sys.maxsize)  # the searcher says how many run
     bundle = {"node:__internal_head__": 0.001} if several else cluster.worker_resources(resources)
     trainable = tune.with_resources(tune.with_parameters(Trial, job=job), tune.PlacementGroupFactory([bundle]))
     return tune.Tuner(
@@ -385,18 +395,17 @@ def _tuner(
         tune_config=tune.TuneConfig(
             search_alg=searcher,
             scheduler=chooser,
-            num_samples=searcher.remaining,
-            max_concurrent_trials=concurrent,
+            num_samples=-1,  # until the searcher has no more
             reuse_actors=not several,
             trial_name_creator=lambda trial: str(trial.config["trial"]),
-            trial_dirname_creator=lambda trial: str(trial.config["trial"]),
+            trial_dirname_creator=lambda trial: f"{trial.config['trial']}-{trial.trial_id}",
         ),
         run_config=tune.RunConfig(
             name=f"tune-{int(time.time())}",
             storage_path=str(scratch),
             callbacks=callbacks,
             checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),  # runs keep their own
-            failure_config=tune.FailureConfig(max_failures=MAX_DEATHS),
+            failure_config=tune.FailureConfig(max_failures=0),  # the searcher hands trials out again
             verbose=0,
         ),
     )

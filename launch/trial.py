@@ -6,13 +6,15 @@ that a trial stopped by the scheduler ends cleanly, with its checkpoint and resu
 
 from __future__ import annotations
 
+import functools
 import logging
 import os
 import platform
 import queue
+import signal
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,16 +23,20 @@ import ray
 from ray import tune
 
 from launch import population, seam
+from launch.failures import outcome_of
 from launch.fence import Claim
 from launch.logs import LOG, log_to
+from launch.memory import train_in_parts
 from launch.seam import Metrics, Progress, Report
 from launch.telemetry import RunMetrics
 from speaq import config as configs
 from speaq.config import Config
+from speaq.training.endings import Interrupted, StopTraining
 
 log = logging.getLogger(__name__)
 
 STOP_WAIT = 60.0  # seconds that a stopped trial is given to end cleanly
+TERMINATED = 128 + signal.SIGTERM  # exit code
 
 
 @dataclass(frozen=True)
@@ -41,6 +47,7 @@ class Job:
     trials: str  # folder of the trials' folders
     metric: str  # what the scheduler compares
     train: str = seam.TRAIN  # import path of the training function
+    in_parts: bool = True  # a trial that is too large for its device goes on in smaller parts, see launch/memory.py
 
 
 class Trial(tune.Trainable):
@@ -50,6 +57,8 @@ class Trial(tune.Trainable):
         assert job is not None
         self._job = job
         self._run = Run(job, config)
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, lambda *_: self._run.terminate())  # as machines that are taken away send it
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
         self._run.stop()
@@ -79,6 +88,7 @@ class Run:
         self._begin = time.monotonic()
         self._thread = threading.Thread(target=self._main, name=f"trial-{config['trial']}", daemon=True)
         self._started = False
+        self._terminated = False
 
     def next(self) -> dict[str, Any]:
         """Starts training or lets it go on, and waits for its next result; the last one has `done`."""
@@ -95,6 +105,12 @@ class Run:
         if self._started:
             self._thread.join(STOP_WAIT)
 
+    def terminate(self) -> None:
+        """Ends the process: at once where training waits or other processes train; else after a checkpoint."""
+        self._terminated = True
+        if self._waits or not self._thread.is_alive() or self._config.resources.num_workers > 1:
+            os._exit(TERMINATED)
+
     def _release(self) -> None:
         if self._waits:
             self._waits = False
@@ -104,15 +120,17 @@ class Run:
         try:
             with log_to(self._folder / LOG) as steps:
                 outcome = self._train(steps)
+        except Interrupted:
+            os._exit(TERMINATED)
         except BaseException as error:
-            outcome = {"failure": one_line(error)}
+            outcome = outcome_of(error, self._folder)
         self._results.put(seam.final_result(self._last, outcome))
 
     def _train(self, steps: Progress) -> dict[str, Any]:
         if self._start is not None:
             population.adopt(self._folder.parent / self._start["trial"], self._start["step"], self._folder)
         log.info("starts on %s, process %d", platform.node(), os.getpid())
-        result = run_training(self._job, self._config, self._folder, self._report, steps)
+        config, result = self._train_in_parts(steps)
         best = result["best"]
         log.info("%s at step %d after %.0f s", result["status"], result["step"], result["seconds"])
         return {
@@ -120,12 +138,22 @@ class Run:
             "best_step": best["step"],
             "step": result["step"],
             "seconds": result["seconds"],
-            "cost": result["cost"],
+            "cost": {**result["cost"], "micro_batch_size": config.training.micro_batch_size},
         }
 
-    def _report(self, step: int, metrics: Metrics, checkpoint: Path) -> None:
-        from speaq.training.loop import StopTraining  # here, because it takes seconds to import
+    def _train_in_parts(self, steps: Progress) -> tuple[Config, dict[str, Any]]:
+        """Where the study allows it; else as the config says."""
+        train = functools.partial(
+            run_training,
+            self._job,
+            folder=self._folder,
+            report=self._report,
+            progress=steps,
+            interrupted=lambda: self._terminated,
+        )
+        return train_in_parts(self._config, train) if self._job.in_parts else (self._config, train(self._config))
 
+    def _report(self, step: int, metrics: Metrics, checkpoint: Path) -> None:
         if self._stopped:
             raise StopTraining
         shown = (f"{name} {value:.4f}" for name, value in metrics.items() if value is not None)
@@ -140,9 +168,18 @@ class Run:
 
 
 def run_training(
-    job: Job, config: Config, folder: Path, report: Report, progress: Progress = lambda done, total, text: None
+    job: Job,
+    config: Config,
+    folder: Path,
+    report: Report,
+    progress: Progress = lambda done, total, text: None,
+    interrupted: Callable[[], bool] = lambda: False,
 ) -> dict[str, Any]:
-    """Trains where it should: here, or on workers of its own. A run found in `folder` goes on."""
+    """Trains where it should: here, or on workers of its own. A run found in `folder` goes on.
+
+    Args:
+        interrupted: as `train` takes it; workers of their own are not asked to.
+    """
     if config.resources.num_workers > 1:
         from launch.worker import train_distributed
 
@@ -157,10 +194,13 @@ def run_training(
 
         train = seam.training_function(job.train)
         sinks = [RunMetrics(folder, config)] if ray.is_initialized() else []
-        return train(config, Path(job.data), folder, report=fenced, resume=True, progress=progress, sinks=sinks)
-
-
-def one_line(error: BaseException) -> str:
-    """An error as a reason: short, without its traceback."""
-    text = " ".join(str(error).split())[:300]
-    return text if isinstance(error, ValueError) and text else f"{type(error).__name__}: {text}".rstrip(": ")
+        return train(
+            config,
+            Path(job.data),
+            folder,
+            report=fenced,
+            resume=True,
+            progress=progress,
+            sinks=sinks,
+            interrupted=interrupted,
+        )

@@ -22,6 +22,7 @@ from ray.train.v2.api.config import FailureConfig  # ray.train's, with the types
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from launch import cluster
+from launch.failures import StorageLost, is_of_storage
 from launch.fence import Claim
 from launch.logs import WORKER_LOG, log_to
 from launch.relay import Relay
@@ -30,7 +31,7 @@ from launch.telemetry import RunMetrics
 from speaq import config as configs
 from speaq.config import Config, ConfigError
 from speaq.training import distributed
-from speaq.training.loop import DivergedError, OutOfMemory, StopTraining
+from speaq.training.endings import DivergedError, OutOfMemory, StopTraining
 
 log = logging.getLogger(__name__)
 
@@ -47,6 +48,7 @@ FAILURES: Mapping[str, type[Exception]] = {
     "run": WorkersError,
     "memory": OutOfMemory,
     "diverged": DivergedError,
+    "storage": StorageLost,
 }
 
 
@@ -68,6 +70,7 @@ def train_distributed(
         WorkersError: the workers did not start, or were lost too often.
         OutOfMemory: a device's memory is too small.
         DivergedError: outputs or a loss that are not finite.
+        StorageLost: the storage of the run is full, read-only or away.
     """
     output, data, config = output.resolve(), data.resolve(), cluster.with_absolute_paths(config)
     if not resume and (output / "config.yaml").exists():
@@ -169,8 +172,11 @@ def work(job: dict[str, Any]) -> None:
     except (ValueError, ArithmeticError) as error:
         kind = "user" if isinstance(error, ValueError) else "run"
         ray.get(relay.end.remote({"failure": [kind, " ".join(str(error).split())]}))
-    except (OutOfMemory, DivergedError) as error:
-        kind = "memory" if isinstance(error, OutOfMemory) else "diverged"
+    except (OutOfMemory, DivergedError, OSError) as error:
+        if isinstance(error, OSError) and not is_of_storage(error):
+            raise
+        kinds: Mapping[type[Exception], str] = {OutOfMemory: "memory", DivergedError: "diverged"}
+        kind = kinds.get(type(error), "storage")
         ray.get(relay.end.remote({"failure": [kind, str(error)]}))
         raise  # the others wait for this worker: starting again, they all find that the run has ended
     else:

@@ -14,8 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from speaq.config import Config, dump
-from speaq.training import distributed
-from speaq.training.loop import OutOfMemory, StopTraining
+from speaq.training.endings import OutOfMemory, StopTraining
 
 Report = Callable[[int, Mapping[str, float | None], Path], None]
 
@@ -25,8 +24,11 @@ def train(
 ) -> dict[str, Any]:
     """Recall grows with the steps towards a height that the config decides; SLEEP seconds a step."""
     last = output / "checkpoints" / "last.pt"
-    step = distributed.broadcast(int(last.read_text()) if resume and last.exists() else 0)
-    main = distributed.world()[0] == 0
+    step, main = int(last.read_text()) if resume and last.exists() else 0, True
+    if config.resources.num_workers > 1:
+        from speaq.training import distributed  # and with it torch, which takes seconds
+
+        step, main = distributed.broadcast(step), distributed.world()[0] == 0
     if main:
         last.parent.mkdir(parents=True, exist_ok=True)
         (output / "config.yaml").write_text(dump(config))

@@ -29,6 +29,8 @@ WITH_RAY = (
     "test_docs",
     "test_storage",
     "test_population",
+    "test_faults",
+    "test_nodes",
 )
 
 

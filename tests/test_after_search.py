@@ -20,8 +20,9 @@ from PIL import Image
 from speaq import config as configs
 from speaq.data.toy import make_toy
 from speaq.evaluation.bootstrap import Interval
+from speaq.training.endings import StopTraining
 from speaq.training.environment import versions
-from speaq.training.loop import StopTraining, train
+from speaq.training.loop import train
 from tests import cheap_training
 from tests.command import command, refusal
 from tests.tiny import tiny

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import logging
 import pickle
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -39,6 +41,44 @@ def test_a_flipped_byte_falls_back_to_the_previous_one_with_a_warning(
     assert content is not None
     assert content["step"] == 3
     assert "falling back to" in caplog.text
+    # The damaged one never takes the place of the good one before it.
+    checkpoint.save(tmp_path / "last.pt", {**CONTENT, "step": 5}, keep_previous=True)
+    assert [checkpoint.load(tmp_path / name)["step"] for name in ("last.pt", "previous.pt")] == [5, 3]
+
+
+def test_a_checkpoint_that_cannot_be_read_now_is_not_taken_for_a_damaged_one(tmp_path: Path) -> None:
+    checkpoint.save(tmp_path / "previous.pt", CONTENT)
+    (tmp_path / "last.pt").mkdir()  # an error of the file system, for root too
+    with pytest.raises(IsADirectoryError):
+        checkpoint.load_latest(tmp_path)
+    assert (tmp_path / "last.pt").exists()
+
+
+def test_what_a_killed_process_was_writing_is_removed(tmp_path: Path) -> None:
+    checkpoint.save(tmp_path / "last.pt", CONTENT)
+    (tmp_path / ".last.pt.123.tmp").write_bytes(b"half")
+    checkpoint.tidy(tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["last.pt"]
+
+
+def test_a_full_disk_is_named_and_leaves_what_was_there(tmp_path: Path) -> None:
+    checkpoint.save(tmp_path / "last.pt", CONTENT)
+    code = """
+import resource, signal, sys, torch
+from pathlib import Path
+from speaq.training import checkpoint
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))
+try:
+    content = {"model": {"w": torch.zeros(100_000)}, "config": {}}
+    checkpoint.save(Path(sys.argv[1]) / "last.pt", content, keep_previous=True)
+except OSError as error:
+    print(error.strerror)
+"""
+    done = subprocess.run([sys.executable, "-c", code, str(tmp_path)], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "File too large"
+    assert [path.name for path in tmp_path.iterdir()] == ["last.pt"]
+    assert checkpoint.load(tmp_path / "last.pt")["step"] == 3
 
 
 def test_a_torn_file_without_a_previous_one_is_an_error(tmp_path: Path) -> None:

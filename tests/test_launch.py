@@ -29,6 +29,7 @@ pytest.importorskip("optuna")
 
 from launch import cluster, study
 from launch.ledger import Entry, Ledger, LedgerError
+from launch.search import MAX_DEATHS
 from launch.worker import train_distributed
 from tests.command import command, refusal
 from tests.listening import descendants, open_to_others
@@ -208,7 +209,7 @@ def test_a_failed_trial_is_recorded_and_does_not_stop_the_search(toy: Path, tmp_
     assert raised.reason == "RuntimeError: made to fail"
     assert raised.attempts == 1
     assert "died" in (killed.reason or "")
-    assert killed.attempts == 1 + study.MAX_DEATHS
+    assert killed.attempts == 1 + MAX_DEATHS
     starts = (tmp_path / "study" / "trials" / killed.id / "steps.txt").read_text().splitlines()
     assert [line.split()[-1] for line in starts] == ["0", "80", "80"]  # it went on from its checkpoint
 

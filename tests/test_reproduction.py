@@ -24,8 +24,9 @@ from tests.tiny import assignments, tiny
 pytest.importorskip("ray")
 
 from launch import published
+from launch.memory import smaller_micro_batch
 from launch.record import Record
-from launch.reproduction import Request, Stages, _configs, smaller_micro_batch, spread
+from launch.reproduction import Request, Stages, _configs, spread
 from launch.worker import train_distributed
 
 CHEAP = "tests.cheap_training:train"
@@ -193,7 +194,7 @@ def test_too_little_memory_means_smaller_parts_of_the_same_batch(toy: Path, tmp_
 
 @pytest.mark.slow
 def test_workers_say_that_the_memory_is_too_small(toy: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from speaq.training.loop import OutOfMemory
+    from speaq.training.endings import OutOfMemory
 
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
     config = tiny(training__weight_decay=0.125, resources__num_workers=2, resources__cpus_per_worker=0.5)

@@ -110,6 +110,10 @@ def test_how_trials_end(tmp_path: Path) -> None:
     tune.prune(names[1], 20, 0.2)
     tune.search.on_trial_complete(names[2], seam.final_result({}, {"failure": "ValueError: no"}))
     tune.search.on_trial_complete(names[3], None, error=True)
+    for _ in range(search.MAX_DEATHS):
+        again, _ = tune.ask()
+        assert tune.entry(again) is tune.entry(names[3])
+        tune.search.on_trial_complete(again, None, error=True)
     tune.finish(names[4], math.nan)
     entries = [tune.entry(name) for name in names]
     assert [e.state for e in entries] == ["finished", "pruned", "failed", "failed", "failed", "running"]

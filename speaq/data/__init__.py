@@ -3,5 +3,9 @@
 from __future__ import annotations
 
 
+class LoaderDied(RuntimeError):
+    """A process that decodes images was killed. What it was decoding for can be resumed."""
+
+
 class DataError(ValueError):
     """Data that cannot be used: the message names file, row, field, rule and value in one line."""

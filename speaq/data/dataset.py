@@ -18,7 +18,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from speaq.config import Config, DataConfig
-from speaq.data import DataError
+from speaq.data import DataError, LoaderDied
 from speaq.data.images import read_image
 from speaq.data.sampling import OrientationBatchSampler, drop_relations, make_resampling, one_predicate_per_pair
 from speaq.data.transforms import Picture, eval_transform, finish, scale_boxes, train_transform
@@ -281,3 +281,9 @@ def _load(
             yield _unpack(packed)
     except DataError as error:  # the loader puts the worker's whole traceback into the message
         raise DataError(str(error).rpartition("DataError: ")[2].strip()) from None
+    except (RuntimeError, ConnectionError, EOFError) as error:  # the last two: of a batch that lay ready when it died
+        if isinstance(error, RuntimeError) and not str(error).startswith("DataLoader worker"):
+            raise
+        raise LoaderDied(
+            f"data.num_workers: one of {num_workers} processes that decode images was killed (too little memory?)"
+        ) from error

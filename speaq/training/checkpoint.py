@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import logging
 import os
 import reprlib
@@ -21,6 +23,7 @@ log = logging.getLogger(__name__)
 
 FORMAT = 1
 LAST, PREVIOUS, BEST = "last.pt", "previous.pt", "best.pt"
+DAMAGED = "damaged.pt"
 
 
 class CheckpointError(ConfigError):
@@ -36,7 +39,10 @@ def save(path: Path, content: Mapping[str, Any], *, keep_previous: bool = False)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         with temporary.open("wb") as file:
-            torch.save({"format": FORMAT, **content}, file)
+            try:
+                torch.save({"format": FORMAT, **content}, file)
+            except RuntimeError as error:  # PyTorch's own words for a full disk
+                raise error.__context__ if isinstance(error.__context__, OSError) else error from None
             file.flush()
             os.fsync(file.fileno())
         if keep_previous and path.exists():
@@ -121,17 +127,29 @@ def count(content: Mapping[str, Any], head: str, where: object) -> int:
 def load_latest(folder: Path) -> dict[str, Any] | None:
     """The newest readable checkpoint of a run's `checkpoints` folder, or None where there is none.
 
-    A damaged last.pt falls back to previous.pt with a warning; where neither can be read, that is raised.
+    A damaged last.pt is set aside with a warning, so that it never takes the place of previous.pt, which is read
+    instead; where neither can be read, that is raised.
     """
     candidates = [folder / name for name in (LAST, PREVIOUS) if (folder / name).exists()]
     for position, path in enumerate(candidates):
         try:
             return load(path)
         except CheckpointError as error:
+            cause = error.__cause__
+            if isinstance(cause, OSError) and cause.errno not in (errno.EINVAL, errno.ENOENT):
+                raise cause from None  # the storage's fault: the file may be good
             if position == len(candidates) - 1:
                 raise
             log.warning("%s; falling back to %s", error, candidates[position + 1])
+            with contextlib.suppress(FileNotFoundError):  # another worker of the run was quicker
+                path.replace(path.with_name(DAMAGED))
     return None
+
+
+def tidy(folder: Path) -> None:
+    """Removes what a process that was killed while it wrote has left. Only for who has the run to himself."""
+    for path in folder.glob(".*.tmp"):
+        path.unlink(missing_ok=True)
 
 
 def find(path: Path) -> Path:

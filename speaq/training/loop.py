@@ -29,6 +29,7 @@ from speaq.data.visual_genome import Split, VisualGenome, open_data
 from speaq.matching import NonFiniteOutputError
 from speaq.structures import Batch
 from speaq.training import checkpoint, distributed
+from speaq.training.endings import DivergedError, Interrupted, OutOfMemory, StopTraining
 from speaq.training.environment import hardware, peak_memory_mib, reset_peak_memory, versions
 from speaq.training.evaluate import Progress, _no_progress
 from speaq.training.health import Health
@@ -40,24 +41,6 @@ from speaq.training.tasks import Criterion, Task, TaskName, make_task
 log = logging.getLogger(__name__)
 
 Report = Callable[[int, Mapping[str, float | None], Path], None]
-
-
-class Interrupted(Exception):
-    """Ctrl-C or SIGTERM: the run was saved and can be resumed."""
-
-
-class StopTraining(Exception):
-    """Raised by a `report` callable to end the run early; the run counts as stopped, not failed."""
-
-
-class OutOfMemory(RuntimeError):
-    """The device's memory is too small for a step. The run can be resumed with a smaller training.micro_batch_size:
-    the images of each step stay the same, the box losses are then averaged over smaller parts of it.
-    """
-
-
-class DivergedError(RuntimeError):
-    """The model's outputs or the loss are no longer finite; the message says what led there (`Health.explain`)."""
 
 
 @dataclass
@@ -109,6 +92,7 @@ def train(
     device: torch.device | None = None,
     progress: Progress = _no_progress,
     sinks: Sequence[Sink] = (),
+    interrupted: Callable[[], bool] = lambda: False,
 ) -> dict[str, Any]:
     """Trains to `training.max_steps` and returns what is written to result.json.
 
@@ -119,9 +103,11 @@ def train(
         device: overrides `training.device`.
         progress: called with (steps done, steps in all, text) now and then.
         sinks: get the metrics too, beside those that the config asks for.
+        interrupted: asked after each step; true acts as a signal does, which reaches the main thread alone.
 
     Raises:
         ConfigError, DataError: what the user gave cannot be used.
+        LoaderDied: a process that decodes images was killed.
         Interrupted: Ctrl-C or SIGTERM, after a checkpoint was written.
         DivergedError: outputs or a loss that are not finite.
         OutOfMemory: the device's memory is too small.
@@ -141,8 +127,8 @@ def train(
             _write_header(run, data)
             run.sinks = [*open_sinks(output, config, state.step, run.task.protocol), *sinks]
             run.health.resume(read_lines(output / "metrics.jsonl"))
-        with _interruptible() as interrupted:
-            status = _loop(run, state, interrupted)
+        with _interruptible() as by_signal:
+            status = _loop(run, state, lambda: by_signal() or interrupted())
     finally:
         for sink in run.sinks:
             sink.close()

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from speaq.config import Config, ConfigError, defaults, flatten, to_dict
-from speaq.training import checkpoint
+from speaq.training import checkpoint, distributed
 from speaq.training.tasks import TaskName
 
 # Keys that may differ when a run is resumed: they do not change what is computed, or only how long.
@@ -32,7 +32,12 @@ def previous_run(config: Config, output: Path, task: TaskName, resume: bool) -> 
         if (output / "config.yaml").exists():
             raise ConfigError(f"{output}: holds a run already; give another --output, or --resume to go on with it")
         return None
+    if distributed.world()[0] == 0:
+        checkpoint.tidy(folder)
     previous = checkpoint.load_latest(folder)
+    steps = distributed.gather(None if previous is None else previous["step"])
+    if len(set(steps)) > 1:
+        raise RuntimeError(f"{output}: the workers see checkpoints of different steps ({steps})")
     if previous is None:
         if (folder / checkpoint.BEST).exists():
             raise ConfigError(f"{output}: holds weights alone, no run to resume; give it as training.init_from")
