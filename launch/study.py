@@ -31,6 +31,7 @@ from launch.ledger import Entry, Ledger
 from launch.mirror import Mirror, joined, opened
 from launch.progress import Lines
 from launch.search import Plan, Search, Starts
+from launch.sharing import check_shared
 from launch.storage import Address
 from launch.trial import Job, Trial
 from speaq import config as configs
@@ -309,6 +310,7 @@ def _search(study: Study, output: Path, ledger: Ledger, budget: Budget | None, m
     several = resources.num_workers > 1
     with cluster.connected(dashboard=several):
         concurrent = cluster.check_fits(resources)
+        check_shared(output, study.data, plan.base)
         lines = Lines(plan, ledger.entries, concurrent)
         searcher = Search(plan, ledger, joined(lines, mirror), budget)
         if not searcher.remaining:

@@ -136,7 +136,9 @@ def run_training(job: Job, config: Config, folder: Path, report: Report) -> dict
     if config.resources.num_workers > 1:
         from launch.worker import train_distributed
 
-        return train_distributed(config, Path(job.data), folder, report=report, resume=True, train=job.train)
+        return train_distributed(
+            config, Path(job.data), folder, report=report, resume=True, train=job.train, shared=True
+        )  # the search has looked
     with Claim(folder) as claim:
 
         def fenced(step: int, metrics: Metrics, checkpoint: Path) -> None:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from speaq import config as configs
+from speaq.cli_cluster import cluster_app
 from speaq.cli_search import search_app
 from speaq.terminal import (
     DONE,
@@ -328,6 +329,7 @@ def predict(
 
 
 app.add_typer(search_app)
+app.add_typer(cluster_app)
 
 
 def main() -> None:

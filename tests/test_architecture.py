@@ -18,7 +18,7 @@ LAYERS = (
     ("losses", "inference", "evaluation", "parameters", "space"),
     ("training",),
     ("prediction",),
-    ("terminal", "cli_search", "cli"),
+    ("terminal", "cli_search", "cli_cluster", "cli"),
 )
 
 BLOCKED = """
