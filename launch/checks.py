@@ -47,12 +47,13 @@ Judgement = tuple[bool, str, str]  # fit, outcome, what to do otherwise
 
 
 def examine(asked: Probes, request: Request) -> Iterator[Row]:
-    """All checks, one after the other. A node that does not answer the first one is asked nothing more."""
-    answers = asked.ask("versions", request.limit)
-    yield from _rows("versions", asked.nodes, answers, _same_versions)
+    """All checks, one after the other. A node that does not even tell the time is asked nothing more."""
+    answers = asked.ask("clock", request.limit)
+    yield from _rows("answers", asked.nodes, answers, lambda node, answer: (True, "yes", ""))
     asked.nodes = [node for node in asked.nodes if not isinstance(answers[node.id], Problem)]
     if not asked.nodes:
         return
+    yield from _rows("versions", asked.nodes, asked.ask("versions", request.limit), _same_versions)
     gpus = asked.ask("gpus", request.limit)
     yield from _rows("GPUs", asked.nodes, gpus, _same_gpus)
     for check in (_storage, _data, _disk, _clock, _ports, _gloo):

@@ -215,7 +215,7 @@ class TestOnTwoNodes:
         problems = failing(rows)
         assert set(problems) == {"storage", "gloo"}
         assert {row.check: row.state for row in rows if row.state != "fails"} == {
-            **dict.fromkeys(("versions", "GPUs", "data", "free disk", "clock", "ports"), "ok"),
+            **dict.fromkeys(("answers", "versions", "GPUs", "data", "free disk", "clock", "ports"), "ok"),
             "nccl": "left out",
         }
         assert all("does not see what is written on" in row.outcome for row in problems["storage"])
@@ -246,7 +246,7 @@ class TestOnTwoNodes:
         os.killpg(nodes.second.pid, signal.SIGSTOP)
         problems = failing(rows := nodes.doctor(code=1, limit=20))
         assert len({row.node for row in rows if row.check == "ports"}) == 1
-        assert [row.outcome for row in problems.pop("versions")] == ["no answer in 20 s"]
+        assert [row.outcome for row in problems.pop("answers")] == ["no answer in 20 s"]
         assert problems == {}
         stop(nodes.second)
         wait_until(lambda: nodes.count() == 1)
