@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import ray
+from ray._private import ray_constants
 
 from speaq import config as configs
 from speaq.config import Config, ConfigError, ResourcesConfig
@@ -55,14 +56,15 @@ def connected(*, dashboard: bool = False) -> Iterator[None]:
             _use_own_token()
             for name, value in _LOCAL.items():
                 os.environ.setdefault(name, value)
-            _init(
-                address="local",
-                include_dashboard=dashboard,
-                dashboard_host="127.0.0.1",
-                _node_ip_address="127.0.0.1",
-                _temp_dir=str(folder),
-                object_store_memory=OBJECT_STORE,
-            )
+            with _on_loopback():
+                _init(
+                    address="local",
+                    include_dashboard=dashboard,
+                    dashboard_host="127.0.0.1",
+                    _node_ip_address="127.0.0.1",
+                    _temp_dir=str(folder),
+                    object_store_memory=OBJECT_STORE,
+                )
         stack.callback(ray.shutdown)
         yield
 
@@ -76,6 +78,20 @@ def _init(**options: Any) -> None:
         raise ClusterError(f"Ray: {' '.join(str(error).split())[:300]}") from error
     if threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGTERM, terminate)  # Ray's own exits with code 15
+
+
+@contextlib.contextmanager
+def _on_loopback() -> Iterator[None]:
+    """Lets a cluster that starts here listen on the loopback alone.
+
+    Ray replaces 127.0.0.1 by an address that others reach, and then some of its processes listen on all of them.
+    """
+    before = ray_constants.ENABLE_RAY_CLUSTER
+    ray_constants.ENABLE_RAY_CLUSTER = False  # as on macOS, where no cluster of several machines is meant to be
+    try:
+        yield
+    finally:
+        ray_constants.ENABLE_RAY_CLUSTER = before
 
 
 @contextlib.contextmanager

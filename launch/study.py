@@ -35,6 +35,7 @@ from launch.ledger import Entry, Ledger
 from launch.mirror import Mirror, joined, opened
 from launch.progress import Lines
 from launch.search import MEMORY, Plan, Search, Starts, compared
+from launch.sharing import check_shared
 from launch.storage import Address
 from launch.telemetry import SearchMetrics
 from launch.trial import Job, Trial
@@ -336,6 +337,7 @@ def _search(study: Study, output: Path, ledger: Ledger, budget: Budget | None, m
     several = resources.num_workers > 1
     with cluster.connected(dashboard=several):
         concurrent = cluster.check_fits(resources)
+        check_shared(output, study.data, plan.base)
         lines = Lines(plan, ledger.entries, concurrent)
         listener = joined(joined(lines, SearchMetrics(output.name, plan, ledger.entries)), mirror)
         searcher = Search(plan, ledger, listener, budget, cluster.Places(resources))

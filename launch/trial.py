@@ -184,7 +184,14 @@ def run_training(
         from launch.worker import train_distributed
 
         return train_distributed(
-            config, Path(job.data), folder, report=report, resume=True, progress=progress, train=job.train
+            config,
+            Path(job.data),
+            folder,
+            report=report,
+            resume=True,
+            progress=progress,
+            train=job.train,
+            shared=True,  # the search has looked
         )
     with Claim(folder) as claim:
 

@@ -21,7 +21,7 @@ import ray.train.torch
 from ray.train.v2.api.config import FailureConfig  # ray.train's, with the types of V2
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from launch import cluster
+from launch import cluster, sharing
 from launch.failures import StorageLost, is_of_storage
 from launch.fence import Claim
 from launch.logs import WORKER_LOG, log_to
@@ -62,8 +62,12 @@ def train_distributed(
     resume: bool = False,
     progress: Progress | None = None,
     train: str = TRAIN,
+    shared: bool = False,
 ) -> dict[str, Any]:
     """Trains on `resources.num_workers` Ray Train workers; arguments, files and result are those of `train`.
+
+    Args:
+        shared: all nodes are known to share output and data.
 
     Raises:
         ConfigError, DataError: what the user gave cannot be used.
@@ -85,6 +89,8 @@ def train_distributed(
     }
     with cluster.connected(dashboard=True):
         cluster.check_fits(config.resources)
+        if not shared:
+            sharing.check_shared(output, data, config)
         return _fit(job, config, report, progress)
 
 

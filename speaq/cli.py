@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from speaq import config as configs
+from speaq.cli_cluster import cluster_app
 from speaq.cli_convert import convert_app
 from speaq.cli_explore import explore_app
 from speaq.cli_groups import groups_app
@@ -294,6 +295,7 @@ app.add_typer(search_app)
 app.add_typer(groups_app)
 app.add_typer(explore_app)
 app.add_typer(logs_app)
+app.add_typer(cluster_app)
 
 
 def main() -> None:

@@ -5,10 +5,11 @@ from __future__ import annotations
 import functools
 import importlib
 import logging
+import re
 import signal
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any, Literal, ParamSpec
@@ -47,6 +48,7 @@ def command(function: Callable[P, int | None]) -> Callable[P, None]:
     def wrapper(*args: P.args, **kwargs: P.kwargs) -> None:
         signal.signal(signal.SIGTERM, _raise_interrupt)
         try:
+            _refuse_urls(kwargs)
             code = function(*args, **kwargs)
         except KeyboardInterrupt:
             _complain("interrupted", INTERRUPTED)
@@ -65,6 +67,17 @@ def command(function: Callable[P, int | None]) -> Callable[P, None]:
             raise typer.Exit(code or DONE)
 
     return wrapper
+
+
+def _refuse_urls(arguments: Mapping[str, object]) -> None:
+    """Paths are of files. A URL would become a folder called `s3:` and lose a cluster's work with its node."""
+    for name, value in arguments.items():
+        for path in value if isinstance(value, list) else [value]:
+            if isinstance(path, Path) and (url := re.match(r"([A-Za-z][\w+.-]+):/", str(path))):
+                raise configs.ConfigError(
+                    f"{name}: {url[1]}:// is no path; give that of a file system which every node mounts (NFS, EFS, "
+                    "Filestore; for data alone also a bucket by mount-s3 or gcsfuse)"
+                )
 
 
 def _raise_interrupt(number: int, frame: object) -> None:

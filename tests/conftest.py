@@ -18,6 +18,8 @@ torch.set_num_threads(1)
 
 # Modules that start Ray: two clusters on one machine get in each other's way, so one process runs them all.
 WITH_RAY = (
+    "test_clusters",
+    "test_doctor",
     "test_jobs",
     "test_launch",
     "test_readme",

@@ -1,0 +1,48 @@
+"""`speaq doctor`: is every node of the cluster fit for a run, and if not, what has to be done?"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+
+import typer
+
+from launch import cluster
+from launch.checks import Request, Row, examine
+from launch.nodes import alive, probes
+from speaq.config import ConfigError
+from speaq.terminal import DONE, FAILED, print_table
+
+
+def doctor(request: Request, *, as_json: bool = False) -> int:
+    """Runs all checks on the cluster of RAY_ADDRESS, or on a local one, and prints a table.
+
+    Returns 0 where everything is in order, else 1.
+
+    Raises:
+        ConfigError: no such cluster, or no such folder.
+    """
+    for name, folder in (("--storage", request.storage), ("--data", request.data)):
+        if folder is not None and not folder.is_dir():
+            raise ConfigError(f"{name}: {folder} is not a folder here")
+    rows = []
+    with cluster.connected():
+        nodes = alive()
+        with probes(nodes) as asked:
+            for row in examine(asked, request):
+                rows.append(row)
+                if not as_json:
+                    typer.echo(f"{row.check} · {row.node} · {row.state}", err=True)
+    if as_json:
+        typer.echo(json.dumps([dataclasses.asdict(row) for row in rows], indent=1))
+    else:
+        _print(rows, len(nodes))
+    return FAILED if any(row.state == "fails" for row in rows) else DONE
+
+
+def _print(rows: list[Row], nodes: int) -> None:
+    print_table(("check", "node", "state", "outcome"), [(row.check, row.node, row.state, row.outcome) for row in rows])
+    fixes = dict.fromkeys(row.fix for row in rows if row.fix)
+    for number, fix in enumerate(fixes, start=1):
+        typer.echo(f"{number}. {fix}")
+    typer.echo(f"{nodes} nodes, {len(fixes)} things to repair" if fixes else f"{nodes} nodes, all fit")

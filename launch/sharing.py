@@ -1,0 +1,97 @@
+"""Do all nodes see the same output folder, data and start? Checked before a run begins, and by `speaq doctor`."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Mapping
+from pathlib import Path
+
+from launch.cluster import ClusterError
+from launch.nodes import Node, Probes, Problem, alive, probes
+from speaq.config import Config
+
+LIMIT = 120.0  # seconds for each question: Ray gives its workers the lowest priority on a busy node
+
+
+def check_shared(output: Path, data: Path, config: Config) -> None:
+    """Raises ClusterError, in one line, unless every node of the cluster sees what a run reads and writes.
+
+    Args:
+        output: folder that the run writes; need not be there yet.
+        data: folder of the data set.
+        config: its paths are absolute.
+    """
+    nodes = alive()
+    if len(nodes) < 2:
+        return
+    start = {"init_from": config.training.init_from, "backbone_from": config.training.backbone_from}
+    files = {f"training.{key}": path for key, path in start.items() if path is not None}
+    with probes(nodes) as asked:
+        _refuse(f"output {output}", nodes, storage(asked, existing(output), LIMIT))
+        _refuse(f"data {data}", nodes, different(digests(asked, data, {}, LIMIT), nodes))
+        for name, path in files.items():
+            _refuse(f"{name} {path}", nodes, different(digests(asked, None, {name: weights(path)}, LIMIT), nodes))
+
+
+def _refuse(what: str, nodes: list[Node], problems: Mapping[str, str]) -> None:
+    for node in nodes:
+        if problem := problems[node.id]:
+            raise ClusterError(
+                f"{what}: is not shared by the cluster's {len(nodes)} nodes ({node.name}: {problem}); "
+                "use storage that all of them mount at the same path; speaq doctor looks closer"
+            )
+
+
+def existing(folder: Path) -> Path:
+    """The folder, or what is there of its path."""
+    return next(path for path in (folder, *folder.parents) if path.is_dir())
+
+
+def weights(start: str) -> str:
+    """The file that `training.init_from` or `training.backbone_from` names, by itself or by its run folder."""
+    from speaq.training.checkpoint import find
+
+    return str(find(Path(start)))
+
+
+def storage(asked: Probes, folder: Path, limit: float) -> dict[str, str]:
+    """Lets every node write a file into `folder` and read everybody's. By node id: what is wrong, or ""."""
+    where = str(folder / f".speaq-doctor-{secrets.token_hex(8)}")
+    tokens = {node.id: secrets.token_hex(16) for node in asked.nodes}
+    names = {node.id: node.name for node in asked.nodes}
+    wrote = asked.ask("write_token", limit, lambda node: (where, node.id, tokens[node.id]))
+    written = {node: token for node, token in tokens.items() if not isinstance(wrote[node], Problem)}
+    missing = asked.ask("unseen", limit, lambda node: (where, written))
+    asked.ask("remove", limit, lambda node: (where,))
+    problems = {}
+    for node in names:
+        unseen = missing[node]
+        if isinstance(wrote[node], Problem):
+            problems[node] = f"cannot write there: {wrote[node].text}"
+        elif isinstance(unseen, Problem):
+            problems[node] = f"cannot read there: {unseen.text}"
+        else:
+            problems[node] = "does not see what is written on " + ", ".join(names[n] for n in unseen) if unseen else ""
+    return problems
+
+
+def digests(asked: Probes, data: Path | None, files: Mapping[str, str], limit: float) -> dict[str, str | Problem]:
+    """What each node has there, as one text to compare; by node id."""
+    answers = asked.ask("digests", limit, lambda node: (None if data is None else str(data), files))
+    return {
+        node: answer if isinstance(answer, Problem) else ", ".join(answer.values()) for node, answer in answers.items()
+    }
+
+
+def different(found: Mapping[str, str | Problem], nodes: list[Node]) -> dict[str, str]:
+    """By node id: what is wrong, or "" where it has what this process's node has."""
+    first = found[nodes[0].id]
+    problems = {}
+    for node in nodes:
+        own = found[node.id]
+        if isinstance(own, Problem):
+            problems[node.id] = own.text
+        else:
+            there = "" if isinstance(first, Problem) or own == first else f"has {own}, {nodes[0].name} has {first}"
+            problems[node.id] = there
+    return problems
