@@ -64,6 +64,7 @@ if [ "${#nodes[@]}" -gt 1 ]; then
   on "$others" "$((${#nodes[@]} - 1))" bash -c "until ray health-check --address=$RAY_ADDRESS 2> /dev/null; do sleep 2; done; $start" ray --address="$RAY_ADDRESS" &
   steps+=($!)
 fi
+for ((i = 0; i < 150; i++)); do ray health-check --address="$RAY_ADDRESS" 2> /dev/null && break; sleep 2; done
 python - "${#nodes[@]}" << 'PYTHON'
 import sys, time, ray
 ray.init(logging_level="ERROR")
