@@ -596,7 +596,7 @@ def seen(page: Path, folder: Path, *widths: int) -> list[dict[str, Any]]:
         capture_output=True,
         text=True,
         check=True,
-        timeout=120,
+        timeout=360,
     )
     found = re.search(r'<html[^>]* data-seen="([^"]*)"', done.stdout)
     assert found is not None, done.stdout[:300]

@@ -15,7 +15,7 @@ from tests.tiny import assignments
 ROOT = Path(__file__).resolve().parents[1]
 
 
-def speaq(*arguments: str | Path, timeout: float = 300) -> subprocess.CompletedProcess[str]:
+def speaq(*arguments: str | Path, timeout: float = 900) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "speaq.cli", *map(str, arguments)]
     return subprocess.run(command, capture_output=True, text=True, check=False, timeout=timeout)
 

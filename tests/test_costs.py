@@ -145,7 +145,7 @@ def test_a_spent_budget_ends_a_search_that_can_be_resumed(toy: Path, tmp_path: P
     (output / "study.yaml").write_text(study.dump())
     command = [sys.executable, "-m", "speaq.cli", "tune", "--resume", str(output), "--budget"]
     done = subprocess.run(
-        [*command, "5cpu-s"], capture_output=True, text=True, check=False, env=environment, timeout=120
+        [*command, "5cpu-s"], capture_output=True, text=True, check=False, env=environment, timeout=360
     )
     assert "budget 5cpu-s is spent, trials left: " in done.stderr
     assert f"--resume {output}" in done.stderr
@@ -155,7 +155,7 @@ def test_a_spent_budget_ends_a_search_that_can_be_resumed(toy: Path, tmp_path: P
     ended = {entry.id for entry in snapshot.entries if entry.ended}
     assert len(ended) < 6
     assert "the study has taken" in refusal("tune", "--resume", output, "--budget", "5cpu-s")
-    done = subprocess.run([*command, "1h"], capture_output=True, text=True, check=False, env=os.environ, timeout=120)
+    done = subprocess.run([*command, "1h"], capture_output=True, text=True, check=False, env=os.environ, timeout=360)
     assert done.returncode == 0, done.stderr
     snapshot = status.read(output)
     assert [entry.state for entry in snapshot.entries] == ["finished"] * 6

@@ -127,7 +127,7 @@ class Nodes:
     def speaq(self, *arguments: str | Path) -> subprocess.CompletedProcess[str]:
         line = [sys.executable, "-m", "speaq.cli", *map(str, arguments)]
         return subprocess.run(
-            line, env=self.environment, cwd=ROOT, capture_output=True, text=True, check=False, timeout=500
+            line, env=self.environment, cwd=ROOT, capture_output=True, text=True, check=False, timeout=1500
         )
 
     def count(self) -> int:
@@ -153,7 +153,7 @@ def stop(process: subprocess.Popen[bytes]) -> None:
     os.killpg(process.pid, signal.SIGCONT)
     os.killpg(process.pid, signal.SIGTERM)
     try:
-        process.wait(60)
+        process.wait(180)
     except subprocess.TimeoutExpired:
         os.killpg(process.pid, signal.SIGKILL)
         process.wait()
@@ -208,7 +208,7 @@ def failing(rows: list[Row]) -> dict[str, list[Row]]:
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(900)
+@pytest.mark.timeout(2700)
 class TestOnTwoNodes:
     def test_doctor_names_what_the_second_node_lacks(self, nodes: Nodes, toy: Path) -> None:
         rows = nodes.doctor("--storage", nodes.private, "--data", toy, code=1)

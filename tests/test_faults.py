@@ -117,7 +117,7 @@ def test_a_process_that_is_terminated_saves_its_trial_first(toy: Path, tmp_path:
         assert process.poll() is None, process.stderr.read() if process.stderr else ""
         time.sleep(0.05)
     process.terminate()
-    _, errors = process.communicate(timeout=300)
+    _, errors = process.communicate(timeout=900)
     assert process.returncode == 128 + signal.SIGTERM, errors
     step = checkpoint.load(tmp_path / "trials" / "0000" / "checkpoints" / "last.pt")["step"]
     assert 3 <= step < 400  # there is no checkpoint by itself before 400

@@ -32,7 +32,7 @@ from tests.test_readme import ROOT, commands
 from tests.tiny import assignments
 
 pytest.importorskip("ray")
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(2700)]
 BIN = Path(sys.executable).parent
 
 
@@ -76,7 +76,7 @@ def head() -> Iterator[dict[str, str]]:
     finally:
         os.killpg(process.pid, signal.SIGTERM)
         try:
-            process.wait(60)
+            process.wait(180)
         except subprocess.TimeoutExpired:
             os.killpg(process.pid, signal.SIGKILL)
         shutil.rmtree(folder, ignore_errors=True)
@@ -84,7 +84,7 @@ def head() -> Iterator[dict[str, str]]:
 
 def wait_for_agent(address: str, token: str, process: subprocess.Popen[bytes]) -> None:
     request = urllib.request.Request(f"{address}/api/jobs/", headers={"Authorization": f"Bearer {token}"})
-    deadline = time.monotonic() + 400
+    deadline = time.monotonic() + 1200
     while time.monotonic() < deadline:
         assert process.poll() is None
         try:
@@ -100,9 +100,9 @@ def submit(head: dict[str, str], *arguments: str) -> subprocess.CompletedProcess
     line = next(c for c in commands() if "ray job submit" in c)
     before, _, entry = line.partition(" -- ")
     words = [*before.split(), "--", *entry.split()[: entry.split().index("tune")], *arguments]
-    deadline = time.monotonic() + 120
+    deadline = time.monotonic() + 360
     while True:
-        done = subprocess.run(words, cwd=ROOT, env=head, capture_output=True, text=True, check=False, timeout=500)
+        done = subprocess.run(words, cwd=ROOT, env=head, capture_output=True, text=True, check=False, timeout=1500)
         if "No available agent" not in done.stderr or time.monotonic() > deadline:  # not up yet
             return done
         time.sleep(2)
@@ -245,13 +245,13 @@ def test_a_stopped_job_leaves_a_search_that_the_next_one_finishes(
     long = assignments(training__max_steps=300, training__eval_every=5, training__decay_steps=[200])
     line = of_file(head, "search", *where, "--trials", "2", *long)
     job = subprocess.Popen(line, cwd=ROOT, env=head, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
-    deadline = time.monotonic() + 240
+    deadline = time.monotonic() + 720
     while events(study).count("reported") < 2:
         assert job.poll() is None, job.stdout and job.stdout.read()
         assert time.monotonic() < deadline
         time.sleep(0.5)
-    subprocess.run(["ray", "job", "stop", "search"], env=head, capture_output=True, check=True, timeout=120)
-    told, _ = job.communicate(timeout=120)
+    subprocess.run(["ray", "job", "stop", "search"], env=head, capture_output=True, check=True, timeout=360)
+    told, _ = job.communicate(timeout=360)
     assert job.returncode == 1
     assert "interrupted" in told
     before = events(study)
@@ -265,7 +265,7 @@ def test_a_stopped_job_leaves_a_search_that_the_next_one_finishes(
         capture_output=True,
         text=True,
         check=False,
-        timeout=500,
+        timeout=1500,
     )
     assert done.returncode == 0, done.stdout + done.stderr
     assert events(study)[: len(before)] == before

@@ -23,7 +23,7 @@ def program(module: str, *arguments: str | Path) -> subprocess.CompletedProcess[
     """Without what this process's own clusters have left in its environment."""
     command = [sys.executable, "-m", module, *map(str, arguments)]
     environment = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
-    return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=900, check=False)
+    return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=2700, check=False)
 
 
 def test_a_short_soak_keeps_all_promises(tmp_path: Path) -> None:

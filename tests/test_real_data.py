@@ -32,7 +32,7 @@ def test_tune_on_photos_starts_with_the_published_setting_and_the_baseline(tmp_p
     space = tmp_path / "space.yaml"
     space.write_text("# G?\nparameters: {matching.num_groups: {type: int, low: 1, high: 5}}\n", encoding="utf-8")
     common = ("--config", CONFIG, "--space", space, "--data", DATA, "--trials", "2", "--objective", "R@50,mR@50")
-    done = speaq("tune", *common, "--output", tmp_path / "study", *SETS, timeout=540)
+    done = speaq("tune", *common, "--output", tmp_path / "study", *SETS, timeout=1620)
     assert done.returncode == 0, done.stderr
     with (tmp_path / "study" / "trials.csv").open() as file:
         rows = list(csv.DictReader(file))

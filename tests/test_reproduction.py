@@ -35,7 +35,7 @@ FIGURES = {f"{name}@{k}": 0.5 for name in ("R", "ngR", "zR", "mR") for k in (20,
 
 def script(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
     line = [str(ROOT / "launch" / "reproduce"), *map(str, arguments)]
-    return subprocess.run(line, capture_output=True, text=True, check=False, timeout=500)
+    return subprocess.run(line, capture_output=True, text=True, check=False, timeout=1500)
 
 
 def read(path: Path) -> Any:

@@ -135,7 +135,7 @@ def test_a_signal_saves_and_the_run_resumes_bit_for_bit(
     while not (tmp_path / "run" / "checkpoints" / "last.pt").exists():
         assert process.poll() is None, process.stderr.read() if process.stderr else ""
     process.send_signal(number)
-    _, errors = process.communicate(timeout=60)
+    _, errors = process.communicate(timeout=180)
     assert process.returncode == code, errors
     assert "can be resumed" in errors
     step = checkpoint.load(tmp_path / "run" / "checkpoints" / "last.pt")["step"]
@@ -283,6 +283,6 @@ def test_wandb_writes_offline_without_a_key(toy: Path, tmp_path: Path) -> None:
     command = [sys.executable, "-m", "speaq.cli", "train", "--config", str(tmp_path / "config.yaml")]
     command += ["--data", str(toy), "--output", str(tmp_path / "run"), *assignments(), "--set", "sinks.wandb=online"]
     environment = {k: v for k, v in os.environ.items() if not k.startswith("WANDB")} | {"HOME": str(tmp_path)}
-    done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False, timeout=300)
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False, timeout=900)
     assert done.returncode == 0, done.stderr
     assert list((tmp_path / "run").glob("wandb/offline-run-*"))
