@@ -34,6 +34,12 @@ ELSEWHERE = {
     "python -m tests.golden DIR": "test_golden",
     "launch/reproduce": "test_reproduction",
     "speaq convert": "test_convert",
+    "speaq data convert": "test_coco",
+    "speaq explore": "test_explore",
+    "speaq microscope": "test_microscope",
+    "speaq export-model": "test_export_model",
+    "speaq benchmark": "test_export_model",
+    "speaq doctor": "test_doctor",
 }
 
 
@@ -46,7 +52,18 @@ def commands() -> list[str]:
 
 
 def shortened(command: str, folder: Path) -> list[str]:
-    names = ("DATA", "RUN", "DETECTOR", "STUDY", "PICTURES", "CURVE", "PREDICTIONS.h5", "OTHER.h5", "TRIALS.csv")
+    names = (
+        "DATA",
+        "RUN",
+        "DETECTOR",
+        "STUDY",
+        "PICTURES",
+        "CURVE",
+        "QUERIES",
+        "PREDICTIONS.h5",
+        "OTHER.h5",
+        "TRIALS.csv",
+    )
     words = [str(folder / word) if word.partition("/")[0] in names else word for word in command.split()]
     words = [word.replace("=DETECTOR", f"={folder / 'DETECTOR'}") for word in words]
     words = [str(ROOT / word) if word.startswith(("configs/", "search_spaces/")) else word for word in words]
