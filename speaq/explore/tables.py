@@ -33,6 +33,6 @@ def read_order(query: Mapping[str, str], columns: Sequence[Column], usual: str) 
 
 def in_order(rows: Sequence[Mapping[str, Any]], order: Order) -> list[Mapping[str, Any]]:
     """Sorted; rows without a value come last in both directions, equal ones keep their order."""
-    known = [row for row in rows if row[order.key] not in (None, "")]
-    unknown = [row for row in rows if row[order.key] in (None, "")]
+    known = [row for row in rows if row.get(order.key) not in (None, "")]
+    unknown = [row for row in rows if row.get(order.key) in (None, "")]
     return sorted(known, key=lambda row: row[order.key], reverse=order.descending) + unknown
