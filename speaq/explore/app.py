@@ -17,9 +17,9 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from speaq.config import ConfigError
 from speaq.data import DataError
 from speaq.explore.context import Context, NotFound, Page, here
-from speaq.explore.pages import confusion, image, images, predicates, study
+from speaq.explore.pages import confusion, image, images, microscope, predicates, study
 
-PAGES: tuple[Page, ...] = (study.PAGE, images.PAGE, image.PAGE, predicates.PAGE, confusion.PAGE)
+PAGES: tuple[Page, ...] = (study.PAGE, images.PAGE, image.PAGE, predicates.PAGE, confusion.PAGE, microscope.PAGE)
 
 LOOPBACK = ("127.0.0.1", "localhost")
 HEADERS = {
