@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from pathlib import Path
+from typing import Any
+from urllib.error import HTTPError
+from urllib.request import urlopen
 
 import pytest
 import torch
@@ -17,6 +21,7 @@ from speaq.matching.microscope import examine
 from speaq.prediction.microscope import Microscope, Slide
 from speaq.training.loop import train
 from speaq.training.tasks import make_criterion
+from tests.browser import Visit, served
 from tests.command import command, refusal
 from tests.matching_cases import PREDICATE_COUNT, random_case, select
 from tests.tiny import tiny
@@ -168,3 +173,41 @@ def test_the_sealed_test_split_of_a_search_is_not_looked_at(run: Path, tmp_path:
     image = opened.opened.vg.split("test", opened.opened.config.data).image_id(0)
     with pytest.raises(ConfigError, match="is sealed"):
         opened.slide(image)
+
+
+def test_the_page_shows_another_assignment_when_knobs_are_moved(
+    run: Path, looked: tuple[Microscope, Slide], chromium: Any
+) -> None:
+    pytest.importorskip("starlette")
+    from speaq.explore.opening import Request, explore
+
+    opened, slide = looked
+    with served(explore(Request(None, run, None, "val"))) as address, Visit(chromium, address, width=400) as visit:
+        page = visit.open("/images")
+        page.get_by_role("link", name="Microscope").click()
+        page.wait_for_url("**/microscope")
+
+        def shown(repeats: str) -> list[str]:
+            page.locator("#summary", has_text=re.compile(f"k by layer {repeats}$")).wait_for()
+            return page.locator("td.matched").all_inner_texts()
+
+        def expected(found: dict[str, Any]) -> tuple[str, list[str]]:
+            layers = found["layers"]
+            ks = " ".join(str(layer["repeats"]) for layer in layers)
+            return ks, [", ".join(map(str, layer["matched"])) for layer in layers]
+
+        ks, trained = expected(opened.look(slide, 0, {}))
+        assert shown(ks) == trained
+        page.locator("select[name=quality]").select_option("static")
+        page.get_by_label("K", exact=True).fill("3")
+        _, moved = expected(opened.look(slide, 0, {**STATIC, "matching.max_repeats": 3}))
+        assert shown("3 3") == moved != trained
+        assert page.locator("#queries button.hit").count() == 3
+        page.locator("#queries button").first.focus()
+        assert page.locator("#boxes .on").count() == 2  # the ground truth and that query
+        page.get_by_role("button", name="As trained").click()
+        assert shown(ks) == trained
+        assert visit.overflow() == 0
+        with pytest.raises(HTTPError, match="409") as refused:
+            urlopen(f"{address}/microscope/look?image={slide.image_id}&groups=13")
+        assert "exceeds model.num_queries 12" in json.load(refused.value)["error"]

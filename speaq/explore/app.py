@@ -17,7 +17,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from speaq.config import ConfigError
 from speaq.data import DataError
 from speaq.explore.context import Context, NotFound, Page, here
-from speaq.explore.pages import confusion, groups, image, images, predicates, specialization, study
+from speaq.explore.pages import confusion, groups, image, images, microscope, predicates, specialization, study
 
 PAGES: tuple[Page, ...] = (
     study.PAGE,
@@ -27,6 +27,7 @@ PAGES: tuple[Page, ...] = (
     confusion.PAGE,
     groups.PAGE,
     specialization.PAGE,
+    microscope.PAGE,
 )
 
 LOOPBACK = ("127.0.0.1", "localhost")

@@ -1,0 +1,107 @@
+"""The assignment microscope: which queries learn a ground-truth triplet, while K, quality, weight and G are moved."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import BaseRoute, Route
+
+from speaq.config import Config, ConfigError, from_dict, read_yaml
+from speaq.data import DataError
+from speaq.explore.context import Context, NotFound, Page
+from speaq.explore.view import View
+from speaq.prediction.microscope import Microscope, Slide, words
+from speaq.sections import QUALITIES
+
+OPEN_RUNS, SLIDES = 2, 16  # kept in memory: networks, and images' outputs (some MB each)
+WHOLE = {"k": "matching.max_repeats", "groups": "matching.num_groups"}
+
+
+def routes(context: Context) -> Sequence[BaseRoute]:
+    @lru_cache(OPEN_RUNS)
+    def opened(run: Path) -> Microscope:
+        return Microscope.open(run, context.data.directory)
+
+    @lru_cache(SLIDES)
+    def slide(run: Path, image_id: str) -> Slide:
+        return opened(run).slide(image_id)
+
+    def page(request: Request) -> Response:
+        return context.render(request, "microscope.html", page_values(context.view(request), request.query_params))
+
+    def look(request: Request) -> Response:
+        """The assignment as JSON; what cannot be is said in one line."""
+        run = _run(context.view(request))
+        query = request.query_params
+        try:
+            triplet = _number("triplet", query.get("triplet", "0"), int)
+            found = opened(run).look(slide(run, query.get("image", "")), triplet, overrides(query))
+        except (ConfigError, DataError) as error:
+            return JSONResponse({"error": " ".join(str(error).split())}, 409)
+        return JSONResponse(found)
+
+    return [Route("/microscope", page), Route("/microscope/look", look)]
+
+
+def page_values(view: View, query: Mapping[str, str]) -> dict[str, Any]:
+    """What microscope.html shows before the network has looked."""
+    image_id = query.get("image", "").strip() or view.split.image_id(0)
+    if image_id not in view.rows:
+        raise NotFound(f"Split {view.split_name} has no image {image_id}.")
+    row, run = view.rows[image_id], _run(view)
+    graph = view.graph(row)
+    triplets = words(graph, view.data.vocabulary)
+    config = from_dict(read_yaml(run / "config.yaml"), str(run / "config.yaml"))
+    return {
+        "image_id": image_id,
+        "size_hw": graph.size_hw,
+        "triplets": triplets,
+        "triplet": min(_number("triplet", query.get("triplet", "0"), int), max(len(triplets) - 1, 0)),
+        "previous": view.split.image_id(row - 1) if row else None,
+        "next": view.split.image_id(row + 1) if row + 1 < len(view.split) else None,
+        "qualities": QUALITIES,
+        "matching": config.matching,
+        "num_layers": config.model.num_decoder_layers,
+        "max_groups": _max_groups(config, view.data.num_predicates),
+    }
+
+
+def _max_groups(config: Config, num_predicates: int) -> int:
+    if config.model.multiply_queries == "all":
+        return 1
+    return min(num_predicates, config.model.num_queries)
+
+
+def overrides(query: Mapping[str, str]) -> dict[str, Any]:
+    """Matching settings of an address; `quality` is one of the config's, or `static`. Raises ConfigError."""
+    found: dict[str, Any] = {key: _number(name, query[name], int) for name, key in WHOLE.items() if name in query}
+    if found.get("matching.num_groups") == 1:
+        found["matching.group_counts"] = "train"
+    if query.get("quality") == "static":
+        return {**found, "matching.scheme": "static", "matching.quality": None, "matching.predicate_weight": 0.0}
+    if "quality" in query:
+        found |= {"matching.scheme": "dynamic", "matching.quality": query["quality"], "matching.independent": True}
+    if "weight" in query:
+        found["matching.predicate_weight"] = _number("weight", query["weight"], float)
+    return found
+
+
+def _number(name: str, text: str, kind: type[int] | type[float]) -> Any:
+    try:
+        return kind(text)
+    except ValueError as error:
+        raise ConfigError(f"{name}: is a {'whole ' if kind is int else ''}number, not {text!r}") from error
+
+
+def _run(view: View) -> Path:
+    if view.run is None:
+        raise NotFound("The microscope needs a run: its network looks at the image.")
+    return view.run
+
+
+PAGE = Page("Microscope", "/microscope", routes, "run")
