@@ -68,7 +68,7 @@ def draw_repeats() -> plt.Figure:
     truth = relation_truth([target])
     comparison = compare(relation_queries(outputs), truth, 1, 5, 2)
     figure, (left, right) = plt.subplots(1, 2, figsize=(8, 3), layout="constrained")
-    best = quality(comparison, MatchingConfig(predicate_weight=0.0), None)[0, 0].sort(descending=True).values
+    best = quality(comparison, MatchingConfig(predicate_weight=0.0), None)[0, 0].sort(descending=True).values.tolist()
     left.bar(range(len(best)), best, color=[COLOURS[0]] * 4 + ["#BBBBBB"] * (len(best) - 4))
     left.set(
         xlabel="queries, best first", ylabel="quality (larger IoU)", xticks=[], title="one relation; the best K = 4"
@@ -96,8 +96,9 @@ def draw_assignment() -> plt.Figure:
     figure, axes = plt.subplots(2, 1, figsize=(8, 4), layout="constrained", sharex=True)
     for axis, (title, config, groups) in zip(axes, cases, strict=True):
         assignment = match(outputs, [target], config, groups, MULTIPLE)
-        image = axis.imshow(comparison.cost[0], cmap="Greys_r", aspect="auto")
-        axis.scatter(assignment.query, assignment.relation, color=COLOURS[1], s=45, edgecolor="black", label="matched")
+        image = axis.imshow(comparison.cost[0].numpy(), cmap="Greys_r", aspect="auto")
+        query, relation = assignment.query.numpy(), assignment.relation.numpy()
+        axis.scatter(query, relation, color=COLOURS[1], s=45, edgecolor="black", label="matched")
         for bound in () if groups is None else groups.bounds[1:-1]:
             axis.axvline(bound * MULTIPLE - 0.5, color=COLOURS[0], linewidth=2)
         names = [f"predicate {predicate + 1}" for predicate in target.relations[:, 2].tolist()]
