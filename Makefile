@@ -6,7 +6,7 @@ READY  := $(VENV)/.ready
 DEMO   ?= demo
 TESTS  ?=
 
-.PHONY: setup demo test lint bench lock clean
+.PHONY: setup demo test lint bench docs lock clean
 setup: $(READY)
 
 $(READY): requirements.lock pyproject.toml
@@ -30,6 +30,9 @@ lint: $(READY)
 
 bench: $(READY)
 	$(BIN)/python -m tests.bench
+
+docs: $(READY)
+	$(BIN)/mkdocs build --strict
 
 # Only for maintainers: writes new pins. No index host is written into the lock.
 lock: $(READY)
