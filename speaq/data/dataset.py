@@ -275,6 +275,7 @@ def _load(
         collate_fn=partial(_pack, raw=raw),
         pin_memory=config.training.device != "cpu" and torch.cuda.is_available(),
         prefetch_factor=_PREFETCH,
+        generator=torch.Generator(),  # else it draws from the one of dropout, and a resumed run's first step differs
     )
     try:
         for packed in loader:
