@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -53,10 +54,9 @@ def explore(
     if not server.is_loopback(host):
         typer.echo(f"warning: --host {host} lets other machines read the data set and the run", err=True)
     application = app.create_app(context, server.known_names(host))
-    try:
+    with contextlib.suppress(KeyboardInterrupt):  # how a server ends
         server.serve(application, listening, lambda where: typer.echo(f"{where}  Ctrl-C ends it"))
-    except KeyboardInterrupt:  # how a server ends
-        typer.echo("ended", err=True)
+    typer.echo("ended", err=True)
     return DONE
 
 
