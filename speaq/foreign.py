@@ -5,6 +5,7 @@ All functions raise `ForeignError` (a ValueError) with the reason; the caller kn
 
 from __future__ import annotations
 
+import errno
 import json
 import warnings
 import zipfile
@@ -115,7 +116,11 @@ def load_tensors(path: Path) -> Any:
         return content
     except ForeignError:
         raise
-    except Exception as error:  # foreign bytes can fail anywhere in the unpickler, a torn file while seeking
+    except OSError as error:
+        if error.errno not in (None, errno.EINVAL):  # which is how a torn file fails while seeking
+            raise
+        raise ForeignError(f"not a checkpoint that holds tensors alone: {first_line(error)}") from error
+    except Exception as error:  # foreign bytes can fail anywhere in the unpickler
         raise ForeignError(f"not a checkpoint that holds tensors alone: {first_line(error)}") from error
 
 

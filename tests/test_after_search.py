@@ -495,7 +495,7 @@ def keep_evaluation(folder: Path, trial: str, recalls: dict[str, float | None]) 
     """What `speaq evaluate TRIAL --json > TRIAL/evaluation.json` leaves."""
     rows = [{"predicate": name, "images": 3, "R@20": 0.0, "R@50": recall} for name, recall in recalls.items()]
     content = {"split": "val", "step": STEPS, "protocol": "sgdet published", "report": {"predicates": rows}}
-    (folder / "trials" / trial).mkdir(parents=True)
+    (folder / "trials" / trial).mkdir(parents=True, exist_ok=True)
     (folder / "trials" / trial / "evaluation.json").write_text(json.dumps(content))
 
 

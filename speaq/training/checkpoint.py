@@ -69,8 +69,9 @@ def load(path: Path) -> dict[str, Any]:
         CheckpointError: missing, torn, foreign (nothing is executed: `weights_only`) or of another format.
     """
     try:
-        if not zipfile.is_zipfile(path) and path.exists():  # older files of torch have no check sums
-            raise ForeignError("not a zip archive, as torch.save writes one")
+        with path.open("rb") as file:  # by name, an error of the storage would count as no archive
+            if not zipfile.is_zipfile(file):  # older files of torch have no check sums
+                raise ForeignError("not a zip archive, as torch.save writes one")
         content = load_tensors(path)
     except FileNotFoundError as error:
         raise CheckpointError(f"{path}: no such checkpoint") from error
