@@ -78,6 +78,8 @@ def _misbehave(config: Config, step: int) -> None:
     match config.training.weight_decay:
         case 0.5:
             raise RuntimeError("made to fail")
+        case 0.0625:
+            raise OutOfMemory("training.micro_batch_size: made to be too much, always")
         case 0.125 if (config.training.micro_batch_size or config.training.batch_size) > 2:
             raise OutOfMemory("training.micro_batch_size: made to be too much")
         case 0.25 if step == config.training.max_steps:

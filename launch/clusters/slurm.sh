@@ -49,8 +49,8 @@ export network
 
 mapfile -t nodes < <(scontrol show hostnames "$SLURM_JOB_NODELIST")
 head=${nodes[0]}
-on() { # on NODE[,NODE…] COUNT COMMAND…
-  srun --nodes="$2" --ntasks="$2" --nodelist="$1" --export=ALL --overlap "${@:3}"
+on() { # on NODE[,NODE…] COUNT COMMAND…, in a subshell of its own, which becomes srun: a signal reaches it
+  exec srun --nodes="$2" --ntasks="$2" --nodelist="$1" --export=ALL --overlap "${@:3}"
 }
 read -r address _ <<< "$(on "$head" 1 bash -c "$network")"
 port=$((20000 + SLURM_JOB_ID % 20000)) # two jobs may share a node
