@@ -89,6 +89,8 @@ def _open_onnx(file: Path) -> tuple[Network, str | None]:
 
 def _open_program(file: Path) -> tuple[Network, str | None]:
     extra: dict[str, Any] = {KEY: ""}
+    if not zipfile.is_zipfile(file):  # PyTorch would log tracebacks besides
+        raise ConfigError(f"{file}: not a readable program (no zip archive, as torch.export.save writes one)")
     try:
         program = torch.export.load(file, extra_files=extra)
     except (OSError, RuntimeError, ValueError, KeyError, AssertionError, zipfile.BadZipFile) as error:
