@@ -47,7 +47,7 @@ def export_model(
 @model_app.command()
 @command
 def benchmark(
-    models: Annotated[list[Path], typer.Argument(help="run folders, checkpoints, .onnx or .pt2 files")],
+    models: Annotated[list[Path], typer.Argument(help="run folders, checkpoints, .onnx files")],
     photos: Annotated[
         list[Path] | None,
         typer.Option("--photos", help="photos, or folders (the first 32); default: a generated picture"),

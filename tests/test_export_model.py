@@ -52,8 +52,8 @@ def test_the_files_say_how_far_they_are_from_pytorch(folder: Path) -> None:
         assert max(export["difference"].values()) < 1e-4
 
 
-@pytest.mark.parametrize("name", ["model.onnx", "model.pt2"])
-def test_a_file_predicts_what_its_run_predicts(folder: Path, name: str) -> None:
+def test_a_file_predicts_what_its_run_predicts(folder: Path) -> None:
+    name = "model.onnx"
     photos = sorted((folder / "photos").iterdir())
     ours, theirs = (list(Predictor.load(folder / source).predict_all(photos, batch_size=3)) for source in ("run", name))
     for wanted, got in zip(ours, theirs, strict=True):
@@ -95,7 +95,7 @@ def test_a_file_that_differs_is_not_accepted(folder: Path, tmp_path: Path) -> No
 
 
 def test_latencies_of_a_run_and_its_files_stand_side_by_side(folder: Path) -> None:
-    models = [folder / "run", folder / "model.onnx", folder / "model.pt2"]
+    models = [folder / "run", folder / "model.onnx"]
     settings = ("--photos", folder / "photos", "--batch-size", "2", "--rounds", "2", "--warmup", "1", "--threads", "1")
     before = torch.get_num_threads()
     done = command("benchmark", *models, *settings, "--json")
@@ -114,12 +114,16 @@ def test_latencies_of_a_run_and_its_files_stand_side_by_side(folder: Path) -> No
 def test_what_cannot_be_exported_or_opened_is_refused(folder: Path, tmp_path: Path) -> None:
     assert "ends in .onnx or .pt2" in refusal("export-model", folder / "run", tmp_path / "model.pth")
     assert "exists already" in refusal("export-model", folder / "run", folder / "model.onnx")
-    assert "is exported already" in refusal("export-model", folder / "model.pt2", tmp_path / "a.onnx")
+    assert "is exported already" in refusal("export-model", folder / "model.onnx", tmp_path / "a.onnx")
     assert "runs on the CPU" in refusal("benchmark", folder / "model.onnx", "--device", "cuda")
-    for name in ("a.onnx", "a.pt2"):
-        assert "no such file" in refusal("benchmark", tmp_path / name)
-        (tmp_path / name).write_bytes(b"no model")
-        assert f"{name}: not a readable" in refusal("benchmark", tmp_path / name)
+    assert "no such file" in refusal("benchmark", tmp_path / "a.onnx")
+    (tmp_path / "a.onnx").write_bytes(b"no model")
+    assert "a.onnx: not a readable" in refusal("benchmark", tmp_path / "a.onnx")
+    for command_ in (("benchmark",), ("predict", folder / "photos", "--output", tmp_path / "out", "--checkpoint")):
+        assert "can run code when it is opened" in refusal(*command_, folder / "model.pt2")
+    (tmp_path / "a.pt2").write_bytes(b"no model")
+    with pytest.raises(ConfigError, match=r"a\.pt2: not a readable program"):
+        Predictor.load(tmp_path / "a.pt2", trusted=True)
     node = onnx.helper.make_node("Identity", ["a"], ["b"])
     ends = [onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, [1]) for name in ("a", "b")]
     graph = onnx.helper.make_graph([node], "foreign", ends[:1], ends[1:])

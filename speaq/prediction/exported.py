@@ -41,8 +41,11 @@ class Exported:
     step: int
 
 
-def open_exported(file: Path, device: str = "auto") -> Exported:
+def open_exported(file: Path, device: str = "auto", *, trusted: bool = False) -> Exported:
     """Opens a file that `speaq export-model` wrote.
+
+    Args:
+        trusted: also a .pt2, which can hold code: `torch.export.load` unpickles and evaluates what is in it.
 
     Raises:
         ConfigError: no such file, another's file, another device than the CPU, or a library that is missing.
@@ -51,6 +54,11 @@ def open_exported(file: Path, device: str = "auto") -> Exported:
         raise ConfigError(f"{file}: an exported network runs on the CPU here; give its run folder for --device cuda")
     if not file.is_file():
         raise ConfigError(f"{file}: no such file")
+    if file.suffix == ".pt2" and not trusted:
+        raise ConfigError(
+            f"{file}: a program of torch.export can run code when it is opened, so none is opened here; give the run "
+            "or its .onnx, or open a file of your own with torch.export.load"
+        )
     network, text = _open_onnx(file) if file.suffix == ".onnx" else _open_program(file)
     content = _metadata(file, text)
     vocabulary = Vocabulary(tuple(content["objects"]), tuple(content["predicates"]))

@@ -44,7 +44,7 @@ def benchmark(
     """Latency of every run or exported file on the same photos (the first 32; without any: on a generated picture).
 
     Args:
-        models: run folders, checkpoints, .onnx or .pt2 files.
+        models: run folders, checkpoints, .onnx files.
         rounds: times that all photos are looked at.
         warmup: calls before that, which do not count.
         threads: of PyTorch and onnxruntime; default: PyTorch's own choice.

@@ -45,17 +45,18 @@ class Predictor:
     step: int
 
     @classmethod
-    def load(cls, path: Path | str, *, device: str = "auto") -> Predictor:
+    def load(cls, path: Path | str, *, device: str = "auto", trusted: bool = False) -> Predictor:
         """Reads a run folder's best checkpoint, a checkpoint file, or what `speaq export-model` wrote.
 
         Args:
             device: `auto` (CUDA where there is one), `cpu` or `cuda`.
+            trusted: see `open_exported`.
 
         Raises:
             ConfigError, CheckpointError: not a checkpoint of SpeaQ, or no such device.
         """
         if Path(path).suffix in EXPORTED:
-            opened = open_exported(Path(path), device)
+            opened = open_exported(Path(path), device, trusted=trusted)
             cpu = torch.device("cpu")
             return cls(opened.network, opened.config, opened.vocabulary, cpu, Path(path), opened.step)
         file = checkpoint.find(Path(path))
