@@ -33,7 +33,7 @@ def one_image_at_a_time(config: Config, data: Path, output: Path, **options: Any
 
 def slowly(config: Config, data: Path, output: Path, **options: Any) -> dict[str, Any]:
     """So that a signal comes in the middle."""
-    return train(config, data, output, progress=lambda done, total, text: time.sleep(0.05), **options)
+    return train(config, data, output, **{**options, "progress": lambda done, total, text: time.sleep(0.05)})
 
 
 def main() -> None:

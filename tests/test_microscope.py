@@ -203,7 +203,7 @@ def test_the_page_shows_another_assignment_when_knobs_are_moved(
         _, moved = expected(opened.look(slide, 0, {**STATIC, "matching.max_repeats": 3}))
         assert shown("3 3") == moved != trained
         assert page.locator("#queries button.hit").count() == 3
-        page.locator("#queries button").first.focus()
+        page.locator("#queries button").first.hover()
         assert page.locator("#boxes .on").count() == 2  # the ground truth and that query
         page.get_by_role("button", name="As trained").click()
         assert shown(ks) == trained
