@@ -43,7 +43,7 @@ def free_port() -> int:
 
 
 OBSERVABILITY = ROOT / "launch" / "observability"
-PLANTED = {"WANDB_API_KEY": "f00dfeed" * 5, "password": "geheim-9c1f"}
+PLANTED = {"WANDB_API_KEY": secrets.token_hex(20), "password": secrets.token_hex(8)}  # in no file: tests travel too
 
 
 @pytest.fixture(scope="module")
