@@ -32,7 +32,6 @@ WITH_RAY = (
     "test_storage",
     "test_population",
     "test_faults",
-    "test_nodes",
 )
 
 
