@@ -211,13 +211,12 @@ def test_a_trial_says_what_it_does(job: Job) -> None:
 
 
 def test_no_secret_gets_anywhere(head: dict[str, str], job: Job) -> None:
-    planted = {**PLANTED, "token": head["RAY_AUTH_TOKEN"]}
+    assert head["RAY_AUTH_TOKEN"] not in job.said
     assert (Path(head["FOLDER"]) / "search.log").stat().st_size > 0  # the storage with the password was used
     assert list(job.study.glob("trials/*/wandb/offline-run-*"))  # and wandb too
     files = [path for place in (job.study, Path(head["FOLDER"])) for path in place.rglob("*") if path.is_file()]
     assert len(files) > 50
     shown = {"output": job.said, **job.pages}
-    for name, secret in planted.items():
+    for name, secret in PLANTED.items():
         assert [str(path) for path in files if secret.encode() in path.read_bytes()] == [], name
         assert [page for page, text in shown.items() if secret in text] == [], name
-    assert "password=***" in (job.study / "study.yaml").read_text(encoding="utf-8")
