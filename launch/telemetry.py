@@ -9,13 +9,15 @@ import functools
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ray.util import metrics
 
 from launch.ledger import Entry
-from launch.search import Plan
 from speaq.config import Config
+
+if TYPE_CHECKING:
+    from launch.search import Plan  # with Optuna, which no trial needs
 
 RUN = ("study", "trial")
 # Name → (what it is, tags besides those of Ray). Of a run, until it ends:

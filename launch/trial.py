@@ -22,7 +22,7 @@ from typing import Any
 import ray
 from ray import tune
 
-from launch import population, seam
+from launch import seam
 from launch.failures import outcome_of
 from launch.fence import Claim
 from launch.logs import LOG, log_to
@@ -128,6 +128,8 @@ class Run:
 
     def _train(self, steps: Progress) -> dict[str, Any]:
         if self._start is not None:
+            from launch import population  # with torch, which takes seconds to import
+
             population.adopt(self._folder.parent / self._start["trial"], self._start["step"], self._folder)
         log.info("starts on %s, process %d", platform.node(), os.getpid())
         config, result = self._train_in_parts(steps)

@@ -47,6 +47,14 @@ def test_help_does_not_import_torch() -> None:
     assert done.stdout.strip() == "False"
 
 
+def test_a_trials_process_starts_without_torch_and_optuna() -> None:
+    """Training loads torch where it needs it."""
+    pytest.importorskip("ray")
+    code = "import sys, launch.trial; print('torch' in sys.modules or 'optuna' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "False"
+
+
 def layer_of(module: str) -> int:
     return next(level for level, names in enumerate(LAYERS) if module in names)
 
