@@ -68,9 +68,14 @@ def adopt(parent: Path, step: int, trial: Path) -> None:
     temporary.replace(own)
 
 
-def num_chosen(count: int, share: float) -> int:
-    """How many of `count` are the worst, or the best."""
+def num_worst(count: int, share: float) -> int:
+    """How many of `count` trials at a rung are replaced."""
     return math.floor(count * share)
+
+
+def num_best(count: int, share: float) -> int:
+    """How many are copied: the first trial at a rung is the best so far."""
+    return max(1, num_worst(count, share))
 
 
 def next_child(
@@ -89,7 +94,7 @@ def next_child(
     there = sorted((e for e in entries if is_number(values[e.id])), key=lambda e: -(values[e.id] or 0.0))
     best = [
         entry
-        for entry in there[: max(1, num_chosen(len(there), space.search.quantile))]
+        for entry in there[: num_best(len(there), space.search.quantile)]
         if (rung_folder(trials / entry.id, step) / checkpoint.LAST).exists()
     ]
     if not best:

@@ -129,21 +129,20 @@ class Population(Stopping, FIFOScheduler):
         if step not in self._values:
             return TrialScheduler.CONTINUE
         self._values[step][trial] = value
-        worst = self._best_first(step)[::-1][: population.num_chosen(len(self._values[step]), self._share)]
+        worst = self._best_first(step)[::-1][: population.num_worst(len(self._values[step]), self._share)]
         return TrialScheduler.STOP if trial in worst else TrialScheduler.CONTINUE
 
     def on_trial_result(self, tune_controller: Any, trial: Any, result: Mapping[str, Any]) -> str:
         action = super().on_trial_result(tune_controller, trial, result)
         name, step = trial.config["trial"], result["step"]
-        if step in self._values and Named(name) in self._best_first(step)[: self._num_best(step)]:
-            population.keep(self._trials / name, step)  # the trial waits for our answer: its files are of this step
+        if "outcome" not in result and step in self._values:  # a trial that has ended may have gone on after its rung
+            best = self._best_first(step)[: population.num_best(len(self._values[step]), self._share)]
+            if Named(name) in best:
+                population.keep(self._trials / name, step)  # the trial waits for our answer: its files are of this step
         return action
 
     def _best_first(self, step: int) -> list[Named]:
         return sorted(self._values[step], key=lambda trial: -self._values[step][trial])
-
-    def _num_best(self, step: int) -> int:
-        return max(1, population.num_chosen(len(self._values[step]), self._share))
 
 
 def make_scheduler(settings: SearchConfig, max_steps: int, eval_every: int, trials: Path) -> TrialScheduler:
