@@ -118,10 +118,9 @@ def choose(snapshot: Snapshot, top: int) -> list[Entry]:
     if not finished:
         raise ConfigError(f"{name}: no trial has finished, there is nothing to confirm (speaq status {name})")
     common_protocol(entry.protocol for entry in finished)
-    ranked = sorted(finished, key=lambda entry: -results.score(entry.metrics, plan.objective))
     if not any(entry.label == PUBLISHED for entry in finished):
         log.warning("the published setting has not finished in this search: no difference to it")
-    return ranked[:top] + [entry for entry in ranked[top:] if entry.label == PUBLISHED]
+    return results.best_and_published(finished, plan.objective, top)
 
 
 def _check_seeds(seeds: Sequence[int], chosen: Sequence[Entry], text: str) -> None:

@@ -67,6 +67,12 @@ def _keep(path: Path, text: str) -> None:
         os.fsync(file.fileno())
 
 
+def last_line(error: BaseException) -> str:
+    """Of Ray's errors, which are tracebacks: the line that names the cause."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return lines[-1] if lines else type(error).__name__
+
+
 def one_line(error: BaseException) -> str:
     """An error as a reason: short, without its traceback."""
     text = " ".join(str(error).split())[:300]

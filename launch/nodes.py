@@ -12,6 +12,7 @@ import ray
 from ray.exceptions import RayError, RayTaskError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
+from launch.failures import last_line
 from launch.probe import Probe
 
 THREADS = 16  # of an actor: a question that hangs leaves the others free
@@ -121,5 +122,4 @@ def _answer(call: Any, limit: float) -> Any:
 def _one_line(error: BaseException) -> str:
     if isinstance(error, OSError):
         return f"{error.filename}: {error.strerror}" if error.filename else str(error.strerror or error)
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return lines[-1][:300] if lines else type(error).__name__
+    return last_line(error)[:300]

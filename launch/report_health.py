@@ -71,9 +71,7 @@ def training_health(snapshot: Snapshot) -> list[str]:
 
 
 def _shown(snapshot: Snapshot) -> list[Entry]:
-    finished = [entry for entry in snapshot.entries if entry.state == "finished"]
-    ranked = sorted(finished, key=lambda entry: -results.score(entry.metrics, snapshot.plan.objective))
-    best = ranked[:BEST] + [entry for entry in ranked[BEST:] if entry.label == "published"]
+    best = results.best_and_published(snapshot.entries, snapshot.plan.objective, BEST)
     return best + [entry for entry in snapshot.entries if entry.state == "failed"]
 
 

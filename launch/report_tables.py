@@ -22,9 +22,7 @@ BEST = 3  # trials whose groups are shown, beside the published setting's
 def groups(snapshot: Snapshot) -> list[str]:
     """Which predicates share which queries in the best trials."""
     plan = snapshot.plan
-    finished = [entry for entry in snapshot.entries if entry.state == "finished"]
-    ranked = sorted(finished, key=lambda entry: -results.score(entry.metrics, plan.objective))
-    shown = ranked[:BEST] + [entry for entry in ranked[BEST:] if entry.label == "published"]
+    shown = results.best_and_published(snapshot.entries, plan.objective, BEST)
     parts: dict[PredicateGroups | None, list[str]] = {}  # trials with the same groups are shown once
     try:
         vg = open_data(snapshot.study.data, need_images=False)

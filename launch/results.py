@@ -118,6 +118,13 @@ def _reference_keys(plan: Plan) -> list[str]:
     return [key for key in before if key in changed]
 
 
+def best_and_published(entries: Sequence[Entry], objective: Sequence[str], number: int) -> list[Entry]:
+    """The best finished trials, best first, and the published setting behind them where it is not among them."""
+    finished = [entry for entry in entries if entry.state == "finished"]
+    ranked = sorted(finished, key=lambda entry: -score(entry.metrics, objective))
+    return ranked[:number] + [entry for entry in ranked[number:] if entry.label == "published"]
+
+
 def write(output: Path, entries: Sequence[Entry], plan: Plan) -> None:
     """Writes trials.csv and, where a trial has finished, best.yaml and search.png."""
     write_text(output / "trials.csv", to_csv(rows(entries, plan)))

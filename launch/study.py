@@ -30,6 +30,7 @@ from launch import (
 )
 from launch.budget import Budget, BudgetSpent, parse
 from launch.cluster import with_absolute_paths
+from launch.failures import last_line
 from launch.interrupts import Interrupts
 from launch.ledger import Entry, Ledger
 from launch.mirror import Mirror, joined, opened
@@ -364,18 +365,13 @@ def _search(study: Study, output: Path, ledger: Ledger, budget: Budget | None, m
         except BudgetSpent:
             pass
         except Exception as error:
-            raise searcher.error or StudyError(f"Ray Tune: {_last_line(error)}; --resume {output} goes on") from error
+            raise searcher.error or StudyError(f"Ray Tune: {last_line(error)}; --resume {output} goes on") from error
         finally:
             shutil.rmtree(scratch, ignore_errors=True)
         if searcher.error is not None:
             raise searcher.error
         if budget is not None and searcher.spent and searcher.remaining:
             log.warning("budget %s is spent, trials left: %d; --resume %s", budget.text, searcher.remaining, output)
-
-
-def _last_line(error: Exception) -> str:
-    """Tune's errors are tracebacks; their last line is the cause."""
-    return next((line.strip() for line in reversed(str(error).splitlines()) if line.strip()), type(error).__name__)
 
 
 def _tuner(

@@ -22,7 +22,7 @@ from ray.train.v2.api.config import FailureConfig  # ray.train's, with the types
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from launch import cluster, sharing
-from launch.failures import StorageLost, is_of_storage
+from launch.failures import StorageLost, is_of_storage, last_line
 from launch.fence import Claim
 from launch.logs import WORKER_LOG, log_to
 from launch.relay import Relay
@@ -116,7 +116,7 @@ def _fit(job: dict[str, Any], config: Config, report: Report | None, progress: P
         raise FAILURES[kind](message)
     error = run.exception()
     if error is not None:
-        raise WorkersError(_reason(error)) from error
+        raise WorkersError(f"the workers failed: {last_line(error)[:300]}") from error
     return outcome["result"]  # type: ignore[no-any-return]
 
 
@@ -242,9 +242,3 @@ def _device() -> Any:
     device = ray.train.torch.get_device()
     torch.cuda.set_device(device)
     return device
-
-
-def _reason(error: BaseException) -> str:
-    """The last line of Ray's story, which names the cause."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return f"the workers failed: {lines[-1][:300]}" if lines else f"the workers failed: {type(error).__name__}"

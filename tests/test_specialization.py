@@ -20,7 +20,6 @@ from speaq.evaluation.specialization import (
     count_predictions,
     entropies,
     from_json,
-    group_of_query,
     specialization,
 )
 from speaq.evaluation.specialization_plot import draw
@@ -77,7 +76,7 @@ def test_leakage_is_the_share_of_predictions_outside_of_the_own_group() -> None:
 
 
 def test_groups_own_runs_of_queries() -> None:
-    assert group_of_query(GROUPS, 2).tolist() == [0, 0, 0, 0, 1, 1]
+    assert GROUPS.group_of_query(2).tolist() == [0, 0, 0, 0, 1, 1]
 
 
 def test_the_best_triplets_of_an_image_are_counted() -> None:

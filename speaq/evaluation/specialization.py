@@ -71,7 +71,7 @@ def specialization(counts: IntArray, groups: PredicateGroups | None, query_multi
     leakage: float | None = None
     by_group: tuple[float | None, ...] = ()
     if groups is not None:
-        query_group = group_of_query(groups, query_multiple)
+        query_group = groups.group_of_query(query_multiple)
         outside = np.asarray(groups.group_of_predicate)[None] != query_group[:, None]
         leaked = (counts * outside).sum(1)
         members = [query_group == g for g in range(len(groups.queries))]
@@ -85,11 +85,6 @@ def specialization(counts: IntArray, groups: PredicateGroups | None, query_multi
         group_leakage=by_group,
         dead=tuple(np.flatnonzero(dead).tolist()),
     )
-
-
-def group_of_query(groups: PredicateGroups, query_multiple: int) -> IntArray:
-    """[R] the group, from 0, of every relation query."""
-    return np.repeat(np.arange(len(groups.queries)), np.asarray(groups.queries) * query_multiple)
 
 
 def _ratio(part: IntArray, whole: IntArray) -> float | None:

@@ -13,7 +13,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.collections import QuadMesh
 from matplotlib.figure import Figure
 
-from speaq.evaluation.specialization import Analysed, group_of_query
+from speaq.evaluation.specialization import Analysed
 from speaq.structures import FloatArray, IntArray
 
 Kind = Literal["png", "svg"]
@@ -55,7 +55,7 @@ def _columns(found: Sequence[Analysed]) -> list[int]:
 def _draw(axes: Axes, one: Analysed, order: list[int]) -> QuadMesh:
     columns = order if one.groups is None else [p for members in one.groups.predicates for p in members]
     counts = one.counts[:, columns]
-    group = np.zeros(len(counts), np.int64) if one.groups is None else group_of_query(one.groups, one.query_multiple)
+    group = np.zeros(len(counts), np.int64) if one.groups is None else one.groups.group_of_query(one.query_multiple)
     rows = np.lexsort((_main(counts), group))
     mesh = axes.pcolormesh(_shares(counts)[rows], cmap="viridis", vmin=0, vmax=1, rasterized=True)
     axes.set_facecolor(DEAD)

@@ -189,9 +189,8 @@ def _to_host(costs: list[Tensor], repeats: Tensor, group_of_row: Tensor) -> tupl
 @lru_cache(maxsize=8)
 def _group_index(groups: PredicateGroups, query_multiple: int, device: torch.device) -> tuple[Tensor, Tensor]:
     """Group of every predicate [P] and of every relation query [R], on the device once and for all."""
-    lengths = np.asarray(groups.queries) * query_multiple
-    group_of_query = np.repeat(np.arange(len(lengths)), lengths)
-    return to_device(np.asarray(groups.group_of_predicate), device), to_device(group_of_query, device)
+    of_query = groups.group_of_query(query_multiple)
+    return to_device(np.asarray(groups.group_of_predicate), device), to_device(of_query, device)
 
 
 def _non_finite(queries: Queries, truth: Truth) -> NonFiniteError:

@@ -11,7 +11,10 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Literal
 
+import numpy as np
+
 from speaq.config import ConfigError
+from speaq.structures import IntArray
 from speaq.user_groups import UserGroup
 
 Rule = Literal["halving", "equal_mass", "equal_count"]
@@ -38,6 +41,10 @@ class PredicateGroups:
     predicates: tuple[tuple[int, ...], ...]  # G, most frequent first; none is empty
     queries: tuple[int, ...]  # G subject queries of each group, sums to Q
     names: tuple[str, ...] = ()  # G, of groups that a user named
+
+    def group_of_query(self, query_multiple: int) -> IntArray:
+        """[R] the group, from 0, of every relation query."""
+        return np.repeat(np.arange(len(self.queries)), np.asarray(self.queries) * query_multiple)
 
     @cached_property
     def bounds(self) -> tuple[int, ...]:

@@ -60,9 +60,7 @@ class Predictor:
             cpu = torch.device("cpu")
             return cls(opened.network, opened.config, opened.vocabulary, cpu, Path(path), opened.step)
         file = checkpoint.find(Path(path))
-        content = checkpoint.load(file)
-        if content["task"] != "speaq":
-            raise ConfigError(f"{file}: is a {content['task']}'s checkpoint, which predicts no triplet")
+        content = checkpoint.load_speaq(file)
         config = apply(from_dict(content["config"], str(file)), {"training.device": device})
         if config.inference.logit_adjustment:
             raise ConfigError(f"{file}: inference.logit_adjustment needs its data set's predicate counts: evaluate it")

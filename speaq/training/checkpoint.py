@@ -88,6 +88,14 @@ def load(path: Path) -> dict[str, Any]:
     return content
 
 
+def load_speaq(path: Path) -> dict[str, Any]:
+    """A checkpoint of SpeaQ, no detector's. Raises CheckpointError as `load`, ConfigError for another task's."""
+    content = load(path)
+    if content["task"] != "speaq":
+        raise ConfigError(f"{path}: is a {content['task']}'s checkpoint, which predicts no triplet")
+    return content
+
+
 def _is_state(value: Any) -> bool:
     return isinstance(value, dict) and all(isinstance(k, str) and isinstance(v, Tensor) for k, v in value.items())
 

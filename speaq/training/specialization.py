@@ -70,9 +70,7 @@ def _checkpoints(run: Path, every: bool) -> list[tuple[str, Path]]:
 
 
 def _analyse(run: Path, names: str, file: Path, asked: Asked, progress: Progress) -> Analysed:
-    content = checkpoint.load(file)
-    if content["task"] != "speaq":
-        raise ConfigError(f"{file}: is a {content['task']}'s checkpoint, which predicts no triplet")
+    content = checkpoint.load_speaq(file)
     if asked.split == "test":
         seal.look(run, checkpoint=file.name, step=content["step"])
     config = from_dict(content["config"], str(file))

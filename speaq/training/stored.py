@@ -93,9 +93,7 @@ def open_run(run: Path, data: Path | None = None) -> OpenedRun:
         ConfigError, CheckpointError, DataError: the run or the data cannot be used, or do not belong together.
     """
     file = checkpoint.find(run)
-    content = checkpoint.load(file)
-    if content["task"] != "speaq":
-        raise ConfigError(f"{file}: is a {content['task']}'s checkpoint, which predicts no triplet")
+    content = checkpoint.load_speaq(file)
     config = from_dict(content["config"], str(file))
     vg = open_data(data_directory(run if run.is_dir() else file.parent, data))
     check_vocabulary(vg, content, file)
