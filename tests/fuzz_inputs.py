@@ -135,17 +135,28 @@ def change_words(content: bytes, generator: random.Random) -> bytes:
     return (text[:place] + word + text[place + generator.choice((0, 1, 5)) :]).encode("utf-8", "surrogatepass")
 
 
+def _changed_entry(
+    node: dict[Any, Any],
+    generator: random.Random,
+    more: Sequence[Any],
+    odd: Sequence[Any],
+    change: Callable[[Any], Any],
+) -> dict[Any, Any]:
+    """A mapping with one entry removed, added (under a name of `more`, or its own) or changed."""
+    key = generator.choice(list(node))
+    match generator.randrange(8):
+        case 0:
+            return {k: v for k, v in node.items() if k != key}
+        case 1:
+            return {**node, generator.choice((*more, key)): generator.choice(odd)}
+        case _:
+            return {**node, key: change(node[key])}
+
+
 def change_tree(value: Any, generator: random.Random) -> Any:
     """A plain value with one node, at any depth, replaced, removed or doubled."""
     if isinstance(value, dict) and value and generator.random() < 0.85:
-        key = generator.choice(list(value))
-        match generator.randrange(8):
-            case 0:
-                return {k: v for k, v in value.items() if k != key}
-            case 1:
-                return {**value, generator.choice(("x", "", "../x", key)): generator.choice(ODD)}
-            case _:
-                return {**value, key: change_tree(value[key], generator)}
+        return _changed_entry(value, generator, ("x", "", "../x"), ODD, lambda node: change_tree(node, generator))
     if isinstance(value, list) and value and generator.random() < 0.85:
         place = generator.randrange(len(value))
         match generator.randrange(8):
@@ -271,14 +282,7 @@ def change_tensors(content: bytes, generator: random.Random) -> bytes:
 
     def change(node: Any) -> Any:
         if isinstance(node, dict) and node and generator.random() < 0.9:
-            key = generator.choice(list(node))
-            match generator.randrange(8):
-                case 0:
-                    return {k: v for k, v in node.items() if k != key}
-                case 1:
-                    return {**node, generator.choice(("x", 7, "model")): generator.choice(odd)}
-                case _:
-                    return {**node, key: change(node[key])}
+            return _changed_entry(node, generator, ("x", 7, "model"), odd, change)
         if isinstance(node, torch.Tensor) and node.numel() and generator.random() < 0.5:
             return generator.choice(
                 (node[:1], node.double(), node.t() if node.ndim == 2 else node[None], node * torch.nan)
