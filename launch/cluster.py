@@ -19,7 +19,9 @@ from typing import Any
 
 import ray
 from ray._private import ray_constants
+from ray._private.state import available_resources_per_node
 
+from launch import head
 from speaq import config as configs
 from speaq.config import Config, ConfigError, ResourcesConfig
 
@@ -66,6 +68,7 @@ def connected(*, dashboard: bool = False) -> Iterator[None]:
                     object_store_memory=OBJECT_STORE,
                 )
         stack.callback(ray.shutdown)
+        stack.enter_context(head.watched(ray.get_runtime_context().gcs_address))
         yield
 
 
@@ -140,10 +143,18 @@ def worker_resources(resources: ResourcesConfig) -> dict[str, float]:
     return {name: amount for name, amount in needs.items() if amount > 0}
 
 
-def places(resources: ResourcesConfig) -> int:
-    """Workers of this kind that the cluster can run at once."""
+def places(resources: ResourcesConfig, *, free: bool = False) -> int:
+    """Workers of this kind that the cluster can run at once; with `free` beside those that it runs now."""
     needs = worker_resources(resources)
-    return sum(min(int(node.get(name, 0.0) / amount + 1e-9) for name, amount in needs.items()) for node in _nodes())
+    nodes: list[dict[str, float]]
+    nodes = list(available_resources_per_node().values()) if free else _nodes()  # type: ignore[no-untyped-call]
+    return sum(min(int(node.get(name, 0.0) / amount + 1e-9) for name, amount in needs.items()) for node in nodes)
+
+
+def runs(resources: ResourcesConfig) -> int:
+    """Runs of this kind that the cluster can hold at once; one that is elastic may be smaller where it is alone."""
+    found = places(resources)
+    return max(found // resources.num_workers, int(found >= (resources.min_workers or resources.num_workers)))
 
 
 class Places:
@@ -155,7 +166,7 @@ class Places:
 
     def __call__(self) -> int:
         if time.monotonic() >= self._until:
-            self._number = places(self._resources) // self._resources.num_workers
+            self._number = runs(self._resources)
             self._until = time.monotonic() + LOOK
         return self._number
 
@@ -173,11 +184,11 @@ def total(name: str) -> float:
 
 def check_fits(resources: ResourcesConfig) -> int:
     """Runs that fit at once. Raises ClusterError where not even one does."""
-    fit = places(resources) // resources.num_workers
-    if fit:
+    if fit := runs(resources):
         return fit
     wanted = " and ".join(f"{amount:g} {name}" for name, amount in worker_resources(resources).items())
     have = ", ".join(" ".join(f"{node.get(name, 0):g} {name}" for name in ("CPU", "GPU")) for node in _nodes())
     raise ClusterError(
-        f"resources: one run needs {resources.num_workers} workers with {wanted} each; the cluster's nodes have {have}"
+        f"resources: one run needs {resources.min_workers or resources.num_workers} workers with {wanted} each; "
+        f"the cluster's nodes have {have}"
     )

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import time
-from typing import Any
+from typing import Any, Literal
 
 from launch.seam import Metrics
 
 POLL = 1.0  # seconds between looks at whether the run has ended
 TICK = 0.02  # seconds between looks inside the relay
+
+Answer = Literal["go on", "stop", "again"]  # again: end here, to start with more workers
 
 
 class Relay:
@@ -17,19 +19,19 @@ class Relay:
 
     def __init__(self) -> None:
         self._offer: tuple[int, int, Metrics] | None = None  # number, step, metrics: what rank 0 waits with
-        self._answer: tuple[int, bool] | None = None
+        self._answer: tuple[int, Answer] | None = None
         self._number = 0
         self._starts = 0
         self._outcome: dict[str, Any] = {}
         self._progress: tuple[int, int, str] | None = None
 
-    async def begin(self) -> tuple[int, dict[str, Any]]:
-        """(how often the workers were started before, how the run ended if it has)."""
+    async def begin(self) -> int:
+        """How often the workers were started before."""
         self._starts += 1
-        return self._starts - 1, self._outcome
+        return self._starts - 1
 
-    async def offer(self, step: int, metrics: Metrics) -> bool:
-        """Called by rank 0; waits for the answer, true to go on."""
+    async def offer(self, step: int, metrics: Metrics) -> Answer:
+        """Called by rank 0; waits for the answer."""
         self._number += 1
         number = self._number
         self._offer = number, step, metrics
@@ -46,8 +48,8 @@ class Relay:
             await asyncio.sleep(TICK)
         return self._offer
 
-    async def answer(self, number: int, go_on: bool) -> None:
-        self._answer = number, go_on
+    async def answer(self, number: int, answer: Answer) -> None:
+        self._answer = number, answer
 
     async def end(self, outcome: dict[str, Any]) -> None:
         """The first outcome counts."""

@@ -1,7 +1,9 @@
 """One training run on several workers: the same loop inside Ray Train, with the same files and the same result.
 
-A relay (a tiny actor) carries what rank 0 reports to whoever started the run, and the answer "go on" or "stop" back to
-all ranks. So a run that is to be stopped ends on its own: no worker trains on, no placement group is left behind.
+A relay (a tiny actor) carries what rank 0 reports to whoever started the run, and the answer "go on", "stop" or "again"
+back to all ranks. So a run that is to be stopped ends on its own: no worker trains on, no placement group is left
+behind. A run whose workers were lost starts again from its checkpoint, with as many as there is room for
+(`launch.elastic`).
 """
 
 from __future__ import annotations
@@ -21,21 +23,21 @@ import ray.train.torch
 from ray.train.v2.api.config import FailureConfig  # ray.train's, with the types of V2
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from launch import cluster, sharing
+from launch import cluster, elastic, sharing
 from launch.failures import StorageLost, is_of_storage, last_line
 from launch.fence import Claim
 from launch.logs import WORKER_LOG, log_to
-from launch.relay import Relay
+from launch.relay import Answer, Relay
 from launch.seam import TRAIN, Metrics, Progress, Report, training_function
 from launch.telemetry import RunMetrics
 from speaq import config as configs
 from speaq.config import Config, ConfigError
 from speaq.training import distributed
-from speaq.training.endings import DivergedError, OutOfMemory, StopTraining
+from speaq.training.endings import DivergedError, Interrupted, OutOfMemory, StopTraining
 
 log = logging.getLogger(__name__)
 
-MAX_FAILURES = 3  # lost workers or nodes that a run survives
+MAX_FAILURES = 3  # times that a run loses workers without having got to an evaluation in between
 START_TIMEOUT = 180.0  # seconds for all workers to start
 
 
@@ -100,45 +102,81 @@ def _fit(job: dict[str, Any], config: Config, report: Report | None, progress: P
     relay = actor.options(num_cpus=0, scheduling_strategy=here).remote()
     output = Path(job["output"])
     output.mkdir(parents=True, exist_ok=True)
-    _remove_traces(output)
-    trainer = _trainer({**job, "relay": relay}, config, output)
-    pool = concurrent.futures.ThreadPoolExecutor(max_workers=1)
+    carrier = _Carrier(relay, config, report, progress, output / "checkpoints" / "last.pt")
     try:
-        run = pool.submit(trainer.fit)  # in a thread of its own: this one carries reports
-        _carry(relay, run, report, progress, output / "checkpoints" / "last.pt")
-        outcome: dict[str, Any] = ray.get(relay.outcome.remote())
+        outcome = _attempts({**job, "relay": relay}, config, carrier)
     finally:
-        pool.shutdown(wait=False)
         ray.kill(relay)
         _remove_traces(output)
     if "failure" in outcome:
         kind, message = outcome["failure"]
         raise FAILURES[kind](message)
-    error = run.exception()
-    if error is not None:
-        raise WorkersError(f"the workers failed: {last_line(error)[:300]}") from error
     return outcome["result"]  # type: ignore[no-any-return]
 
 
-def _carry(
-    relay: Any, run: concurrent.futures.Future[Any], report: Report | None, progress: Progress | None, last: Path
-) -> None:
-    """Passes reports on until the run has ended."""
-    number = 0
-    while not run.done():
-        offer = ray.get(relay.take.remote(number))
-        if progress is not None and (shown := ray.get(relay.progress.remote())) is not None:
-            progress(*shown)
-        if offer is None:
+def _attempts(job: dict[str, Any], config: Config, carrier: _Carrier) -> dict[str, Any]:
+    """Starts workers until the run has ended, and returns how. Raises WorkersError where they are lost too often."""
+    output, failures = Path(job["output"]), 0
+    while True:
+        number = elastic.number_to_start(config)
+        if number < config.resources.num_workers:
+            log.warning("room for %d of %d workers", number, config.resources.num_workers)
+        _remove_traces(output)
+        trainer = _trainer({**job, "config": configs.to_dict(elastic.with_same_parts(config, number))}, number, config)
+        error, got_on = carrier.run(trainer, number)
+        outcome: dict[str, Any] = ray.get(job["relay"].outcome.remote())
+        if outcome:
+            return outcome
+        if error is None:  # asked to, at an evaluation
             continue
-        number, step, metrics = offer
-        go_on = True
+        failures = 1 if got_on else failures + 1
+        reason = f"the workers failed: {last_line(error)[:300]}"
+        if failures > MAX_FAILURES:
+            raise WorkersError(reason) from error
+        log.warning("%s; starting again", reason)
+
+
+class _Carrier:
+    """Carries what the workers report to whoever started the run, and the answers back."""
+
+    def __init__(
+        self, relay: Any, config: Config, report: Report | None, progress: Progress | None, last: Path
+    ) -> None:
+        self._relay, self._config, self._last = relay, config, last
+        self._report, self._progress = report, progress
+        self._number = 0  # of the last report
+
+    def run(self, trainer: ray.train.torch.TorchTrainer, workers: int) -> tuple[BaseException | None, bool]:
+        """Until the workers have ended: (what they failed of, whether they got to an evaluation)."""
+        before = self._number
+        pool = concurrent.futures.ThreadPoolExecutor(max_workers=1)
         try:
-            if report is not None:
-                report(step, metrics, last)
+            run = pool.submit(trainer.fit)  # in a thread of its own: this one carries reports
+            while not run.done():
+                self._carry(workers)
+        finally:
+            pool.shutdown(wait=False)
+        return run.exception(), self._number > before
+
+    def _carry(self, workers: int) -> None:
+        offer = ray.get(self._relay.take.remote(self._number))
+        if self._progress is not None and (shown := ray.get(self._relay.progress.remote())) is not None:
+            self._progress(*shown)
+        if offer is None:
+            return
+        self._number, step, metrics = offer
+        ray.get(self._relay.answer.remote(self._number, self._answer(step, metrics, workers)))
+
+    def _answer(self, step: int, metrics: Metrics, workers: int) -> Answer:
+        try:
+            if self._report is not None:
+                self._report(step, metrics, self._last)
         except StopTraining:
-            go_on = False
-        ray.get(relay.answer.remote(number, go_on))
+            return "stop"
+        if step < self._config.training.max_steps and elastic.can_grow(self._config, workers):
+            log.info("step %d: there is room for more than %d workers", step, workers)
+            return "again"
+        return "go on"
 
 
 def _remove_traces(output: Path) -> None:
@@ -147,18 +185,18 @@ def _remove_traces(output: Path) -> None:
         (output / name).unlink(missing_ok=True)
 
 
-def _trainer(job: dict[str, Any], config: Config, output: Path) -> ray.train.torch.TorchTrainer:
+def _trainer(job: dict[str, Any], number: int, config: Config) -> ray.train.torch.TorchTrainer:
     os.environ.setdefault("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", str(START_TIMEOUT))
-    resources = config.resources
+    resources, output = config.resources, Path(job["output"])
     scaling = ray.train.ScalingConfig(
-        num_workers=resources.num_workers,
+        num_workers=number,
         use_gpu=resources.gpus_per_worker > 0,
         resources_per_worker=cluster.worker_resources(resources),
     )
     run = ray.train.RunConfig(
         name=output.name,  # the run folder is Ray's too: checkpoints are reported where they lie
         storage_path=str(output.parent),
-        failure_config=FailureConfig(max_failures=MAX_FAILURES, controller_failure_limit=MAX_FAILURES),
+        failure_config=FailureConfig(max_failures=0, controller_failure_limit=0),  # starting again is `_attempts`'
     )
     return ray.train.torch.TorchTrainer(work, train_loop_config=job, scaling_config=scaling, run_config=run)
 
@@ -167,14 +205,14 @@ def work(job: dict[str, Any]) -> None:
     """What every worker runs."""
     relay = job["relay"]
     main = distributed.world()[0] == 0
-    starts, ended = distributed.broadcast(ray.get(relay.begin.remote()) if main else None)
-    if ended:  # started again after a failure that starting again cannot help
-        return
+    starts = distributed.broadcast(ray.get(relay.begin.remote()) if main else None)
     try:
         output = Path(job["output"])
         said = log_to(output / WORKER_LOG) if main else contextlib.nullcontext()
         with said as steps, Claim(output) if main else contextlib.nullcontext() as claim:
             result = _train(job, relay, starts, claim, steps)
+    except Interrupted:  # to start again with more workers
+        return
     except (ValueError, ArithmeticError) as error:
         kind = "user" if isinstance(error, ValueError) else "run"
         ray.get(relay.end.remote({"failure": [kind, " ".join(str(error).split())]}))
@@ -184,7 +222,7 @@ def work(job: dict[str, Any]) -> None:
         kinds: Mapping[type[Exception], str] = {OutOfMemory: "memory", DivergedError: "diverged"}
         kind = kinds.get(type(error), "storage")
         ray.get(relay.end.remote({"failure": [kind, str(error)]}))
-        raise  # the others wait for this worker: starting again, they all find that the run has ended
+        raise  # the others wait for this worker
     else:
         if main:
             ray.get(relay.end.remote({"result": result}))
@@ -200,18 +238,20 @@ def _train(
         options["sinks"] = [RunMetrics(Path(job["output"]), config)]
 
     def report(step: int, metrics: Metrics, checkpoint: Path) -> None:
-        go_on = True
+        answer: Answer = "go on"
         if claim is not None:
             claim.check()
-            go_on = ray.get(relay.offer.remote(step, dict(metrics)))
-        go_on = distributed.broadcast(go_on)
+            answer = ray.get(relay.offer.remote(step, dict(metrics)))
+        answer = distributed.broadcast(answer)
         ray.train.report(
             {"step": step, **metrics},
             checkpoint=ray.train.Checkpoint(str(checkpoint.parent)),
             checkpoint_upload_mode=ray.train.CheckpointUploadMode.NO_UPLOAD,
         )
-        if not go_on:
+        if answer == "stop":
             raise StopTraining
+        if answer == "again":
+            raise Interrupted
 
     return training_function(job["train"])(
         config,

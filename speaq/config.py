@@ -164,8 +164,7 @@ def from_dict(values: Mapping[str, Any], where: str = "config") -> Config:
 
 
 def _describe(where: str, detail: ErrorDetails) -> str:
-    parts = [str(part) for part in detail["loc"]]
-    key = ".".join(parts)
+    key = " ".join(".".join(map(str, detail["loc"])).split())  # in one line, whatever a file names
     message = detail["msg"].removeprefix("Value error, ")
     if detail["type"] == "extra_forbidden":
         close = difflib.get_close_matches(key, list(defaults()), n=1)

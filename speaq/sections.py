@@ -381,5 +381,16 @@ class ResourcesConfig(Section):
     """What one training run takes of a cluster."""
 
     num_workers: int = Field(1, ge=1, description="training processes (Ray Train); batch_size is split over them")
+    min_workers: int | None = Field(
+        None, ge=1, description="elastic: as few go on when nodes are lost, more join at an evaluation; null: never"
+    )
     cpus_per_worker: float = Field(1.0, gt=0, description="CPUs of each worker")
     gpus_per_worker: float = Field(0.0, ge=0, description="GPUs of each worker")
+
+    @model_validator(mode="after")
+    def _check(self) -> ResourcesConfig:
+        if self.min_workers is not None and self.min_workers >= self.num_workers:
+            raise ValueError(
+                f"min_workers {self.min_workers} has no effect with num_workers {self.num_workers}: it must be smaller"
+            )
+        return self

@@ -329,6 +329,7 @@ def _check_key(key: str, where: str) -> None:
     known = configs.defaults()
     if key not in known:
         close = difflib.get_close_matches(key, list(known), n=1)
+        key = " ".join(key.split())  # in one line, whatever a file names
         raise ConfigError(f"space: {where}: {key}: no such key" + (f" (nearest: {close[0]})" if close else ""))
 
 

@@ -1,7 +1,9 @@
-"""Settings of every test: no time limits on examples (machines differ), one thread (two cores are shared)."""
+"""Settings of every test: no time limits on examples (machines differ), one thread (two cores are shared), Ray's
+workers as important as the rest."""
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +17,7 @@ from tests.browser import chromium as chromium
 settings.register_profile("speaq", deadline=None, max_examples=50)
 settings.load_profile("speaq")
 torch.set_num_threads(1)
+os.environ |= {"RAY_worker_niceness": "0"}  # Ray's default is 15: its tests would wait for those of the other process
 
 # Modules that start Ray: two clusters on one machine get in each other's way, so one process runs them all.
 WITH_RAY = (

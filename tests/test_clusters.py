@@ -7,6 +7,7 @@ import os
 import re
 import shlex
 import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ import yaml
 
 from speaq import config as configs
 from speaq.training.environment import versions
+from tests.tiny import assignments
 
 ray = pytest.importorskip("ray")
 launcher = pytest.importorskip("ray.autoscaler._private.util")
@@ -26,6 +28,7 @@ FOLDER = ROOT / "launch" / "clusters"
 FILES = sorted(FOLDER.iterdir())
 LAUNCHER = [FOLDER / "ray_aws.yaml", FOLDER / "ray_on_premise.yaml"]
 KUBERNETES = [FOLDER / "kuberay_cluster.yaml", FOLDER / "kuberay_job.yaml"]
+FAKE_SLURM = ROOT / "tests" / "clusters" / "slurm"
 
 
 def name(path: Path) -> str:
@@ -153,6 +156,18 @@ def test_a_job_that_is_started_again_goes_on(tmp_path: Path, there: str | None, 
     assert done.stdout.strip() == called
 
 
+def slurm(tmp_path: Path, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    """The script as Slurm runs it on two nodes, both of which are this machine."""
+    binaries = Path(sys.executable).parent
+    kept = {k: v for k, v in os.environ.items() if not k.startswith(("RAY_", "PYTHONPATH", "SLURM_"))}
+    kept |= {"PATH": f"{FAKE_SLURM}:{binaries}:{kept['PATH']}", "HOME": str(tmp_path), "PYTHONPATH": str(ROOT)}
+    kept |= {"SLURM_JOB_ID": str(os.getpid()), "SLURM_JOB_NODELIST": "node[1-2]", "SLURM_SUBMIT_DIR": str(tmp_path)}
+    script = [str(FOLDER / "slurm.sh"), *arguments]
+    return subprocess.run(
+        script, env=kept | environment, cwd=tmp_path, capture_output=True, text=True, check=False, timeout=1500
+    )
+
+
 def test_the_slurm_script_is_bash_that_slurm_reads() -> None:
     script = FOLDER / "slurm.sh"
     assert subprocess.run(["bash", "-n", str(script)], check=False).returncode == 0
@@ -160,3 +175,19 @@ def test_the_slurm_script_is_bash_that_slurm_reads() -> None:
     options = re.findall(r"^#SBATCH (--[a-z-]+)", text, flags=re.MULTILINE)
     assert {"--nodes", "--ntasks-per-node", "--gpus-per-node", "--signal", "--requeue"} <= set(options)
     assert text.index("#SBATCH") < text.index("set -euo pipefail")  # Slurm stops to read at the first command
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+def test_the_slurm_script_starts_a_cluster_and_ends_with_the_outcome(toy: Path, tmp_path: Path) -> None:
+    assert slurm(tmp_path).returncode == 2  # no command
+    run = tmp_path / "run"
+    config = tmp_path / "config.yaml"
+    config.write_text("", encoding="utf-8")
+    words = ["train", "--config", str(config), "--data", str(toy), "--output", str(run)]
+    words += assignments(resources__num_workers=2, training__max_steps=3, training__decay_steps=[2])
+    words += ["--set", "resources.cpus_per_worker=0.5"]
+    done = slurm(tmp_path, *words)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert json.loads((run / "result.json").read_text())["cost"]["workers"] == 2
+    assert not Path(f"/tmp/ray-{os.getpid()}").exists()

@@ -51,6 +51,7 @@ def test_defaults_are_the_published_setting() -> None:
     ("text", "message"),
     [
         ("sed: 1", "sed: no such key (nearest: seed)"),
+        ('"a\\nb\\u0085c": 1', "a b c: no such key"),
         ("data: {num_vall: 3}", "data.num_vall: no such key (nearest: data.num_val)"),
         ("training: {max_steps: '10'}", "training.max_steps: Input should be a valid integer, not '10'"),
         ("training: {max_steps: 0}", "training.max_steps: Input should be greater than or equal to 1, not 0"),

@@ -241,3 +241,13 @@ class TestOnTwoNodes:
             assert line.startswith(f"speaq: {what} ")
             assert "is not shared by the cluster's 2 nodes" in line
         assert list(nodes.private.iterdir()) == []
+
+    def test_a_hung_node_is_a_row_and_the_others_are_examined(self, nodes: Nodes, toy: Path) -> None:
+        os.killpg(nodes.second.pid, signal.SIGSTOP)
+        problems = failing(rows := nodes.doctor(code=1, limit=20))
+        assert len({row.node for row in rows if row.check == "ports"}) == 1
+        assert [row.outcome for row in problems.pop("answers")] == ["no answer in 20 s"]
+        assert problems == {}
+        stop(nodes.second)
+        wait_until(lambda: nodes.count() == 1)
+        assert failing(nodes.doctor("--storage", toy.parent, "--data", toy, code=0)) == {}  # all that is left is fit

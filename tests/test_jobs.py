@@ -1,4 +1,4 @@
-"""The README's job: a search on a cluster with token authentication, data outside the package.
+"""The jobs of the README and of job.yaml: searches on a cluster with token authentication, data outside the package.
 
 While one runs, its metrics and Ray's dashboard are looked at; afterwards, whether a secret has got anywhere.
 """
@@ -27,6 +27,7 @@ import pytest
 import yaml
 
 from tests.command import command, refusal
+from tests.test_clusters import submissions
 from tests.test_readme import ROOT, commands
 from tests.tiny import assignments
 
@@ -220,3 +221,50 @@ def test_no_secret_gets_anywhere(head: dict[str, str], job: Job) -> None:
     for name, secret in PLANTED.items():
         assert [str(path) for path in files if secret.encode() in path.read_bytes()] == [], name
         assert [page for page, text in shown.items() if secret in text] == [], name
+
+
+def of_file(head: dict[str, str], job: str, *arguments: str) -> list[str]:
+    """The line of job.yaml for a search, with other files; the job gets a name."""
+    words = next(words for words in submissions() if "tune" in words)
+    return [*words[:3], "--submission-id", job, *words[3 : words.index("tune")], "tune", *arguments]
+
+
+def events(study: Path) -> list[str]:
+    path = study / "ledger.jsonl"
+    return [json.loads(line)["event"] for line in path.read_text().splitlines()] if path.exists() else []
+
+
+def test_a_stopped_job_leaves_a_search_that_the_next_one_finishes(
+    head: dict[str, str], toy: Path, tmp_path: Path
+) -> None:
+    config, space, study = tmp_path / "config.yaml", tmp_path / "space.yaml", tmp_path / "study"
+    config.write_text("", encoding="utf-8")
+    space.write_text("parameters: {matching.num_groups: {type: int, low: 1, high: 5}}\n", encoding="utf-8")
+    where = ("--config", str(config), "--space", str(space), "--data", str(toy), "--output", str(study))
+    long = assignments(training__max_steps=120, training__eval_every=4, training__decay_steps=[100])
+    line = of_file(head, "search", *where, "--trials", "2", *long)
+    job = subprocess.Popen(line, cwd=ROOT, env=head, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    deadline = time.monotonic() + 720
+    while events(study).count("reported") < 2:
+        assert job.poll() is None, job.stdout and job.stdout.read()
+        assert time.monotonic() < deadline
+        time.sleep(0.5)
+    subprocess.run(["ray", "job", "stop", "search"], env=head, capture_output=True, check=True, timeout=360)
+    told, _ = job.communicate(timeout=360)
+    assert job.returncode == 0, told  # Ray's word for a job that was stopped
+    before = events(study)
+    assert "finished" not in before
+    time.sleep(2)
+    assert events(study) == before  # nothing trains on
+    done = subprocess.run(
+        of_file(head, "search-again", "--resume", str(study)),
+        cwd=ROOT,
+        env=head,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=1500,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert events(study)[: len(before)] == before
+    assert events(study).count("finished") == 2

@@ -1,0 +1,88 @@
+"""A search on two hosts, one of which loses its network and gets it back: `python -m tests.cut_network FOLDER`.
+
+In a process of its own, for its environment. Prints what happened as JSON.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from tests.hosts import Hosts
+from tests.sturdy_study import INTERVAL, Driver, Log, Trials, endings, write_study
+
+STEP = 0.3  # seconds
+DECAYS = (0.001, 0.002)
+PATIENCE = 1200.0  # seconds
+
+
+def main() -> None:
+    folder = Path(sys.argv[1]).resolve()
+    folder.mkdir(parents=True, exist_ok=True)
+    os.environ["STURDY_STEP"] = str(STEP)
+    hosts = Hosts()
+    try:
+        print(json.dumps(search(hosts, folder)))
+    finally:
+        hosts.close()
+
+
+def search(hosts: Hosts, folder: Path) -> dict[str, Any]:
+    hosts.join()
+    lost = hosts.join()
+    number = write_study(folder / "study", folder / "data", DECAYS)
+    trials = Trials(folder / "study")
+    driver = Driver(folder / "study", lambda: hosts.address, Log(folder / "log"))
+    _wait(driver, lambda: len(trials.running()) == 2 and all(trials.last(t) > INTERVAL for t in trials.running()))
+    hosts.cut(lost)
+    begin, before = time.time(), {trial: (trials.last(trial), pid) for trial, pid in trials.running().items()}
+    _wait(driver, lambda: any(row["event"] == "running" and row["attempt"] > 1 for row in trials.rows()))
+    hosts.heal(lost)
+    _wait(driver, lambda: False)
+    again = [row["trial"] for row in trials.rows() if row["event"] == "running" and row["attempt"] > 1]
+    back = {trial: _back(trials, trial) for trial in again}
+    went_on = [
+        float(line[2]) - begin
+        for trial in again
+        for line in trials.steps(trial)
+        if line[0] == "step" and int(line[1]) > before[trial][0] and float(line[2]) > begin
+    ]
+    results = endings(trials.rows())
+    return {
+        "code": driver.process.returncode,
+        "trials": number,
+        "ended": sorted(row["event"] for row in results.values()),
+        "metrics": {row["trial"]: row["metrics"] for row in results.values()},
+        "cut off": len(before),
+        "again": sorted(set(again)),
+        "steps back": max(back.values()),
+        "seconds until it went on": round(min(went_on), 1),
+        "unclean": driver.unclean,
+    }
+
+
+def _back(trials: Trials, trial: str) -> int:
+    """The most steps that one start has repeated."""
+    furthest, most = 0, 0
+    for line in trials.steps(trial):
+        if line[0] == "from":
+            most = max(most, furthest - int(line[1]))
+        furthest = max(furthest, int(line[1]))
+    return most
+
+
+def _wait(driver: Driver, happened: Callable[[], bool]) -> None:
+    """Until it has, or the driver has ended."""
+    deadline = time.monotonic() + PATIENCE
+    while driver.ended() is None and not happened():
+        assert time.monotonic() < deadline
+        time.sleep(0.2)
+
+
+if __name__ == "__main__":
+    main()
