@@ -358,6 +358,7 @@ def _search(study: Study, output: Path, ledger: Ledger, budget: Budget | None, m
         def now() -> status.Snapshot:
             return status.Snapshot(output, study, list(ledger.entries.values()), True, ledger.wall_now())
 
+        logging.getLogger("ray.tune.tune").setLevel(logging.CRITICAL)  # it names failed trials again
         try:
             with live.live(lines.console, now), Interrupts() as interrupts:
                 callbacks = [Starts(searcher), interrupts]

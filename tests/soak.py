@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import math
 import os
 import random
 import shutil
@@ -113,6 +114,9 @@ class Round:
             code = self.driver.ended()
             if code == 0 and len(endings(self.trials.rows())) == TRIALS:
                 break
+            if code == 2:
+                self.log("refused")
+                return False
             if code is not None:
                 with self.spoilt:  # resumed as soon as the disk is well again
                     self.driver.start()
@@ -322,7 +326,8 @@ class Count:
 class Soak:
     def __init__(self, folder: Path, faults: int, seconds: float, every: float, seed: int) -> None:
         self.folder, self.left, self.every = folder, faults, every
-        self.deadline = time.monotonic() + seconds
+        self.seconds = seconds
+        self.deadline = math.inf  # of the last fault
         self.random = random.Random(seed)
         self.log = Log(folder / "soak.log")
         self.disk = Disk(folder / "disk")
@@ -362,6 +367,7 @@ class Soak:
         assert all(any(reason.startswith(start) for start in REASONS) for reason in reasons), reasons
         assert len(undisturbed) == TRIALS, undisturbed
         number = 0
+        self.deadline = time.monotonic() + self.seconds
         while self.left > 0 and time.monotonic() < self.deadline:
             number += 1
             round_ = Round(self, self._write(f"round-{number}"), STEP)
