@@ -14,10 +14,9 @@ from pathlib import Path
 from typing import Any
 
 from tests.hosts import Hosts
-from tests.sturdy_study import INTERVAL, Driver, Log, Trials, endings, write_study
+from tests.sturdy_study import DECAYS, INTERVAL, Driver, Log, Trials, endings, write_study
 
 STEP = 0.3  # seconds
-DECAYS = (0.001, 0.002)
 PATIENCE = 1200.0  # seconds
 
 

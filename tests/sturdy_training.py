@@ -55,7 +55,8 @@ def train(
         evaluates = step % training.eval_every == 0 or step == training.max_steps
         stop = interrupted()
         if evaluates or stop or step % (training.checkpoint_every or training.max_steps) == 0:
-            content = {"step": step, "model": {"vector": vector}, "config": to_dict(config)}
+            content = {"task": "speaq", "step": step, "model": {"vector": vector}, "config": to_dict(config)}
+            content |= {"objects": [], "predicates": [], "data_digest": ""}
             checkpoint.save(folder / checkpoint.LAST, content, keep_previous=True)
         if stop and step < training.max_steps:
             raise Interrupted

@@ -177,8 +177,7 @@ def test_the_slurm_script_is_bash_that_slurm_reads() -> None:
     assert text.index("#SBATCH") < text.index("set -euo pipefail")  # Slurm stops to read at the first command
 
 
-@pytest.mark.slow
-@pytest.mark.timeout(1800)
+@pytest.mark.cluster
 def test_the_slurm_script_starts_a_cluster_and_ends_with_the_outcome(toy: Path, tmp_path: Path) -> None:
     assert slurm(tmp_path).returncode == 2  # no command
     run = tmp_path / "run"

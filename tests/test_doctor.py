@@ -242,6 +242,7 @@ class TestOnTwoNodes:
             assert "is not shared by the cluster's 2 nodes" in line
         assert list(nodes.private.iterdir()) == []
 
+    @pytest.mark.cluster
     def test_a_hung_node_is_a_row_and_the_others_are_examined(self, nodes: Nodes, toy: Path) -> None:
         os.killpg(nodes.second.pid, signal.SIGSTOP)
         problems = failing(rows := nodes.doctor(code=1, limit=20))

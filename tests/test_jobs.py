@@ -234,6 +234,7 @@ def events(study: Path) -> list[str]:
     return [json.loads(line)["event"] for line in path.read_text().splitlines()] if path.exists() else []
 
 
+@pytest.mark.cluster
 def test_a_stopped_job_leaves_a_search_that_the_next_one_finishes(
     head: dict[str, str], toy: Path, tmp_path: Path
 ) -> None:
