@@ -136,7 +136,7 @@ class Hosts:
         environment = {**os.environ, "RAY_ADDRESS": self.address}
         line = [sys.executable, "-c", COUNT]
         done = subprocess.run(line, env=environment, capture_output=True, text=True, check=False)
-        return int(done.stdout) if done.returncode == 0 else 0
+        return int(done.stdout.split()[0]) if done.returncode == 0 else 0  # Ray may say more
 
     def wait(self) -> None:
         """Until all hosts and the head have joined."""
