@@ -36,9 +36,9 @@ from tests.hosts import Host, Hosts
 from tests.sturdy_study import INTERVAL, Driver, Log, Trials, endings, write_study
 
 ROOT = Path(__file__).parents[1]
-NODES, FEWEST, MOST = 2, 1, 3  # nodes of one CPU each at the start, and how few and many there may be
+NODES, FEWEST, MOST, CPUS = 2, 1, 3, 3  # hosts at the start, how few and many there may be, CPUs of each
 STEP = 0.1  # seconds
-HEALTHY = [round(0.001 * number, 4) for number in range(1, 8)]
+HEALTHY = [round(0.001 * number, 4) for number in range(1, 17)]
 POISONED = [0.5, 0.25, 0.125, 0.0625]  # what they do: tests/sturdy_training.py
 TRIALS = len(HEALTHY) + len(POISONED) + 2  # with the published setting and the baseline
 REASONS = ("RuntimeError: made to fail", "the process of the trial died", "DivergedError: ", "SystemExit: 3")
@@ -197,7 +197,7 @@ class Round:
         self.soak.restart()
 
     def _join(self, fault: Fault, running: dict[str, int]) -> None:
-        self.soak.hosts.join(wait=False)
+        self.soak.hosts.join(CPUS, wait=False)
 
     def _cut(self, fault: Fault, running: dict[str, int]) -> None:
         """A host without a network, whose trials go on until they report; it comes back, perhaps too late."""
@@ -344,21 +344,21 @@ class Soak:
         self.hosts.close()
         self.hosts = Hosts()
         for _ in range(NODES):
-            self.hosts.join(wait=False)
+            self.hosts.join(CPUS, wait=False)
 
     def possible(self, running: dict[str, int]) -> dict[str, float]:
         """Kinds that can be injected now → how often in relation to each other."""
         nodes = len(self.healthy)
-        kinds = {"driver": 2.0, "interrupt": 1.0}
-        kinds |= {} if self.away else {"head": 0.5}
-        kinds |= {"node": 2.0, "cut": 0.7} if nodes > FEWEST else {}
-        kinds |= {"join": 4.0} if nodes < MOST else {}
-        kinds |= {"full": 2.0, "read_only": 2.0, "worker": 5.0, "damaged": 3.0, "preempted": 2.0, "straggler": 4.0}
+        kinds = {"driver": 1.0, "interrupt": 0.5, "full": 0.7, "read_only": 0.7}  # after which the driver starts again
+        kinds |= {} if self.away else {"head": 0.3}
+        kinds |= {"node": 1.0, "cut": 0.5} if nodes > FEWEST else {}
+        kinds |= {"join": 3.0} if nodes < MOST else {}
+        kinds |= {"worker": 5.0, "damaged": 3.0, "preempted": 3.0, "straggler": 4.0}
         return kinds if running else {}
 
     def run(self) -> int:
         for _ in range(NODES):
-            self.hosts.join(wait=False)
+            self.hosts.join(CPUS, wait=False)
         self.hosts.wait()
         first = Round(self, self._write("undisturbed"), 0.0)
         assert first.run(lambda: None)
