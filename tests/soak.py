@@ -114,9 +114,6 @@ class Round:
             code = self.driver.ended()
             if code == 0 and len(endings(self.trials.rows())) == TRIALS:
                 break
-            if code == 2:
-                self.log("refused")
-                return False
             if code is not None:
                 with self.spoilt:  # resumed as soon as the disk is well again
                     self.driver.start()
