@@ -77,8 +77,9 @@ class Hosts:
         own = own_address()  # of the drivers too, which join the node of their own machine
         port = free_port(own)
         self.address = f"{own}:{port}"
-        head = ["--head", f"--port={port}", f"--node-ip-address={own}", "--num-cpus=0"]
-        self._head = self._start([], BRIDGE, *head, "--include-dashboard=false")
+        self._start_head = ["--head", f"--port={port}", f"--node-ip-address={own}", "--num-cpus=0"]
+        self._start_head += ["--include-dashboard=false"]
+        self._head = self._start([], BRIDGE, *self._start_head)
         self.wait()
 
     def join(self, cpus: int = 1, *, wait: bool = True) -> Host:
@@ -135,7 +136,10 @@ class Hosts:
         """Nodes, looked at by a process of its own: this one need not load Ray."""
         environment = {**os.environ, "RAY_ADDRESS": self.address}
         line = [sys.executable, "-c", COUNT]
-        done = subprocess.run(line, env=environment, capture_output=True, text=True, check=False)
+        try:
+            done = subprocess.run(line, env=environment, capture_output=True, text=True, check=False, timeout=60)
+        except subprocess.TimeoutExpired:
+            return 0
         return int(done.stdout.split()[0]) if done.returncode == 0 else 0  # Ray may say more
 
     def wait(self) -> None:
@@ -143,8 +147,10 @@ class Hosts:
         deadline = time.monotonic() + PATIENCE
         while self.alive() <= len(self.hosts):
             assert time.monotonic() < deadline
+            if self._head.poll() is not None:  # Ray gives itself 30 s to start
+                self._head = self._start([], BRIDGE, *self._start_head)
             for host in self.hosts:
-                if host.ray is not None and host.ray.poll() is not None:  # Ray gives itself 30 s to start
+                if host.ray is not None and host.ray.poll() is not None:
                     self._start_on(host)
             time.sleep(0.5)
 
