@@ -11,7 +11,8 @@ import contextlib
 import logging
 import os
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -59,6 +60,7 @@ def train_distributed(
     *,
     task: Literal["speaq", "detector"] = "speaq",
     report: Report | None = None,
+    saved: Callable[[], None] = lambda: None,
     resume: bool = False,
     progress: Progress | None = None,
     train: str = TRAIN,
@@ -67,6 +69,7 @@ def train_distributed(
     """Trains on `resources.num_workers` Ray Train workers; arguments, files and result are those of `train`.
 
     Args:
+        saved: called here at each evaluation, before `report`.
         shared: all nodes are known to share output and data.
 
     Raises:
@@ -91,10 +94,19 @@ def train_distributed(
         cluster.check_fits(config.resources)
         if not shared:
             sharing.check_shared(output, data, config)
-        return _fit(job, config, report, progress)
+        return _fit(job, config, Told(report, saved, progress))
 
 
-def _fit(job: dict[str, Any], config: Config, report: Report | None, progress: Progress | None) -> dict[str, Any]:
+@dataclass(frozen=True)
+class Told:
+    """What whoever started a run hears of it."""
+
+    report: Report | None
+    saved: Callable[[], None]
+    progress: Progress | None
+
+
+def _fit(job: dict[str, Any], config: Config, told: Told) -> dict[str, Any]:
     here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=True)
     actor: Any = ray.remote(Relay)
     relay = actor.options(num_cpus=0, scheduling_strategy=here).remote()
@@ -105,7 +117,7 @@ def _fit(job: dict[str, Any], config: Config, report: Report | None, progress: P
     pool = concurrent.futures.ThreadPoolExecutor(max_workers=1)
     try:
         run = pool.submit(trainer.fit)  # in a thread of its own: this one carries reports
-        _carry(relay, run, report, progress, output / "checkpoints" / "last.pt")
+        _carry(relay, run, told, output / "checkpoints" / "last.pt")
         outcome: dict[str, Any] = ray.get(relay.outcome.remote())
     finally:
         pool.shutdown(wait=False)
@@ -120,22 +132,21 @@ def _fit(job: dict[str, Any], config: Config, report: Report | None, progress: P
     return outcome["result"]  # type: ignore[no-any-return]
 
 
-def _carry(
-    relay: Any, run: concurrent.futures.Future[Any], report: Report | None, progress: Progress | None, last: Path
-) -> None:
+def _carry(relay: Any, run: concurrent.futures.Future[Any], told: Told, last: Path) -> None:
     """Passes reports on until the run has ended."""
     number = 0
     while not run.done():
         offer = ray.get(relay.take.remote(number))
-        if progress is not None and (shown := ray.get(relay.progress.remote())) is not None:
-            progress(*shown)
+        if told.progress is not None and (shown := ray.get(relay.progress.remote())) is not None:
+            told.progress(*shown)
         if offer is None:
             continue
         number, step, metrics = offer
         go_on = True
         try:
-            if report is not None:
-                report(step, metrics, last)
+            told.saved()
+            if told.report is not None:
+                told.report(step, metrics, last)
         except StopTraining:
             go_on = False
         ray.get(relay.answer.remote(number, go_on))
