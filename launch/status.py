@@ -23,6 +23,7 @@ from launch.seam import Metrics
 from launch.search import Plan
 from launch.study import Study
 from speaq.evaluation.protocol import common_protocol
+from speaq.terminal import shown
 from speaq.training import seal
 from speaq.training.metrics import read_lines
 
@@ -231,7 +232,7 @@ def print_status(folder: Path, *, as_json: bool = False) -> None:
 
 def _to_json(snapshot: Snapshot, trials: Sequence[TrialStatus], best: Mapping[str, Entry]) -> dict[str, Any]:
     return {
-        "study": str(snapshot.folder),
+        "study": shown(snapshot.folder),
         "active": snapshot.active,
         "objective": list(snapshot.plan.objective),
         "protocol": snapshot.protocol,

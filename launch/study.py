@@ -45,6 +45,7 @@ from speaq import config as configs
 from speaq import space as spaces
 from speaq.config import BASELINE, PUBLISHED, Config, ConfigError
 from speaq.space import Space
+from speaq.terminal import shown
 from speaq.training.checkpoint import find
 from speaq.training.environment import versions
 
@@ -375,7 +376,8 @@ def _search(study: Study, output: Path, ledger: Ledger, budget: Budget | None, m
         if searcher.error is not None:
             raise searcher.error
         if budget is not None and searcher.spent and searcher.remaining:
-            log.warning("budget %s is spent, trials left: %d; --resume %s", budget.text, searcher.remaining, output)
+            left = searcher.remaining
+            log.warning("budget %s is spent, trials left: %d; --resume %s", budget.text, left, shown(output))
 
 
 def _tuner(

@@ -25,6 +25,7 @@ from ray import tune
 from launch import copies, seam
 from launch.failures import outcome_of
 from launch.fence import Claim
+from launch.folder_copy import Copy
 from launch.logs import LOG, log_to
 from launch.memory import train_in_parts
 from launch.remote import joined
@@ -49,9 +50,7 @@ class Job:
     metric: str  # what the scheduler compares
     train: str = seam.TRAIN  # import path of the training function
     in_parts: bool = True  # a trial that is too large for its device goes on in smaller parts, see launch/memory.py
-    url: str | None = (
-        None  # of `trials` in an object store: then each node has a folder of its own, see launch/copies.py
-    )
+    url: str | None = None  # of `trials` in an object store, see launch/copies.py: nodes have folders of their own
 
     def folder(self, trial: str) -> Path:
         """Where the trial works on this node."""
@@ -87,7 +86,7 @@ class Run:
         self._job = job
         self._config = configs.from_dict(config["config"])
         self._folder = job.folder(config["trial"])
-        self._copy: copies.Copy | None = None
+        self._copy: Copy | None = None
         self._start: Mapping[str, Any] | None = config.get("start")
         self._results: queue.Queue[dict[str, Any]] = queue.Queue()
         self._go = threading.Semaphore(0)

@@ -30,7 +30,7 @@ pytest.importorskip("ray")
 pytest.importorskip("moto")
 pytest.importorskip("flask")
 
-from launch import copies, population, remote
+from launch import copies, folder_copy, population, remote
 from launch.failures import StorageLost
 from launch.fence import FencedError
 from launch.probe import Probe
@@ -50,8 +50,8 @@ def s3() -> Iterator[Server]:
 @pytest.fixture
 def scratch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv(copies.VARIABLE, str(tmp_path / "scratch"))
-    monkeypatch.setattr(copies, "SETTLE", 0.0)
-    monkeypatch.setattr(copies, "SILENT", 1.5)
+    monkeypatch.setattr(folder_copy, "SETTLE", 0.0)
+    monkeypatch.setattr(folder_copy, "SILENT", 1.5)
     return tmp_path / "scratch"
 
 
@@ -228,7 +228,7 @@ def test_a_store_that_stays_away_ends_the_work_and_the_copy_has_it_all(
 
 def test_one_at_a_time_works_on_a_url(s3: Server, scratch: Path, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     url = s3.url(name)
-    monkeypatch.setattr(copies, "BEAT_EVERY", 0.2)
+    monkeypatch.setattr(folder_copy, "BEAT_EVERY", 0.2)
     with copies.opened(url, "work") as folder:
         folder.mkdir(parents=True)
         with (
@@ -237,7 +237,7 @@ def test_one_at_a_time_works_on_a_url(s3: Server, scratch: Path, name: str, monk
         ):
             pass
         monkeypatch.setenv(copies.VARIABLE, str(scratch / "elsewhere"))
-        monkeypatch.setattr(copies, "_place", lambda: "another machine")
+        monkeypatch.setattr(folder_copy, "_place", lambda: "another machine")
         with pytest.raises(ConfigError, match=r"process \d+ on .* works on it"), copies.opened(url, "work"):
             pass
     assert lines(url) == {}
@@ -254,7 +254,7 @@ def test_who_is_dead_is_waited_for_and_who_comes_back_writes_no_more(
         time.sleep(0.2)
         with monkeypatch.context() as other:
             other.setenv(copies.VARIABLE, str(scratch / "elsewhere"))
-            other.setattr(copies, "_place", lambda: "another machine")
+            other.setattr(folder_copy, "_place", lambda: "another machine")
             with copies.opened(url, "work") as taken:
                 taken.mkdir(parents=True)
                 (taken / "result.json").write_text("ours")
@@ -388,7 +388,7 @@ def test_a_search_survives_its_machine_on_nodes_that_share_nothing(
 
     for key, value in {"PYTHONPATH": str(ROOT), "CHEAP_TRAINING_SLEEP": "0.03", "RAY_AUTH_MODE": "disabled"}.items():
         monkeypatch.setenv(key, value)
-    monkeypatch.setattr(copies, "SILENT", 60.0)
+    monkeypatch.setattr(folder_copy, "SILENT", 60.0)
     url = s3.url("study")
     own = [{"num_cpus": 1, "env_vars": {copies.VARIABLE: str(tmp_path / node)}} for node in ("a", "b")]
     folder = tempfile.mkdtemp(prefix="speaq-", dir="/tmp")  # short: it holds sockets
