@@ -99,7 +99,7 @@ def _storage(asked: Probes, request: Request) -> Iterator[Row]:
     if request.storage is None:
         yield Row("storage", "all", "left out", "--storage names the folder to look at")
         return
-    found = sharing.storage(asked, request.storage, request.limit)
+    found = sharing.storage(asked, str(request.storage), request.limit)
     fix = f"mount the same writable file system at {request.storage}"
     judged = _judge_text("every node reads what every node writes", fix)
     yield from _rows("storage", asked.nodes, found, judged)

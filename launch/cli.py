@@ -15,6 +15,7 @@ from launch.seam import Progresses
 from speaq import config as configs
 from speaq import space as spaces
 from speaq.config import ConfigError
+from speaq.terminal import shown
 
 DONE, FAILED = 0, 1
 
@@ -128,8 +129,8 @@ def _report(entries: list[Entry], output: Path) -> int:
     results.print_table(entries, plan)
     best = results.best_entry(entries, plan.objective)
     if best is None:
-        typer.echo(f"no trial finished; see {output / 'trials'}")
+        typer.echo(shown(f"no trial finished; see {output / 'trials'}"))
         return FAILED
     label = f" ({best.label})" if best.label else ""
-    typer.echo(f"best trial {best.id}{label} · {output / 'best.yaml'} · {output / 'search.png'}")
+    typer.echo(shown(f"best trial {best.id}{label} · {output / 'best.yaml'} · {output / 'search.png'}"))
     return DONE

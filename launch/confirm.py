@@ -18,7 +18,7 @@ from typing import Any
 
 import typer
 
-from launch import compare, results, status
+from launch import compare, copies, results, status
 from launch import study as studies
 from launch.fence import Claim, FencedError
 from launch.from_predictions import is_of_predictions
@@ -204,7 +204,8 @@ class _Confirmation:
             def report(step: int, metrics: Metrics, checkpoint: Path) -> None:
                 tell(step, steps, f"{metric} {metrics.get(metric) or 0.0:.4f}")
 
-            train = functools.partial(run_training, job, folder=folder, report=report)
+            saved = copies.saver(self.snapshot.folder)
+            train = functools.partial(run_training, job, folder=folder, report=report, saved=saved)
             return train_in_parts(config, train)[1]
 
     def _record(self, folder: Path) -> ImageRecord:

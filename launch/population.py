@@ -16,7 +16,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from launch import copies
 from launch.ledger import Entry
+from launch.remote import Store
 from launch.seam import is_number
 from speaq import config as configs
 from speaq.config import Config
@@ -44,7 +46,18 @@ def rung_folder(trial: Path, step: int) -> Path:
 
 
 def keep(trial: Path, step: int) -> None:
-    """Keeps the checkpoints that the trial has just written: links, which take no room while the trial has them."""
+    """Keeps the checkpoints that the trial has just written: links, which take no room while the trial has them.
+
+    Of a search at a URL, copies that the store makes: the trial may have written on another node.
+    """
+    url = copies.url_of(trial)
+    if url is not None:
+        store = Store(url)
+        for name in (checkpoint.LAST, checkpoint.BEST):
+            there, kept = store.stamp(f"checkpoints/{name}", _kept(step, name))
+            if there is not None and kept is None:
+                store.copy(f"checkpoints/{name}", _kept(step, name))
+        return
     folder = rung_folder(trial, step)
     folder.mkdir(parents=True, exist_ok=True)
     for name in (checkpoint.LAST, checkpoint.BEST):
@@ -56,15 +69,37 @@ def keep(trial: Path, step: int) -> None:
                 checkpoint.copy(source, target)
 
 
-def adopt(parent: Path, step: int, trial: Path) -> None:
-    """Gives a new trial its parent's checkpoints; one that has its own already goes on from there."""
+def _kept(step: int, name: str) -> str:
+    return f"{rung_folder(Path(), step).as_posix()}/{name}"
+
+
+def is_kept(trial: Path, step: int) -> bool:
+    """Whether a child could start from the trial's checkpoint of a rung."""
+    url = copies.url_of(trial)
+    if url is not None:
+        return Store(url).stamp(_kept(step, checkpoint.LAST)) != [None]
+    return (rung_folder(trial, step) / checkpoint.LAST).exists()
+
+
+def adopt(parent: Path, step: int, trial: Path, url: str | None = None) -> None:
+    """Gives a new trial its parent's checkpoints; one that has its own already goes on from there.
+
+    Args:
+        url: of the parent, where the search is at one.
+    """
     own = trial / "checkpoints"
     if own.exists():
         return
     temporary = trial / ".checkpoints"
     temporary.mkdir(parents=True, exist_ok=True)
-    for source in rung_folder(parent, step).iterdir():
-        checkpoint.copy(source, temporary / source.name)
+    if url is None:
+        for source in rung_folder(parent, step).iterdir():
+            checkpoint.copy(source, temporary / source.name)
+    else:
+        store = Store(url)
+        for name in (checkpoint.LAST, checkpoint.BEST):
+            if store.stamp(_kept(step, name)) != [None]:
+                store.download(_kept(step, name), temporary / name)
     temporary.replace(own)
 
 
@@ -92,11 +127,7 @@ def next_child(
     step = stopped.step
     values = {e.id: e.reports.get(step, {}).get(metric) for e in entries}
     there = sorted((e for e in entries if is_number(values[e.id])), key=lambda e: -(values[e.id] or 0.0))
-    best = [
-        entry
-        for entry in there[: num_best(len(there), space.search.quantile)]
-        if (rung_folder(trials / entry.id, step) / checkpoint.LAST).exists()
-    ]
+    best = [entry for entry in there[: num_best(len(there), space.search.quantile)] if is_kept(trials / entry.id, step)]
     if not best:
         return None
     generator = random.Random(f"{space.search.seed} {len(entries)} {attempt}")

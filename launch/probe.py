@@ -17,6 +17,9 @@ import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from launch.failures import StorageLost
+from launch.remote import Store, parent
+
 CONNECT = 5.0  # seconds for another node to take a connection
 CACHED = 10.0  # seconds that a network file system may go on showing a folder as it was
 AT_ONCE = 32  # connections
@@ -55,7 +58,11 @@ class Probe:
     # Storage: every node writes a file into a new folder, reads everybody's, and removes what is left.
 
     def write_token(self, folder: str, name: str, token: str) -> None:
-        """Raises OSError where the node cannot write."""
+        """Raises OSError, or of a URL StorageLost or StoreError, where the node cannot write."""
+        if "://" in folder:
+            place, hidden = parent(folder)
+            Store(place, patience=0.0).write(f"{hidden}/{name}", token.encode())
+            return
         Path(folder).mkdir(exist_ok=True)  # its parent must be there
         (Path(folder) / name).write_text(token, encoding="utf-8")
 
@@ -63,12 +70,18 @@ class Probe:
         """Names of the files that are not here, or hold something else than their token."""
         deadline = time.monotonic() + CACHED
         while True:
-            missing = [name for name, token in tokens.items() if _content(Path(folder) / name) != token]
+            missing = [name for name, token in tokens.items() if _content(folder, name) != token]
             if not missing or time.monotonic() > deadline:
                 return missing
             time.sleep(0.2)
 
-    def remove(self, folder: str) -> None:
+    def remove(self, folder: str, names: Sequence[str] = ()) -> None:
+        if "://" in folder:
+            with contextlib.suppress(StorageLost):  # another node may have been quicker
+                place, hidden = parent(folder)
+                for name in names:
+                    Store(place, patience=0.0).remove(f"{hidden}/{name}")
+            return
         shutil.rmtree(folder, ignore_errors=True)  # another node may have been quicker
 
     def digests(self, data: str | None, files: Mapping[str, str]) -> dict[str, str]:
@@ -167,10 +180,14 @@ def interface_of(address: str) -> str | None:
     return None
 
 
-def _content(path: Path) -> str | None:
+def _content(folder: str, name: str) -> str | None:
     try:
-        return path.read_text(encoding="utf-8")
-    except OSError:
+        if "://" in folder:
+            place, hidden = parent(folder)
+            content = Store(place, patience=0.0).read(f"{hidden}/{name}")
+            return None if content is None else content.decode(errors="replace")
+        return (Path(folder) / name).read_text(encoding="utf-8")
+    except (OSError, StorageLost):
         return None
 
 

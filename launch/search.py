@@ -99,6 +99,10 @@ class Search(Searcher):
         """Whether the study has used up its budget."""
         return self._budget is not None and self._budget.is_spent(self._ledger, self._plan.base.resources)
 
+    def halt(self, error: Exception) -> None:
+        """Ends the search at its next step: it cannot go on where it is, and can be resumed."""
+        self.error = self.error or Halted(f"{error}; --resume goes on")
+
     def suggest(self, trial_id: str) -> Any:
         if self.spent:
             return Searcher.FINISHED

@@ -6,8 +6,10 @@ import secrets
 from collections.abc import Mapping
 from pathlib import Path
 
+from launch import copies
 from launch.cluster import ClusterError
 from launch.nodes import Node, Probes, Problem, alive, probes
+from launch.remote import joined
 from speaq.config import Config
 
 LIMIT = 120.0  # seconds for each question: Ray gives its workers the lowest priority on a busy node
@@ -27,7 +29,12 @@ def check_shared(output: Path, data: Path, config: Config) -> None:
     start = {"init_from": config.training.init_from, "backbone_from": config.training.backbone_from}
     files = {f"training.{key}": path for key, path in start.items() if path is not None}
     with probes(nodes) as asked:
-        _refuse(f"output {output}", nodes, storage(asked, existing(output), LIMIT))
+        url = copies.url_of(output)
+        if url is not None:
+            _refuse(f"output {url}", nodes, storage(asked, url, LIMIT))
+        if url is None or config.resources.num_workers > 1:  # workers of one run write one folder
+            what = output if url is None else f"{output}, where the workers of a run meet (${copies.VARIABLE}),"
+            _refuse(f"output {what}", nodes, storage(asked, str(existing(output)), LIMIT))
         _refuse(f"data {data}", nodes, different(digests(asked, data, {}, LIMIT), nodes))
         for name, path in files.items():
             _refuse(f"{name} {path}", nodes, different(digests(asked, None, {name: weights(path)}, LIMIT), nodes))
@@ -54,15 +61,16 @@ def weights(start: str) -> str:
     return str(find(Path(start)))
 
 
-def storage(asked: Probes, folder: Path, limit: float) -> dict[str, str]:
-    """Lets every node write a file into `folder` and read everybody's. By node id: what is wrong, or ""."""
-    where = str(folder / f".speaq-doctor-{secrets.token_hex(8)}")
+def storage(asked: Probes, place: str, limit: float) -> dict[str, str]:
+    """Lets every node write into a folder (or a URL), and read what all wrote. By node id: what is wrong, or ""."""
+    name = f".speaq-doctor-{secrets.token_hex(8)}"
+    where = joined(place, name) if "://" in place else str(Path(place) / name)
     tokens = {node.id: secrets.token_hex(16) for node in asked.nodes}
     names = {node.id: node.name for node in asked.nodes}
     wrote = asked.ask("write_token", limit, lambda node: (where, node.id, tokens[node.id]))
     written = {node: token for node, token in tokens.items() if not isinstance(wrote[node], Problem)}
     missing = asked.ask("unseen", limit, lambda node: (where, written))
-    asked.ask("remove", limit, lambda node: (where,))
+    asked.ask("remove", limit, lambda node: (where, list(tokens)))
     problems = {}
     for node in names:
         unseen = missing[node]

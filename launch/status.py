@@ -14,6 +14,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from launch import copies
 from launch import study as studies
 from launch.budget import Kind, device_seconds
 from launch.ledger import MAX_NUMBER, Entry, Ledger
@@ -22,6 +23,7 @@ from launch.seam import Metrics
 from launch.search import Plan
 from launch.study import Study
 from speaq.evaluation.protocol import common_protocol
+from speaq.terminal import shown
 from speaq.training import seal
 from speaq.training.metrics import read_lines
 
@@ -61,10 +63,11 @@ class _Rows(Ledger):
 
 def read(folder: Path) -> Snapshot:
     """Raises ConfigError where `folder` is no study, LedgerError where its ledger cannot be read."""
+    works = copies.looked_at_again(folder)  # at a URL
     study = studies.read(folder / "study.yaml")
     path = folder / "ledger.jsonl"
     rows = _Rows(path)
-    return Snapshot(folder, study, list(rows.entries.values()), _is_locked(path), rows.wall_seconds)
+    return Snapshot(folder, study, list(rows.entries.values()), works or _is_locked(path), rows.wall_seconds)
 
 
 def _is_locked(path: Path) -> bool:
@@ -229,7 +232,7 @@ def print_status(folder: Path, *, as_json: bool = False) -> None:
 
 def _to_json(snapshot: Snapshot, trials: Sequence[TrialStatus], best: Mapping[str, Entry]) -> dict[str, Any]:
     return {
-        "study": str(snapshot.folder),
+        "study": shown(snapshot.folder),
         "active": snapshot.active,
         "objective": list(snapshot.plan.objective),
         "protocol": snapshot.protocol,

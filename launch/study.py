@@ -22,6 +22,7 @@ from ray import tune
 
 from launch import (
     cluster,
+    copies,
     results,
     scheduler,
     search,
@@ -44,6 +45,7 @@ from speaq import config as configs
 from speaq import space as spaces
 from speaq.config import BASELINE, PUBLISHED, Config, ConfigError
 from speaq.space import Space
+from speaq.terminal import shown
 from speaq.training.checkpoint import find
 from speaq.training.environment import versions
 
@@ -336,14 +338,17 @@ def _search(study: Study, output: Path, ledger: Ledger, budget: Budget | None, m
     plan = study.plan
     resources = plan.base.resources
     several = resources.num_workers > 1
-    with cluster.connected(dashboard=several):
+    with cluster.connected(dashboard=several), copies.following(output) as follower:
         concurrent = cluster.check_fits(resources)
         check_shared(output, study.data, plan.base)
         lines = Lines(plan, ledger.entries, concurrent)
         listener = joined(joined(lines, SearchMetrics(output.name, plan, ledger.entries)), mirror)
+        listener = joined(listener, follower)
         searcher = Search(plan, ledger, listener, budget, cluster.Places(resources))
         if not searcher.remaining:
             return
+        if follower is not None:
+            follower.halt = searcher.halt
         training = plan.base.training
         trials = output / "trials"
         chooser = scheduler.make_scheduler(plan.settings, training.max_steps, training.eval_every, trials)
@@ -352,7 +357,7 @@ def _search(study: Study, output: Path, ledger: Ledger, budget: Budget | None, m
             chooser.replay(ledger.entries.values(), metric)
         # Where memory is limited or searched, too little of it is the answer to the question.
         in_parts = MEMORY not in plan.settings.constraints and "training.micro_batch_size" not in plan.space.parameters
-        job = Job(str(study.data), str(trials), metric, study.train, in_parts)
+        job = Job(str(study.data), str(trials), metric, study.train, in_parts, copies.url_of(trials))
         scratch = output / ".ray"
 
         def now() -> status.Snapshot:
@@ -372,7 +377,8 @@ def _search(study: Study, output: Path, ledger: Ledger, budget: Budget | None, m
         if searcher.error is not None:
             raise searcher.error
         if budget is not None and searcher.spent and searcher.remaining:
-            log.warning("budget %s is spent, trials left: %d; --resume %s", budget.text, searcher.remaining, output)
+            left = searcher.remaining
+            log.warning("budget %s is spent, trials left: %d; --resume %s", budget.text, left, shown(output))
 
 
 def _tuner(

@@ -22,11 +22,13 @@ from typing import Any
 import ray
 from ray import tune
 
-from launch import seam
+from launch import copies, seam
 from launch.failures import outcome_of
 from launch.fence import Claim
+from launch.folder_copy import Copy
 from launch.logs import LOG, log_to
 from launch.memory import train_in_parts
+from launch.remote import joined
 from launch.seam import Metrics, Progress, Report
 from launch.telemetry import RunMetrics
 from speaq import config as configs
@@ -48,6 +50,11 @@ class Job:
     metric: str  # what the scheduler compares
     train: str = seam.TRAIN  # import path of the training function
     in_parts: bool = True  # a trial that is too large for its device goes on in smaller parts, see launch/memory.py
+    url: str | None = None  # of `trials` in an object store, see launch/copies.py: nodes have folders of their own
+
+    def folder(self, trial: str) -> Path:
+        """Where the trial works on this node."""
+        return (Path(self.trials) if self.url is None else copies.working_folder(self.url)) / trial
 
 
 class Trial(tune.Trainable):
@@ -78,7 +85,8 @@ class Run:
     def __init__(self, job: Job, config: Mapping[str, Any]) -> None:
         self._job = job
         self._config = configs.from_dict(config["config"])
-        self._folder = Path(job.trials) / config["trial"]
+        self._folder = job.folder(config["trial"])
+        self._copy: Copy | None = None
         self._start: Mapping[str, Any] | None = config.get("start")
         self._results: queue.Queue[dict[str, Any]] = queue.Queue()
         self._go = threading.Semaphore(0)
@@ -118,19 +126,39 @@ class Run:
 
     def _main(self) -> None:
         try:
-            with log_to(self._folder / LOG) as steps:
-                outcome = self._train(steps)
-        except Interrupted:
-            os._exit(TERMINATED)
+            if self._job.url is None:
+                outcome = self._logged()
+            else:
+                with copies.of_trial(joined(self._job.url, self._folder.name), self._folder) as self._copy:
+                    outcome = self._logged()
+                    self._save()
         except BaseException as error:
             outcome = outcome_of(error, self._folder)
         self._results.put(seam.final_result(self._last, outcome))
+
+    def _logged(self) -> dict[str, Any]:
+        """Trains and returns the outcome, also of a failure."""
+        try:
+            with log_to(self._folder / LOG) as steps:
+                return self._train(steps)
+        except Interrupted:
+            self._save()
+            os._exit(TERMINATED)
+        except BaseException as error:
+            return outcome_of(error, self._folder)
+
+    def _save(self) -> None:
+        """At a URL, what has changed is uploaded."""
+        if self._copy is not None:
+            self._copy.push()
 
     def _train(self, steps: Progress) -> dict[str, Any]:
         if self._start is not None:
             from launch import population  # with torch, which takes seconds to import
 
-            population.adopt(self._folder.parent / self._start["trial"], self._start["step"], self._folder)
+            parent, step = self._start["trial"], self._start["step"]
+            url = None if self._job.url is None else joined(self._job.url, parent)
+            population.adopt(self._folder.parent / parent, step, self._folder, url)
         log.info("starts on %s, process %d", platform.node(), os.getpid())
         config, result = self._train_in_parts(steps)
         best = result["best"]
@@ -150,6 +178,7 @@ class Run:
             self._job,
             folder=self._folder,
             report=self._report,
+            saved=self._save,
             progress=steps,
             interrupted=lambda: self._terminated,
         )
@@ -174,13 +203,15 @@ def run_training(
     config: Config,
     folder: Path,
     report: Report,
+    saved: Callable[[], None] = lambda: None,
     progress: Progress = lambda done, total, text: None,
     interrupted: Callable[[], bool] = lambda: False,
 ) -> dict[str, Any]:
     """Trains where it should: here, or on workers of its own. A run found in `folder` goes on.
 
     Args:
-        interrupted: as `train` takes it; workers of their own are not asked to.
+        saved, interrupted: as `train` takes them; with workers of their own, the one is called at evaluations alone,
+            the other not at all.
     """
     if config.resources.num_workers > 1:
         from launch.worker import train_distributed
@@ -190,6 +221,7 @@ def run_training(
             Path(job.data),
             folder,
             report=report,
+            saved=saved,
             resume=True,
             progress=progress,
             train=job.train,
@@ -199,6 +231,7 @@ def run_training(
 
         def fenced(step: int, metrics: Metrics, checkpoint: Path) -> None:
             claim.check()
+            saved()  # a training function may not call it itself
             report(step, metrics, checkpoint)
 
         train = seam.training_function(job.train)
@@ -208,6 +241,7 @@ def run_training(
             Path(job.data),
             folder,
             report=fenced,
+            saved=saved,
             resume=True,
             progress=progress,
             sinks=sinks,

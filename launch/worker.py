@@ -13,7 +13,8 @@ import contextlib
 import logging
 import os
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -61,6 +62,7 @@ def train_distributed(
     *,
     task: Literal["speaq", "detector"] = "speaq",
     report: Report | None = None,
+    saved: Callable[[], None] = lambda: None,
     resume: bool = False,
     progress: Progress | None = None,
     train: str = TRAIN,
@@ -69,6 +71,7 @@ def train_distributed(
     """Trains on `resources.num_workers` Ray Train workers; arguments, files and result are those of `train`.
 
     Args:
+        saved: called here at each evaluation, before `report`.
         shared: all nodes are known to share output and data.
 
     Raises:
@@ -93,16 +96,25 @@ def train_distributed(
         cluster.check_fits(config.resources)
         if not shared:
             sharing.check_shared(output, data, config)
-        return _fit(job, config, report, progress)
+        return _fit(job, config, Told(report, saved, progress))
 
 
-def _fit(job: dict[str, Any], config: Config, report: Report | None, progress: Progress | None) -> dict[str, Any]:
+@dataclass(frozen=True)
+class Told:
+    """What whoever started a run hears of it."""
+
+    report: Report | None
+    saved: Callable[[], None]
+    progress: Progress | None
+
+
+def _fit(job: dict[str, Any], config: Config, told: Told) -> dict[str, Any]:
     here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=True)
     actor: Any = ray.remote(Relay)
     relay = actor.options(num_cpus=0, scheduling_strategy=here).remote()
     output = Path(job["output"])
     output.mkdir(parents=True, exist_ok=True)
-    carrier = _Carrier(relay, config, report, progress, output / "checkpoints" / "last.pt")
+    carrier = _Carrier(relay, config, told, output / "checkpoints" / "last.pt")
     try:
         outcome = _attempts({**job, "relay": relay}, config, carrier)
     finally:
@@ -139,11 +151,8 @@ def _attempts(job: dict[str, Any], config: Config, carrier: _Carrier) -> dict[st
 class _Carrier:
     """Carries what the workers report to whoever started the run, and the answers back."""
 
-    def __init__(
-        self, relay: Any, config: Config, report: Report | None, progress: Progress | None, last: Path
-    ) -> None:
-        self._relay, self._config, self._last = relay, config, last
-        self._report, self._progress = report, progress
+    def __init__(self, relay: Any, config: Config, told: Told, last: Path) -> None:
+        self._relay, self._config, self._told, self._last = relay, config, told, last
         self._number = 0  # of the last report
 
     def run(self, trainer: ray.train.torch.TorchTrainer, workers: int) -> tuple[BaseException | None, bool]:
@@ -160,8 +169,8 @@ class _Carrier:
 
     def _carry(self, workers: int) -> None:
         offer = ray.get(self._relay.take.remote(self._number))
-        if self._progress is not None and (shown := ray.get(self._relay.progress.remote())) is not None:
-            self._progress(*shown)
+        if self._told.progress is not None and (shown := ray.get(self._relay.progress.remote())) is not None:
+            self._told.progress(*shown)
         if offer is None:
             return
         self._number, step, metrics = offer
@@ -169,8 +178,9 @@ class _Carrier:
 
     def _answer(self, step: int, metrics: Metrics, workers: int) -> Answer:
         try:
-            if self._report is not None:
-                self._report(step, metrics, self._last)
+            self._told.saved()
+            if self._told.report is not None:
+                self._told.report(step, metrics, self._last)
         except StopTraining:
             return "stop"
         if step < self._config.training.max_steps and elastic.can_grow(self._config, workers):

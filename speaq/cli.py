@@ -29,11 +29,14 @@ from speaq.terminal import (
     OutputDir,
     Resume,
     SplitOption,
+    at_urls,
     command,
     launch,
     options,
     print_table,
     progress_bar,
+    saver,
+    shown,
 )
 
 if TYPE_CHECKING:
@@ -127,6 +130,7 @@ def config_show(file: Path, assignments: Assignments, as_json: AsJson = False) -
 
 @app.command()
 @command
+@at_urls(output="work")
 def pretrain(
     config: ConfigFile, data: DataDir, output: OutputDir, assignments: Assignments, resume: Resume = False
 ) -> None:
@@ -136,6 +140,7 @@ def pretrain(
 
 @app.command()
 @command
+@at_urls(output="work")
 def train(
     config: ConfigFile, data: DataDir, output: OutputDir, assignments: Assignments, resume: Resume = False
 ) -> None:
@@ -144,19 +149,22 @@ def train(
 
 
 def _train(task: Literal["speaq", "detector"], config: configs.Config, data: Path, output: Path, resume: bool) -> None:
+    saved = saver(output)
     with progress_bar("training") as progress:
         if config.resources.num_workers > 1:
             worker = launch("worker")
-            result = worker.train_distributed(config, data, output, resume=resume, task=task, progress=progress)
+            result = worker.train_distributed(
+                config, data, output, resume=resume, task=task, progress=progress, saved=saved
+            )
         else:
             from speaq.training.loop import train as run
 
-            result = run(config, data, output, task=task, resume=resume, progress=progress)
+            result = run(config, data, output, task=task, resume=resume, progress=progress, saved=saved)
     typer.echo(_metrics_line(result["metrics"]))
     best = result["best"]
     typer.echo(
         f"best {best['metric']} {best['value']:.4f} at step {best['step']} · {result['protocol']} · "
-        f"{result['seconds']:.0f} s · {output}"
+        f"{result['seconds']:.0f} s · {shown(output)}"
     )
 
 
@@ -166,6 +174,7 @@ def _metrics_line(metrics: dict[str, float | None]) -> str:
 
 @app.command()
 @command
+@at_urls(run="weights")
 def evaluate(
     run: Path,
     assignments: Assignments,
@@ -264,6 +273,7 @@ def convert(
 
 @app.command()
 @command
+@at_urls(checkpoint="weights")
 def predict(
     images: Annotated[list[Path], typer.Argument(help="photos, or folders of them")],
     checkpoint: Annotated[Path, typer.Option(help="run folder, checkpoint or exported file")],

@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal
 import typer
 
 from speaq.config import ConfigError
-from speaq.terminal import DONE, command, progress_bar
+from speaq.terminal import DONE, at_urls, command, progress_bar
 
 explore_app = typer.Typer()
 LOCAL = "127.0.0.1"
@@ -18,6 +18,7 @@ LOCAL = "127.0.0.1"
 
 @explore_app.command()
 @command
+@at_urls(run="weights", study="small")
 def explore(
     data: Annotated[Path | None, typer.Argument(metavar="DATA", help="folder of a data set")] = None,
     run: Annotated[Path | None, typer.Option("--run", help="folder of a run")] = None,

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from speaq import config as configs
-from speaq.terminal import AsJson, Assignments, DataDir, SplitOption, command, print_table, progress_bar
+from speaq.terminal import AsJson, Assignments, DataDir, SplitOption, at_urls, command, print_table, progress_bar
 
 if TYPE_CHECKING:
     from speaq.evaluation.specialization import Analysed
@@ -105,6 +105,7 @@ def _print_predicates(made: list[Group]) -> None:
 
 @groups_app.command()
 @command
+@at_urls(runs="all")
 def specialization(
     runs: Annotated[list[Path], typer.Argument(metavar="RUN…", help="folders of runs, or checkpoint files")],
     split: SplitOption = "val",

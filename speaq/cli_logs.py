@@ -6,13 +6,14 @@ from typing import Annotated
 
 import typer
 
-from speaq.terminal import AsJson, StudyDir, command, launch
+from speaq.terminal import AsJson, StudyDir, at_urls, command, launch
 
 logs_app = typer.Typer()
 
 
 @logs_app.command()
 @command
+@at_urls(study="small")
 def logs(
     study: StudyDir,
     trial: Annotated[str, typer.Argument(help="its number, as `speaq status` shows it: 0003", metavar="TRIAL")],

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from speaq import config as configs
-from speaq.terminal import AsJson, Assignments, command, print_table
+from speaq.terminal import AsJson, Assignments, at_urls, command, print_table
 
 if TYPE_CHECKING:
     from speaq.prediction.microscope import Microscope, Slide
@@ -19,6 +19,7 @@ microscope_app = typer.Typer()
 
 @microscope_app.command()
 @command
+@at_urls(run="weights")
 def microscope(
     run: Annotated[Path, typer.Argument(help="folder of a run")],
     image: Annotated[str, typer.Argument(help="id of an image of its data set")],

@@ -9,13 +9,14 @@ from typing import Annotated, Literal
 
 import typer
 
-from speaq.terminal import AsJson, command, print_table, progress_bar
+from speaq.terminal import AsJson, at_urls, command, print_table, progress_bar
 
 model_app = typer.Typer()
 
 
 @model_app.command("export-model")
 @command
+@at_urls(run="weights")
 def export_model(
     run: Annotated[Path, typer.Argument(help="run folder or checkpoint file")],
     outputs: Annotated[list[Path], typer.Argument(help="new files: .onnx, or .pt2 (torch.export)")],
@@ -46,6 +47,7 @@ def export_model(
 
 @model_app.command()
 @command
+@at_urls(models="weights")
 def benchmark(
     models: Annotated[list[Path], typer.Argument(help="run folders, checkpoints, .onnx files")],
     photos: Annotated[

@@ -7,13 +7,14 @@ from typing import Annotated, Literal
 
 import typer
 
-from speaq.terminal import AsJson, Assignments, OutputDir, StudyDir, command, launch, progress_bar
+from speaq.terminal import AsJson, Assignments, OutputDir, StudyDir, at_urls, command, launch, progress_bar, shown
 
 search_app = typer.Typer()
 
 
 @search_app.command()
 @command
+@at_urls(output="work", resume="work", from_predictions="weights")
 def tune(
     assignments: Assignments,
     config: Annotated[Path | None, typer.Option("--config", help="YAML config, see configs/")] = None,
@@ -67,6 +68,7 @@ def tune(
 
 @search_app.command()
 @command
+@at_urls(study="small")
 def status(study: StudyDir, as_json: AsJson = False) -> None:
     """What a search has done, is doing and costs, from another terminal or afterwards."""
     launch("status").print_status(study, as_json=as_json)
@@ -74,6 +76,7 @@ def status(study: StudyDir, as_json: AsJson = False) -> None:
 
 @search_app.command()
 @command
+@at_urls(output="work")
 def calibrate(
     output: Annotated[Path, typer.Argument(help="folder of a search that stopped nothing early, or a new one")],
     assignments: Assignments,
@@ -91,6 +94,7 @@ def calibrate(
 
 @search_app.command()
 @command
+@at_urls(study="small")
 def unseal(
     study: StudyDir, reason: Annotated[str, typer.Option("--reason", help="why; it is noted and shown in the report")]
 ) -> None:
@@ -103,6 +107,7 @@ def unseal(
 
 @search_app.command()
 @command
+@at_urls(study="small")
 def export(
     study: StudyDir, output: Annotated[Path, typer.Argument(help="new file: .csv, .parquet, .tex or .db (Optuna)")]
 ) -> None:
@@ -112,16 +117,18 @@ def export(
 
 @search_app.command()
 @command
+@at_urls(study="small")
 def report(
     study: StudyDir,
     output: Annotated[Path | None, typer.Option("--output", help="default: report.html in the study")] = None,
 ) -> None:
     """Write a page about a search, with plots, that needs no network."""
-    typer.echo(str(launch("report").write_report(study, output)))
+    typer.echo(shown(launch("report").write_report(study, output)))
 
 
 @search_app.command()
 @command
+@at_urls(first="small", second="small")
 def diff(
     first: Annotated[Path, typer.Argument(help="folder of a run or trial")],
     second: Annotated[Path, typer.Argument(help="another one")],
@@ -145,6 +152,7 @@ def rerun(
 
 @search_app.command()
 @command
+@at_urls(study="work")
 def confirm(
     study: StudyDir,
     seeds: Annotated[str, typer.Option("--seeds", help="new seeds: 3..7 (both ends included), or 3,5,9")],

@@ -10,9 +10,10 @@ import signal
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Annotated, Any, Literal, ParamSpec
+from urllib.parse import unquote
 
 import typer
 
@@ -48,8 +49,8 @@ def command(function: Callable[P, int | None]) -> Callable[P, None]:
     def wrapper(*args: P.args, **kwargs: P.kwargs) -> None:
         signal.signal(signal.SIGTERM, _raise_interrupt)
         try:
-            _refuse_urls(kwargs)
-            code = function(*args, **kwargs)
+            with ExitStack() as stack:
+                code = function(*args, **_here(kwargs, _kinds.get(function, {}), stack))
         except KeyboardInterrupt:
             _complain("interrupted", INTERRUPTED)
         except Exception as error:
@@ -69,15 +70,66 @@ def command(function: Callable[P, int | None]) -> Callable[P, None]:
     return wrapper
 
 
-def _refuse_urls(arguments: Mapping[str, object]) -> None:
-    """Paths are of files. A URL would become a folder called `s3:` and lose a cluster's work with its node."""
-    for name, value in arguments.items():
-        for path in value if isinstance(value, list) else [value]:
-            if isinstance(path, Path) and (url := re.match(r"([A-Za-z][\w+.-]+):/", str(path))):
-                raise configs.ConfigError(
-                    f"{name}: {url[1]}:// is no path; give that of a file system which every node mounts (NFS, EFS, "
-                    "Filestore; for data alone also a bucket by mount-s3 or gcsfuse)"
-                )
+def at_urls(**kinds: str) -> Callable[[Callable[P, int | None]], Callable[P, int | None]]:
+    """Which arguments of a command may be URLs of an object store, and how it uses what lies there.
+
+    The command gets the path of a copy; kinds are those of `launch.copies.opened`: work, small, weights, all.
+    """
+
+    def mark(function: Callable[P, int | None]) -> Callable[P, int | None]:
+        _kinds[function] = kinds
+        return function
+
+    return mark
+
+
+_kinds: dict[object, Mapping[str, str]] = {}
+_urls: dict[str, str] = {}  # path of a copy → URL, in this process
+
+
+def _here(arguments: Mapping[str, Any], kinds: Mapping[str, str], stack: ExitStack) -> dict[str, Any]:
+    """The arguments with paths of this machine where URLs were given. Raises ConfigError, naming the argument."""
+
+    def local(name: str, value: Any) -> Any:
+        if isinstance(value, list):
+            return [local(name, one) for one in value]
+        found = re.match(r"([A-Za-z][\w+.-]+):/+", str(value)) if isinstance(value, Path) else None
+        if found is None:
+            return value
+        rest = str(value)[found.end() :]  # a Path has lost one of two slashes
+        if found[1] == "file":
+            return Path("/" + unquote(rest))
+        if name not in kinds:
+            raise configs.ConfigError(
+                f"{name}: {found[1]}:// is no path; give that of a file system which every node mounts (NFS, EFS, "
+                "Filestore; for data alone also a bucket by mount-s3 or gcsfuse)"
+            )
+        try:
+            path: Path = stack.enter_context(launch("copies").opened(f"{found[1]}://{rest}", kinds[name]))
+        except configs.ConfigError as error:
+            raise configs.ConfigError(f"{name}: {error}") from error
+        _urls[str(path)] = f"{found[1]}://{rest}"
+        return path
+
+    return {name: local(name, value) for name, value in arguments.items()}
+
+
+def saver(output: Path) -> Callable[[], None]:
+    """What a run in `output` calls after each checkpoint: at a URL, it is uploaded."""
+    if str(output) not in _urls:
+        return lambda: None
+    save: Callable[[], None] = launch("copies").saver(output)
+    return save
+
+
+def shown(text: object) -> str:
+    """As people know it: URLs instead of the paths of their copies."""
+    result = str(text)
+    for path, url in _urls.items():
+        base, mark, query = url.partition("?")
+        found = re.escape(path) + r"((?:/[\w.-]+)*)"
+        result = re.sub(found, lambda m, b=base, q=mark + query: f"{b}{m[1]}{q}", result)  # type: ignore[misc]
+    return result
 
 
 def _raise_interrupt(number: int, frame: object) -> None:
@@ -85,7 +137,7 @@ def _raise_interrupt(number: int, frame: object) -> None:
 
 
 def _complain(message: str, code: int) -> None:
-    typer.echo(f"speaq: {message}", err=True)
+    typer.echo(f"speaq: {shown(message)}", err=True)
     raise typer.Exit(code)
 
 

@@ -84,15 +84,6 @@ def test_data_differ_by_annotations_and_photos(toy: Path, tmp_path: Path) -> Non
     assert changed["start"] != digests["start"]
 
 
-@pytest.mark.parametrize("url", ["s3://bucket/run", "gs://bucket/run", "file:///tmp/run"])
-def test_a_url_is_no_path(url: str, toy: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)
-    said = refusal("train", "--config", "config.yaml", "--data", toy, "--output", url)
-    assert said.startswith(f"speaq: output: {url.partition(':')[0]}:// is no path; give that of a file system")
-    assert "directory: gs:// is no path" in refusal("data", "check", "gs://bucket/data")
-    assert list(tmp_path.iterdir()) == []
-
-
 def test_what_doctor_is_to_look_at_must_be_here(tmp_path: Path) -> None:
     assert f"--storage: {tmp_path / 'none'} is not a folder here" in refusal("doctor", "--storage", tmp_path / "none")
 

@@ -15,9 +15,15 @@ for ((i = 1; i < $#; i++)); do
     output=${!following}
   fi
 done
-if [ "$1" = tune ] && [ -e "$output/study.yaml" ]; then
+holds() { # whether the output has this file
+  case "$output" in
+    *://*) python -c 'import sys; from launch.remote import Store; sys.exit(Store(sys.argv[1]).stamp(sys.argv[2]) == [None])' "$output" "$1" ;;
+    *) [ -e "$output/$1" ] ;;
+  esac
+}
+if [ "$1" = tune ] && holds study.yaml; then
   set -- tune --resume "$output" # the study knows the rest
-elif [[ "$1" =~ ^(train|pretrain)$ ]] && [ -e "$output/config.yaml" ]; then
+elif [[ "$1" =~ ^(train|pretrain)$ ]] && holds config.yaml; then
   set -- "$@" --resume
 fi
 exec python -m speaq.cli "$@"

@@ -72,6 +72,7 @@ class _Run:
     val_split: Split
     device: torch.device
     report: Report | None
+    saved: Callable[[], None]
     progress: Progress
     health: Health
     sinks: list[Sink] = field(default_factory=list)
@@ -88,6 +89,7 @@ def train(
     *,
     task: TaskName = "speaq",
     report: Report | None = None,
+    saved: Callable[[], None] = lambda: None,
     resume: bool = False,
     device: torch.device | None = None,
     progress: Progress = _no_progress,
@@ -100,6 +102,7 @@ def train(
         data: folder with the four files of the data set.
         output: run folder; with `resume` a run found there goes on exactly where its last checkpoint was.
         report: called on every worker after each evaluation with (step, metrics, path of last.pt).
+        saved: called on the first worker after each checkpoint, before `report`, when the folder can be resumed from.
         device: overrides `training.device`.
         progress: called with (steps done, steps in all, text) now and then.
         sinks: get the metrics too, beside those that the config asks for.
@@ -120,7 +123,7 @@ def train(
     previous = previous_run(config, output, task, resume)
     where = device or pick_device(config)
     reset_peak_memory(where)
-    run = _prepare(config, data, output, task, report, where, progress)
+    run = _prepare(config, data, output, task, report, saved, where, progress)
     state = _restore(run, previous) if previous else _State()
     try:
         if run.main:
@@ -155,6 +158,7 @@ def _prepare(
     output: Path,
     task_name: TaskName,
     report: Report | None,
+    saved: Callable[[], None],
     device: torch.device,
     progress: Progress,
 ) -> _Run:
@@ -189,6 +193,7 @@ def _prepare(
         val_split,
         device,
         report,
+        saved,
         progress,
         health,
     )
@@ -298,6 +303,7 @@ def _loop(run: _Run, state: _State, interrupted: Callable[[], bool]) -> str:
             meter.begin += time.perf_counter() - begin  # the speed is that of the steps
         elif stop or (config.checkpoint_every is not None and state.step % config.checkpoint_every == 0):
             _save(run, state)
+            _keep(run)
         if stop and not last:
             raise Interrupted(f"interrupted at step {state.step}; {run.output} can be resumed")
     return "finished"
@@ -407,6 +413,7 @@ def _evaluate(run: _Run, state: _State) -> bool:
         checkpoint.save(run.output / "checkpoints" / checkpoint.BEST, content)
     if run.main:
         _emit(run, state.step, {**{f"val/{k}": v for k, v in metrics.items()}, "val/seconds": state.seconds})
+    _keep(run)
     if run.report is not None:
         try:
             run.report(state.step, metrics, run.output / "checkpoints" / checkpoint.LAST)
@@ -440,6 +447,11 @@ def _save(run: _Run, state: _State) -> None:
         }
         checkpoint.save(run.output / "checkpoints" / checkpoint.LAST, content, keep_previous=True)
     distributed.barrier()
+
+
+def _keep(run: _Run) -> None:
+    if run.main:
+        run.saved()
 
 
 def _result(run: _Run, state: _State, status: str) -> dict[str, Any]:
