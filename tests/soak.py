@@ -36,7 +36,7 @@ from tests.hosts import Host, Hosts
 from tests.sturdy_study import INTERVAL, Driver, Log, Trials, endings, write_study
 
 ROOT = Path(__file__).parents[1]
-NODES, FEWEST, MOST, CPUS = 2, 1, 3, 3  # hosts at the start, how few and many there may be, CPUs of each
+NODES, FEWEST, MOST, CPUS = 2, 1, 3, 2  # hosts at the start, how few and many there may be, CPUs of each
 STEP = 0.1  # seconds
 HEALTHY = [round(0.001 * number, 4) for number in range(1, 17)]
 POISONED = [0.5, 0.25, 0.125, 0.0625]  # what they do: tests/sturdy_training.py
