@@ -355,7 +355,7 @@ def test_a_filter_is_read_as_it_is_written(view: View) -> None:
 def test_labels_lie_on_the_photo_and_hide_none() -> None:
     boxes = [[10, 10, 200, 200], [12, 14, 190, 180], [300, 5, 620, 470], [0, 0, 640, 480]]
     spots = place_labels(boxes, ["man 1", "man 2", "horse", "field"], (480, 640), 1.0)
-    assert not any(a.hides(b) for i, a in enumerate(spots) for b in spots[:i])
+    assert not any(a.shared(b) for i, a in enumerate(spots) for b in spots[:i])
     assert all(s.x >= 0 and s.y >= 0 and s.x + s.width <= 640 and s.y + s.height <= 480 for s in spots)
 
 
