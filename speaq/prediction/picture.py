@@ -131,8 +131,8 @@ def _draw_graph(axes: Axes, prediction: ImagePrediction, names: Sequence[str]) -
     spots = layout(graph, names)
     axes.set(xlim=(0, GRAPH[0]), ylim=(0, GRAPH[1]), aspect="equal")
     labels = [
-        axes.text(*spot, name, ha="center", va="center", zorder=3, **_style(number, boxstyle="round,pad=0.35"))
-        for number, (spot, name) in enumerate(zip(spots.tolist(), names, strict=True))
+        axes.text(x, y, name, ha="center", va="center", zorder=3, **_style(number, boxstyle="round,pad=0.35"))
+        for number, ((x, y), name) in enumerate(zip(spots.tolist(), names, strict=True))
     ]
     figure: Any = axes.figure
     figure.canvas.draw()  # gives the labels their size, where arrows end
@@ -147,8 +147,9 @@ def _draw_arrow(axes: Axes, subject: Text, object_: Text, words: str) -> None:
     if subject is object_:
         start, end, bend, ends = start + np.array((-LOOP, FONT)), end + np.array((LOOP, FONT)), -2.0, {}
     line = {"arrowstyle": "-|>", "color": "#555555", "connectionstyle": f"arc3,rad={bend}", "mutation_scale": 12}
-    axes.annotate("", end, start, zorder=1, arrowprops={**line, "shrinkA": 0, "shrinkB": 2, **ends})
+    arrow = {**line, "shrinkA": 0, "shrinkB": 2, **ends}
+    axes.annotate("", (end[0], end[1]), (start[0], start[1]), zorder=1, arrowprops=arrow)
     along = end - start
-    middle = (start + end) / 2 + bend / 2 * np.array((along[1], -along[0]))
+    x, y = (start + end) / 2 + bend / 2 * np.array((along[1], -along[0]))
     ground = {"facecolor": "white", "edgecolor": "none", "pad": 0.8}
-    axes.text(*middle.tolist(), words, ha="center", va="center", fontsize=FONT - 1, zorder=2, bbox=ground)
+    axes.text(x, y, words, ha="center", va="center", fontsize=FONT - 1, zorder=2, bbox=ground)
