@@ -27,6 +27,9 @@ from speaq.terminal import shown
 from speaq.training import seal
 from speaq.training.metrics import read_lines
 
+RECENT = 1 << 16  # bytes of a trial's metrics that are looked at: some 20 lines
+NAMED = 8  # trials in one line
+
 
 @dataclass(frozen=True)
 class Snapshot:
@@ -155,13 +158,31 @@ def _status(snapshot: Snapshot, entry: Entry) -> TrialStatus:
 
 def _progress(folder: Path, step: int, seconds: float) -> tuple[int, float]:
     """The last step and training time that a run has written, where it is further than its last report."""
-    for line in reversed(read_lines(folder / "metrics.jsonl")):
+    for line in reversed(read_lines(folder / "metrics.jsonl", RECENT)):
         at, spent = line.get("step"), line.get("train/seconds", line.get("val/seconds"))
         if type(at) is not int or at <= step:
             break
         if isinstance(spent, int | float) and 0 <= spent < MAX_NUMBER:
             return at, spent
     return step, seconds
+
+
+def starving(snapshot: Snapshot, trial: str) -> int:
+    """How many predicate groups of a trial starved when it last logged a step (`speaq.training.health`)."""
+    for line in reversed(read_lines(snapshot.folder / "trials" / trial / "metrics.jsonl", RECENT)):
+        number = line.get("train/starving_groups")
+        if isinstance(number, int | float) and 0 <= number < MAX_NUMBER:
+            return int(number)
+    return 0
+
+
+def starving_line(groups: Mapping[str, int]) -> str | None:
+    """Trial → starving groups in one line; None where no group starves."""
+    found = [f"{trial} ({number})" for trial, number in groups.items() if number]
+    if not found:
+        return None
+    shown = ", ".join(found[:NAMED]) + (f" and {len(found) - NAMED} more" if len(found) > NAMED else "")
+    return f"groups whose queries get no target: trial {shown}; speaq logs names them, the report shows them"
 
 
 def totals(trials: Sequence[TrialStatus], snapshot: Snapshot) -> Totals:
@@ -224,6 +245,9 @@ def print_status(folder: Path, *, as_json: bool = False) -> None:
     for trial in trials:
         if trial.reason:
             typer.echo(f"trial {trial.trial} {trial.state}: {trial.reason}")
+    hungry = starving_line({trial.trial: starving(snapshot, trial.trial) for trial in trials})
+    if hungry is not None:
+        typer.echo(hungry)
     for forced in snapshot.study.forced:
         typer.echo(f"resumed with --force at {forced['at']}: {'; '.join(forced['changes'])}")
     typer.echo(seal.summary(folder))
@@ -240,7 +264,9 @@ def _to_json(snapshot: Snapshot, trials: Sequence[TrialStatus], best: Mapping[st
         "forced": list(snapshot.study.forced),
         "best": {name: {"trial": entry.id, "value": entry.metrics[name]} for name, entry in best.items()},
         "totals": dataclasses.asdict(totals(trials, snapshot)),
-        "trials": [dataclasses.asdict(trial) for trial in trials],
+        "trials": [
+            {**dataclasses.asdict(trial), "starving_groups": starving(snapshot, trial.trial)} for trial in trials
+        ],
     }
 
 

@@ -32,6 +32,13 @@ def explore(
     predictions: Annotated[
         Path | None, typer.Option("--predictions", help="HDF5 file; default: the newest one in the run's folder")
     ] = None,
+    mode: Annotated[
+        Literal["sgdet", "sgcls", "predcls", "phrase"], typer.Option(help="what the predictions were given")
+    ] = "sgdet",
+    protocol: Annotated[
+        Literal["published", "strict", "per-query", "ng", "ng-unique"] | None,
+        typer.Option(help="which triplets count; ng: without graph constraint; default: the run's, or published"),
+    ] = None,
     host: Annotated[str, typer.Option("--host", help="address to listen at; others let other machines in")] = LOCAL,
     predict: Annotated[
         bool, typer.Option("--predict", help="with --run: make predictions first where the run has none")
@@ -43,7 +50,8 @@ def explore(
         raise ConfigError(f"--data {data_option}: the data set is given already, {data}; give it once")
     app, server, opening = (_web(name) for name in ("app", "server", "opening"))
     split = split or ("val" if run or study else "train")
-    request = opening.Request(data or data_option, run, study, split, predictions)
+    counted = protocol and protocol.replace("-", "_")
+    request = opening.Request(data or data_option, run, study, split, predictions, mode, counted)
     if predict:
         with progress_bar("predicting") as progress:
             opening.predict(request, progress)

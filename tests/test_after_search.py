@@ -420,6 +420,10 @@ def test_the_report_shows_how_training_went_in_the_best_and_in_failed_trials(tmp
     assert best is not None
     logged(folder, best.id, [1.0, 3.0, 2.0])
     logged(folder, "0015", [1.0, 400.0, None])  # the failed one
+    said = command("status", folder).stdout
+    assert f"groups whose queries get no target: trial {best.id} (1), 0015 (1); " in said
+    trials = json.loads(command("status", folder, "--json").stdout)["trials"]
+    assert [t["trial"] for t in trials if t["starving_groups"]] == [best.id, "0015"]
     page = report.write_report(folder).read_text(encoding="utf-8")
     section = page.partition("<h2>Training health</h2>")[2].partition("</section>")[0]
     rows = [re.findall(r"<td[^>]*>(.*?)</td>", row) for row in re.findall(r"<tr class(.*?)</tr>", section)]

@@ -10,7 +10,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 from urllib.parse import parse_qsl, quote, urlsplit
 
 import numpy as np
@@ -22,11 +22,13 @@ pytest.importorskip("jinja2")
 
 from speaq.config import DataConfig, EvaluationConfig
 from speaq.data.visual_genome import open_data
+from speaq.evaluation.protocol import PROTOCOLS, Mode
+from speaq.evaluation.protocols import evaluate_file
 from speaq.evaluation.recall import RecallEvaluator
 from speaq.explore import server
 from speaq.explore.context import NotFound
 from speaq.explore.filters import Filter
-from speaq.explore.judgement import NOTHING, best_said, judge
+from speaq.explore.judgement import NOTHING, Counting, best_said, judge
 from speaq.explore.labels import place_labels
 from speaq.explore.opening import Request, explore
 from speaq.explore.pages.images import PER_PAGE
@@ -305,6 +307,25 @@ def test_rows_are_judged_as_recall_counts_them(view: View) -> None:
     assert all(fate.sum() > 0 for fate in fates)
 
 
+@pytest.mark.parametrize("mode", get_args(Mode))
+def test_every_mode_and_protocol_counts_as_metrics_does(run: Path, view: View, mode: Mode) -> None:
+    """`imitate` predicts on ground-truth boxes, so that its file is one of every mode."""
+    counted = evaluate_file(run / "predictions.h5", view.data, "val", mode, view.evaluation)
+    for name, result in zip(PROTOCOLS, counted.results, strict=True):
+        seen = explore(Request(None, run, None, "val", None, mode, name)).main
+        assert seen.judgement.recall.protocol == seen.counting.name == result.protocol
+        assert seen.judgement.recall.metrics == result.metrics
+    for name, result in (("ng", counted.results[0]), ("ng_unique", counted.results[1])):
+        seen = explore(Request(None, run, None, "val", None, mode, name)).main
+        assert seen.judgement.recall.protocol == seen.counting.name == result.unconstrained_protocol
+        assert seen.judgement.recall.metrics["R@20"] == result.metrics["ngR@20"] != result.metrics["R@20"]
+        assert seen.judgement.recall.metrics["mR@20"] == result.averages["ngmR@20"]
+        graph = seen.graph(0)
+        found = seen.predicted(graph)
+        assert found is not None
+        assert (np.diff(found[1].scores) <= 0).all()
+
+
 def test_another_true_predicate_of_a_pair_is_no_confusion() -> None:
     boxes = np.array([[0, 0, 10, 10], [20, 0, 30, 10]], np.float32)
     relations = np.array([[0, 1, 0], [0, 1, 1], [1, 0, 0]])
@@ -319,7 +340,7 @@ def test_another_true_predicate_of_a_pair_is_no_confusion() -> None:
         np.full((2, 4), 0.25, np.float32),
         np.array([0, 1]),
     )
-    judged = judge(graph, said, EvaluationConfig())
+    judged = judge(graph, said, Counting(EvaluationConfig()))
     assert best_said(graph, judged).tolist() == [NOTHING, 1, 2]
     assert judged.hit.tolist() == [True, False]
     assert judged.near.tolist() == [True, True]
@@ -355,7 +376,7 @@ def test_a_filter_is_read_as_it_is_written(view: View) -> None:
 def test_labels_lie_on_the_photo_and_hide_none() -> None:
     boxes = [[10, 10, 200, 200], [12, 14, 190, 180], [300, 5, 620, 470], [0, 0, 640, 480]]
     spots = place_labels(boxes, ["man 1", "man 2", "horse", "field"], (480, 640), 1.0)
-    assert not any(a.hides(b) for i, a in enumerate(spots) for b in spots[:i])
+    assert not any(a.shared(b) for i, a in enumerate(spots) for b in spots[:i])
     assert all(s.x >= 0 and s.y >= 0 and s.x + s.width <= 640 and s.y + s.height <= 480 for s in spots)
 
 
@@ -381,6 +402,8 @@ def test_what_cannot_be_explored_is_refused(toy: Path, run: Path, tmp_path: Path
     assert "give it once" in refusal("explore", toy, "--data", toy)
     assert "leave --run" in refusal("explore", "--study", tmp_path, "--run", run)
     assert "--predict: needs --run" in refusal("explore", toy, "--predict")
+    assert "--mode phrase: has no effect without predictions" in refusal("explore", toy, "--mode", "phrase")
+    assert "--protocol ng: has no effect without predictions" in refusal("explore", toy, "--protocol", "ng")
     assert "config.yaml" in refusal("explore", "--run", tmp_path, "--data", toy)
     vg = open_data(toy)
     other = write_predictions(tmp_path / "test.h5", vg, "test", DataConfig(num_val=6))

@@ -7,6 +7,7 @@ import xml.etree.ElementTree as ElementTree
 from pathlib import Path
 from typing import Any
 
+import networkx
 import numpy as np
 import pytest
 import torch
@@ -16,6 +17,7 @@ from speaq.data import DataError
 from speaq.data.visual_genome import open_data
 from speaq.evaluation.predictions import PredictionFile
 from speaq.prediction.graph import ImagePrediction, Thing, Triplet, distinct_names, image_prediction
+from speaq.prediction.layout import FONT, GRAPH, LINE, label_width, layout
 from speaq.prediction.predictor import Predictor
 from speaq.structures import ScenePrediction, Vocabulary
 from speaq.training.loop import train
@@ -151,6 +153,22 @@ def test_crowded_pictures_of_every_shape_are_drawn_the_same_way_each_time(
     ImagePrediction(photo, (size[1], size[0]), (), ()).save(tmp_path / "empty.png")
     with pytest.raises(ValueError, match=r"name it \.json, \.png or \.svg"):
         graph.save(tmp_path / "a.gif")
+
+
+@pytest.mark.parametrize("seed", [4, 9])
+def test_related_labels_leave_room_for_the_words_between_them(seed: int) -> None:
+    """Three trees of twelve things that a layout without room for words puts too close in five places."""
+    rng, words, name = np.random.default_rng(seed), ["sitting on", "near"], "person 10"
+    pairs = [(int(rng.integers(0, end)), end) for end in range(1, 12) if end not in (5, 9)]
+    graph = networkx.MultiDiGraph()
+    graph.add_edges_from((*pair, {"words": words}) for pair in pairs)
+    size = np.array((GRAPH[0], 420.0))
+    spots = layout(graph, [name] * 12, size)
+    margin = np.array((label_width(name) / 2, 1.2 * FONT))
+    assert ((spots >= margin) & (spots <= size - margin)).all()
+    for start, end in pairs:
+        beside, above = np.abs(spots[start] - spots[end]) - 2 * margin
+        assert beside > 0.6 * FONT * len(words[0]) or above > LINE * len(words)
 
 
 def test_what_cannot_be_used_is_refused_in_one_line(run: Path, photos: list[Path], toy: Path, tmp_path: Path) -> None:

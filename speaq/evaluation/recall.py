@@ -76,20 +76,24 @@ class RecallEvaluator:
         self._thirds = None if predicate_count is None else head_body_tail(predicate_count[:num_predicates])
         self._images: dict[int, tuple[bool, Rows]] = {}
 
-    def add(self, index: int, graph: SceneGraph, prediction: ScenePrediction) -> None:
+    def add(self, index: int, graph: SceneGraph, prediction: ScenePrediction, rank: IntArray | None = None) -> None:
         """Takes the image in row `index` of the split; a second time, or without ground-truth rows, it is ignored.
+
+        Args:
+            rank: [M] of the first triplet that finds each ground-truth row, where the caller has matched already.
 
         Raises ValueError where sgcls or predcls predictions do not use the ground-truth boxes.
         """
         if index in self._images or not len(graph.relations):
             return
-        self._images[index] = (len(prediction.pairs) > 0, self._find(graph, prediction))
+        self._images[index] = (len(prediction.pairs) > 0, self._find(graph, prediction, rank))
 
-    def _find(self, graph: SceneGraph, prediction: ScenePrediction) -> Rows:
+    def _find(self, graph: SceneGraph, prediction: ScenePrediction, rank: IntArray | None) -> Rows:
         prediction = apply_mode(graph, prediction, self._mode)
         kept = constrained(prediction, self._config.protocol)
         pairs, predicates = prediction.pairs[kept], prediction.predicates[kept]
-        rank = self._first(graph, prediction, pairs, predicates)
+        if rank is None:
+            rank = self._first(graph, prediction, pairs, predicates)
         num = max(NUM_UNCONSTRAINED, *self._config.recall_at)
         row, predicate = unconstrained(prediction, num, unique=self._config.protocol == "strict")
         unconstrained_rank = self._first(graph, prediction, prediction.pairs[row], predicate)

@@ -16,10 +16,19 @@ from speaq.config import EvaluationConfig
 from speaq.data.records import SplitName
 from speaq.data.split import Split
 from speaq.evaluation.predictions import PredictionFile
+from speaq.evaluation.protocol import Mode, protocol_name, unconstrained_name
 from speaq.evaluation.protocols import images_of, rows_of
 from speaq.evaluation.recall import RecallEvaluator, RecallResult
 from speaq.evaluation.table import NEVER
-from speaq.evaluation.triplets import constrained, first_found, match, pair_key
+from speaq.evaluation.triplets import (
+    NUM_UNCONSTRAINED,
+    apply_mode,
+    constrained,
+    first_found,
+    match,
+    pair_key,
+    unconstrained,
+)
 from speaq.structures import IntArray, SceneGraph, ScenePrediction
 
 NOTHING = -1
@@ -40,22 +49,48 @@ class ImageJudgement:
     pair_rank: IntArray  # [M] first triplet with the row's boxes and classes, whatever its predicate; NEVER
 
 
-def judge(graph: SceneGraph, prediction: ScenePrediction, config: EvaluationConfig) -> ImageJudgement:
-    """Matches twice: with predicates, as recall does, and without, to know which pairs were found at all."""
-    kept = constrained(prediction, config.protocol)
-    pairs, predicates = prediction.pairs[kept], prediction.predicates[kept]
-    num = len(graph.relations)
-    position, row = match(graph, prediction, pairs, predicates, config.iou_threshold)
+@dataclass(frozen=True)
+class Counting:
+    """How triplets are ranked and matched: the choices of `speaq metrics`, with or without the graph constraint."""
+
+    config: EvaluationConfig
+    mode: Mode = "sgdet"
+    constraint: bool = True  # False: several predicates of each triplet's pair, the list of ngR
+
+    @property
+    def name(self) -> str:
+        """The protocol's short name."""
+        return (protocol_name if self.constraint else unconstrained_name)(self.config, self.mode)
+
+    def ranked(self, prediction: ScenePrediction) -> tuple[IntArray, IntArray, NDArray[np.float32]]:
+        """Boxes [T, 2], predicates [T] and scores [T] of the triplets that count, best first; after `apply_mode`."""
+        if self.constraint:
+            kept = constrained(prediction, self.config.protocol)
+            return prediction.pairs[kept], prediction.predicates[kept], prediction.triplet_scores[kept]
+        num = max(NUM_UNCONSTRAINED, *self.config.recall_at)
+        row, predicates = unconstrained(prediction, num, unique=self.config.protocol == "strict")
+        pairs = prediction.pairs[row]
+        return pairs, predicates, prediction.scores[pairs].prod(axis=1) * prediction.predicate_scores[row, predicates]
+
+
+def judge(graph: SceneGraph, prediction: ScenePrediction, counting: Counting) -> ImageJudgement:
+    """Matches boxes and classes, to know which pairs were found at all; of these recall's are equal in the predicate.
+
+    `prediction` is one after `apply_mode`.
+    """
+    pairs, predicates, scores = counting.ranked(prediction)
     nameless = replace(graph, relations=graph.relations * (1, 1, 0))
-    near, near_row = match(nameless, prediction, pairs, np.zeros_like(predicates), config.iou_threshold)
-    places = np.arange(len(pairs))
+    threshold, phrase = counting.config.iou_threshold, counting.mode == "phrase"
+    near, near_row = match(nameless, prediction, pairs, np.zeros_like(predicates), threshold, phrase)
+    right = predicates[near] == graph.relations[near_row, 2]
+    places, num = np.arange(len(pairs)), len(graph.relations)
     return ImageJudgement(
         pairs,
         predicates,
-        prediction.triplet_scores[kept],
-        np.isin(places, position),
+        scores,
+        np.isin(places, near[right]),
         np.isin(places, near),
-        first_found(position, row, num),
+        first_found(near[right], near_row[right], num),
         first_found(near, near_row, num),
     )
 
@@ -108,17 +143,20 @@ def judge_split(
     split: Split,
     split_name: SplitName,
     evaluator: RecallEvaluator,
-    config: EvaluationConfig,
+    counting: Counting,
     progress: Progress,
 ) -> Judgement:
-    """Goes through all predictions once. Raises DataError where they do not belong to the split."""
+    """Goes through all predictions once, and matches each with `judge` alone: the evaluator is given its ranks.
+
+    Raises DataError where the predictions do not belong to the split, or are none of the mode.
+    """
     num = len(split.relations)
     rank, pair_rank, said = np.full(num, NEVER), np.full(num, NEVER), np.full(num, NOTHING)
     rows = rows_of(path, file, split, split_name)
-    for done, (row, graph, prediction) in enumerate(images_of(path, file, split, rows, "sgdet"), start=1):
-        evaluator.add(row, graph, prediction)
-        judged = judge(graph, prediction, config)
+    for done, (row, graph, prediction) in enumerate(images_of(path, file, split, rows, counting.mode), start=1):
+        judged = judge(graph, apply_mode(graph, prediction, counting.mode), counting)
+        evaluator.add(row, graph, prediction, judged.rank)
         some = slice(split.relation_offsets[row], split.relation_offsets[row + 1])
         rank[some], pair_rank[some], said[some] = judged.rank, judged.pair_rank, best_said(graph, judged)
         progress(done, len(split), "matching")
-    return Judgement(rank, pair_rank, said, evaluator.result())
+    return Judgement(rank, pair_rank, said, replace(evaluator.result(), protocol=counting.name))

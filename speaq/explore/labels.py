@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple
 
-LETTER, ROW, MARGIN = 7.2, 17.0, 6.0  # of a name at 13 px: width of a letter, height, what is left around, in units
+LETTER, ROW, MARGIN = 7.8, 17.0, 8.0  # of a name at 13 px: width of a letter, height, what is left around, in units
 
 
 class Spot(NamedTuple):
@@ -16,20 +16,17 @@ class Spot(NamedTuple):
     width: float
     height: float
 
-    def hides(self, other: Spot) -> bool:
-        apart = (
-            self.x + self.width <= other.x
-            or other.x + other.width <= self.x
-            or self.y + self.height <= other.y
-            or other.y + other.height <= self.y
-        )
-        return not apart
+    def shared(self, other: Spot) -> float:
+        """Area that two labels have in common."""
+        width = min(self.x + self.width, other.x + other.width) - max(self.x, other.x)
+        height = min(self.y + self.height, other.y + other.height) - max(self.y, other.y)
+        return max(width, 0.0) * max(height, 0.0)
 
 
 def place_labels(
     boxes: Sequence[Sequence[float]], names: Sequence[str], size_hw: tuple[int, int], unit: float
 ) -> list[Spot]:
-    """For each box (x1 y1 x2 y2) the first of its corners, outside then inside, where no earlier label lies.
+    """For each box (x1 y1 x2 y2) the first of its corners, outside then inside, that shares least with earlier labels.
 
     Args:
         unit: pixels of the photo for a pixel of the label.
@@ -48,5 +45,5 @@ def place_labels(
             for y in rows
             for x in (x1, x2 - width)
         ]
-        taken.append(next((spot for spot in spots if not any(map(spot.hides, taken))), spots[0]))
+        taken.append(min(spots, key=lambda spot: sum(map(spot.shared, taken))))
     return taken

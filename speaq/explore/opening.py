@@ -7,14 +7,17 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
+from typing import Literal
 
 from speaq.config import ConfigError, DataConfig, EvaluationConfig, from_dict, read_yaml
 from speaq.data import DataError
 from speaq.data.records import SplitName, VisualGenome
 from speaq.data.visual_genome import open_data
 from speaq.evaluation.predictions import PredictionFile
+from speaq.evaluation.protocol import Mode, Protocol
 from speaq.evaluation.protocols import check_source
 from speaq.explore.context import Context, NotFound
+from speaq.explore.judgement import Counting
 from speaq.explore.stored import find_predictions
 from speaq.explore.study import StudyFolder, open_study
 from speaq.explore.view import Note, Predictions, View
@@ -23,6 +26,7 @@ from speaq.training.evaluate import Progress
 from speaq.training.run import data_directory, evaluate_run
 
 ALL_IMAGES = DataConfig(num_val=0, keep_images_without_relations=True, filter_non_overlap=False)
+Counted = Literal["published", "strict", "per_query", "ng", "ng_unique"]
 OPEN_TRIALS = 8  # of a search, with their matching in memory
 
 
@@ -35,6 +39,22 @@ class Request:
     study: Path | None = None
     split: SplitName = "train"
     predictions: Path | None = None
+    mode: Mode = "sgdet"
+    protocol: Counted | None = None  # default: that of the run's config, or published
+
+    def counting(self, evaluation: EvaluationConfig) -> Counting:
+        """A run's way to evaluate with what is asked for instead."""
+        if self.protocol in ("ng", "ng_unique"):
+            name: Protocol = "strict" if self.protocol == "ng_unique" else "published"
+            return Counting(evaluation.model_copy(update={"protocol": name}), self.mode, constraint=False)
+        return Counting(evaluation.model_copy(update={"protocol": self.protocol or evaluation.protocol}), self.mode)
+
+    def check_counted(self, view: View) -> View:
+        """Raises ConfigError where something is asked for that nothing in sight is counted by."""
+        for name, value in (("mode", self.mode if self.mode != "sgdet" else None), ("protocol", self.protocol)):
+            if value is not None and self.study is None and view.predictions is None:
+                raise ConfigError(f"--{name} {value}: has no effect without predictions for split {self.split}")
+        return view
 
 
 def explore(request: Request) -> Context:
@@ -48,11 +68,11 @@ def explore(request: Request) -> Context:
         return Context(data, _with_images(main), study, _trials(study, data, request))
     if request.run is not None:
         data = _open(data_directory(request.run, request.data))
-        return Context(data, _with_images(run_view(data, request.run, request)))
+        return Context(data, request.check_counted(_with_images(run_view(data, request.run, request))))
     if request.data is None:
         raise ConfigError("say what to explore: a folder of data, --run RUN or --study STUDY")
     data = _open(request.data)
-    return Context(data, _with_images(_data_view(data, request, ALL_IMAGES)))
+    return Context(data, request.check_counted(_with_images(_data_view(data, request, ALL_IMAGES))))
 
 
 def predict(request: Request, progress: Progress) -> None:
@@ -81,7 +101,7 @@ def _data_view(data: VisualGenome, request: Request, images: DataConfig) -> View
     stored = None if request.predictions is None else _predictions(data, request.predictions, request.split)
     if stored is not None and stored.file.data is not None:
         images = stored.file.data
-    return View(data, request.split, images, config, data.directory.resolve().name, None, stored)
+    return View(data, request.split, images, request.counting(config), data.directory.resolve().name, None, stored)
 
 
 def _trials(study: StudyFolder, data: VisualGenome, request: Request) -> Callable[[str], View]:
@@ -103,17 +123,18 @@ def run_view(data: VisualGenome, run: Path, request: Request) -> View:
     """A run's predictions for a split, or how they can be made. Raises DataError, ConfigError."""
     config = from_dict(read_yaml(run / "config.yaml"), str(run / "config.yaml"))
     path = request.predictions or find_predictions(run, request.split)
+    counting = request.counting(config.evaluation)
     if path is None:
         note = Note(
             f"No predictions for split {request.split} lie in {run}. Make them with:", command(run, data, request)
         )
-        return View(data, request.split, config.data, config.evaluation, run.name, run, None, (note,))
+        return View(data, request.split, config.data, counting, run.name, run, None, (note,))
     best = run / "checkpoints" / checkpoint.BEST
     if request.split == "test":
         seal.look(run, predictions=path.name)
     stored = _predictions(data, path, request.split)
     notes = (Note(f"{path.name} is older than the run's best checkpoint."),) if _older(path, best) else ()
-    return View(data, request.split, stored.file.data or config.data, config.evaluation, run.name, run, stored, notes)
+    return View(data, request.split, stored.file.data or config.data, counting, run.name, run, stored, notes)
 
 
 def _older(path: Path, checkpoint_file: Path) -> bool:

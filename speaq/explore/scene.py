@@ -18,10 +18,11 @@ from speaq.evaluation.table import NEVER
 from speaq.explore.judgement import ImageJudgement
 from speaq.explore.labels import Spot, place_labels
 from speaq.prediction.graph import Thing, distinct_names
-from speaq.prediction.layout import FONT, GRAPH, layout
+from speaq.prediction.layout import FONT, GRAPH, label_width, layout
 from speaq.structures import FloatArray, IntArray, SceneGraph, ScenePrediction, Vocabulary
 
 Point = NDArray[np.float64]  # [2] x and y in the graph
+NODE_HEIGHT = 34.0  # points of the graph's height for each node, where there are many
 ORDER = ("hit", "wrong", "missed", "extra", "plain")  # a box has the first status that its triplets have
 
 
@@ -85,6 +86,7 @@ class Panel:
     lines: tuple[Line, ...]
     nodes: tuple[Node, ...]
     edges: tuple[Edge, ...]
+    graph_height: float  # points; the width is that of layout.GRAPH
     unit: float  # of the photo's drawing: a 640th of its longest side, pixels
 
     @property
@@ -166,8 +168,9 @@ def _panel(
             zip(names, statuses, boxes.tolist(), labels, strict=True)
         )
     )
-    nodes, edges = _drawn_graph(names, statuses, lines)
-    return Panel(key, size_hw, drawn, tuple(lines), nodes, edges, unit)
+    height = max(GRAPH[1], NODE_HEIGHT * len({end for line in lines for end in (line.subject, line.object)}))
+    nodes, edges = _drawn_graph(names, statuses, lines, height)
+    return Panel(key, size_hw, drawn, tuple(lines), nodes, edges, height, unit)
 
 
 def _status_of_box(number: int, lines: Sequence[Line]) -> str:
@@ -176,7 +179,7 @@ def _status_of_box(number: int, lines: Sequence[Line]) -> str:
 
 
 def _drawn_graph(
-    names: Sequence[str], statuses: Sequence[str], lines: Sequence[Line]
+    names: Sequence[str], statuses: Sequence[str], lines: Sequence[Line], height: float
 ) -> tuple[tuple[Node, ...], tuple[Edge, ...]]:
     """Nodes that occur in a triplet, laid out as in the pictures of `speaq predict`."""
     used = sorted({end for line in lines for end in (line.subject, line.object)})
@@ -188,10 +191,11 @@ def _drawn_graph(
     of_pair: dict[tuple[int, int], list[Line]] = {}
     for line in lines:
         of_pair.setdefault((line.subject, line.object), []).append(line)
-    graph.add_edges_from((place[subject], place[object_]) for subject, object_ in of_pair)
-    spots = layout(graph, [names[box] for box in used])
+    for (subject, object_), some in of_pair.items():
+        graph.add_edge(place[subject], place[object_], words=[line.predicate for line in some])
+    spots = layout(graph, [names[box] for box in used], np.array((GRAPH[0], height)))
     nodes = {
-        box: Node(box, names[box], statuses[box], float(x), float(GRAPH[1] - y), 0.62 * FONT * len(names[box]) + 10)
+        box: Node(box, names[box], statuses[box], float(x), float(height - y), label_width(names[box]))
         for box, (x, y) in zip(used, spots.tolist(), strict=True)
     }
     edges = [_edge(nodes[subject], nodes[object_], some) for (subject, object_), some in of_pair.items()]

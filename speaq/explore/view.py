@@ -17,8 +17,8 @@ from speaq.data.statistics import predicate_count
 from speaq.data.zero_shot import zero_shot_triplets
 from speaq.evaluation.predictions import PredictionFile
 from speaq.evaluation.recall import THIRDS, RecallEvaluator, head_body_tail
-from speaq.evaluation.triplets import triplet_key
-from speaq.explore.judgement import ImageJudgement, Judgement, Progress, judge, judge_split
+from speaq.evaluation.triplets import apply_mode, triplet_key
+from speaq.explore.judgement import Counting, ImageJudgement, Judgement, Progress, judge, judge_split
 from speaq.structures import IntArray, SceneGraph, ScenePrediction
 
 
@@ -50,11 +50,15 @@ class View:
     data: VisualGenome
     split_name: SplitName
     config: DataConfig  # which images the split has
-    evaluation: EvaluationConfig
+    counting: Counting  # how triplets are matched with ground truth
     title: str  # what the reader looks at: the folder of the data set or of the run
     run: Path | None = None
     predictions: Predictions | None = None
     notes: tuple[Note, ...] = ()
+
+    @property
+    def evaluation(self) -> EvaluationConfig:
+        return self.counting.config
 
     @cached_property
     def split(self) -> Split:
@@ -112,9 +116,10 @@ class View:
         """The judgement, with its progress; later it is there at once. Raises DataError."""
         assert self.predictions is not None
         num = self.data.num_predicates
-        evaluator = RecallEvaluator(num, self.evaluation, self.zero_shot_triplets, self.predicate_count)
+        mode = self.counting.mode
+        evaluator = RecallEvaluator(num, self.evaluation, self.zero_shot_triplets, self.predicate_count, mode)
         path, file = self.predictions.path, self.predictions.file
-        made = judge_split(path, file, self.split, self.split_name, evaluator, self.evaluation, progress)
+        made = judge_split(path, file, self.split, self.split_name, evaluator, self.counting, progress)
         self.__dict__["judgement"] = made  # where cached_property looks
         return made
 
@@ -128,8 +133,9 @@ class View:
         return self.split.scene_graph(row, size_hw)
 
     def predicted(self, graph: SceneGraph) -> tuple[ScenePrediction, ImageJudgement] | None:
-        """What is stored for an image; None where nothing is."""
+        """What is stored for an image, after `apply_mode`; None where nothing is."""
         if self.predictions is None or graph.image_id not in self.predictions.place:
             return None
         prediction = self.predictions.file.read(self.predictions.place[graph.image_id]).prediction
-        return prediction, judge(graph, prediction, self.evaluation)
+        prediction = apply_mode(graph, prediction, self.counting.mode)
+        return prediction, judge(graph, prediction, self.counting)

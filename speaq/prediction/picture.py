@@ -25,6 +25,8 @@ from speaq.prediction.layout import FONT, GRAPH, HEIGHT, layout
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 DARK_TEXT = ("#E69F00", "#56B4E9", "#CC79A7")  # too light for white letters
 DPI = 150  # dots per inch of a PNG
+BEND = 0.12  # of arrows, in their lengths
+LOOP = 12.0  # half the width of an arrow from a thing to itself, points
 DRAWN = 10  # triplets of a picture: more make it unreadable
 
 FloatArray = NDArray[np.float64]
@@ -84,7 +86,7 @@ def _draw_photo(axes: Axes, prediction: ImagePrediction, names: Sequence[str]) -
 
 
 def _place(axes: Axes, labels: Sequence[tuple[Text, tuple[float, ...]]], size_hw: tuple[int, int]) -> None:
-    """Moves labels to the first corner of their box, outside then inside, where they hide no earlier one."""
+    """Moves labels to the first corner of their box, outside then inside, where they hide least of the earlier ones."""
     figure: Any = axes.figure
     figure.canvas.draw()
     taken: list[Bbox] = []
@@ -94,13 +96,18 @@ def _place(axes: Axes, labels: Sequence[tuple[Text, tuple[float, ...]]], size_hw
         width, height = abs(extent.width) * 1.08, abs(extent.height) * 1.35
         corners = [(left, top - height), (left, top), (right - width, top - height), (right - width, top)]
         corners += [(left, bottom), (left, bottom - height), (right - width, bottom), (right - width, bottom - height)]
-        corners += [(left, top + step * height) for step in range(1, 8)]
+        corners += [(x, top + step * height) for step in range(1, 8) for x in (left, right - width)]
         places = [_inside(corner, width, height, size_hw) for corner in corners]
-        free = [place for place in places if not any(place.overlaps(other) for other in taken)]
-        place = (free or places)[0]
+        place = min(places, key=lambda place: sum(_shared(place, other) for other in taken))
         taken.append(place)
         label.set_verticalalignment("top")
         label.set_position((place.x0 + 0.04 * width, place.y0 + 0.13 * height))
+
+
+def _shared(one: Bbox, other: Bbox) -> float:
+    """Area that two rectangles have in common."""
+    common = Bbox.intersection(one, other)
+    return 0.0 if common is None else float(common.width * common.height)
 
 
 def _inside(corner: tuple[float, float], width: float, height: float, size_hw: tuple[int, int]) -> Bbox:
@@ -120,28 +127,29 @@ def _draw_graph(axes: Axes, prediction: ImagePrediction, names: Sequence[str]) -
     for triplet in prediction.triplets:
         predicates.setdefault((triplet.subject, triplet.object), []).append(triplet.predicate)
     for (subject, object_), words in predicates.items():  # an arrow for a pair, with all that is said of it
-        graph.add_edge(subject, object_, text=", ".join(words))
+        graph.add_edge(subject, object_, words=[", ".join(words)])
     spots = layout(graph, names)
-    axes.set(xlim=(0, GRAPH[0]), ylim=(0, GRAPH[1]))
-    places = dict(enumerate(spots))
-    style: dict[str, Any] = {"ax": axes, "node_size": 1500}
-    curve = "arc3,rad=0.12"  # the two directions of a pair part
-    networkx.draw_networkx_edges(
-        graph, places, edge_color="#555555", connectionstyle=[curve], arrowsize=12, width=1.0, **style
-    )
-    texts = {(a, b, key): text for a, b, key, text in graph.edges(keys=True, data="text")}
-    networkx.draw_networkx_edge_labels(
-        graph,
-        places,
-        texts,
-        ax=axes,
-        connectionstyle=[curve],
-        font_size=FONT - 1,
-        rotate=False,
-        node_size=1500,
-        bbox={"facecolor": "white", "edgecolor": "none", "pad": 0.8, "alpha": 0.9},
-    )
-    for number, name in enumerate(names):
-        x, y = spots[number]
-        style = _style(number, boxstyle="round,pad=0.35")
-        axes.text(float(x), float(y), name, ha="center", va="center", zorder=3, **style)
+    axes.set(xlim=(0, GRAPH[0]), ylim=(0, GRAPH[1]), aspect="equal")
+    labels = [
+        axes.text(x, y, name, ha="center", va="center", zorder=3, **_style(number, boxstyle="round,pad=0.35"))
+        for number, ((x, y), name) in enumerate(zip(spots.tolist(), names, strict=True))
+    ]
+    figure: Any = axes.figure
+    figure.canvas.draw()  # gives the labels their size, where arrows end
+    for subject, object_, text in graph.edges(data="words"):
+        _draw_arrow(axes, labels[subject], labels[object_], text[0])
+
+
+def _draw_arrow(axes: Axes, subject: Text, object_: Text, words: str) -> None:
+    """A bent arrow, so that the two directions of a pair part, with its words on the middle of it."""
+    start, end, bend = np.array(subject.get_position()), np.array(object_.get_position()), BEND
+    ends: dict[str, Any] = {"patchA": subject.get_bbox_patch(), "patchB": object_.get_bbox_patch()}
+    if subject is object_:
+        start, end, bend, ends = start + np.array((-LOOP, FONT)), end + np.array((LOOP, FONT)), -2.0, {}
+    line = {"arrowstyle": "-|>", "color": "#555555", "connectionstyle": f"arc3,rad={bend}", "mutation_scale": 12}
+    arrow = {**line, "shrinkA": 0, "shrinkB": 2, **ends}
+    axes.annotate("", (end[0], end[1]), (start[0], start[1]), zorder=1, arrowprops=arrow)
+    along = end - start
+    x, y = (start + end) / 2 + bend / 2 * np.array((along[1], -along[0]))
+    ground = {"facecolor": "white", "edgecolor": "none", "pad": 0.8}
+    axes.text(x, y, words, ha="center", va="center", fontsize=FONT - 1, zorder=2, bbox=ground)

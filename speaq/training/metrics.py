@@ -42,12 +42,19 @@ class JsonLines:
         self._file.close()
 
 
-def read_lines(path: Path) -> list[dict[str, Any]]:
-    """The complete objects of a JSON-lines file; a torn last line (a crash while writing) is left out."""
+def read_lines(path: Path, last: int | None = None) -> list[dict[str, Any]]:
+    """The complete objects of a JSON-lines file; a torn last line (a crash while writing) is left out.
+
+    With `last` only those that lie wholly within so many bytes before its end.
+    """
     if not path.exists():
         return []
+    with path.open("rb") as file:
+        begin = 0 if last is None else max(file.seek(0, os.SEEK_END) - last, 0)
+        file.seek(begin)
+        texts = file.read().decode("utf-8", errors="replace").splitlines()
     lines: list[dict[str, Any]] = []
-    for text in path.read_text(encoding="utf-8", errors="replace").splitlines():
+    for text in texts[1 if begin else 0 :]:
         try:
             line = parse_json(text)
         except ForeignError:
