@@ -38,7 +38,7 @@ from tests.sturdy_study import INTERVAL, Driver, Log, Trials, endings, write_stu
 ROOT = Path(__file__).parents[1]
 NODES, FEWEST, MOST, CPUS = 2, 1, 3, 2  # hosts at the start, how few and many there may be, CPUs of each
 STEP = 0.1  # seconds
-HEALTHY = [round(0.001 * number, 4) for number in range(1, 17)]
+HEALTHY = [round(0.001 * number, 4) for number in range(1, 41)]
 POISONED = [0.5, 0.25, 0.125, 0.0625]  # what they do: tests/sturdy_training.py
 TRIALS = len(HEALTHY) + len(POISONED) + 2  # with the published setting and the baseline
 REASONS = ("RuntimeError: made to fail", "the process of the trial died", "DivergedError: ", "SystemExit: 3")
@@ -346,9 +346,9 @@ class Soak:
     def possible(self, running: dict[str, int]) -> dict[str, float]:
         """Kinds that can be injected now → how often in relation to each other."""
         nodes = len(self.healthy)
-        kinds = {"driver": 1.0, "interrupt": 0.5, "full": 0.7, "read_only": 0.7}  # after which the driver starts again
-        kinds |= {} if self.away else {"head": 0.3}
-        kinds |= {"node": 1.0, "cut": 0.5} if nodes > FEWEST else {}
+        kinds = {"driver": 0.5, "interrupt": 0.3, "full": 0.4, "read_only": 0.4}  # after which the driver starts again
+        kinds |= {} if self.away else {"head": 0.2}
+        kinds |= {"node": 0.8, "cut": 0.5} if nodes > FEWEST else {}
         kinds |= {"join": 3.0} if nodes < MOST else {}
         kinds |= {"worker": 5.0, "damaged": 3.0, "preempted": 3.0, "straggler": 4.0}
         return kinds if running else {}
