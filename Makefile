@@ -21,6 +21,7 @@ demo: $(READY)
 	$(BIN)/speaq demo --output $(DEMO)
 
 test: lint
+	$(BIN)/python -m compileall -q speaq launch tests # else each of a thousand processes compiles them
 	$(BIN)/python -m pytest -n 2 $(TESTS)
 
 lint: $(READY)

@@ -7,7 +7,6 @@ from pathlib import Path
 
 import typer
 
-from launch import from_predictions as predictions
 from launch import results
 from launch import study as studies
 from launch.ledger import Entry
@@ -49,7 +48,9 @@ def tune_command(
         if extra:
             raise ConfigError(f"--resume {resume}: the study knows {', '.join(extra)} already; leave it out")
         study = studies.read(resume / "study.yaml")
-        if predictions.is_of_predictions(study):
+        if study.of_predictions:
+            from launch import from_predictions as predictions  # with PyTorch, which takes seconds to import
+
             if budget is not None:
                 raise ConfigError(f"--budget {budget}: a search of predictions takes minutes and knows none")
             entries = predictions.resume(
@@ -108,6 +109,8 @@ def _tune_predictions(
             raise ConfigError(f"{name} has no effect with --from-predictions, which takes the run as it was trained")
     if output is None:
         raise ConfigError("missing --output")
+    from launch import from_predictions as predictions  # with PyTorch, as above
+
     changes = configs.parse_overrides(search, "--search")
     entries = predictions.start(
         run,

@@ -21,7 +21,6 @@ import typer
 from launch import compare, copies, results, status
 from launch import study as studies
 from launch.fence import Claim, FencedError
-from launch.from_predictions import is_of_predictions
 from launch.ledger import Entry, digest
 from launch.memory import train_in_parts
 from launch.race import Setting, leader, race
@@ -102,7 +101,7 @@ def choose(snapshot: Snapshot, top: int) -> list[Entry]:
     name, plan = snapshot.folder, snapshot.plan
     if top < 1:
         raise ConfigError(f"--top {top}: at least 1")
-    if is_of_predictions(snapshot.study):
+    if snapshot.study.of_predictions:
         raise ConfigError(
             f"{name}: is a search of stored predictions, where nothing is trained and no seed plays a part; compare "
             "two decodings with speaq metrics A --data D --against B"

@@ -21,7 +21,7 @@ from launch.progress import Lines
 from launch.seam import Progresses
 from launch.search import Plan, Search, objectives
 from launch.shipped import shipped
-from launch.study import Study
+from launch.study import OF_PREDICTIONS, Study
 from speaq import config as configs
 from speaq import space as spaces
 from speaq.config import ConfigError
@@ -29,7 +29,6 @@ from speaq.space import Space
 from speaq.training.environment import versions
 from speaq.training.stored import StoredRun, store
 
-PREFIX = "predictions:"  # of what a study.yaml names as its training function
 LABEL = "as trained"
 
 
@@ -58,7 +57,7 @@ def start(
         raise ConfigError("search.constraints: nothing is trained here, so there is no cost to constrain")
     settings = chosen.search.model_copy(update={"objective": list(names), "scheduler": "none", "grace_steps": None})
     plan = Plan(base, chosen, settings, trials or settings.trials, names, {LABEL: stored.config})
-    train = PREFIX + str(run.resolve())
+    train = OF_PREDICTIONS + str(run.resolve())
     study = Study(plan, stored.data.resolve(), stored.data_digest, _digest(stored), versions(), train)
     address = storages.choose(url, output)
     output.mkdir(parents=True, exist_ok=True)
@@ -79,7 +78,7 @@ def resume(
 ) -> list[Entry]:
     """Finishes a search that `start` began. Raises ConfigError where run, data or code are no longer what they were."""
     with progress("raw outputs of the validation split") as tell:
-        stored = store(Path(study.train.removeprefix(PREFIX)), data or study.data, progress=tell)
+        stored = store(Path(study.train.removeprefix(OF_PREDICTIONS)), data or study.data, progress=tell)
     study = studies.as_now(study, output, stored.data.resolve(), stored.data_digest, _digest(stored), force)
     with opened(storages.again(study.storage, url, output), study.plan) as mirror:
         return _run(studies.with_trials(study, trials), stored, output, mirror)
@@ -92,10 +91,6 @@ def check_space(space: Space) -> None:
             raise ConfigError(
                 f"--from-predictions: {key}: only inference.* keys can be searched, without inference.layer"
             )
-
-
-def is_of_predictions(study: Study) -> bool:
-    return study.train.startswith(PREFIX)
 
 
 def _digest(stored: StoredRun) -> str:

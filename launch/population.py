@@ -24,7 +24,7 @@ from speaq import config as configs
 from speaq.config import Config
 from speaq.parameters import Choice, FloatRange, IntRange, Plain
 from speaq.space import LOSSES, Space
-from speaq.training import checkpoint
+from speaq.training import run_folder
 
 FACTORS = (0.8, 1.2)
 RESAMPLE = 0.25  # probability of a new value instead of a neighbouring one; both as in the paper
@@ -53,20 +53,20 @@ def keep(trial: Path, step: int) -> None:
     url = copies.url_of(trial)
     if url is not None:
         store = Store(url)
-        for name in (checkpoint.LAST, checkpoint.BEST):
+        for name in (run_folder.LAST, run_folder.BEST):
             there, kept = store.stamp(f"checkpoints/{name}", _kept(step, name))
             if there is not None and kept is None:
                 store.copy(f"checkpoints/{name}", _kept(step, name))
         return
     folder = rung_folder(trial, step)
     folder.mkdir(parents=True, exist_ok=True)
-    for name in (checkpoint.LAST, checkpoint.BEST):
+    for name in (run_folder.LAST, run_folder.BEST):
         source, target = trial / "checkpoints" / name, folder / name
         if source.exists() and not target.exists():
             try:
                 os.link(source, target)
             except OSError:  # a file system without links
-                checkpoint.copy(source, target)
+                run_folder.copy(source, target)
 
 
 def _kept(step: int, name: str) -> str:
@@ -77,8 +77,8 @@ def is_kept(trial: Path, step: int) -> bool:
     """Whether a child could start from the trial's checkpoint of a rung."""
     url = copies.url_of(trial)
     if url is not None:
-        return Store(url).stamp(_kept(step, checkpoint.LAST)) != [None]
-    return (rung_folder(trial, step) / checkpoint.LAST).exists()
+        return Store(url).stamp(_kept(step, run_folder.LAST)) != [None]
+    return (rung_folder(trial, step) / run_folder.LAST).exists()
 
 
 def adopt(parent: Path, step: int, trial: Path, url: str | None = None) -> None:
@@ -94,10 +94,10 @@ def adopt(parent: Path, step: int, trial: Path, url: str | None = None) -> None:
     temporary.mkdir(parents=True, exist_ok=True)
     if url is None:
         for source in rung_folder(parent, step).iterdir():
-            checkpoint.copy(source, temporary / source.name)
+            run_folder.copy(source, temporary / source.name)
     else:
         store = Store(url)
-        for name in (checkpoint.LAST, checkpoint.BEST):
+        for name in (run_folder.LAST, run_folder.BEST):
             if store.stamp(_kept(step, name)) != [None]:
                 store.download(_kept(step, name), temporary / name)
     temporary.replace(own)

@@ -41,8 +41,9 @@ def check_shared(output: Path, data: Path, config: Config) -> None:
 
 
 def _refuse(what: str, nodes: list[Node], problems: Mapping[str, str]) -> None:
+    lost = {node.id for node in nodes} - {node.id for node in alive()} if any(problems.values()) else set()
     for node in nodes:
-        if problem := problems[node.id]:
+        if node.id not in lost and (problem := problems[node.id]):
             raise ClusterError(
                 f"{what}: is not shared by the cluster's {len(nodes)} nodes ({node.name}: {problem}); "
                 "use storage that all of them mount at the same path; speaq doctor looks closer"
@@ -56,7 +57,7 @@ def existing(folder: Path) -> Path:
 
 def weights(start: str) -> str:
     """The file that `training.init_from` or `training.backbone_from` names, by itself or by its run folder."""
-    from speaq.training.checkpoint import find
+    from speaq.training.run_folder import find
 
     return str(find(Path(start)))
 

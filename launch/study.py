@@ -46,10 +46,13 @@ from speaq import space as spaces
 from speaq.config import BASELINE, PUBLISHED, Config, ConfigError
 from speaq.space import Space
 from speaq.terminal import shown
-from speaq.training.checkpoint import find
 from speaq.training.environment import versions
+from speaq.training.run_folder import find
 
 log = logging.getLogger(__name__)
+
+
+OF_PREDICTIONS = "predictions:"  # how the training function of a search of predictions begins
 
 
 class StudyError(RuntimeError):
@@ -68,6 +71,11 @@ class Study:
     train: str = Job.train
     storage: Address | None = None  # what is kept of it: no password, paths seen from the folder
     forced: tuple[Mapping[str, Any], ...] = ()  # resumed in spite of changes: {at, changes}
+
+    @property
+    def of_predictions(self) -> bool:
+        """Whether its trials train nothing: launch/from_predictions.py."""
+        return self.train.startswith(OF_PREDICTIONS)
 
     def dump(self) -> str:
         plan = self.plan
@@ -134,12 +142,13 @@ def create(
 def check_groups(base: Config, space: Space, data: Path) -> None:
     """Before any trial: the predicates of groups of the user's own are those of the data. Raises ConfigError."""
     from speaq.data.visual_genome import open_data
-    from speaq.matching.groups import check_names
-    from speaq.user_groups import parse
 
     searched = space.parameters.get(spaces.GROUPS)
     texts = [base.matching.groups, *([] if searched is None else searched.extremes())]
     if named := [text for text in texts if isinstance(text, str)]:
+        from speaq.matching.groups import check_names
+        from speaq.user_groups import parse
+
         predicates = open_data(data, need_images=False).vocabulary.predicates
         for text in named:
             check_names(parse(text), predicates)

@@ -22,7 +22,7 @@ from typing import Any
 import ray
 from ray import tune
 
-from launch import copies, seam
+from launch import copies, population, seam
 from launch.failures import outcome_of
 from launch.fence import Claim
 from launch.folder_copy import Copy
@@ -154,8 +154,6 @@ class Run:
 
     def _train(self, steps: Progress) -> dict[str, Any]:
         if self._start is not None:
-            from launch import population  # with torch, which takes seconds to import
-
             parent, step = self._start["trial"], self._start["step"]
             url = None if self._job.url is None else joined(self._job.url, parent)
             population.adopt(self._folder.parent / parent, step, self._folder, url)

@@ -10,11 +10,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
+from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch import Tensor
+
+if TYPE_CHECKING:  # who reads annotations alone need not wait for PyTorch
+    import torch
+    from torch import Tensor
 
 FloatArray = NDArray[np.float32]
 IntArray = NDArray[np.int64]
@@ -170,4 +173,4 @@ class ScenePrediction:
 
 def split_by_counts(values: Tensor, counts: Sequence[int]) -> list[Tensor]:
     """Splits the first dimension of `values` into consecutive pieces of the given lengths."""
-    return list(torch.split(values, list(counts)))
+    return list(values.split(list(counts)))  # type: ignore[no-untyped-call]

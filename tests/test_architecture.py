@@ -47,6 +47,12 @@ def test_help_does_not_import_torch() -> None:
     assert done.stdout.strip() == "False"
 
 
+def test_the_driver_of_a_search_starts_without_torch() -> None:
+    code = "import sys, launch.cli, launch.live, speaq.data.visual_genome; print('torch' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "False"
+
+
 def test_a_trials_process_starts_without_torch_and_optuna() -> None:
     """Training loads torch where it needs it."""
     pytest.importorskip("ray")

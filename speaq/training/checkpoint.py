@@ -7,7 +7,6 @@ import errno
 import logging
 import os
 import reprlib
-import shutil
 import zipfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -18,16 +17,17 @@ from torch import Tensor, nn
 
 from speaq.config import ConfigError
 from speaq.foreign import ForeignError, load_tensors
+from speaq.training.run_folder import BEST as BEST
+from speaq.training.run_folder import LAST as LAST
+from speaq.training.run_folder import PREVIOUS as PREVIOUS
+from speaq.training.run_folder import CheckpointError as CheckpointError
+from speaq.training.run_folder import copy as copy
+from speaq.training.run_folder import find as find
 
 log = logging.getLogger(__name__)
 
 FORMAT = 1
-LAST, PREVIOUS, BEST = "last.pt", "previous.pt", "best.pt"
 DAMAGED = "damaged.pt"
-
-
-class CheckpointError(ConfigError):
-    """A file that is not a usable checkpoint of ours."""
 
 
 def save(path: Path, content: Mapping[str, Any], *, keep_previous: bool = False) -> None:
@@ -48,16 +48,6 @@ def save(path: Path, content: Mapping[str, Any], *, keep_previous: bool = False)
         if keep_previous and path.exists():
             path.replace(path.with_name(PREVIOUS))
         temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
-def copy(source: Path, target: Path) -> None:
-    """Copies a checkpoint atomically."""
-    temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
-    try:
-        shutil.copyfile(source, temporary)
-        temporary.replace(target)
     finally:
         temporary.unlink(missing_ok=True)
 
@@ -159,14 +149,3 @@ def tidy(folder: Path) -> None:
     """Removes what a process that was killed while it wrote has left. Only for who has the run to himself."""
     for path in folder.glob(".*.tmp"):
         path.unlink(missing_ok=True)
-
-
-def find(path: Path) -> Path:
-    """A checkpoint file as given, or the best (else last) one of a run folder."""
-    if path.is_dir():
-        for name in (BEST, LAST, PREVIOUS):
-            candidate = path / "checkpoints" / name
-            if candidate.exists():
-                return candidate
-        raise CheckpointError(f"{path}: no checkpoint in this run folder")
-    return path

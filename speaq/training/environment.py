@@ -11,8 +11,10 @@ import subprocess
 from functools import cache
 from importlib import metadata
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import torch
+if TYPE_CHECKING:  # drivers of searches ask for versions alone: PyTorch takes seconds
+    import torch
 
 PACKAGES = ("speaq", "torch", "torchvision", "numpy", "scipy", "ray", "optuna")
 
@@ -58,12 +60,18 @@ def _git(root: Path, *arguments: str) -> str:
 def hardware(device: torch.device) -> str:
     """One line: the device, and the CPU cores of the host."""
     cores = f"{os.cpu_count()} CPU cores"
-    return f"{torch.cuda.get_device_name(device)}, {cores}" if device.type == "cuda" else cores
+    if device.type != "cuda":
+        return cores
+    import torch
+
+    return f"{torch.cuda.get_device_name(device)}, {cores}"
 
 
 def peak_memory_mib(device: torch.device) -> float:
     """Largest memory use since `reset_peak_memory`, MiB: of the CUDA device, or of this process where there is none."""
     if device.type == "cuda":
+        import torch
+
         return torch.cuda.max_memory_allocated(device) / 2**20
     try:
         status = Path("/proc/self/status").read_text(encoding="utf-8")
@@ -75,6 +83,8 @@ def peak_memory_mib(device: torch.device) -> float:
 def reset_peak_memory(device: torch.device) -> None:
     """Forgets earlier peaks: a process may train several trials one after the other."""
     if device.type == "cuda":
+        import torch
+
         torch.cuda.reset_peak_memory_stats(device)
         return
     with contextlib.suppress(OSError):  # Linux alone can; elsewhere a peak is the process's
