@@ -27,7 +27,6 @@ WITH_RAY = (
     "test_launch",
     "test_readme",
     "test_real_data",
-    "test_remote",
     "test_reproduction",
     "test_after_search",
     "test_costs",

@@ -41,7 +41,7 @@ pytestmark = pytest.mark.slow
 ROOT = Path(__file__).parents[1]
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def s3() -> Iterator[Server]:
     with server() as running:
         yield running
@@ -381,6 +381,7 @@ with copies.opened(sys.argv[1], "work") as output:
 """
 
 
+@pytest.mark.cluster
 def test_a_search_survives_its_machine_on_nodes_that_share_nothing(
     s3: Server, toy: Path, tmp_path: Path, scratch: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
