@@ -131,7 +131,10 @@ class Round:
         kinds = self.soak.possible(running)
         if not kinds:
             return False
+        if new := {kind: weight for kind, weight in kinds.items() if kind not in self.soak.seen}:
+            kinds = new if self.soak.random.random() < 0.3 else kinds  # each kind is to be seen
         kind = self.soak.random.choices(list(kinds), list(kinds.values()))[0]
+        self.soak.seen.add(kind)
         fault = Fault(kind, time.time())
         self.faults.append(fault)
         getattr(self, f"_{kind}")(fault, running)
@@ -310,12 +313,14 @@ class Count:
                 self.broken += 1
 
     def _time(self, round_: Round) -> None:
-        """From a fault to the first step that had not been begun before it, where no other fault came in between."""
+        """From a fault to the first new step of a process that began after it, where no other fault came in between."""
         begins = [fault.time for fault in round_.faults if fault.kind not in ("join", "straggler")]
         for fault in round_.faults:
             for trial, last in fault.trials.items():
-                steps = (line for line in round_.trials.steps(trial) if line[0] == "step" and int(line[1]) > last)
-                then = min((moment for line in steps if (moment := float(line[2])) > fault.time), default=None)
+                lines = round_.trials.steps(trial)
+                again = [at for at, line in enumerate(lines) if line[0] == "from" and float(line[3]) > fault.time]
+                steps = (line for line in lines[again[0] :] if line[0] == "step") if again else iter(())
+                then = next((float(line[2]) for line in steps if int(line[1]) > last), None)
                 if then is not None and not any(fault.time < begin < then for begin in begins):
                     self.recovery[fault.kind].append(then - fault.time)
 
@@ -330,6 +335,7 @@ class Soak:
         self.disk = Disk(folder / "disk")
         self.hosts = Hosts()
         self.away: set[Host] = set()  # cut off
+        self.seen: set[str] = set()  # kinds of faults so far
         self.count = Count()
 
     @property
