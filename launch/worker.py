@@ -109,7 +109,7 @@ class Told:
 
 
 def _fit(job: dict[str, Any], config: Config, told: Told) -> dict[str, Any]:
-    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=True)
+    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
     actor: Any = ray.remote(Relay)
     relay = actor.options(num_cpus=0, scheduling_strategy=here).remote()
     output = Path(job["output"])
