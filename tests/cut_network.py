@@ -39,18 +39,13 @@ def search(hosts: Hosts, folder: Path) -> dict[str, Any]:
     driver = Driver(folder / "study", lambda: hosts.address, Log(folder / "log"))
     _wait(driver, lambda: len(trials.running()) == 2 and all(trials.last(t) > INTERVAL for t in trials.running()))
     hosts.cut(lost)
-    begin, before = time.time(), {trial: (trials.last(trial), pid) for trial, pid in trials.running().items()}
+    begin, before = time.time(), trials.running()
     _wait(driver, lambda: any(row["event"] == "running" and row["attempt"] > 1 for row in trials.rows()))
     hosts.heal(lost)
     _wait(driver, lambda: False)
     again = [row["trial"] for row in trials.rows() if row["event"] == "running" and row["attempt"] > 1]
     back = {trial: _back(trials, trial) for trial in again}
-    went_on = [
-        float(line[2]) - begin
-        for trial in again
-        for line in trials.steps(trial)
-        if line[0] == "step" and int(line[1]) > before[trial][0] and float(line[2]) > begin
-    ]
+    went_on = [_after_start(trials, trial) - begin for trial in again]
     results = endings(trials.rows())
     return {
         "code": driver.process.returncode,
@@ -73,6 +68,13 @@ def _back(trials: Trials, trial: str) -> int:
             most = max(most, furthest - int(line[1]))
         furthest = max(furthest, int(line[1]))
     return most
+
+
+def _after_start(trials: Trials, trial: str) -> float:
+    """When the last attempt of a trial made its first step."""
+    lines = trials.steps(trial)
+    start = max(at for at, line in enumerate(lines) if line[0] == "from")
+    return float(lines[start + 1][2])
 
 
 def _wait(driver: Driver, happened: Callable[[], bool]) -> None:
