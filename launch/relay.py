@@ -21,14 +21,8 @@ class Relay:
         self._offer: tuple[int, int, Metrics] | None = None  # number, step, metrics: what rank 0 waits with
         self._answer: tuple[int, Answer] | None = None
         self._number = 0
-        self._starts = 0
         self._outcome: dict[str, Any] = {}
         self._progress: tuple[int, int, str] | None = None
-
-    async def begin(self) -> int:
-        """How often the workers were started before."""
-        self._starts += 1
-        return self._starts - 1
 
     async def offer(self, step: int, metrics: Metrics) -> Answer:
         """Called by rank 0; waits for the answer."""

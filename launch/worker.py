@@ -136,6 +136,7 @@ def _attempts(job: dict[str, Any], config: Config, carrier: _Carrier) -> dict[st
         _remove_traces(output)
         trainer = _trainer({**job, "config": configs.to_dict(elastic.with_same_parts(config, number))}, number, config)
         error, got_on = carrier.run(trainer, number)
+        job = {**job, "resume": True}  # whatever comes next
         outcome: dict[str, Any] = ray.get(job["relay"].outcome.remote())
         if outcome:
             return outcome
@@ -215,12 +216,11 @@ def work(job: dict[str, Any]) -> None:
     """What every worker runs."""
     relay = job["relay"]
     main = distributed.world()[0] == 0
-    starts = distributed.broadcast(ray.get(relay.begin.remote()) if main else None)
     try:
         output = Path(job["output"])
         said = log_to(output / WORKER_LOG) if main else contextlib.nullcontext()
         with said as steps, Claim(output) if main else contextlib.nullcontext() as claim:
-            result = _train(job, relay, starts, claim, steps)
+            result = _train(job, relay, claim, steps)
     except Interrupted:  # to start again with more workers
         return
     except (ValueError, ArithmeticError) as error:
@@ -238,9 +238,7 @@ def work(job: dict[str, Any]) -> None:
             ray.get(relay.end.remote({"result": result}))
 
 
-def _train(
-    job: Mapping[str, Any], relay: Any, starts: int, claim: Claim | None, steps: Progress | None
-) -> dict[str, Any]:
+def _train(job: Mapping[str, Any], relay: Any, claim: Claim | None, steps: Progress | None) -> dict[str, Any]:
     config = configs.from_dict(job["config"])
     options: dict[str, Any] = {"device": _device()} if config.resources.gpus_per_worker > 0 else {}
     if claim is not None and steps is not None:
@@ -269,7 +267,7 @@ def _train(
         Path(job["output"]),
         task=job["task"],
         report=report,
-        resume=job["resume"] or starts > 0,
+        resume=job["resume"],
         **options,
     )
 
