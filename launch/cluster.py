@@ -154,7 +154,7 @@ def places(resources: ResourcesConfig, *, free: bool = False) -> int:
 def runs(resources: ResourcesConfig) -> int:
     """Runs of this kind that the cluster can hold at once; one that is elastic may be smaller where it is alone."""
     found = places(resources)
-    return max(found // resources.num_workers, int(found >= (resources.min_workers or resources.num_workers)))
+    return max(found // resources.num_workers, int(found >= resources.least_workers))
 
 
 class Places:
@@ -189,6 +189,6 @@ def check_fits(resources: ResourcesConfig) -> int:
     wanted = " and ".join(f"{amount:g} {name}" for name, amount in worker_resources(resources).items())
     have = ", ".join(" ".join(f"{node.get(name, 0):g} {name}" for name in ("CPU", "GPU")) for node in _nodes())
     raise ClusterError(
-        f"resources: one run needs {resources.min_workers or resources.num_workers} workers with {wanted} each; "
+        f"resources: one run needs {resources.least_workers} workers with {wanted} each; "
         f"the cluster's nodes have {have}"
     )

@@ -20,8 +20,7 @@ LOOK = 0.5  # seconds between looks
 def numbers(config: Config) -> list[int]:
     """Of workers that the run may have, the largest first."""
     most = config.resources.num_workers
-    least = config.resources.min_workers or most
-    return [number for number in range(most, least - 1, -1) if most % number == 0]
+    return [number for number in range(most, config.resources.least_workers - 1, -1) if most % number == 0]
 
 
 def number_to_start(config: Config) -> int:

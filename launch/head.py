@@ -13,9 +13,10 @@ import threading
 import time
 from collections.abc import Iterator
 
+from speaq.terminal import FAILED
+
 LOOK = 2.0  # seconds between looks
 LIMIT = 30.0  # seconds without an answer; a head that is started again at its address may come back before
-FAILED = 1  # exit code
 
 
 @contextlib.contextmanager

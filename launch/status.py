@@ -181,8 +181,8 @@ def starving_line(groups: Mapping[str, int]) -> str | None:
     found = [f"{trial} ({number})" for trial, number in groups.items() if number]
     if not found:
         return None
-    shown = ", ".join(found[:NAMED]) + (f" and {len(found) - NAMED} more" if len(found) > NAMED else "")
-    return f"groups whose queries get no target: trial {shown}; speaq logs names them, the report shows them"
+    named = ", ".join(found[:NAMED]) + (f" and {len(found) - NAMED} more" if len(found) > NAMED else "")
+    return f"groups whose queries get no target: trial {named}; speaq logs names them, the report shows them"
 
 
 def totals(trials: Sequence[TrialStatus], snapshot: Snapshot) -> Totals:

@@ -394,3 +394,8 @@ class ResourcesConfig(Section):
                 f"min_workers {self.min_workers} has no effect with num_workers {self.num_workers}: it must be smaller"
             )
         return self
+
+    @property
+    def least_workers(self) -> int:
+        """With fewer a run waits."""
+        return self.min_workers or self.num_workers
