@@ -44,7 +44,7 @@ def search(hosts: Hosts, folder: Path) -> dict[str, Any]:
     hosts.heal(lost)
     _wait(driver, lambda: False)
     again = [row["trial"] for row in trials.rows() if row["event"] == "running" and row["attempt"] > 1]
-    back = {trial: _back(trials, trial) for trial in again}
+    back = [steps for trial in again for _, steps in trials.starts(trial)]
     went_on = [_after_start(trials, trial) - begin for trial in again]
     results = endings(trials.rows())
     return {
@@ -54,20 +54,10 @@ def search(hosts: Hosts, folder: Path) -> dict[str, Any]:
         "metrics": {row["trial"]: row["metrics"] for row in results.values()},
         "cut off": len(before),
         "again": sorted(set(again)),
-        "steps back": max(back.values()),
+        "steps back": max(back),
         "seconds until it went on": round(min(went_on), 1),
         "unclean": driver.unclean,
     }
-
-
-def _back(trials: Trials, trial: str) -> int:
-    """The most steps that one start has repeated."""
-    furthest, most = 0, 0
-    for line in trials.steps(trial):
-        if line[0] == "from":
-            most = max(most, furthest - int(line[1]))
-        furthest = max(furthest, int(line[1]))
-    return most
 
 
 def _after_start(trials: Trials, trial: str) -> float:

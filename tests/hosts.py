@@ -20,6 +20,8 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
+from tests.listening import free_port
+
 ROOT = Path(__file__).parents[1]
 PREFIX, LINK, BRIDGE = "speaq-host", "speaq", "speaq-bridge"
 NETWORK = "10.213.77"
@@ -48,8 +50,7 @@ class Host:
         return f"{NETWORK}.{self.number}"
 
     def processes(self) -> list[int]:
-        done = subprocess.run(["ip", "netns", "pids", self.name], capture_output=True, text=True, check=False)
-        return [int(pid) for pid in done.stdout.split()]
+        return _processes(self.name)
 
 
 def possible() -> bool:
@@ -98,6 +99,12 @@ class Hosts:
             self.wait()
         return host
 
+    def add(self, number: int, cpus: int = 1) -> None:
+        """New hosts, all of which have joined when this returns."""
+        for _ in range(number):
+            self.join(cpus, wait=False)
+        self.wait()
+
     def _start_on(self, host: Host) -> None:
         inside = ["nsenter", f"--net=/run/netns/{host.name}"]
         node = [f"--address={self.address}", f"--node-ip-address={host.address}", f"--num-cpus={host.cpus}"]
@@ -115,10 +122,7 @@ class Hosts:
 
     def kill(self, host: Host) -> None:
         """All of its processes at once, as when a machine loses its power."""
-        for pid in host.processes():
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGKILL)
-        _ip("netns", "delete", host.name)
+        _remove(host.name)
         self.hosts.remove(host)
 
     def close(self) -> None:
@@ -172,22 +176,25 @@ def own_address() -> str:
         return str(probe.getsockname()[0])
 
 
-def free_port(address: str) -> int:
-    with socket.socket() as probe:
-        probe.bind((address, 0))
-        return int(probe.getsockname()[1])
-
-
 def _clean() -> None:
     """Removes hosts and the bridge."""
-    for host in Path("/run/netns").glob(f"{PREFIX}*"):
-        found = subprocess.run(["ip", "netns", "pids", host.name], capture_output=True, text=True, check=False)
-        for pid in found.stdout.split():
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(int(pid), signal.SIGKILL)
-        subprocess.run(["ip", "netns", "delete", host.name], capture_output=True, check=False)
+    for namespace in Path("/run/netns").glob(f"{PREFIX}*"):
+        _remove(namespace.name)
     for link in (*Path("/sys/class/net").glob(f"{LINK}[0-9]*"), Path(BRIDGE)):
         subprocess.run(["ip", "link", "delete", link.name], capture_output=True, check=False)
+
+
+def _processes(namespace: str) -> list[int]:
+    done = subprocess.run(["ip", "netns", "pids", namespace], capture_output=True, text=True, check=False)
+    return [int(pid) for pid in done.stdout.split()]
+
+
+def _remove(namespace: str) -> None:
+    """With all that runs in it; the file of one that another mount namespace has made may stay."""
+    for pid in _processes(namespace):
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
+    subprocess.run(["ip", "netns", "delete", namespace], capture_output=True, check=False)
 
 
 def _ip(*words: str) -> None:

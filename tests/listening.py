@@ -1,14 +1,22 @@
-"""Which addresses processes listen on, from /proc (Linux)."""
+"""Ports: a free one, and which addresses processes listen on, from /proc (Linux)."""
 
 from __future__ import annotations
 
 import contextlib
 import os
+import socket
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 PROC = Path("/proc")
 LOOPBACK = ("0100007F", "00000000000000000000000001000000", "0000000000000000FFFF00000100007F")  # as /proc/net has it
+
+
+def free_port(address: str = "127.0.0.1") -> int:
+    """One that nobody listens on, for now."""
+    with socket.socket() as probe:
+        probe.bind((address, 0))
+        return int(probe.getsockname()[1])
 
 
 def descendants(ancestor: int) -> set[int]:

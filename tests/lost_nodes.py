@@ -45,9 +45,7 @@ def main() -> None:
     folder, data = (Path(argument) for argument in sys.argv[1:])
     hosts = Hosts()
     try:
-        for _ in range(3):
-            hosts.join(wait=False)
-        hosts.wait()
+        hosts.add(3)
         os.environ["RAY_ADDRESS"] = hosts.address
         os.environ["RAY_TRAIN_HEALTH_CHECK_INTERVAL_S"] = "0.5"
         print(json.dumps(lose(hosts, folder, data)))

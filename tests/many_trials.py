@@ -42,9 +42,7 @@ def main() -> None:
     os.environ[PLACES] = str(given.nodes * given.cpus)
     hosts = Hosts()
     try:
-        for _ in range(given.nodes):
-            hosts.join(given.cpus, wait=False)
-        hosts.wait()
+        hosts.add(given.nodes, given.cpus)
         os.environ["RAY_ADDRESS"] = hosts.address
         print(json.dumps(search(given.folder / "study", given.data, given.nodes, given.cpus)))
     finally:

@@ -13,6 +13,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+from tests.listening import free_port
+
 # As every node's environment has them; no key is asked for on the way.
 ENVIRONMENT = {
     "AWS_ACCESS_KEY_ID": "speaq",
@@ -62,9 +64,7 @@ class Server:
     """What lies at `url(…)`."""
 
     def __init__(self) -> None:
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            self._behind = free.getsockname()[1]
+        self._behind = free_port()
         line = [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(self._behind)]
         self._process = subprocess.Popen(line, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         self._wait()

@@ -297,19 +297,14 @@ class Count:
 
     def _count_steps(self, round_: Round, trial: str, rows: list[dict[str, Any]]) -> None:
         ended = [row["time"] for row in rows if row.get("trial") == trial and row["event"] in ("finished", "failed")]
-        furthest = 0
-        for line in round_.trials.steps(trial):
-            step = int(line[1])
-            if line[0] == "step":
-                self.steps += 1
-                self.steps_repeated += step <= furthest
-                furthest = max(furthest, step)
-                continue
-            self.repeated += bool(ended) and float(line[3]) > ended[0]
-            back = furthest - step
+        made = [line[1] for line in round_.trials.steps(trial) if line[0] == "step"]
+        self.steps += len(made)
+        self.steps_repeated += len(made) - len(set(made))
+        for begin, back in round_.trials.starts(trial):
+            self.repeated += bool(ended) and begin > ended[0]
             self.most = max(self.most, back)
             if back > INTERVAL * (1 + min(1, round_.damaged[trial])):
-                round_.log(f"trial {trial} went back {back} steps to {step}")
+                round_.log(f"trial {trial} went back {back} steps")
                 self.broken += 1
 
     def _time(self, round_: Round) -> None:
@@ -360,9 +355,7 @@ class Soak:
         return kinds if running else {}
 
     def run(self) -> int:
-        for _ in range(NODES):
-            self.hosts.join(CPUS, wait=False)
-        self.hosts.wait()
+        self.hosts.add(NODES, CPUS)
         first = Round(self, self._write("undisturbed"), 0.0)
         assert first.run(lambda: None)
         undisturbed = endings(first.trials.rows())

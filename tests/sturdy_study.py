@@ -4,7 +4,6 @@ do things to it: its study, its driver, and what its trials have written down.
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import os
 import subprocess
@@ -62,7 +61,7 @@ def write_study(output: Path, data: Path, decays: Sequence[float]) -> int:
     space = spaces.from_dict({"search": search, "parameters": parameters})
     study = studies.create(configs.apply(Config(), CONFIG), space, data, train="tests.sturdy_training:train")
     output.mkdir(parents=True)
-    studies.write(dataclasses.replace(study), output, None)
+    studies.write(study, output, None)
     return trials
 
 
@@ -90,6 +89,16 @@ class Trials:
             ended = (self.study / "trials" / trial / "result.json").exists()
             if begun and not ended and _is_ray(pid := int(begun[-1][2])):
                 found[trial] = pid
+        return found
+
+    def starts(self, trial: str) -> list[tuple[float, int]]:
+        """When each attempt began, and how many steps behind the furthest one."""
+        furthest, found = 0, []
+        for line in self.steps(trial):
+            if line[0] == "from":
+                found.append((float(line[3]), furthest - int(line[1])))
+            else:
+                furthest = max(furthest, int(line[1]))
         return found
 
     def last(self, trial: str) -> int:

@@ -8,7 +8,6 @@ import re
 import secrets
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
@@ -21,6 +20,8 @@ from typing import Any
 import pytest
 
 from tests.command import refusal
+from tests.hosts import COUNT
+from tests.listening import free_port
 from tests.tiny import assignments
 
 pytest.importorskip("ray")
@@ -101,12 +102,6 @@ def test_a_host_name_that_stands_for_the_loopback_is_named() -> None:
 # A cluster
 
 
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
 @dataclass
 class Nodes:
     """A head and a second node, which has its own content in the folder `private` and names a wrong interface."""
@@ -122,8 +117,7 @@ class Nodes:
         )
 
     def count(self) -> int:
-        code = "import ray; ray.init(logging_level='ERROR'); print(sum(node['Alive'] for node in ray.nodes()))"
-        line = [sys.executable, "-c", code]
+        line = [sys.executable, "-c", COUNT]
         return int(subprocess.run(line, env=self.environment, capture_output=True, text=True, check=True).stdout)
 
     def doctor(self, *arguments: str | Path, code: int, limit: float = LIMIT) -> list[Row]:

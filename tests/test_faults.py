@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import multiprocessing
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -21,6 +20,7 @@ from speaq.data.dataset import train_loader
 from speaq.data.visual_genome import open_data
 from speaq.training import checkpoint
 from speaq.training.loop import train
+from tests.listening import free_port
 from tests.test_training import assert_same_run, timeless
 from tests.tiny import tiny
 
@@ -134,9 +134,7 @@ def rank_of_two(rank: int, port: int, config: Config, toy: Path, output: Path) -
 
 
 def train_on_two(config: Config, toy: Path, output: Path) -> None:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = free_port()
     fork = multiprocessing.get_context("fork")
     ranks = [fork.Process(target=rank_of_two, args=(rank, port, config, toy, output)) for rank in (0, 1)]
     for process in ranks:

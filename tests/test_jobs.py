@@ -11,7 +11,6 @@ import re
 import secrets
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
@@ -27,6 +26,7 @@ import pytest
 import yaml
 
 from tests.command import command, refusal
+from tests.listening import free_port
 from tests.test_clusters import submissions
 from tests.test_readme import ROOT, commands
 from tests.tiny import assignments
@@ -34,12 +34,6 @@ from tests.tiny import assignments
 pytest.importorskip("ray")
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(2700)]
 BIN = Path(sys.executable).parent
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 OBSERVABILITY = ROOT / "launch" / "observability"

@@ -32,9 +32,7 @@ def main() -> None:
         alone = hosts.join(2)
         one = seconds(folder, "one")
         hosts.kill(alone)
-        hosts.join(wait=False)
-        hosts.join(wait=False)
-        hosts.wait()
+        hosts.add(2)
         two = seconds(folder, "two")
         print(f"{STEPS} steps on two workers: {one:.1f} s on one host, {two:.1f} s on two, ratio {two / one:.2f}")
     finally:
