@@ -16,7 +16,6 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-import yaml
 from pydantic import ValidationError
 from ray import tune
 
@@ -95,7 +94,7 @@ class Study:
             "references": {label: search.difference(plan.base, c) for label, c in plan.references.items()},
             "config": configs.to_dict(plan.base),
         }
-        return yaml.safe_dump(content, sort_keys=False, default_flow_style=None, width=110, allow_unicode=True)
+        return configs.dump_yaml(content)
 
 
 def create(
@@ -308,7 +307,7 @@ def keep_forced(study: Study, output: Path) -> None:
         "forced": list(study.forced),
     }
     temporary = file.with_suffix(".tmp")
-    temporary.write_text(yaml.safe_dump(content, sort_keys=False, allow_unicode=True), encoding="utf-8")
+    temporary.write_text(configs.dump_yaml(content), encoding="utf-8")
     temporary.replace(file)
 
 

@@ -11,11 +11,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, get_args
 
-import yaml
 from pydantic import BaseModel, Field, ValidationError, model_validator
 from pydantic_core import ErrorDetails
 
 from speaq.plain_yaml import ConfigError as ConfigError
+from speaq.plain_yaml import dump_yaml as dump_yaml
 from speaq.plain_yaml import parse_yaml as parse_yaml
 from speaq.plain_yaml import read_yaml as read_yaml
 from speaq.sections import DataConfig as DataConfig
@@ -239,7 +239,7 @@ def load(path: Path, assignments: Sequence[str] = ()) -> Config:
 
 def dump(config: Config) -> str:
     """`Config` → YAML text that `load` reads back to an equal config."""
-    return yaml.safe_dump(to_dict(config), sort_keys=False, default_flow_style=None, width=100)
+    return dump_yaml(to_dict(config))
 
 
 def describe() -> Iterator[tuple[str, str, str]]:

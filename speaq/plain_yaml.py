@@ -29,6 +29,10 @@ _Loader.yaml_implicit_resolvers = {
 }
 
 
+class _Dumper(yaml.SafeDumper):
+    """Quotes text that `_Loader` or PyYAML would read as something else: a digest of 12e3456789 is not a number."""
+
+
 def _add_resolvers() -> None:
     for tag, pattern, first in (
         ("bool", r"^(?:true|True|TRUE|false|False|FALSE)$", "tTfF"),
@@ -39,7 +43,8 @@ def _add_resolvers() -> None:
             "-+0123456789.",
         ),
     ):
-        _Loader.add_implicit_resolver(f"tag:yaml.org,2002:{tag}", re.compile(pattern), list(first))
+        for reader_or_writer in (_Loader, _Dumper):
+            reader_or_writer.add_implicit_resolver(f"tag:yaml.org,2002:{tag}", re.compile(pattern), list(first))
 
 
 _add_resolvers()
@@ -80,6 +85,12 @@ def parse_yaml(text: str, where: str) -> Any:
     except (yaml.YAMLError, ValueError, RecursionError, *_ODD_TAGS) as error:
         reason = " ".join(str(error).split())[:200] or type(error).__name__
         raise ConfigError(f"{where}: not valid YAML ({reason})") from error
+
+
+def dump_yaml(value: Any) -> str:
+    """A YAML document that `parse_yaml` reads as it was, keys in their order, innermost collections on one line."""
+    layout: dict[str, Any] = {"sort_keys": False, "default_flow_style": None, "width": 110, "allow_unicode": True}
+    return str(yaml.dump(value, Dumper=_Dumper, **layout))
 
 
 def _written_out(node: yaml.Node, known: dict[int, float]) -> float:

@@ -19,6 +19,7 @@ from typing import Any
 import h5py
 import numpy as np
 import torch
+import yaml
 from hypothesis import strategies as st
 from PIL import Image
 
@@ -331,14 +332,14 @@ def yaml_space(folder: Path) -> Target:
 
     parameters = {"training.learning_rate": {"type": "float", "low": 1e-4, "high": 1e-2, "log": True}}
     parameters["matching.num_groups"] = {"type": "int", "low": 1, "high": 4}
-    small = configs.yaml.safe_dump({"search": {"trials": 5}, "parameters": parameters}).encode()
+    small = configs.dump_yaml({"search": {"trials": 5}, "parameters": parameters}).encode()
     seeds = [small, small, *(path.read_bytes() for path in sorted((ROOT / "search_spaces").glob("*.yaml")))]
     return Target(folder / "space.yaml", seeds, read, (change_bytes, change_words, change_words, _change_yaml), values)
 
 
 def _change_yaml(content: bytes, generator: random.Random) -> bytes:
     value = configs.parse_yaml(content.decode(), "seed")
-    return configs.yaml.safe_dump(change_tree(value, generator), allow_unicode=True).encode("utf-8", "surrogatepass")
+    return yaml.safe_dump(change_tree(value, generator), allow_unicode=True).encode("utf-8", "surrogatepass")
 
 
 def _data(folder: Path, file: str, changes: Sequence[Change], made_up: Any = None, **files: Any) -> Target:

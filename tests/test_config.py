@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from speaq import config as configs
@@ -128,3 +128,13 @@ def test_config_survives_yaml(seed: int, rate: float, sides: list[int]) -> None:
     config = configs.apply(Config(), {"seed": seed, "training.learning_rate": rate, "data.train_sides": sides})
     text = configs.dump(config)
     assert configs.from_dict(configs.parse_yaml(text, "dump")) == config
+
+
+@given(
+    st.text("0123456789abcdef", min_size=1) | st.from_regex(r"[-+]?[0-9_]+[eE.][-+]?[0-9]+", fullmatch=True) | st.text()
+)
+@example("613e45678901")  # a digest
+@example("1_0e5")
+@example("yes")
+def test_text_stays_text_in_yaml(text: str) -> None:
+    assert configs.parse_yaml(configs.dump_yaml({"text": text, text: [text]}), "dump") == {"text": text, text: [text]}
