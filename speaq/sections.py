@@ -124,6 +124,9 @@ class ModelConfig(Section):
         return self
 
 
+Counts = Literal["train", "visual_genome"]
+
+
 class MatchingConfig(Section):
     """Groupwise query specialization and quality-aware multi-assignment."""
 
@@ -146,8 +149,10 @@ class MatchingConfig(Section):
         description="how predicates, most frequent first, are split: halving: each group takes half of the relations "
         "that remain (the method's); equal_mass: an equal share of them; equal_count: equally many predicates",
     )
-    group_counts: Literal["train", "visual_genome"] = Field(
-        "train", description="predicate frequencies that groups are made from (visual_genome: the reference's table)"
+    group_counts: Counts = Field(
+        "train",
+        description="predicate frequencies that groups, where there are any, are made from: the train split's, or "
+        "visual_genome, the reference's table",
     )
     groups: Annotated[str | None, BeforeValidator(as_text)] = Field(
         None,
@@ -171,10 +176,8 @@ class MatchingConfig(Section):
             raise ValueError("cost_class, cost_l1 and cost_giou are all 0: nothing is left to match by")
         if self.groups is not None:
             self._check_groups()
-        elif self.num_groups == 1:
-            for name in ("group_counts", "group_rule"):
-                if getattr(self, name) != type(self).model_fields[name].default:
-                    raise ValueError(f"{name} has no effect with num_groups 1")
+        elif self.num_groups == 1 and self.group_rule != type(self).model_fields["group_rule"].default:
+            raise ValueError("group_rule has no effect with num_groups 1")
         return self
 
     def _check_groups(self) -> None:

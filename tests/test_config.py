@@ -37,7 +37,7 @@ def test_there_are_configs() -> None:
 @pytest.mark.parametrize("preset", [PUBLISHED, BASELINE])
 def test_presets_apply_to_every_shipped_speaq_config(preset: dict[str, object]) -> None:
     for path in CONFIGS:
-        config = configs.load(path, ["matching.group_counts=train"])
+        config = configs.load(path)
         flat = configs.flatten(configs.to_dict(configs.apply(config, preset)))
         assert {key: flat[key] for key in preset} == dict(preset)
 

@@ -47,6 +47,7 @@ def test_the_lab_shows_groups_before_anything_is_trained(address: str, chromium:
         page.get_by_label("Groups G").fill("2")
         page.get_by_label("Subject queries Q").fill("4")
         page.get_by_label("Query multiple m").fill("1")
+        assert page.get_by_label("Frequencies").input_value() == "train"
         page.locator("select[name=rule]").select_option("equal_count")
         page.get_by_role("button", name="Show").click()
         page.wait_for_url("**rule=equal_count**")
@@ -68,6 +69,7 @@ def test_the_lab_takes_groups_of_ones_own_and_says_what_is_wrong(address: str, r
             ({"g": "many"}, "matching.num_groups: is a whole number, not 'many'"),
             ({"rule": "<b>"}, "matching.group_rule"),
             ({"own": "even: [on]\nodd: [nearly]"}, "is no predicate of the data"),
+            ({"counts": "visual_genome"}, "visual_genome is a table of 50 predicates; the data has 16"),
             ({"own": "/etc/groups.yaml"}, "write the groups themselves here"),
         ):
             page = visit.open(lab(**fields))

@@ -15,7 +15,9 @@ from speaq import config as configs
 from speaq import space as spaces
 from speaq.config import BASELINE, PUBLISHED, Config, ConfigError
 
-FILES = sorted((Path(__file__).parents[1] / "search_spaces").glob("*.yaml"))
+ROOT = Path(__file__).parents[1]
+FILES = sorted((ROOT / "search_spaces").glob("*.yaml"))
+VISUAL_GENOME = ROOT / "configs" / "speaq_vg.yaml"
 RATE = {"type": "float", "low": 1e-5, "high": 1e-3, "log": True}
 SCHEME = {"type": "categorical", "choices": ["static", "dynamic"]}
 QUALITY = {
@@ -155,12 +157,13 @@ def test_the_command_line_takes_keys_out_of_the_search() -> None:
         space.without(list(space.parameters))
 
 
+@pytest.mark.parametrize("config", [Config(), configs.load(VISUAL_GENOME)], ids=["default", VISUAL_GENOME.stem])
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
-def test_shipped_spaces_load_say_what_they_answer_and_contain_the_published_setting(path: Path) -> None:
+def test_shipped_spaces_load_say_what_they_answer_and_contain_the_published_setting(path: Path, config: Config) -> None:
     space = spaces.load(path)
-    space.check(Config())
+    space.check(config)
     assert "?" in space.question
-    base = space.base(Config())
+    base = space.base(config)
     published = configs.apply(base, PUBLISHED)
     values = space.extract(base, published)
     assert values is not None

@@ -16,11 +16,12 @@ from speaq.data.statistics import predicate_count
 from speaq.explore.context import Context, Page
 from speaq.explore.view import View
 from speaq.matching.groups import Rule
-from speaq.sections import DataConfig
+from speaq.sections import Counts, DataConfig
 from speaq.structures import IntArray
 from speaq.training.group_lab import Group, group_lab, usual
 from speaq.training.loop import load_config
 
+CHOICES = {"rule": ("Rule", get_args(Rule)), "counts": ("Frequencies", get_args(Counts))}  # field → label, its values
 NUMBERS = {"g": "matching.num_groups", "q": "model.num_queries", "m": "model.query_multiple"}  # field → config key
 
 
@@ -41,7 +42,7 @@ def routes(context: Context) -> Sequence[BaseRoute]:
             made = group_lab(split, counts, context.data.vocabulary.predicates, config)
         except ConfigError as wrong:
             error = str(wrong)
-        values = {"groups": made, "error": error, "fields": fields, "rules": get_args(Rule), "bars": _bars(made)}
+        values = {"groups": made, "error": error, "fields": fields, "choices": CHOICES, "bars": _bars(made)}
         return context.render(request, "groups.html", values)
 
     return [Route("/groups", lab)]
@@ -59,13 +60,18 @@ def _fields(base: Config) -> dict[str, str]:
         "q": str(model.num_queries),
         "m": str(model.query_multiple),
         "rule": matching.group_rule,
+        "counts": matching.group_counts,
         "own": matching.groups or "",
     }
 
 
 def _config(base: Config, fields: Mapping[str, str]) -> Config:
     """Raises ConfigError where the fields are no setting. Groups of one's own need no number and no rule."""
-    changes: dict[str, Any] = {"matching.max_repeats": 1, "model.multiply_queries": "relation"}
+    changes: dict[str, Any] = {
+        "matching.max_repeats": 1,
+        "matching.group_counts": fields["counts"],
+        "model.multiply_queries": "relation",
+    }
     for name, key in NUMBERS.items():
         if not fields[name].strip().isascii() or not fields[name].strip().isdigit():
             raise ConfigError(f"{key}: is a whole number, not {fields[name]!r}")

@@ -80,8 +80,6 @@ def _max_groups(config: Config, num_predicates: int) -> int:
 def overrides(query: Mapping[str, str]) -> dict[str, Any]:
     """Matching settings of an address; `quality` is one of the config's, or `static`. Raises ConfigError."""
     found: dict[str, Any] = {key: _number(name, query[name], int) for name, key in WHOLE.items() if name in query}
-    if found.get("matching.num_groups") == 1:
-        found["matching.group_counts"] = "train"
     if query.get("quality") == "static":
         return {**found, "matching.scheme": "static", "matching.quality": None, "matching.predicate_weight": 0.0}
     if "quality" in query:
