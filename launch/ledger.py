@@ -23,6 +23,7 @@ from pathlib import Path
 from types import NoneType
 from typing import IO, Any, Literal
 
+from launch.failures import StorageLost
 from launch.seam import Metrics
 from speaq.config import Config, ConfigError, defaults, flatten, to_dict
 from speaq.foreign import parse_json
@@ -37,7 +38,7 @@ ENDED: tuple[State, ...] = ("finished", "pruned", "infeasible", "failed")
 
 
 class LedgerError(ConfigError):
-    """A study folder that cannot be written or does not hold what was written."""
+    """A study folder that cannot be worked on, or does not hold what was written."""
 
 
 @dataclass
@@ -132,7 +133,7 @@ class Ledger:
                 raise LedgerError(f"{self.path} line {number}: not a row of a ledger ({error})") from error
 
     def append(self, event: Event, trial: str, **fields: Any) -> None:
-        """Writes one row; it is on disk when this returns. Raises LedgerError (disk full, …)."""
+        """Writes one row; it is on disk when this returns. Raises StorageLost (disk full, …)."""
         if not self._wrote:
             self._write({"event": "opened", "time": self._opened})
             self._wrote = True
@@ -141,14 +142,14 @@ class Ledger:
     def _write(self, row: Mapping[str, Any]) -> None:
         line = json.dumps(row, allow_nan=False).encode() + b"\n"
         if self._torn:  # a row behind half of one could not be read
-            raise LedgerError(f"{self.path}: could not be written before; resume the search")
+            raise StorageLost(f"{self.path}: could not be written before; resume the search")
         try:
             if self._file.write(line) != len(line):
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
             os.fsync(self._file.fileno())
         except OSError as error:
             self._torn = True
-            raise LedgerError(f"{self.path}: cannot be written ({error.strerror})") from error
+            raise StorageLost(f"{self.path}: cannot be written ({error.strerror}); --resume goes on") from error
         self._apply(json.loads(line))
 
     def _apply(self, row: Mapping[str, Any]) -> None:
@@ -188,7 +189,7 @@ class Ledger:
         return self.wall_seconds + max(0.0, time.time() - since)
 
     def close(self) -> None:
-        with contextlib.suppress(LedgerError):  # nothing is lost but the seconds since the last row
+        with contextlib.suppress(StorageLost):  # nothing is lost but the seconds since the last row
             if self._wrote:
                 self._write({"event": "closed", "time": time.time()})
         self._file.close()

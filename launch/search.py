@@ -17,7 +17,7 @@ from ray import tune
 from ray.tune.search import Searcher
 
 from launch.budget import Budget, BudgetSpent
-from launch.failures import Halted
+from launch.failures import Halted, StorageLost
 from launch.ledger import Entry, Event, Ledger, LedgerError, digest
 from launch.population import next_child
 from launch.sampler import Sampler
@@ -72,7 +72,7 @@ class Search(Searcher):
         self._running: set[str] = set()  # Tune's ids of trials that have not ended
         self._waiting: list[Entry] = []
         self._deaths: dict[str, int] = {}  # our id → since its last evaluation
-        self.error: LedgerError | Halted | None = None  # Tune swallows what is raised at a trial's end
+        self.error: StorageLost | Halted | None = None  # Tune swallows what is raised at a trial's end
         for entry in ledger.entries.values():
             self._take_over(entry)
 
@@ -175,7 +175,7 @@ class Search(Searcher):
             raise self.error
         try:
             self._ledger.append(event, trial, **fields)
-        except LedgerError as error:
+        except StorageLost as error:
             self.error = error
             raise
 
