@@ -23,6 +23,7 @@ from launch import folder_copy
 from launch.failures import StorageLost
 from launch.fence import WAIT, FencedError
 from launch.folder_copy import BEAT, CLAIM, Copy, said
+from launch.folder_copy import LAST as LAST
 from launch.remote import Store, StoreError, joined, local_name, parent
 
 log = logging.getLogger(__name__)
@@ -60,6 +61,16 @@ def url_of(folder: Path) -> str | None:
     for above in (folder, *folder.parents):
         if (copy := held(above)) is not None:
             return joined(copy.url, folder.relative_to(above).as_posix()) if above != folder else copy.url
+    return None
+
+
+def stamp(folder: Path, name: str) -> tuple[int, ...] | None:
+    """What tells a file in a folder, or in the store that the folder is a copy of, from those before it; None: none."""
+    with contextlib.suppress(OSError, StorageLost):
+        if (url := url_of(folder)) is not None:
+            return Store(url).stamp(name)[0]
+        status = (folder / name).stat()
+        return status.st_mtime_ns, status.st_ino
     return None
 
 

@@ -31,7 +31,7 @@ from speaq.space import LOSSES, SearchConfig, Space
 log = logging.getLogger(__name__)
 
 MEMORY = "peak_memory_mib"
-MAX_DEATHS = 2  # times that a trial whose process dies is started again without having got to an evaluation in between
+MAX_DEATHS = 2  # times that a trial whose process dies is started again from one and the same checkpoint
 OUT_OF_MEMORY = "OutOfMemory"  # how the reason of a trial begins that the device was too small for
 MAX_ATTEMPTS = 200  # proposals in a row that are known or impossible before the space counts as exhausted
 DIED = "the process of the trial died (killed, out of memory, or its node was lost)"
@@ -61,17 +61,22 @@ class Search(Searcher):
         listener: Listener = lambda entry, event: None,
         budget: Budget | None = None,
         places: Callable[[], int] = lambda: sys.maxsize,
+        checkpoint: Callable[[str], object] = lambda trial: None,
     ) -> None:
-        """`places`: trials that the cluster can run at once now; asked again and again, since nodes come and go."""
+        """
+        Args:
+            places: trials that the cluster can run at once now; asked again and again, since nodes come and go.
+            checkpoint: of a trial, what tells its last checkpoint from those before.
+        """
         super().__init__(metric="value", mode="max")
-        self._budget, self._places = budget, places
+        self._budget, self._places, self._checkpoint = budget, places, checkpoint
         self._plan, self._ledger, self._listener = plan, ledger, listener
         self._sampler = Sampler(plan.space, plan.base, plan.settings, len(plan.objective), len(ledger.entries))
         self._numbers: dict[str, int] = {}  # our id → number of the Optuna trial
         self._ids: dict[str, str] = {}  # Tune's id → ours
         self._running: set[str] = set()  # Tune's ids of trials that have not ended
         self._waiting: list[Entry] = []
-        self._deaths: dict[str, int] = {}  # our id → since its last evaluation
+        self._deaths: dict[str, tuple[object, int]] = {}  # our id → its checkpoint then, deaths since that was written
         self.error: StorageLost | Halted | None = None  # Tune swallows what is raised at a trial's end
         for entry in ledger.entries.values():
             self._take_over(entry)
@@ -155,9 +160,12 @@ class Search(Searcher):
             self._end(entry, "pruned", **_best_report(entry, self._plan.base.training.best_metric))
 
     def _died(self, entry: Entry, reason: str) -> None:
-        """Another attempt from the last checkpoint, unless the trial dies again and again at one place."""
-        self._deaths[entry.id] = self._deaths.get(entry.id, 0) + 1
-        if self._deaths[entry.id] > MAX_DEATHS:
+        """Another attempt from the last checkpoint, unless the trial dies again and again before the next one."""
+        then, deaths = self._deaths.get(entry.id, (None, 0))
+        now = self._checkpoint(entry.id)
+        deaths = deaths + 1 if now == then else 1
+        self._deaths[entry.id] = now, deaths
+        if deaths > MAX_DEATHS:
             self._end(entry, "failed", reason=reason)
         else:
             log.warning("trial %s: %s; it is tried again", entry.id, reason)

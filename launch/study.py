@@ -352,13 +352,17 @@ def _search(study: Study, output: Path, ledger: Ledger, budget: Budget | None, m
         lines = Lines(plan, ledger.entries, concurrent)
         listener = joined(joined(lines, SearchMetrics(output.name, plan, ledger.entries)), mirror)
         listener = joined(listener, follower)
-        searcher = Search(plan, ledger, listener, budget, cluster.Places(resources))
+        trials = output / "trials"
+
+        def checkpoint(trial: str) -> object:
+            return copies.stamp(trials / trial, copies.LAST)
+
+        searcher = Search(plan, ledger, listener, budget, cluster.Places(resources), checkpoint)
         if not searcher.remaining:
             return
         if follower is not None:
             follower.halt = searcher.halt
         training = plan.base.training
-        trials = output / "trials"
         chooser = scheduler.make_scheduler(plan.settings, training.max_steps, training.eval_every, trials)
         metric = compared(plan)
         if isinstance(chooser, scheduler.Stopping):

@@ -4,9 +4,10 @@
 
 The same study (a grid, four of its points poisoned) is run once undisturbed, then again and again while its processes
 are killed, its nodes leave and come, its checkpoints are damaged and its disk fills up, until N faults were injected.
-Whatever ends the search, it is resumed. Prints one line: faults by kind, trials lost, trials repeated, steps repeated
-and the most at one restart, mismatches against the undisturbed run (every metric, bit for bit); then recovery times.
-The exit code is 0 where all promises were kept. What happened when lies in FOLDER/soak.log.
+No trial is killed more often between two checkpoints than a search forgives (MAX_DEATHS). Whatever ends the search, it
+is resumed. Prints one line: faults by kind, trials lost, trials repeated, steps repeated and the most at one restart,
+mismatches against the undisturbed run (every metric, bit for bit); then recovery times. The exit code is 0 where all
+promises were kept. What happened when lies in FOLDER/soak.log.
 
 Needs root: hosts are namespaces (tests/hosts.py), and the study lies on a small disk in memory that can be spoiled, in
 a mount namespace of its own.
@@ -32,6 +33,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from launch.search import MAX_DEATHS
 from tests.hosts import Host, Hosts
 from tests.sturdy_study import INTERVAL, Driver, Log, Trials, endings, write_study
 
@@ -43,6 +45,7 @@ POISONED = [0.5, 0.25, 0.125, 0.0625]  # what they do: tests/sturdy_training.py
 TRIALS = len(HEALTHY) + len(POISONED) + 2  # with the published setting and the baseline
 REASONS = ("RuntimeError: made to fail", "the process of the trial died", "DivergedError: ", "SystemExit: 3")
 DISK = 48  # MiB
+Running = dict[str, int]  # trial → its process
 
 
 @dataclass
@@ -128,7 +131,8 @@ class Round:
     def inject(self) -> bool:
         """Whether a fault could be injected."""
         running = self.trials.running()
-        kinds = self.soak.possible(running)
+        tired = {pid for trial, pid in running.items() if self.trials.without_progress(trial) >= MAX_DEATHS}
+        kinds = self.soak.possible(running, tired)
         if not kinds:
             return False
         if new := {kind: weight for kind, weight in kinds.items() if kind not in self.soak.seen}:
@@ -137,29 +141,29 @@ class Round:
         self.soak.seen.add(kind)
         fault = Fault(kind, time.time())
         self.faults.append(fault)
-        getattr(self, f"_{kind}")(fault, running)
+        getattr(self, f"_{kind}")(fault, running, tired)
         self.log(f"{kind} {fault.trials}")
         return True
 
     def _strike(self, fault: Fault, trials: list[str]) -> None:
         fault.trials = {trial: self.trials.last(trial) for trial in trials}
 
-    def _one(self, fault: Fault, running: dict[str, int], number: int) -> str:
-        trial = self.soak.random.choice(sorted(running))
+    def _one(self, fault: Fault, running: Running, tired: set[int], number: int) -> str:
+        trial = self.soak.random.choice(sorted(trial for trial, pid in running.items() if pid not in tired))
         with contextlib.suppress(ProcessLookupError):
             os.kill(running[trial], number)
         self._strike(fault, [trial])
         return trial
 
-    def _worker(self, fault: Fault, running: dict[str, int]) -> None:
-        self._one(fault, running, signal.SIGKILL)
+    def _worker(self, fault: Fault, running: Running, tired: set[int]) -> None:
+        self._one(fault, running, tired, signal.SIGKILL)
 
-    def _preempted(self, fault: Fault, running: dict[str, int]) -> None:
-        self._one(fault, running, signal.SIGTERM)
+    def _preempted(self, fault: Fault, running: Running, tired: set[int]) -> None:
+        self._one(fault, running, tired, signal.SIGTERM)
 
-    def _damaged(self, fault: Fault, running: dict[str, int]) -> None:
+    def _damaged(self, fault: Fault, running: Running, tired: set[int]) -> None:
         """Kills a trial and spoils its newest checkpoint, where there is one before it."""
-        trial = self._one(fault, running, signal.SIGKILL)
+        trial = self._one(fault, running, tired, signal.SIGKILL)
         folder = self.trials.study / "trials" / trial / "checkpoints"
         last, previous = folder / "last.pt", folder / "previous.pt"
         if last.exists() and previous.exists():
@@ -172,36 +176,36 @@ class Round:
             last.write_bytes(content)
             self.damaged[trial] += 1
 
-    def _straggler(self, fault: Fault, running: dict[str, int]) -> None:
-        pid = running[self._one(fault, running, signal.SIGSTOP)]
+    def _straggler(self, fault: Fault, running: Running, tired: set[int]) -> None:
+        pid = running[self._one(fault, running, tired, signal.SIGSTOP)]
         fault.trials = {}  # it goes on where it was
         self._later(self.soak.random.uniform(2, 6), lambda: _continue(pid))
 
-    def _driver(self, fault: Fault, running: dict[str, int]) -> None:
+    def _driver(self, fault: Fault, running: Running, tired: set[int]) -> None:
         self.driver.send(signal.SIGKILL)
         self._strike(fault, sorted(running))
 
-    def _interrupt(self, fault: Fault, running: dict[str, int]) -> None:
+    def _interrupt(self, fault: Fault, running: Running, tired: set[int]) -> None:
         self.driver.send(signal.SIGTERM)
         self._strike(fault, sorted(running))
 
-    def _node(self, fault: Fault, running: dict[str, int]) -> None:
-        host = self.soak.random.choice(self.soak.healthy)
+    def _node(self, fault: Fault, running: Running, tired: set[int]) -> None:
+        host = self.soak.random.choice(self.soak.fresh(tired))
         pids = host.processes()
         self._strike(fault, [trial for trial, pid in running.items() if pid in pids])
         self.soak.hosts.kill(host)
 
-    def _head(self, fault: Fault, running: dict[str, int]) -> None:
+    def _head(self, fault: Fault, running: Running, tired: set[int]) -> None:
         """All hosts at once, and another cluster: the driver is to end by itself."""
         self._strike(fault, sorted(running))
         self.soak.restart()
 
-    def _join(self, fault: Fault, running: dict[str, int]) -> None:
+    def _join(self, fault: Fault, running: Running, tired: set[int]) -> None:
         self.soak.hosts.join(CPUS, wait=False)
 
-    def _cut(self, fault: Fault, running: dict[str, int]) -> None:
+    def _cut(self, fault: Fault, running: Running, tired: set[int]) -> None:
         """A host without a network, whose trials go on until they report; it comes back, perhaps too late."""
-        host = self.soak.random.choice(self.soak.healthy)
+        host = self.soak.random.choice(self.soak.fresh(tired))
         pids = host.processes()
         self._strike(fault, [trial for trial, pid in running.items() if pid in pids])
         self.soak.hosts.cut(host)
@@ -215,13 +219,15 @@ class Round:
 
         self._later(self.soak.random.uniform(10, 70), heal)
 
-    def _full(self, fault: Fault, running: dict[str, int]) -> None:
+    def _full(self, fault: Fault, running: Running, tired: set[int]) -> None:
         self._spoil(self.soak.disk.full(), fault, running)
 
-    def _read_only(self, fault: Fault, running: dict[str, int]) -> None:
+    def _read_only(self, fault: Fault, running: Running, tired: set[int]) -> None:
         self._spoil(self.soak.disk.read_only(), fault, running)
 
-    def _spoil(self, spoiling: contextlib.AbstractContextManager[None], fault: Fault, running: dict[str, int]) -> None:
+    def _spoil(
+        self, spoiling: contextlib.AbstractContextManager[None], fault: Fault, running: Running, tired: set[int]
+    ) -> None:
         self._strike(fault, sorted(running))
         with self.spoilt, spoiling:
             time.sleep(self.soak.random.uniform(2, 5))
@@ -344,14 +350,23 @@ class Soak:
         for _ in range(NODES):
             self.hosts.join(CPUS, wait=False)
 
-    def possible(self, running: dict[str, int]) -> dict[str, float]:
-        """Kinds that can be injected now → how often in relation to each other."""
+    def fresh(self, tired: set[int]) -> list[Host]:
+        """Hosts whose loss gives no trial up."""
+        return [host for host in self.healthy if tired.isdisjoint(host.processes())]
+
+    def possible(self, running: Running, tired: set[int]) -> dict[str, float]:
+        """Kinds that can be injected now → how often in relation to each other.
+
+        Args:
+            tired: processes of trials that are given up when they die once more before their next checkpoint.
+        """
         nodes = len(self.healthy)
         kinds = {"driver": 0.5, "interrupt": 0.3, "full": 0.4, "read_only": 0.4}  # after which the driver starts again
         kinds |= {} if self.away else {"head": 0.2}
-        kinds |= {"node": 0.8, "cut": 0.5} if nodes > FEWEST else {}
+        kinds |= {"node": 0.8, "cut": 0.5} if nodes > FEWEST and self.fresh(tired) else {}
         kinds |= {"join": 3.0} if nodes < MOST else {}
-        kinds |= {"worker": 5.0, "damaged": 3.0, "preempted": 3.0, "straggler": 4.0}
+        if set(running.values()) - tired:
+            kinds |= {"worker": 5.0, "damaged": 3.0, "preempted": 3.0, "straggler": 4.0}
         return kinds if running else {}
 
     def run(self) -> int:

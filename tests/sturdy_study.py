@@ -4,6 +4,7 @@ do things to it: its study, its driver, and what its trials have written down.
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import subprocess
@@ -100,6 +101,12 @@ class Trials:
             else:
                 furthest = max(furthest, int(line[1]))
         return found
+
+    def without_progress(self, trial: str) -> int:
+        """How often it was started again, up to now, without having got further than the attempt before."""
+        begun = [int(line[1]) for line in self.steps(trial) if line[0] == "from"]
+        further = (later > before for before, later in zip(begun[-2::-1], begun[::-1], strict=False))
+        return sum(1 for _ in itertools.takewhile(lambda got_further: not got_further, further))
 
     def last(self, trial: str) -> int:
         return max((int(line[1]) for line in self.steps(trial)), default=0)

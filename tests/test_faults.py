@@ -27,7 +27,7 @@ from tests.tiny import tiny
 pytest.importorskip("ray")
 pytest.importorskip("optuna")
 
-from launch import seam
+from launch import copies, seam
 from launch import search as searches
 from launch.failures import Halted, StorageLost, outcome_of
 from launch.fence import FencedError
@@ -227,6 +227,23 @@ def test_a_trial_is_given_up_where_it_dies_again_and_again_at_one_place(tmp_path
     tune.search.on_trial_complete(name, seam.final_result({}, {"died": "LoaderDied: no"}))
     assert (tune.entry(name).state, tune.entry(name).reason) == ("failed", "LoaderDied: no")
     assert tune.entry(name).attempts == 5 + searches.MAX_DEATHS
+
+
+def test_a_trial_that_gets_to_another_checkpoint_before_it_dies_is_not_given_up(tmp_path: Path) -> None:
+    """On machines that are taken away again and again, each time after less than an evaluation."""
+    folder = tmp_path / "checkpoints"
+    folder.mkdir()
+    tune = Fake(make_plan(trials=2), tmp_path)
+    tune.search = searches.Search(tune.plan, tune.ledger, checkpoint=lambda trial: copies.stamp(tmp_path, copies.LAST))
+    name, _ = tune.ask()
+    for step in range(4 * searches.MAX_DEATHS):
+        if step % searches.MAX_DEATHS == 0:
+            checkpoint.save(folder / checkpoint.LAST, {"step": step})
+        tune.search.on_trial_complete(name, None, error=True)
+        assert not tune.entry(name).ended
+        name, _ = tune.ask()
+    tune.search.on_trial_complete(name, None, error=True)
+    assert tune.entry(name).state == "failed"
 
 
 def test_as_many_trials_run_as_the_cluster_has_places_for_as_nodes_come_and_go(tmp_path: Path) -> None:
