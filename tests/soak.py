@@ -225,9 +225,7 @@ class Round:
     def _read_only(self, fault: Fault, running: Running, tired: set[int]) -> None:
         self._spoil(self.soak.disk.read_only(), fault, running)
 
-    def _spoil(
-        self, spoiling: contextlib.AbstractContextManager[None], fault: Fault, running: Running, tired: set[int]
-    ) -> None:
+    def _spoil(self, spoiling: contextlib.AbstractContextManager[None], fault: Fault, running: Running) -> None:
         self._strike(fault, sorted(running))
         with self.spoilt, spoiling:
             time.sleep(self.soak.random.uniform(2, 5))
