@@ -20,6 +20,7 @@ pre { background: #f3f4f6; padding: 8px; overflow-x: auto; overflow-wrap: normal
 .box { overflow-x: auto; }
 table { border-collapse: collapse; overflow-wrap: normal; }
 th, td { padding: 2px 10px 2px 0; text-align: left; white-space: nowrap; border-bottom: 1px solid #e5e7eb; }
+thead th { white-space: normal; vertical-align: bottom; }
 td.number { text-align: right; font-variant-numeric: tabular-nums; }
 table.facts td { white-space: normal; vertical-align: top; }
 tr.best td { font-weight: 600; background: #fef9c3; }
