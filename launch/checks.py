@@ -37,7 +37,7 @@ class Row:
 class Request:
     """What the user gave."""
 
-    storage: Path | None
+    storage: str | None  # absolute path, or URL
     data: Path | None
     min_free: float  # GiB
     limit: float  # seconds for a check
@@ -99,8 +99,10 @@ def _storage(asked: Probes, request: Request) -> Iterator[Row]:
     if request.storage is None:
         yield Row("storage", "all", "left out", "--storage names the folder to look at")
         return
-    found = sharing.storage(asked, str(request.storage), request.limit)
+    found = sharing.storage(asked, request.storage, request.limit)
     fix = f"mount the same writable file system at {request.storage}"
+    if "://" in request.storage:
+        fix = f"give this node a way to {request.storage}, and credentials to write there"
     judged = _judge_text("every node reads what every node writes", fix)
     yield from _rows("storage", asked.nodes, found, judged)
 
@@ -128,8 +130,8 @@ def _disk(asked: Probes, request: Request) -> Iterator[Row]:
         fix = f"free space in {' and '.join([*small, *full])}: {request.min_free:g} GiB and {1 - FULL:.0%} of the disk"
         return not (small or full), outcome, fix
 
-    folder = None if request.storage is None else str(request.storage)
-    yield from _rows("free disk", asked.nodes, asked.ask("free", request.limit, lambda node: (folder,)), judge)
+    found = asked.ask("free", request.limit, lambda node: (request.storage,))
+    yield from _rows("free disk", asked.nodes, found, judge)
 
 
 def _clock(asked: Probes, request: Request) -> Iterator[Row]:

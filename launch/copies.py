@@ -43,6 +43,11 @@ def scratch() -> Path:
     return Path(given).resolve() if given else Path.home() / ".cache" / "speaq"
 
 
+def existing(folder: Path) -> Path:
+    """The folder, or what is there of its path."""
+    return next(path for path in (folder, *folder.parents) if path.is_dir())
+
+
 def working_folder(url: str) -> Path:
     """Where this machine works on what lies at a URL. Raises StoreError."""
     return scratch() / "work" / local_name(url)

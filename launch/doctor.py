@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from pathlib import Path
 
 import typer
 
 from launch import cluster
 from launch.checks import Request, Row, examine
 from launch.nodes import alive, probes
+from launch.remote import Store
 from speaq.config import ConfigError
 from speaq.terminal import DONE, FAILED, print_table
 
@@ -20,11 +22,15 @@ def doctor(request: Request, *, as_json: bool = False) -> int:
     Returns 0 where everything is in order, else 1.
 
     Raises:
-        ConfigError: no such cluster, or no such folder.
+        ConfigError: no such cluster, no such folder, or no URL.
     """
-    for name, folder in (("--storage", request.storage), ("--data", request.data)):
-        if folder is not None and not folder.is_dir():
-            raise ConfigError(f"{name}: {folder} is not a folder here")
+    for name, place in (("--storage", request.storage), ("--data", request.data)):
+        if place is None:
+            continue
+        if "://" in str(place):
+            Store(str(place))
+        elif not Path(place).is_dir():
+            raise ConfigError(f"{name}: {place} is not a folder here")
     rows = []
     with cluster.connected():
         nodes = alive()

@@ -17,6 +17,7 @@ import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from launch import copies
 from launch.failures import StorageLost
 from launch.remote import Store, parent
 
@@ -44,14 +45,18 @@ class Probe:
         """Seconds since 1970."""
         return time.time()
 
-    def free(self, folder: str | None) -> dict[str, tuple[int, int]]:
-        """(free bytes, all bytes) where Ray writes on this node and, where there is one, in `folder`."""
+    def free(self, storage: str | None) -> dict[str, tuple[int, int]]:
+        """(free bytes, all bytes) where Ray writes on this node, and in a folder or, for a URL, where copies lie."""
         import ray
 
         node = ray._private.worker.global_worker.node
         assert node is not None, "in a process of Ray's"
         session: str = node.get_session_dir_path()
-        folders = {"Ray's folder": session} | ({} if folder is None else {"storage": folder})
+        folders = {"Ray's folder": session}
+        if storage is not None and "://" in storage:
+            folders[f"${copies.VARIABLE}"] = str(copies.existing(copies.scratch()))
+        elif storage is not None:
+            folders["storage"] = storage
         usage = {name: shutil.disk_usage(path) for name, path in folders.items()}
         return {name: (disk.free, disk.total) for name, disk in usage.items()}
 

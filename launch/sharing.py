@@ -34,7 +34,7 @@ def check_shared(output: Path, data: Path, config: Config) -> None:
             _refuse(f"output {url}", nodes, storage(asked, url, LIMIT))
         if url is None or config.resources.num_workers > 1:  # workers of one run write one folder
             what = output if url is None else f"{output}, where the workers of a run meet (${copies.VARIABLE}),"
-            _refuse(f"output {what}", nodes, storage(asked, str(existing(output)), LIMIT))
+            _refuse(f"output {what}", nodes, storage(asked, str(copies.existing(output)), LIMIT))
         _refuse(f"data {data}", nodes, different(digests(asked, data, {}, LIMIT), nodes))
         for name, path in files.items():
             _refuse(f"{name} {path}", nodes, different(digests(asked, None, {name: weights(path)}, LIMIT), nodes))
@@ -48,11 +48,6 @@ def _refuse(what: str, nodes: list[Node], problems: Mapping[str, str]) -> None:
                 f"{what}: is not shared by the cluster's {len(nodes)} nodes ({node.name}: {problem}); "
                 "use storage that all of them mount at the same path; speaq doctor looks closer"
             )
-
-
-def existing(folder: Path) -> Path:
-    """The folder, or what is there of its path."""
-    return next(path for path in (folder, *folder.parents) if path.is_dir())
 
 
 def weights(start: str) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 from typing import Annotated
+from urllib.parse import unquote
 
 import typer
 
@@ -16,7 +17,8 @@ cluster_app = typer.Typer()
 @command
 def doctor(
     storage: Annotated[
-        Path | None, typer.Option("--storage", help="folder that all nodes are to share: where runs will be written")
+        str | None,
+        typer.Option("--storage", help="folder or URL that all nodes are to share: where runs will be written"),
     ] = None,
     data: Annotated[Path | None, typer.Option("--data", help="data set that all nodes are to see")] = None,
     min_free: Annotated[float, typer.Option("--min-free", min=0.0, help="GiB that must be free on every disk")] = 10.0,
@@ -24,8 +26,10 @@ def doctor(
     as_json: AsJson = False,
 ) -> int:
     """Check every node of the cluster and say what to repair; exit code 1 where something fails."""
-    request = launch("checks").Request(
-        None if storage is None else storage.resolve(), None if data is None else data.resolve(), min_free, limit
-    )
+    if storage is not None and storage.startswith("file://"):
+        storage = unquote(storage.removeprefix("file://"))
+    if storage is not None and "://" not in storage:
+        storage = str(Path(storage).resolve())
+    request = launch("checks").Request(storage, None if data is None else data.resolve(), min_free, limit)
     result: int = launch("doctor").doctor(request, as_json=as_json)
     return result

@@ -408,9 +408,13 @@ def test_a_search_survives_its_machine_on_nodes_that_share_nothing(
         before = rows(s3)
         done = command("tune", "--resume", url)
         assert done.exit_code == 0, (done.output, done.exception)
+        looked = json.loads(command("doctor", "--storage", url, "--min-free", "0.001", "--json").stdout)
     finally:
         nodes.shutdown()
         shutil.rmtree(folder, ignore_errors=True)
+    seen_by = [(row["state"], row["outcome"]) for row in looked if row["check"] == "storage"]
+    assert seen_by == [("ok", "every node reads what every node writes")] * 2
+    assert all(copies.VARIABLE in row["outcome"] for row in looked if row["check"] == "free disk")
     after = rows(s3)
     assert after[: len(before)] == before
     ended = {row["trial"] for row in before if row["event"] in ("finished", "pruned")}
