@@ -135,6 +135,8 @@ def start(environment: dict[str, str], *arguments: str, before: tuple[str, ...] 
 
 
 def stop(process: subprocess.Popen[bytes]) -> None:
+    if process.poll() is not None:
+        return
     os.killpg(process.pid, signal.SIGCONT)
     os.killpg(process.pid, signal.SIGTERM)
     try:
