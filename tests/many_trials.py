@@ -1,5 +1,5 @@
 """As many trials at once as several nodes have places for, in a process of its own, because Ray keeps the first token
-that it sees: `python -m tests.many_trials FOLDER DATA --nodes 8 --cpus 8` (64 trials at once, 0.1 GiB each).
+that it sees: `python -m tests.many_trials FOLDER DATA --nodes 4 --cpus 16` (64 trials at once, 0.1 GiB each).
 
 A trial does not go on before all places are taken: where one starves, all wait, and the trials fail. Prints JSON.
 """
@@ -36,10 +36,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m tests.many_trials")
     parser.add_argument("folder", type=Path)
     parser.add_argument("data", type=Path)
-    parser.add_argument("--nodes", type=int, default=8)
-    parser.add_argument("--cpus", type=int, default=8, help="of each node")
+    parser.add_argument("--nodes", type=int, default=4)
+    parser.add_argument("--cpus", type=int, default=16, help="of each node")
     given = parser.parse_args()
     os.environ[PLACES] = str(given.nodes * given.cpus)
+    os.environ["RAY_health_check_failure_threshold"] = "60"  # on few cores a host may be silent while 64 processes begin
     hosts = Hosts()
     try:
         hosts.add(given.nodes, given.cpus)
