@@ -1,10 +1,12 @@
-"""Ports: a free one, and which addresses processes listen on, from /proc (Linux)."""
+"""Processes below others, their end, and what they listen on, from /proc (Linux); free ports."""
 
 from __future__ import annotations
 
 import contextlib
 import os
+import signal
 import socket
+import subprocess
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
@@ -31,6 +33,14 @@ def descendants(ancestor: int) -> set[int]:
         more = {child for child, parent in parents.items() if parent in more} - found
         found |= more
     return found
+
+
+def kill(process: subprocess.Popen[bytes]) -> None:
+    """It and all below it, at once, as when a machine is lost: Ray takes half a minute to end by itself."""
+    for one in descendants(process.pid):
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(one, signal.SIGKILL)
+    process.wait()
 
 
 def open_to_others(processes: Iterable[int]) -> Iterator[str]:

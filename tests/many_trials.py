@@ -40,7 +40,7 @@ def main() -> None:
     parser.add_argument("--cpus", type=int, default=16, help="of each node")
     given = parser.parse_args()
     os.environ[PLACES] = str(given.nodes * given.cpus)
-    os.environ["RAY_health_check_failure_threshold"] = "60"  # on few cores a host may be silent while 64 processes begin
+    os.environ |= {"RAY_health_check_failure_threshold": "60"}  # few cores: a host may be silent while 64 begin
     hosts = Hosts()
     try:
         hosts.add(given.nodes, given.cpus)

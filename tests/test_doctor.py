@@ -21,7 +21,7 @@ import pytest
 
 from tests.command import refusal
 from tests.hosts import COUNT
-from tests.listening import free_port
+from tests.listening import free_port, kill
 from tests.tiny import assignments
 
 pytest.importorskip("ray")
@@ -134,18 +134,6 @@ def start(environment: dict[str, str], *arguments: str, before: tuple[str, ...] 
     )
 
 
-def stop(process: subprocess.Popen[bytes]) -> None:
-    if process.poll() is not None:
-        return
-    os.killpg(process.pid, signal.SIGCONT)
-    os.killpg(process.pid, signal.SIGTERM)
-    try:
-        process.wait(180)
-    except subprocess.TimeoutExpired:
-        os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
-
-
 def wait_until(happened: Callable[[], bool], seconds: float = 120) -> None:
     deadline = time.monotonic() + seconds
     while not happened():
@@ -181,7 +169,7 @@ def nodes() -> Iterator[Nodes]:
         yield found
     finally:
         for process in reversed(running):
-            stop(process)
+            kill(process)
         shutil.rmtree(folder, ignore_errors=True)
 
 
@@ -236,6 +224,6 @@ class TestOnTwoNodes:
         assert len({row.node for row in rows if row.check == "ports"}) == 1
         assert [row.outcome for row in problems.pop("answers")] == ["no answer in 20 s"]
         assert problems == {}
-        stop(nodes.second)
+        kill(nodes.second)
         wait_until(lambda: nodes.count() == 1)
         assert failing(nodes.doctor("--storage", toy.parent, "--data", toy, code=0)) == {}  # all that is left is fit

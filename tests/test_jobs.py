@@ -10,7 +10,6 @@ import os
 import re
 import secrets
 import shutil
-import signal
 import subprocess
 import sys
 import tempfile
@@ -26,7 +25,7 @@ import pytest
 import yaml
 
 from tests.command import command, refusal
-from tests.listening import free_port
+from tests.listening import free_port, kill
 from tests.test_clusters import submissions
 from tests.test_readme import ROOT, commands
 from tests.tiny import assignments
@@ -68,11 +67,7 @@ def head() -> Iterator[dict[str, str]]:
             "FOLDER": str(folder),
         }
     finally:
-        os.killpg(process.pid, signal.SIGTERM)
-        try:
-            process.wait(180)
-        except subprocess.TimeoutExpired:
-            os.killpg(process.pid, signal.SIGKILL)
+        kill(process)
         shutil.rmtree(folder, ignore_errors=True)
 
 
