@@ -30,7 +30,8 @@ def export_model(
     """Write a model that runs without our code, checked against PyTorch (tables of a search: `speaq export`)."""
     from speaq.prediction.export import export_model as export
 
-    logging.getLogger("onnxscript").setLevel(logging.ERROR)  # says which foldings its optimiser skips
+    for name in ("onnxscript", "onnx_ir"):  # they say what their optimisers do, in a thousand lines
+        logging.getLogger(name).setLevel(logging.ERROR)
     with progress_bar("exporting") as progress:
         made = export(run, outputs, check or (), tolerance=tolerance, progress=progress)
     if as_json:

@@ -7,6 +7,7 @@ import json
 import shutil
 from pathlib import Path
 
+import h5py
 import numpy as np
 import pytest
 
@@ -120,6 +121,11 @@ def test_a_damaged_file_is_refused_in_one_line(run: Path, tmp_path: Path) -> Non
     damaged = tmp_path / "raw.h5"
     damaged.write_bytes(store(run).raw.read_bytes()[:1000])
     with pytest.raises(DataError, match="cannot be read"):
+        RawOutputs(damaged)
+    damaged.write_bytes(store(run).raw.read_bytes())
+    with h5py.File(damaged, "r+") as file:
+        file.attrs["format"] = np.zeros((2, 2))
+    with pytest.raises(DataError, match=r"format · is speaq-raw-outputs/1 · array\(\[\[0\., 0\.\], \[0\., 0\.\]\]\)$"):
         RawOutputs(damaged)
 
 

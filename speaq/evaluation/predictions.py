@@ -215,11 +215,18 @@ class PredictionFile:
                 differs = next((f"{a!r}, not {b!r}" for a, b in zip(theirs, ours, strict=False) if a != b), None)
                 value = differs or (f"{len(theirs)}, not {len(ours)}" if name in attributes else "missing")
                 raise self._error(name, "are the names of the data set, in its order", value)
-        self.split: str = attributes.get("split", "missing")
+        self.split = self._text("split") or "missing"
         if self.split not in ("train", "val", "test"):
             raise self._error("split", "is train, val or test", self.split)
-        self.data_digest: str | None = attributes.get("data_digest")
-        self.data = self._data_config(attributes.get("data"))
+        self.data_digest = self._text("data_digest")
+        self.data = self._data_config(self._text("data"))
+
+    def _text(self, name: str) -> str | None:
+        """An attribute; None where there is no such one."""
+        value = self._file.attrs.get(name)
+        if value is not None and not isinstance(value, str):
+            raise self._error(name, "is text", value)
+        return value
 
     def _data_config(self, text: str | None) -> DataConfig | None:
         try:

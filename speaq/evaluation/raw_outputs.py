@@ -46,7 +46,7 @@ class RawOutputs:
             with self._readable():
                 kind, header = self._file.attrs.get("format"), self._file.attrs.get("header")
                 if not isinstance(kind, str) or kind != FORMAT:
-                    raise DataError(f"{path} · format · is {FORMAT} · {kind!r}")
+                    raise DataError(f"{path} · format · is {FORMAT} · {' '.join(repr(kind).split())[:150]}")
                 self.header: dict[str, str] = foreign.parse_json(str(header))
                 self._columns = self._checked_columns()
             on_failure.pop_all()

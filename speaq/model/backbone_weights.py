@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import io
 import pickle
+import struct
 import zipfile
 from collections import OrderedDict
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -167,6 +168,19 @@ class _Unpickler(pickle._Unpickler):
 
     In Python, not C: that one sets up a memo as long as the file asks for, 32 GiB for five bytes.
     """
+
+    read: Callable[[int], bytes]
+    append: Callable[[object], None]
+
+    def load_bytearray8(self) -> None:
+        """Reads before it makes room; Python's does it the other way round, for as many bytes as the file claims."""
+        (length,) = struct.unpack("<Q", self.read(8))
+        content = self.read(length)
+        if len(content) < length:
+            raise EOFError
+        self.append(bytearray(content))
+
+    dispatch: ClassVar[dict[int, Any]] = {**pickle._Unpickler.dispatch, pickle.BYTEARRAY8[0]: load_bytearray8}
 
     def find_class(self, module: str, name: str) -> Any:
         if (module, name) not in ADMITTED:
