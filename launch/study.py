@@ -182,6 +182,8 @@ def read(path: Path) -> Study:
     study_file.check(content, path)
     try:
         base = configs.from_dict(content["config"], str(path))
+        for name in content["objective"]:
+            configs.check_metric(name, base, f"{path}: objective: ")
         settings = spaces.SearchConfig.model_validate(content["search"])
         references = {label: configs.apply(base, values, str(path)) for label, values in content["references"].items()}
         space = spaces.from_dict(content["space"], str(path))

@@ -132,12 +132,12 @@ def _metric_k(metric: str, recall_at: Sequence[int]) -> None:
         raise ValueError(f"metric {metric!r} is not one of {known} with K in {list(recall_at)}")
 
 
-def check_metric(metric: str, config: Config) -> None:
-    """Raises `ConfigError` unless `config` reports `metric` (such as R@50, mR@50, F@50)."""
+def check_metric(metric: str, config: Config, where: str = "") -> None:
+    """Raises `ConfigError`, which begins with `where`, unless `config` reports `metric` (such as R@50, mR@50, F@50)."""
     try:
         _metric_k(metric, config.evaluation.recall_at)
     except ValueError as error:
-        raise ConfigError(str(error)) from error
+        raise ConfigError(f"{where}{error}") from error
 
 
 def parse_overrides(assignments: Sequence[str], option: str = "--set") -> dict[str, Any]:

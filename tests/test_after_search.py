@@ -168,6 +168,10 @@ def test_status_shows_the_best_of_each_objective_and_a_study_without_trials(tmp_
     Search(tmp_path / "new", trials=3).ledger.close()
     assert "no trial has finished" in command("status", tmp_path / "new").stdout
     assert "study.yaml" in refusal("status", tmp_path / "nothing")
+    text = (folder / "study.yaml").read_text()
+    (folder / "study.yaml").write_text(text.replace("objective: [R@50,", "objective: [Q@50,"))
+    assert "study.yaml: objective: metric 'Q@50' is not one of R@K, " in refusal("status", folder)
+    (folder / "study.yaml").write_text(text)
     (folder / "ledger.jsonl").write_text("no JSON\n")
     assert "line 1: not a row of a ledger" in refusal("status", folder)
 

@@ -240,6 +240,13 @@ def test_checkpoints_hold_what_speaq_writes(changes: dict[str, Any], reason: str
     assert "\n" not in str(refused.value)
 
 
+@pytest.mark.parametrize("name", ["objects", "predicates", "data_digest"])
+def test_a_checkpoint_without_names_is_one_that_was_converted_without_data(name: str, tmp_path: Path) -> None:
+    content = checkpoint.load(save(tmp_path / "sound.pt"))
+    checkpoint.save(tmp_path / "less.pt", {key: value for key, value in content.items() if key != name})
+    assert checkpoint.load(tmp_path / "less.pt")[name] is None
+
+
 def test_many_views_of_few_numbers_are_refused(tmp_path: Path) -> None:
     numbers = torch.zeros(2**20)
     torch.save({str(n): numbers[n:] for n in range(200)}, tmp_path / "views.pt")

@@ -55,21 +55,21 @@ def benchmark(
     before = torch.get_num_threads()
     try:
         torch.set_num_threads(threads or before)  # before a session of onnxruntime is made, which takes it over
-        return [_measure(path, photos, batch_size, rounds, warmup, device, progress) for path in models]
+        loaded = [(path, Predictor.load(path, device=device)) for path in models]  # a wrong one is refused at once
+        return [_measure(path, one, photos, batch_size, rounds, warmup, progress) for path, one in loaded]
     finally:
         torch.set_num_threads(before)
 
 
 def _measure(
     path: Path,
+    predictor: Predictor,
     photos: Sequence[Path],
     batch_size: int,
     rounds: int,
     warmup: int,
-    device: str,
     progress: Callable[[int, int, str], None],
 ) -> Latency:
-    predictor = Predictor.load(path, device=device)
     batches = example_batches(predictor, photos, batch_size)
     for number in range(warmup):
         _call(predictor, batches[number % len(batches)])

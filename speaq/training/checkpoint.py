@@ -72,8 +72,8 @@ def load(path: Path) -> dict[str, Any]:
     if content.get("format") != FORMAT:
         raise CheckpointError(f"{path}: format {content.get('format')!r}, this version reads {FORMAT}")
     for name, fits in _WANTED.items():
-        if not fits(content.get(name)):
-            shown = " ".join(reprlib.repr(content.get(name)).split())  # tensors take several lines
+        if not fits(content.setdefault(name, None)):
+            shown = " ".join(reprlib.repr(content[name]).split())  # tensors take several lines
             raise CheckpointError(f"{path}: {name} is not what speaq writes ({shown})")
     return content
 
