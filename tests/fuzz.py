@@ -191,10 +191,12 @@ def _run_child(name: str, folder: Path, seconds: float, seed: int) -> tuple[list
         lines = [json.loads(line) for line in out.read().splitlines()]
         crash = None
         if process.returncode:
-            tail = err.read().decode("utf-8", "replace").strip().splitlines()
-            crash = f"the interpreter ended with {process.returncode}: {' | '.join(tail[-3:])[:300]}"
+            said = err.read().decode("utf-8", "replace")
             if process.returncode == 1:
-                raise RuntimeError("\n".join(tail))
+                raise RuntimeError(said)
+            frames = said.rpartition("(most recent call first):\n")[2].splitlines()
+            where = " | ".join(" ".join(frame.split()) for frame in frames[:4])
+            crash = f"the interpreter ended with {process.returncode}, perhaps by an earlier input: {where[:400]}"
     return lines, crash
 
 

@@ -9,6 +9,7 @@ import json
 import os
 import pickle
 import random
+import tempfile
 import warnings
 import zipfile
 from collections.abc import Callable, Sequence
@@ -64,9 +65,10 @@ class Target:
 
     def changed(self, generator: random.Random) -> bytes:
         content = generator.choice(self.seeds)
-        for _ in range(generator.choice((1, 1, 1, 2, 3))):
+        changes = generator.choices(self.changes, k=generator.choice((1, 1, 1, 2, 3)))
+        for change in sorted(changes, key=lambda change: change is change_bytes):  # last: others parse, and may crash
             with contextlib.suppress(Exception):  # what cannot be changed so any more stays as it is
-                content = generator.choice(self.changes)(content, generator)
+                content = change(content, generator)
         return content
 
 
@@ -191,67 +193,65 @@ def change_json_lines(content: bytes, generator: random.Random) -> bytes:
 
 def change_h5(content: bytes, generator: random.Random) -> bytes:
     """One dataset or attribute replaced by what no writer of ours makes."""
-    buffer = io.BytesIO(content)
-    with h5py.File(buffer, "r+") as file:
-        if file.attrs and generator.random() < 0.2:
-            name = generator.choice(list(file.attrs))
-            odd: Any = generator.choice(
-                (0, 1.5, "x", np.zeros((2, 2)), np.bytes_(b"\xff\x00"), "[" * 100_000, h5py.Empty("f"))
-            )
-            del file.attrs[name]
-            file.attrs[name] = odd
-            return _bytes(file, buffer)
-        name = generator.choice(list(file))
-        old = file[name]
-        kind, shape = old.dtype, old.shape
-        array = np.array(old[()]) if shape else np.zeros(3)
-        del file[name]
-        match generator.randrange(14):
-            case 0:
-                file[name] = h5py.SoftLink("/" + generator.choice((name, "nowhere", *file)))
-            case 1:
-                file[name] = h5py.ExternalLink("../outside/secret.h5", name)
-            case 2:
-                layout = h5py.VirtualLayout(shape, kind)
-                layout[:] = h5py.VirtualSource("../outside/secret.h5", name, shape)
-                file.create_virtual_dataset(name, layout)
-            case 3:
-                outside = [("../outside/secret.bin", 0, h5py.h5f.UNLIMITED)]
-                file.create_dataset(name, shape, kind, external=outside)
-            case 4:
-                chunks = (1024, *shape[1:])
-                file.create_dataset(name, (10**10, *shape[1:]), kind, chunks=chunks, compression="gzip")
-            case 5:
-                file.create_group(name)
-            case 6:
-                file[name] = generator.choice(
-                    (np.zeros(0), np.float64(1), "text", np.zeros((2, 2, 2)), np.array([True]))
-                )
-            case 7:
-                file[name] = array.astype(generator.choice(("f2", "f8", "i1", "u8", "c8", "S4", "i8", ">i4")))
-            case 8:
-                file.create_dataset(name, (3,), np.dtype([("a", "i4"), ("b", "f4")]))
-            case 9:
-                file.create_dataset(name, (3,), h5py.vlen_dtype("i4"))
-            case 10:
-                file[name] = array[: len(array) // 2] if array.ndim else array
-            case 11:
-                file[name] = h5py.Empty("i4")
-            case _:
-                if array.size and array.dtype.kind in "iuf":
-                    flat = array.reshape(-1)
-                    with np.errstate(all="ignore"), warnings.catch_warnings():
-                        warnings.simplefilter("ignore")
-                        odd = generator.choice((*NUMBERS[:-2], np.nan, np.inf) if kind.kind == "f" else NUMBERS[:-2])
-                        flat[generator.randrange(flat.size)] = np.array([odd]).astype(kind)[0]
-                file[name] = array
-        return _bytes(file, buffer)
+    with tempfile.TemporaryDirectory(prefix="speaq-fuzz-") as place:  # h5py's files in memory can break the interpreter
+        path = Path(place) / "changed.h5"
+        path.write_bytes(content)
+        with h5py.File(path, "r+") as file:
+            _change_h5(file, generator)
+        return path.read_bytes()
 
 
-def _bytes(file: h5py.File, buffer: io.BytesIO) -> bytes:
-    file.flush()
-    file.close()
-    return buffer.getvalue()
+def _change_h5(file: h5py.File, generator: random.Random) -> None:
+    if file.attrs and generator.random() < 0.2:
+        name = generator.choice(list(file.attrs))
+        odd: Any = generator.choice(
+            (0, 1.5, "x", np.zeros((2, 2)), np.bytes_(b"\xff\x00"), "[" * 100_000, h5py.Empty("f"))
+        )
+        del file.attrs[name]
+        file.attrs[name] = odd
+        return
+    name = generator.choice(list(file))
+    old = file[name]
+    kind, shape = old.dtype, old.shape
+    array = np.array(old[()]) if shape and old.nbytes < 2**24 else np.zeros(3)
+    del file[name]
+    match generator.randrange(14):
+        case 0:
+            file[name] = h5py.SoftLink("/" + generator.choice((name, "nowhere", *file)))
+        case 1:
+            file[name] = h5py.ExternalLink("../outside/secret.h5", name)
+        case 2:
+            layout = h5py.VirtualLayout(shape, kind)
+            layout[:] = h5py.VirtualSource("../outside/secret.h5", name, shape)
+            file.create_virtual_dataset(name, layout)
+        case 3:
+            outside = [("../outside/secret.bin", 0, h5py.h5f.UNLIMITED)]
+            file.create_dataset(name, shape, kind, external=outside)
+        case 4:
+            chunks = (1024, *shape[1:])
+            file.create_dataset(name, (10**10, *shape[1:]), kind, chunks=chunks, compression="gzip")
+        case 5:
+            file.create_group(name)
+        case 6:
+            file[name] = generator.choice((np.zeros(0), np.float64(1), "text", np.zeros((2, 2, 2)), np.array([True])))
+        case 7:
+            file[name] = array.astype(generator.choice(("f2", "f8", "i1", "u8", "c8", "S4", "i8", ">i4")))
+        case 8:
+            file.create_dataset(name, (3,), np.dtype([("a", "i4"), ("b", "f4")]))
+        case 9:
+            file.create_dataset(name, (3,), h5py.vlen_dtype("i4"))
+        case 10:
+            file[name] = array[: len(array) // 2] if array.ndim else array
+        case 11:
+            file[name] = h5py.Empty("i4")
+        case _:
+            if array.size and array.dtype.kind in "iuf":
+                flat = array.reshape(-1)
+                with np.errstate(all="ignore"), warnings.catch_warnings():
+                    warnings.simplefilter("ignore")
+                    odd = generator.choice((*NUMBERS[:-2], np.nan, np.inf) if kind.kind == "f" else NUMBERS[:-2])
+                    flat[generator.randrange(flat.size)] = np.array([odd]).astype(kind)[0]
+            file[name] = array
 
 
 class _Run:
