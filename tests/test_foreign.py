@@ -226,6 +226,7 @@ def save(path: Path, **changes: Any) -> Path:
         ({"model": {"a": torch.eye(2).to_sparse()}}, "sparse"),
         ({"model": {"a": 3}}, "model is not what speaq writes"),
         ({"config": [1]}, "config is not what speaq writes"),
+        ({"format": torch.zeros(3, 3)}, "format tensor.*, this version reads"),
         ({"task": 1}, "task is not what speaq writes"),
         ({"step": -1}, "step is not what speaq writes"),
         ({"objects": [1]}, "objects is not what speaq writes"),

@@ -69,8 +69,9 @@ def load(path: Path) -> dict[str, Any]:
         raise CheckpointError(f"{path}: not a readable checkpoint ({str(error)[:200]})") from error
     if not isinstance(content, dict) or "model" not in content or "config" not in content:
         raise CheckpointError(f"{path}: not a checkpoint of speaq (no model and config in it)")
-    if content.get("format") != FORMAT:
-        raise CheckpointError(f"{path}: format {content.get('format')!r}, this version reads {FORMAT}")
+    if type(written := content.get("format")) is not int or written != FORMAT:
+        shown = " ".join(reprlib.repr(written).split())
+        raise CheckpointError(f"{path}: format {shown}, this version reads {FORMAT}")
     for name, fits in _WANTED.items():
         if not fits(content.setdefault(name, None)):
             shown = " ".join(reprlib.repr(content[name]).split())  # tensors take several lines
