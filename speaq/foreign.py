@@ -11,7 +11,7 @@ import warnings
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import h5py
 import numpy as np
@@ -146,9 +146,17 @@ def _check_sizes(content: Any, limit: int) -> None:
                 raise ForeignError("its tensors show more numbers than it holds")
 
 
+def is_zip(file: Path | IO[bytes]) -> bool:
+    """Whether it is a zip archive that can be opened; Python's own question raises for one of several disks."""
+    try:
+        return zipfile.is_zipfile(file)
+    except zipfile.BadZipFile:
+        return False
+
+
 def _check_archive(path: Path) -> None:
     """Zip archives alone have check sums, and `torch.load` does not look at them. It writes them uncompressed."""
-    if not zipfile.is_zipfile(path):
+    if not is_zip(path):
         return
     with zipfile.ZipFile(path) as archive:
         if not any(name.endswith("data.pkl") for name in archive.namelist()):

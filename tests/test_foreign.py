@@ -241,6 +241,15 @@ def test_checkpoints_hold_what_speaq_writes(changes: dict[str, Any], reason: str
     assert "\n" not in str(refused.value)
 
 
+def test_an_archive_of_several_disks_is_no_checkpoint(tmp_path: Path) -> None:
+    content = save(tmp_path / "sound.pt").read_bytes()
+    end = content.rfind(b"PK\x05\x06")
+    disks = b"PK\x06\x07" + bytes(12) + (5).to_bytes(4, "little")
+    (tmp_path / "odd.pt").write_bytes(content[:end] + disks + content[end:])
+    with pytest.raises(CheckpointError, match="not a zip archive"):
+        checkpoint.load(tmp_path / "odd.pt")
+
+
 @pytest.mark.parametrize("name", ["objects", "predicates", "data_digest"])
 def test_a_checkpoint_without_names_is_one_that_was_converted_without_data(name: str, tmp_path: Path) -> None:
     content = checkpoint.load(save(tmp_path / "sound.pt"))

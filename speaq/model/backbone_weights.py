@@ -9,7 +9,6 @@ from __future__ import annotations
 import io
 import pickle
 import struct
-import zipfile
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -20,7 +19,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from speaq.foreign import first_line
+from speaq.foreign import first_line, is_zip
 from speaq.model.reference_weights import BACKBONE, WeightsError, checked, load_plain, our_name
 
 DETR = "backbone.0.body."
@@ -49,7 +48,7 @@ def load_backbone(path: Path, backbone: nn.Module) -> None:
 
 
 def _state_dict(path: Path) -> Mapping[Any, Any]:
-    content = _unpickle(path) if path.suffix == ".pkl" and not zipfile.is_zipfile(path) else load_plain(path)
+    content = _unpickle(path) if path.suffix == ".pkl" and not is_zip(path) else load_plain(path)
     for key in ("model", "blobs"):  # the second is Caffe2's
         if isinstance(content, Mapping) and isinstance(content.get(key), Mapping):
             content = content[key]

@@ -21,6 +21,7 @@ import torch
 from torch import Tensor
 
 from speaq.config import Config, ConfigError, from_dict
+from speaq.foreign import is_zip
 from speaq.structures import LayerOutputs, Vocabulary
 
 SCHEMA = "speaq-model/1"
@@ -97,7 +98,7 @@ def _open_onnx(file: Path) -> tuple[Network, str | None]:
 
 def _open_program(file: Path) -> tuple[Network, str | None]:
     extra: dict[str, Any] = {KEY: ""}
-    if not zipfile.is_zipfile(file):  # PyTorch would log tracebacks besides
+    if not is_zip(file):  # PyTorch would log tracebacks besides
         raise ConfigError(f"{file}: not a readable program (no zip archive, as torch.export.save writes one)")
     try:
         program = torch.export.load(file, extra_files=extra)

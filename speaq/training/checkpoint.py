@@ -7,7 +7,6 @@ import errno
 import logging
 import os
 import reprlib
-import zipfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -16,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from speaq.config import ConfigError
-from speaq.foreign import ForeignError, load_tensors
+from speaq.foreign import ForeignError, is_zip, load_tensors
 from speaq.training.run_folder import BEST as BEST
 from speaq.training.run_folder import LAST as LAST
 from speaq.training.run_folder import PREVIOUS as PREVIOUS
@@ -60,7 +59,7 @@ def load(path: Path) -> dict[str, Any]:
     """
     try:
         with path.open("rb") as file:  # by name, an error of the storage would count as no archive
-            if not zipfile.is_zipfile(file):  # older files of torch have no check sums
+            if not is_zip(file):  # older files of torch have no check sums
                 raise ForeignError("not a zip archive, as torch.save writes one")
         content = load_tensors(path)
     except FileNotFoundError as error:
