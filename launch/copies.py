@@ -22,8 +22,7 @@ from typing import Literal
 from launch import folder_copy
 from launch.failures import StorageLost
 from launch.fence import WAIT, FencedError
-from launch.folder_copy import BEAT, CLAIM, Copy, said
-from launch.folder_copy import LAST as LAST
+from launch.folder_copy import BEAT, CLAIM, LAST, Copy, said
 from launch.remote import Store, StoreError, joined, local_name, parent
 
 log = logging.getLogger(__name__)
@@ -69,12 +68,12 @@ def url_of(folder: Path) -> str | None:
     return None
 
 
-def stamp(folder: Path, name: str) -> tuple[int, ...] | None:
-    """What tells a file in a folder, or in the store that the folder is a copy of, from those before it; None: none."""
+def last_checkpoint(run: Path) -> tuple[int, ...] | None:
+    """What tells a run's last checkpoint, here or in the store that it is a copy of, from those before; None: none."""
     with contextlib.suppress(OSError, StorageLost):
-        if (url := url_of(folder)) is not None:
-            return Store(url).stamp(name)[0]
-        status = (folder / name).stat()
+        if (url := url_of(run)) is not None:
+            return Store(url).stamp(LAST)[0]
+        status = (run / LAST).stat()
         return status.st_mtime_ns, status.st_ino
     return None
 

@@ -355,11 +355,14 @@ def _search(study: Study, output: Path, ledger: Ledger, budget: Budget | None, m
         listener = joined(joined(lines, SearchMetrics(output.name, plan, ledger.entries)), mirror)
         listener = joined(listener, follower)
         trials = output / "trials"
-
-        def checkpoint(trial: str) -> object:
-            return copies.stamp(trials / trial, copies.LAST)
-
-        searcher = Search(plan, ledger, listener, budget, cluster.Places(resources), checkpoint)
+        searcher = Search(
+            plan,
+            ledger,
+            listener,
+            budget,
+            places=cluster.Places(resources),
+            checkpoint=lambda trial: copies.last_checkpoint(trials / trial),
+        )
         if not searcher.remaining:
             return
         if follower is not None:

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 from typing import Annotated
-from urllib.parse import unquote
 
 import typer
 
-from speaq.terminal import AsJson, command, launch
+from speaq.terminal import AsJson, command, launch, place
 
 cluster_app = typer.Typer()
 
@@ -26,10 +25,8 @@ def doctor(
     as_json: AsJson = False,
 ) -> int:
     """Check every node of the cluster and say what to repair; exit code 1 where something fails."""
-    if storage is not None and storage.startswith("file://"):
-        storage = unquote(storage.removeprefix("file://"))
-    if storage is not None and "://" not in storage:
-        storage = str(Path(storage).resolve())
-    request = launch("checks").Request(storage, None if data is None else data.resolve(), min_free, limit)
+    where = None if storage is None else place(storage)
+    shared = str(where.resolve()) if isinstance(where, Path) else where
+    request = launch("checks").Request(shared, None if data is None else data.resolve(), min_free, limit)
     result: int = launch("doctor").doctor(request, as_json=as_json)
     return result

@@ -93,25 +93,34 @@ def _here(arguments: Mapping[str, Any], kinds: Mapping[str, str], stack: ExitSta
     def local(name: str, value: Any) -> Any:
         if isinstance(value, list):
             return [local(name, one) for one in value]
-        found = re.match(r"([A-Za-z][\w+.-]+):/+", str(value)) if isinstance(value, Path) else None
-        if found is None:
+        if not isinstance(value, Path):
             return value
-        rest = str(value)[found.end() :]  # a Path has lost one of two slashes
-        if found[1] == "file":
-            return Path("/" + unquote(rest))
+        where = place(str(value))
+        if isinstance(where, Path):
+            return where
         if name not in kinds:
+            scheme = where.partition(":")[0]
             raise configs.ConfigError(
-                f"{name}: {found[1]}:// is no path; give that of a file system which every node mounts (NFS, EFS, "
+                f"{name}: {scheme}:// is no path; give that of a file system which every node mounts (NFS, EFS, "
                 "Filestore; for data alone also a bucket by mount-s3 or gcsfuse)"
             )
         try:
-            path: Path = stack.enter_context(launch("copies").opened(f"{found[1]}://{rest}", kinds[name]))
+            path: Path = stack.enter_context(launch("copies").opened(where, kinds[name]))
         except configs.ConfigError as error:
             raise configs.ConfigError(f"{name}: {error}") from error
-        _urls[str(path)] = f"{found[1]}://{rest}"
+        _urls[str(path)] = where
         return path
 
     return {name: local(name, value) for name, value in arguments.items()}
+
+
+def place(text: str) -> Path | str:
+    """The path of a folder, given as such or as a file:// URL, or any other URL."""
+    found = re.match(r"([A-Za-z][\w+.-]+):/+", text)
+    if found is None:
+        return Path(text)
+    rest = text[found.end() :]  # a Path has lost one of two slashes
+    return Path("/" + unquote(rest)) if found[1] == "file" else f"{found[1]}://{rest}"
 
 
 def saver(output: Path) -> Callable[[], None]:

@@ -98,6 +98,8 @@ class Round:
     def __init__(self, soak: Soak, study: Path, step: float) -> None:
         self.soak, self.trials, self.log = soak, Trials(study), soak.log
         self.faults: list[Fault] = []
+        self.running: Running = {}  # when a fault is injected
+        self.tired: set[int] = set()  # processes of trials that are given up when they die once more
         self.damaged: Counter[str] = Counter()
         self.spoilt = threading.Lock()  # held while the disk cannot be written
         self._threads: list[threading.Thread] = []
@@ -130,9 +132,9 @@ class Round:
 
     def inject(self) -> bool:
         """Whether a fault could be injected."""
-        running = self.trials.running()
-        tired = {pid for trial, pid in running.items() if self.trials.without_progress(trial) >= MAX_DEATHS}
-        kinds = self.soak.possible(running, tired)
+        self.running = self.trials.running()
+        self.tired = {p for trial, p in self.running.items() if self.trials.without_progress(trial) >= MAX_DEATHS}
+        kinds = self.soak.possible(self.running, self.tired)
         if not kinds:
             return False
         if new := {kind: weight for kind, weight in kinds.items() if kind not in self.soak.seen}:
@@ -141,29 +143,29 @@ class Round:
         self.soak.seen.add(kind)
         fault = Fault(kind, time.time())
         self.faults.append(fault)
-        getattr(self, f"_{kind}")(fault, running, tired)
+        getattr(self, f"_{kind}")(fault)
         self.log(f"{kind} {fault.trials}")
         return True
 
     def _strike(self, fault: Fault, trials: list[str]) -> None:
         fault.trials = {trial: self.trials.last(trial) for trial in trials}
 
-    def _one(self, fault: Fault, running: Running, tired: set[int], number: int) -> str:
-        trial = self.soak.random.choice(sorted(trial for trial, pid in running.items() if pid not in tired))
+    def _one(self, fault: Fault, number: int) -> str:
+        trial = self.soak.random.choice(sorted(trial for trial, pid in self.running.items() if pid not in self.tired))
         with contextlib.suppress(ProcessLookupError):
-            os.kill(running[trial], number)
+            os.kill(self.running[trial], number)
         self._strike(fault, [trial])
         return trial
 
-    def _worker(self, fault: Fault, running: Running, tired: set[int]) -> None:
-        self._one(fault, running, tired, signal.SIGKILL)
+    def _worker(self, fault: Fault) -> None:
+        self._one(fault, signal.SIGKILL)
 
-    def _preempted(self, fault: Fault, running: Running, tired: set[int]) -> None:
-        self._one(fault, running, tired, signal.SIGTERM)
+    def _preempted(self, fault: Fault) -> None:
+        self._one(fault, signal.SIGTERM)
 
-    def _damaged(self, fault: Fault, running: Running, tired: set[int]) -> None:
+    def _damaged(self, fault: Fault) -> None:
         """Kills a trial and spoils its newest checkpoint, where there is one before it."""
-        trial = self._one(fault, running, tired, signal.SIGKILL)
+        trial = self._one(fault, signal.SIGKILL)
         folder = self.trials.study / "trials" / trial / "checkpoints"
         last, previous = folder / "last.pt", folder / "previous.pt"
         if last.exists() and previous.exists():
@@ -176,38 +178,38 @@ class Round:
             last.write_bytes(content)
             self.damaged[trial] += 1
 
-    def _straggler(self, fault: Fault, running: Running, tired: set[int]) -> None:
-        pid = running[self._one(fault, running, tired, signal.SIGSTOP)]
+    def _straggler(self, fault: Fault) -> None:
+        pid = self.running[self._one(fault, signal.SIGSTOP)]
         fault.trials = {}  # it goes on where it was
         self._later(self.soak.random.uniform(2, 6), lambda: _continue(pid))
 
-    def _driver(self, fault: Fault, running: Running, tired: set[int]) -> None:
+    def _driver(self, fault: Fault) -> None:
         self.driver.send(signal.SIGKILL)
-        self._strike(fault, sorted(running))
+        self._strike(fault, sorted(self.running))
 
-    def _interrupt(self, fault: Fault, running: Running, tired: set[int]) -> None:
+    def _interrupt(self, fault: Fault) -> None:
         self.driver.send(signal.SIGTERM)
-        self._strike(fault, sorted(running))
+        self._strike(fault, sorted(self.running))
 
-    def _node(self, fault: Fault, running: Running, tired: set[int]) -> None:
-        host = self.soak.random.choice(self.soak.fresh(tired))
+    def _node(self, fault: Fault) -> None:
+        host = self.soak.random.choice(self.soak.fresh(self.tired))
         pids = host.processes()
-        self._strike(fault, [trial for trial, pid in running.items() if pid in pids])
+        self._strike(fault, [trial for trial, pid in self.running.items() if pid in pids])
         self.soak.hosts.kill(host)
 
-    def _head(self, fault: Fault, running: Running, tired: set[int]) -> None:
+    def _head(self, fault: Fault) -> None:
         """All hosts at once, and another cluster: the driver is to end by itself."""
-        self._strike(fault, sorted(running))
+        self._strike(fault, sorted(self.running))
         self.soak.restart()
 
-    def _join(self, fault: Fault, running: Running, tired: set[int]) -> None:
+    def _join(self, fault: Fault) -> None:
         self.soak.hosts.join(CPUS, wait=False)
 
-    def _cut(self, fault: Fault, running: Running, tired: set[int]) -> None:
+    def _cut(self, fault: Fault) -> None:
         """A host without a network, whose trials go on until they report; it comes back, perhaps too late."""
-        host = self.soak.random.choice(self.soak.fresh(tired))
+        host = self.soak.random.choice(self.soak.fresh(self.tired))
         pids = host.processes()
-        self._strike(fault, [trial for trial, pid in running.items() if pid in pids])
+        self._strike(fault, [trial for trial, pid in self.running.items() if pid in pids])
         self.soak.hosts.cut(host)
         self.soak.away.add(host)
 
@@ -219,14 +221,14 @@ class Round:
 
         self._later(self.soak.random.uniform(10, 70), heal)
 
-    def _full(self, fault: Fault, running: Running, tired: set[int]) -> None:
-        self._spoil(self.soak.disk.full(), fault, running)
+    def _full(self, fault: Fault) -> None:
+        self._spoil(self.soak.disk.full(), fault)
 
-    def _read_only(self, fault: Fault, running: Running, tired: set[int]) -> None:
-        self._spoil(self.soak.disk.read_only(), fault, running)
+    def _read_only(self, fault: Fault) -> None:
+        self._spoil(self.soak.disk.read_only(), fault)
 
-    def _spoil(self, spoiling: contextlib.AbstractContextManager[None], fault: Fault, running: Running) -> None:
-        self._strike(fault, sorted(running))
+    def _spoil(self, spoiling: contextlib.AbstractContextManager[None], fault: Fault) -> None:
+        self._strike(fault, sorted(self.running))
         with self.spoilt, spoiling:
             time.sleep(self.soak.random.uniform(2, 5))
 

@@ -234,7 +234,7 @@ def test_a_trial_that_gets_to_another_checkpoint_before_it_dies_is_not_given_up(
     folder = tmp_path / "checkpoints"
     folder.mkdir()
     tune = Fake(make_plan(trials=2), tmp_path)
-    tune.search = searches.Search(tune.plan, tune.ledger, checkpoint=lambda trial: copies.stamp(tmp_path, copies.LAST))
+    tune.search = searches.Search(tune.plan, tune.ledger, checkpoint=lambda trial: copies.last_checkpoint(tmp_path))
     name, _ = tune.ask()
     for step in range(4 * searches.MAX_DEATHS):
         if step % searches.MAX_DEATHS == 0:

@@ -7,6 +7,7 @@ import io
 import json
 import os
 import pickle
+import tracemalloc
 import zipfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -209,6 +210,15 @@ def test_a_pickle_cannot_ask_for_more_than_it_has(tmp_path: Path) -> None:
         (tmp_path / "weights.pkl").write_bytes(content)
         with pytest.raises(WeightsError):
             load_backbone(tmp_path / "weights.pkl", torch.nn.Module())
+
+
+def test_a_pickle_takes_no_more_memory_than_it_is_long(tmp_path: Path) -> None:
+    (tmp_path / "R.pkl").write_bytes(b"\x80\x05" + pickle.BYTEARRAY8 + (2**28).to_bytes(8, "little") + b"short")
+    tracemalloc.start()
+    with pytest.raises(WeightsError, match="not a pickle of arrays alone"):
+        load_backbone(tmp_path / "R.pkl", torch.nn.Module())
+    assert tracemalloc.get_traced_memory()[1] < 2**20
+    tracemalloc.stop()
 
 
 def save(path: Path, **changes: Any) -> Path:

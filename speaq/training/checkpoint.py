@@ -69,13 +69,16 @@ def load(path: Path) -> dict[str, Any]:
     if not isinstance(content, dict) or "model" not in content or "config" not in content:
         raise CheckpointError(f"{path}: not a checkpoint of speaq (no model and config in it)")
     if type(written := content.get("format")) is not int or written != FORMAT:
-        shown = " ".join(reprlib.repr(written).split())
-        raise CheckpointError(f"{path}: format {shown}, this version reads {FORMAT}")
+        raise CheckpointError(f"{path}: format {_shown(written)}, this version reads {FORMAT}")
     for name, fits in _WANTED.items():
         if not fits(content.setdefault(name, None)):
-            shown = " ".join(reprlib.repr(content[name]).split())  # tensors take several lines
-            raise CheckpointError(f"{path}: {name} is not what speaq writes ({shown})")
+            raise CheckpointError(f"{path}: {name} is not what speaq writes ({_shown(content[name])})")
     return content
+
+
+def _shown(value: Any) -> str:
+    """Short, and in one line: tensors take several."""
+    return " ".join(reprlib.repr(value).split())
 
 
 def load_speaq(path: Path) -> dict[str, Any]:
