@@ -182,6 +182,9 @@ class Copy:
     def _fetch(self, listed: Mapping[str, Stamp], known: Mapping[str, tuple[Stamp, Local]]) -> None:
         here = self._local()
         same = {name for name in listed if name in known and known[name] == (listed[name], here.get(name))}
+        if self._leads:  # who came after this copy may have written as many bytes in the second of its last upload
+            last = max((there[1] for there, _ in known.values()), default=0)
+            same = {name for name in same if last - listed[name][1] > FRESH}
         self._state_file.unlink(missing_ok=True)  # a fetch that is cut off is begun again
         _all(lambda name: self.store.download(name, self.folder / name), [name for name in listed if name not in same])
         for name in here.keys() - listed.keys():
