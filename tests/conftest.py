@@ -4,6 +4,7 @@ workers as important as the rest."""
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -56,3 +57,14 @@ def toy(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("toy") / "data"
     make_toy(folder, 60, seed=1)
     return folder
+
+
+@pytest.fixture(scope="session")
+def ray_cluster() -> Iterator[None]:
+    """A cluster of our own, started once: whatever searches or trains inside this process uses it from then on."""
+    pytest.importorskip("ray")
+    from launch import cluster
+
+    os.environ["PYTHONPATH"] = str(Path(__file__).parents[1])  # workers import tests.cheap_training
+    with cluster.connected(dashboard=True):
+        yield

@@ -15,7 +15,7 @@ pytest.importorskip("optuna")
 
 from launch import calibrate
 from tests.test_after_search import Search, searched
-from tests.test_launch import make_space, ray_cluster, toy  # noqa: F401
+from tests.test_launch import make_space, toy  # noqa: F401
 from tests.tiny import tiny
 
 STEPS = np.array([10, 30, 60])

@@ -133,6 +133,7 @@ def test_a_process_forgets_the_peak_of_the_trial_before() -> None:
     assert peak_memory_mib(device) < before - 50
 
 
+@pytest.mark.usefixtures("ray_cluster")
 def test_a_spent_budget_ends_a_search_that_can_be_resumed(toy: Path, tmp_path: Path) -> None:
     space = tmp_path / "space.yaml"
     space.write_text("search: {scheduler: none}\nparameters: {matching.num_groups: {type: int, low: 1, high: 8}}\n")
@@ -143,20 +144,19 @@ def test_a_spent_budget_ends_a_search_that_can_be_resumed(toy: Path, tmp_path: P
     environment = {**os.environ, "CHEAP_TRAINING_SLEEP": "0.05"}
     output.mkdir()
     (output / "study.yaml").write_text(study.dump())
-    command = [sys.executable, "-m", "speaq.cli", "tune", "--resume", str(output), "--budget"]
-    done = subprocess.run(
-        [*command, "5cpu-s"], capture_output=True, text=True, check=False, env=environment, timeout=360
-    )
-    assert "budget 5cpu-s is spent, trials left: " in done.stderr
-    assert f"--resume {output}" in done.stderr
+    resume = ("tune", "--resume", str(output), "--budget")
+    line = [sys.executable, "-m", "speaq.cli", *resume, "5cpu-s"]
+    said = subprocess.run(line, capture_output=True, text=True, check=False, env=environment, timeout=360)
+    assert "budget 5cpu-s is spent, trials left: " in said.stderr
+    assert f"--resume {output}" in said.stderr
     snapshot = status.read(output)
     assert snapshot.wall_seconds > 0
     assert budgets.device_seconds(snapshot.entries, snapshot.plan.base.resources, "cpu") >= 5
     ended = {entry.id for entry in snapshot.entries if entry.ended}
     assert len(ended) < 6
     assert "the study has taken" in refusal("tune", "--resume", output, "--budget", "5cpu-s")
-    done = subprocess.run([*command, "1h"], capture_output=True, text=True, check=False, env=os.environ, timeout=360)
-    assert done.returncode == 0, done.stderr
+    done = command(*resume, "1h")
+    assert done.exit_code == 0, (done.output, done.exception)
     snapshot = status.read(output)
     assert [entry.state for entry in snapshot.entries] == ["finished"] * 6
     for entry in snapshot.entries:  # a trial that had ended was not run again

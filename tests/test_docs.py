@@ -96,6 +96,7 @@ def folder(toy: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.mark.slow
 @pytest.mark.timeout(2700)
+@pytest.mark.usefixtures("ray_cluster")
 def test_the_tutorial_goes_from_json_to_a_tuned_model(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(folder)
     for line in RUN:

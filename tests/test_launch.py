@@ -11,7 +11,6 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -80,13 +79,6 @@ def toy(tmp_path_factory: pytest.TempPathFactory) -> Path:
     directory = tmp_path_factory.mktemp("data") / "toy"
     make_toy(directory, 120, seed=0)
     return directory
-
-
-@pytest.fixture(scope="module")
-def ray_cluster() -> Iterator[None]:
-    os.environ["PYTHONPATH"] = str(ROOT)  # workers import tests.cheap_training
-    with cluster.connected(dashboard=True):
-        yield
 
 
 def free_cpus() -> float:

@@ -14,7 +14,6 @@ from speaq import space as spaces
 from speaq.config import Config, ConfigError
 from speaq.training import checkpoint
 from speaq.training.loop import train
-from tests.test_launch import ray_cluster  # noqa: F401
 from tests.tiny import tiny
 
 pytest.importorskip("ray")
@@ -211,7 +210,7 @@ def test_knobs_of_other_schedulers_are_refused() -> None:
 def test_a_search_breeds_schedules_that_train_alone_to_the_same_result(
     toy: Path,
     tmp_path: Path,
-    ray_cluster: None,  # noqa: F811
+    ray_cluster: None,
 ) -> None:
     base = tiny(training__max_steps=4, training__eval_every=2, training__decay_steps=(3,), training__best_metric="R@20")
     parameters = {**SPACE, "training.learning_rate": {"type": "float", "low": 1e-4, "high": 1e-2, "log": True}}

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import re
 import shlex
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
+from tests.command import command
+from tests.test_cli import speaq
 from tests.tiny import TINY
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -51,7 +51,7 @@ def commands() -> list[str]:
     return [" ".join(shlex.split(line, comments=True)) for line in lines if line.strip()]
 
 
-def shortened(command: str, folder: Path) -> list[str]:
+def shortened(line: str, folder: Path) -> list[str]:
     names = (
         "DATA",
         "RUN",
@@ -64,43 +64,43 @@ def shortened(command: str, folder: Path) -> list[str]:
         "OTHER.h5",
         "TRIALS.csv",
     )
-    words = [str(folder / word) if word.partition("/")[0] in names else word for word in command.split()]
+    words = [str(folder / word) if word.partition("/")[0] in names else word for word in line.split()]
     words = [word.replace("=DETECTOR", f"={folder / 'DETECTOR'}") for word in words]
     words = [str(ROOT / word) if word.startswith(("configs/", "search_spaces/")) else word for word in words]
     words = ["60" if before == "--images" else word for before, word in zip(["", *words], words, strict=False)]
     if words[1] in ("pretrain", "train", "tune") and not {"--resume", "--from-predictions"} & {*words}:
         words += [part for key, value in SHORT.items() for part in ("--set", f"{key}={value}")]
-    return [sys.executable, "-m", "speaq.cli", *words[1:]]
+    return words[1:]
 
 
 def test_every_command_of_the_readme_is_covered() -> None:
     assert commands()
-    for command in commands():
-        assert command.startswith(".venv/bin/speaq ") or any(known in command for known in ELSEWHERE), command
+    for line in commands():
+        assert line.startswith(".venv/bin/speaq ") or any(known in line for known in ELSEWHERE), line
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(2700)
-def test_the_commands_of_the_readme_work_in_their_order(tmp_path: Path) -> None:
-    for command in commands():
-        if not any(known in command for known in ELSEWHERE):
-            done = subprocess.run(
-                shortened(command, tmp_path), capture_output=True, text=True, check=False, cwd=tmp_path, timeout=1800
-            )
-            assert done.returncode == 0, (command, done.stdout, done.stderr)
+@pytest.mark.usefixtures("ray_cluster")
+def test_the_commands_of_the_readme_work_in_their_order(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    for line in commands():
+        if not any(known in line for known in ELSEWHERE):
+            done = command(*shortened(line, tmp_path))
+            assert done.exit_code == 0, (line, done.output, done.exception)
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(2700)
 def test_the_demo_goes_all_the_way_and_repeats_nothing(tmp_path: Path) -> None:
     sets = [part for key, value in SHORT.items() for part in ("--set", f"{key}={value}")]
-    command = [sys.executable, "-m", "speaq.cli", "demo", "--output", str(tmp_path / "demo"), "--images", "100", *sets]
-    first = subprocess.run(command, capture_output=True, text=True, check=False, timeout=2400)
+    arguments = ["demo", "--output", str(tmp_path / "demo"), "--images", "100", *sets]
+    first = speaq(*arguments, timeout=2400)
     assert first.returncode == 0, (first.stdout, first.stderr)
     assert re.search(r"on the \d+ images of the test split", first.stdout)
     for name in ("untrained", "baseline", "published", "best"):
         assert name in first.stdout
     ledger = (tmp_path / "demo" / "search" / "ledger.jsonl").read_bytes()
-    again = subprocess.run(command, capture_output=True, text=True, check=False, timeout=2400)
-    assert again.returncode == 0, again.stderr
+    again = command(*arguments)
+    assert again.exit_code == 0, again.output
     assert (tmp_path / "demo" / "search" / "ledger.jsonl").read_bytes() == ledger

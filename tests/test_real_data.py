@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.command import command
 from tests.shared import SHARED, needs
 from tests.test_cli import ROOT, speaq
 
@@ -27,18 +28,19 @@ def test_train_and_evaluate_on_photos(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("ray_cluster")
 @needs("data", "coco128-vg")
 def test_tune_on_photos_starts_with_the_published_setting_and_the_baseline(tmp_path: Path) -> None:
     space = tmp_path / "space.yaml"
     space.write_text("# G?\nparameters: {matching.num_groups: {type: int, low: 1, high: 5}}\n", encoding="utf-8")
     common = ("--config", CONFIG, "--space", space, "--data", DATA, "--trials", "2", "--objective", "R@50,mR@50")
-    done = speaq("tune", *common, "--output", tmp_path / "study", *SETS, timeout=1620)
-    assert done.returncode == 0, done.stderr
+    done = command("tune", *common, "--output", tmp_path / "study", *SETS)
+    assert done.exit_code == 0, (done.output, done.exception)
     with (tmp_path / "study" / "trials.csv").open() as file:
         rows = list(csv.DictReader(file))
     assert [(row["label"], row["status"]) for row in rows] == [("published", "finished"), ("baseline", "finished")]
     for name in ("study.yaml", "best.yaml", "search.png", "trials/0000/config.yaml", "trials/0001/result.json"):
         assert (tmp_path / "study" / name).stat().st_size > 0
     again = ("train", "--config", tmp_path / "study" / "best.yaml", "--data", DATA, "--output", tmp_path / "again")
-    done = speaq(*again, "--set", "training.max_steps=2")
-    assert done.returncode == 0, done.stderr
+    done = command(*again, "--set", "training.max_steps=2")
+    assert done.exit_code == 0, (done.output, done.exception)

@@ -104,6 +104,7 @@ def test_a_checkpoint_of_the_reference_is_evaluated_only(toy: Path, tmp_path: Pa
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("ray_cluster")
 def test_ray_workers_train_and_test(toy: Path, tmp_path: Path) -> None:
     output = tmp_path / "out"
     sets = assignments(resources__num_workers=2, resources__cpus_per_worker=0.5)
@@ -193,10 +194,10 @@ def test_too_little_memory_means_smaller_parts_of_the_same_batch(toy: Path, tmp_
 
 
 @pytest.mark.slow
-def test_workers_say_that_the_memory_is_too_small(toy: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.usefixtures("ray_cluster")
+def test_workers_say_that_the_memory_is_too_small(toy: Path, tmp_path: Path) -> None:
     from speaq.training.endings import OutOfMemory
 
-    monkeypatch.setenv("PYTHONPATH", str(ROOT))
     config = tiny(training__weight_decay=0.125, resources__num_workers=2, resources__cpus_per_worker=0.5)
     with pytest.raises(OutOfMemory, match="micro_batch_size"):
         train_distributed(config, toy, tmp_path / "run", train=CHEAP)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import signal
 import sqlite3
 import subprocess
@@ -23,7 +22,7 @@ pytest.importorskip("optuna")
 
 import optuna  # noqa: TID251
 
-from launch import cluster, seam, storage
+from launch import seam, storage
 from launch import study as studies
 from launch.frozen import frozen
 from launch.ledger import Entry, Ledger
@@ -409,20 +408,19 @@ def test_the_dashboard_lists_the_trials(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("ray_cluster")
 def test_a_search_with_ray_is_in_its_folders_storage_and_goes_on_in_it(toy: Path, tmp_path: Path) -> None:
-    os.environ["PYTHONPATH"] = str(ROOT)  # workers import tests.cheap_training
     output = tmp_path / "study"
     plan = make_plan(trials=4)
-    with cluster.connected(dashboard=False):
-        asked = studies.create(BASE, plan.space, toy, trials=4, train="tests.cheap_training:train")
-        entries = studies.start(asked, output)
-        written = studies.read(output / "study.yaml")
-        assert written.storage is not None
-        assert written.storage.url == "sqlite:///study.db"
-        found = storage.again(written.storage, None, output)
-        assert found is not None
-        check(found, entries, written.plan)
-        entries = studies.resume(output, trials=6)
+    asked = studies.create(BASE, plan.space, toy, trials=4, train="tests.cheap_training:train")
+    entries = studies.start(asked, output)
+    written = studies.read(output / "study.yaml")
+    assert written.storage is not None
+    assert written.storage.url == "sqlite:///study.db"
+    found = storage.again(written.storage, None, output)
+    assert found is not None
+    check(found, entries, written.plan)
+    entries = studies.resume(output, trials=6)
     assert len(entries) == 6
     check(found, entries, written.plan)
     with pytest.raises(ConfigError, match="none of"):
