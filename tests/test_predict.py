@@ -20,6 +20,7 @@ from speaq.prediction.graph import ImagePrediction, Thing, Triplet, distinct_nam
 from speaq.prediction.layout import FONT, GRAPH, LINE, label_width, layout
 from speaq.prediction.predictor import Predictor
 from speaq.structures import ScenePrediction, Vocabulary
+from speaq.training import checkpoint
 from speaq.training.loop import train
 from speaq.training.run import evaluate_run
 from tests.command import command, refusal
@@ -186,6 +187,19 @@ def test_what_cannot_be_used_is_refused_in_one_line(run: Path, photos: list[Path
     predictor = Predictor.load(run)
     with pytest.raises(DataError, match="not an image"):
         predictor.predict(tmp_path / "text.jpg")
+
+
+@pytest.mark.parametrize("key", ["feedforward_dim", "num_queries", "query_multiple", "num_encoder_layers"])
+def test_a_checkpoint_gets_no_network_larger_than_its_weights(
+    run: Path, photos: list[Path], toy: Path, tmp_path: Path, key: str
+) -> None:
+    content = checkpoint.load(checkpoint.find(run))
+    content["config"]["model"][key] = 2**40
+    large = tmp_path / "large.pt"
+    checkpoint.save(large, content)
+    reason = "its weights do not fit its config"
+    assert reason in refusal("predict", photos[0], "--output", tmp_path / "out", "--checkpoint", large)
+    assert reason in refusal("evaluate", large, "--data", toy)
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device here")

@@ -28,7 +28,7 @@ from speaq.structures import Sample, Vocabulary
 from speaq.training import checkpoint
 from speaq.training.evaluate import Progress, _no_progress
 from speaq.training.loop import pick_device
-from speaq.training.tasks import make_model
+from speaq.training.tasks import restored_model
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff")
 
@@ -65,8 +65,8 @@ class Predictor:
         if config.inference.logit_adjustment:
             raise ConfigError(f"{file}: inference.logit_adjustment needs its data set's predicate counts: evaluate it")
         vocabulary = _vocabulary(content, file)
-        model = make_model("speaq", config, len(vocabulary.objects), len(vocabulary.predicates))
-        checkpoint.fill(model, content, file)
+        counts = len(vocabulary.objects), len(vocabulary.predicates)
+        model = restored_model("speaq", config, *counts, content["model"], file)
         where = pick_device(config)
         model.to(where).to(memory_format=torch.channels_last).eval()
         return cls(model, config, vocabulary, where, file, content["step"])

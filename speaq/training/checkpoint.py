@@ -109,13 +109,21 @@ _WANTED: Mapping[str, Callable[[Any], bool]] = {
 }
 
 
-def fill(model: nn.Module, content: Mapping[str, Any], where: object) -> None:
-    """Loads a checkpoint's weights into the model of its config. Raises CheckpointError where they do not fit."""
+def restored(make: Callable[[], nn.Module], weights: Mapping[str, Tensor], where: object) -> nn.Module:
+    """The model that `make` builds, with a checkpoint's weights.
+
+    Raises CheckpointError where they do not fit: before any memory is taken for a network larger than they are.
+    """
     try:
-        model.load_state_dict(content["model"])
+        with torch.device("meta"):  # shapes alone
+            planned = make()
+        planned.load_state_dict(weights, assign=True)
     except RuntimeError as error:
         reason = str(error).strip().splitlines()[-1].strip()
         raise CheckpointError(f"{where}: its weights do not fit its config ({reason})") from error
+    model = make()
+    model.load_state_dict(weights)
+    return model
 
 
 def count(content: Mapping[str, Any], head: str, where: object) -> int:

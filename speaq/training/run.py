@@ -21,7 +21,7 @@ from speaq.foreign import read_json
 from speaq.training import checkpoint, seal
 from speaq.training.evaluate import Evaluation, Progress, Store, _no_progress, evaluate_detector
 from speaq.training.loop import pick_device
-from speaq.training.tasks import REPLICATED, TaskName, evaluator, make_model, make_task
+from speaq.training.tasks import REPLICATED, TaskName, evaluator, make_task, restored_model
 
 SplitName = Literal["train", "val", "test"]
 
@@ -115,8 +115,8 @@ def _writer(path: Path, config: Config, vg: VisualGenome, split_name: SplitName)
 def _evaluate(
     content: dict[str, Any], config: Config, vg: VisualGenome, split: Split, progress: Progress, store: Store | None
 ) -> Evaluation:
-    model = make_model(content["task"], config, len(vg.vocabulary.objects), len(vg.vocabulary.predicates))
-    checkpoint.fill(model, content, f"checkpoint of step {content['step']}")
+    counts, where = (len(vg.vocabulary.objects), len(vg.vocabulary.predicates)), f"checkpoint of step {content['step']}"
+    model = restored_model(content["task"], config, *counts, content["model"], where)
     if content["data_digest"] is None:  # converted: which images were val is not known, and train may be smaller here
         config = apply(config, {"data.num_val": 0})
     return _evaluate_model(content["task"], model, config, vg, split, progress, store)

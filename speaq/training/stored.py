@@ -25,7 +25,7 @@ from speaq.training import checkpoint
 from speaq.training.evaluate import Evaluation, Progress, _no_progress, raw_outputs
 from speaq.training.loop import pick_device
 from speaq.training.run import check_vocabulary, data_directory
-from speaq.training.tasks import make_model
+from speaq.training.tasks import restored_model
 
 
 @dataclass(frozen=True)
@@ -80,8 +80,7 @@ class OpenedRun:
         config, vg = self.config, self.vg
         if config.training.num_threads is not None:
             torch.set_num_threads(config.training.num_threads)
-        model = make_model("speaq", config, len(vg.vocabulary.objects), vg.num_predicates)
-        checkpoint.fill(model, {"model": self.weights}, self.file)
+        model = restored_model("speaq", config, len(vg.vocabulary.objects), vg.num_predicates, self.weights, self.file)
         device = pick_device(config)
         return model.to(device).to(memory_format=torch.channels_last), device
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, Protocol
@@ -25,6 +25,7 @@ from speaq.model.reference_weights import WeightsError
 from speaq.model.speaq import SpeaQ
 from speaq.structures import IntArray, Target, Vocabulary
 from speaq.training import checkpoint
+from speaq.training.checkpoint import CheckpointError
 from speaq.training.evaluate import Evaluation, Progress, Store, evaluate_detector, evaluate_scene_graphs
 
 TaskName = Literal["speaq", "detector"]
@@ -76,6 +77,20 @@ def make_model(task: TaskName, config: Config, num_objects: int, num_predicates:
     if task == "detector":
         return Detector(config.model, num_objects)
     return SpeaQ(config.model, num_objects, num_predicates)
+
+
+def restored_model(
+    task: TaskName,
+    config: Config,
+    num_objects: int,
+    num_predicates: int,
+    weights: Mapping[str, Tensor],
+    where: object,
+) -> nn.Module:
+    """The network of a task with a checkpoint's weights. Raises CheckpointError where they do not fit its config."""
+    if (layers := config.model.num_encoder_layers + config.model.num_decoder_layers) > len(weights):
+        raise CheckpointError(f"{where}: its weights do not fit its config (of {layers} layers)")
+    return checkpoint.restored(lambda: make_model(task, config, num_objects, num_predicates), weights, where)
 
 
 def make_task(task: TaskName, config: Config, vg: VisualGenome, train_split: Split) -> Task:
