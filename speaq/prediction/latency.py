@@ -71,14 +71,14 @@ def _measure(
     progress: Callable[[int, int, str], None],
 ) -> Latency:
     batches = example_batches(predictor, photos, batch_size)
-    for number in range(warmup):
-        _call(predictor, batches[number % len(batches)])
+    calls = warmup + rounds * len(batches)
     seconds = []
-    for number in range(rounds * len(batches)):
+    for number in range(calls):
         begin = time.perf_counter()
         _call(predictor, batches[number % len(batches)])
         seconds.append(time.perf_counter() - begin)
-        progress(number + 1, rounds * len(batches), str(path))
+        progress(number + 1, calls, str(path))
+    del seconds[:warmup]
     images = rounds * sum(len(images) for images, _ in batches)
     p50, p90, p99 = (float(value) * 1e3 for value in np.percentile(seconds, (50, 90, 99)))
     return Latency(
