@@ -12,11 +12,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import takewhile
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import typer
 from numpy.typing import NDArray
-from scipy.stats import kendalltau
 
 from launch import results, status
 from launch import study as studies
@@ -171,12 +171,28 @@ def _rungs(budgets: Sequence[Budget]) -> list[int]:
 
 def _budget(step: int, last: int, values: FloatArray, final: FloatArray) -> Budget:
     """Kendall's tau-b and its percentile interval, trials drawn with replacement."""
-    random = np.random.default_rng(SEED)
-    draws = random.integers(len(final), size=(RESAMPLES, len(final)))
-    taus = np.array([kendalltau(values[draw], final[draw]).statistic for draw in draws])
+    trials = len(final)
+    draws = np.random.default_rng(SEED).multinomial(trials, np.full(trials, 1 / trials), size=RESAMPLES)
+    taus = kendall(values, final, draws)
     taus = taus[~np.isnan(taus)]
     low, high = np.quantile(taus, [0.025, 0.975]) if len(taus) else (np.nan, np.nan)
-    return Budget(step, step / last, float(kendalltau(values, final).statistic), float(low), float(high))
+    (tau,) = kendall(values, final, np.ones((1, trials)))
+    return Budget(step, step / last, float(tau), float(low), float(high))
+
+
+def kendall(x: FloatArray, y: FloatArray, counts: NDArray[Any]) -> FloatArray:
+    """Kendall's tau-b of x [T] and y [T] in samples that hold each trial `counts` [R, T] times: [R].
+
+    NaN for a sample in which either is constant.
+    """
+    signs = [np.sign(values[:, None] - values[None, :]) for values in (x, y)]
+    both, of_x, of_y = (
+        np.einsum("rt,ts,rs->r", counts, pairs, counts, optimize=True)
+        for pairs in (signs[0] * signs[1], np.abs(signs[0]), np.abs(signs[1]))
+    )
+    with np.errstate(invalid="ignore"):
+        found: FloatArray = both / np.sqrt(of_x * of_y)
+    return found
 
 
 def replay(

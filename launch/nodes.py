@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -74,17 +75,29 @@ class Probes:
         }
 
     def ask(
-        self, question: str, limit: float, arguments: Callable[[Node], tuple[Any, ...]] = lambda node: ()
+        self,
+        question: str,
+        limit: float,
+        arguments: Callable[[Node], tuple[Any, ...]] = lambda node: (),
+        *,
+        ends: tuple[Callable[[Any], bool], str] | None = None,
     ) -> dict[str, Any]:
         """What all nodes answer to a method of `Probe`, by node id; a `Problem` where there is no answer.
 
         Args:
             limit: seconds for all of them together.
             arguments: of the question to a node.
+            ends: whether an answer makes the others pointless, and the method that tells them so.
         """
         calls = {node.id: getattr(self._actors[node.id], question).remote(*arguments(node)) for node in self.nodes}
-        if calls:
-            ray.wait(list(calls.values()), num_returns=len(calls), timeout=limit, fetch_local=False)
+        waiting, deadline = list(calls.values()), time.monotonic() + limit
+        while waiting and (left := deadline - time.monotonic()) > 0:
+            number = len(waiting) if ends is None else 1
+            ready, waiting = ray.wait(waiting, num_returns=number, timeout=left, fetch_local=False)
+            if ends is not None and any(ends[0](_answer(call, limit)) for call in ready):
+                for actor in self._actors.values():
+                    getattr(actor, ends[1]).remote()
+                ends = None
         return {node: _answer(call, limit) for node, call in calls.items()}
 
     def ask_one(self, node: Node, question: str, limit: float, *arguments: Any) -> Any:

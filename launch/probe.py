@@ -8,6 +8,7 @@ import hashlib
 import os
 import re
 import shutil
+import signal
 import socket
 import struct
 import subprocess
@@ -28,6 +29,9 @@ AT_ONCE = 32  # connections
 
 class Probe:
     """Answers about the node where it runs."""
+
+    def __init__(self) -> None:
+        self._summing: list[subprocess.Popen[str]] = []
 
     def versions(self) -> dict[str, str]:
         """Versions that results depend on, and the digest of our source."""
@@ -147,12 +151,18 @@ class Probe:
         """
         script = str(Path(__file__).with_name("all_reduce.py"))
         deadline = time.monotonic() + limit
-        running = []
+        self._summing = []
         for rank in ranks:
             arguments = [backend, rank, size, address, port, max(1.0, limit - 5)]
             line = [sys.executable, "-P", script, *map(str, arguments)]
-            running.append(subprocess.Popen(line, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True))
-        return next(filter(None, [_failure(process, deadline) for process in running]), "")
+            process = subprocess.Popen(line, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+            self._summing.append(process)
+        return next(filter(None, [_failure(process, deadline) for process in self._summing]), "")
+
+    def end_sum(self) -> None:
+        """Ends this node's part of a sum that has failed on another node, which it would wait for."""
+        for process in self._summing:
+            process.terminate()
 
 
 def _failure(process: subprocess.Popen[str], deadline: float) -> str:
@@ -164,6 +174,8 @@ def _failure(process: subprocess.Popen[str], deadline: float) -> str:
         return "no answer in time"
     if process.returncode == 0:
         return ""
+    if process.returncode == -signal.SIGTERM:
+        return "ended, since another node failed"
     lines = [line.strip() for line in errors.splitlines() if line.strip()]
     told = [line for line in lines if re.match(r"[\w.]*(Error|Exception)\b", line)] or lines
     return told[-1][:300] if told else f"exit code {process.returncode}"

@@ -20,33 +20,33 @@ settings.load_profile("speaq")
 torch.set_num_threads(1)
 os.environ |= {"RAY_worker_niceness": "0"}  # Ray's default is 15: its tests would wait for those of the other process
 
-# Modules that start Ray: two clusters on one machine get in each other's way, so one process runs them all.
-WITH_RAY = (
-    "test_clusters",
-    "test_doctor",
-    "test_jobs",
-    "test_launch",
-    "test_readme",
-    "test_real_data",
-    "test_reproduction",
-    "test_after_search",
-    "test_costs",
-    "test_calibrate",
-    "test_docs",
-    "test_storage",
-    "test_population",
-    "test_faults",
-)
+# Modules that one process runs, one after the other: those that share `ray_cluster`, and those that start nodes.
+TOGETHER = {
+    "test_calibrate": "ray",
+    "test_costs": "ray",
+    "test_docs": "ray",
+    "test_launch": "ray",
+    "test_population": "ray",
+    "test_readme": "ray",
+    "test_real_data": "ray",
+    "test_reproduction": "ray",
+    "test_storage": "ray",
+    "test_clusters": "nodes",
+    "test_doctor": "nodes",
+    "test_jobs": "nodes",
+    "test_nodes": "nodes",
+    "test_remote": "nodes",
+}
 
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
-    """Of `pytest -n 2`. xdist's own groups (3.8.0) have no effect with pytest 9."""
+    """Of `pytest -n 3`. xdist's own groups (3.8.0) have no effect with pytest 9."""
     from xdist.scheduler import LoadScopeScheduling
 
     class Scheduling(LoadScopeScheduling):
         def _split_scope(self, nodeid: str) -> str:
-            return "ray" if Path(nodeid.partition("::")[0]).stem in WITH_RAY else nodeid
+            return TOGETHER.get(Path(nodeid.partition("::")[0]).stem, nodeid)
 
     return Scheduling(config, log)
 

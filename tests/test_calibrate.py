@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from scipy.stats import kendalltau
 
 from tests.command import command, refusal
 
@@ -60,6 +61,16 @@ def test_chance_is_not_taken_for_knowledge() -> None:
     still = calibrate._budget(10, 90, np.zeros(12), final)
     assert np.isnan(still.tau)
     assert np.isnan(still.low)
+
+
+def test_kendall_s_tau_of_samples_is_the_library_s() -> None:
+    random = np.random.default_rng(0)
+    x, y = random.integers(6, size=(2, 9)).astype(float)  # with ties
+    draws = random.integers(9, size=(30, 9))
+    counts = np.stack([np.bincount(draw, minlength=9) for draw in draws])
+    wanted = [kendalltau(x[draw], y[draw]).statistic for draw in draws]
+    np.testing.assert_allclose(calibrate.kendall(x, y, counts), wanted, rtol=1e-12, atol=1e-12)
+    assert np.isnan(calibrate.kendall(x, y, np.eye(9)[:1] * 9))
 
 
 def test_what_cannot_be_judged_is_refused(tmp_path: Path) -> None:

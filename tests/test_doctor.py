@@ -194,6 +194,7 @@ class TestOnTwoNodes:
             "nccl": "left out",
         }
         assert all("does not see what is written on" in row.outcome for row in problems["storage"])
+        assert problems["gloo"][0].outcome == "ended, since another node failed"  # and has not waited to the limit
         assert problems["gloo"][-1].outcome.startswith("GLOO_SOCKET_IFNAME is none0, the node's address is that of ")
         assert re.search(r"export GLOO_SOCKET_IFNAME=\w+ before `ray start`", problems["gloo"][-1].fix)
         assert list(nodes.private.iterdir()) == []  # nothing is left behind

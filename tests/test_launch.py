@@ -326,7 +326,7 @@ def test_an_interrupt_leaves_a_folder_to_resume_and_nothing_elsewhere(toy: Path,
     home.mkdir()
     temporary.mkdir()
     config = tmp_path / "config.yaml"
-    config.write_text(configs.dump(configs.apply(CONFIG, {"training.max_steps": 60})))
+    config.write_text(configs.dump(configs.apply(CONFIG, {"training.max_steps": 24})))
     space = tmp_path / "space.yaml"
     space.write_text("# Which rate?\nparameters:\n  training.learning_rate: {type: float, low: 1e-4, high: 1e-2}\n")
     environment = {**os.environ, "HOME": str(home), "TMPDIR": str(temporary)}
