@@ -20,34 +20,35 @@ settings.load_profile("speaq")
 torch.set_num_threads(1)
 os.environ |= {"RAY_worker_niceness": "0"}  # Ray's default is 15: its tests would wait for those of the other process
 
-# Modules that one process runs, one after the other: those that share `ray_cluster`, and those that start nodes.
+# Of `pytest -n 3`: one process runs a module's tests, for its fixtures, and those of these modules together, since they
+# share `ray_cluster` or start nodes. test_launch, as long as the rest of them, has a cluster of its own.
 TOGETHER = {
-    "test_calibrate": "ray",
-    "test_costs": "ray",
-    "test_docs": "ray",
-    "test_launch": "ray",
-    "test_population": "ray",
-    "test_readme": "ray",
-    "test_real_data": "ray",
-    "test_reproduction": "ray",
-    "test_storage": "ray",
-    "test_clusters": "nodes",
-    "test_doctor": "nodes",
-    "test_jobs": "nodes",
-    "test_nodes": "nodes",
-    "test_remote": "nodes",
+    **dict.fromkeys(("test_calibrate", "test_costs", "test_docs", "test_population", "test_readme"), "ray"),
+    **dict.fromkeys(("test_real_data", "test_reproduction", "test_storage"), "ray"),
+    **dict.fromkeys(("test_clusters", "test_doctor", "test_jobs", "test_nodes", "test_remote"), "nodes"),
 }
+LONGEST = ("test_launch", "ray", "nodes", "test_bench", "test_export_model", "test_training")  # begin first
+
+
+def scope_of(nodeid: str) -> str:
+    module = Path(nodeid.partition("::")[0]).stem
+    return TOGETHER.get(module, module)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    items.sort(key=lambda item: [scope_of(item.nodeid) != scope for scope in LONGEST])
 
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
-    """Of `pytest -n 3`. xdist's own groups (3.8.0) have no effect with pytest 9."""
+    """xdist's own groups (3.8.0) have no effect with pytest 9."""
     from xdist.scheduler import LoadScopeScheduling
 
     class Scheduling(LoadScopeScheduling):
         def _split_scope(self, nodeid: str) -> str:
-            return TOGETHER.get(Path(nodeid.partition("::")[0]).stem, nodeid)
+            return scope_of(nodeid)
 
+    config.option.loadscopereorder = False
     return Scheduling(config, log)
 
 
