@@ -22,7 +22,7 @@ demo: $(READY)
 
 test: lint
 	$(BIN)/python -m compileall -q speaq launch tests # else each of a thousand processes compiles them
-	$(BIN)/python -m pytest -n 3 --durations 60 --durations-min 8 $(TESTS)
+	OMP_WAIT_POLICY=PASSIVE $(BIN)/python -m pytest -n 3 --durations 60 --durations-min 8 $(TESTS)
 
 lint: $(READY)
 	$(BIN)/ruff check .

@@ -21,13 +21,13 @@ torch.set_num_threads(1)
 os.environ |= {"RAY_worker_niceness": "0"}  # Ray's default is 15: its tests would wait for those of the other process
 
 # Of `pytest -n 3`: one process runs a module's tests, for its fixtures, and those of these modules together, since they
-# share `ray_cluster` or start nodes. test_launch, as long as the rest of them, has a cluster of its own.
+# share `ray_cluster` or start nodes.
 TOGETHER = {
-    **dict.fromkeys(("test_calibrate", "test_costs", "test_docs", "test_population", "test_readme"), "ray"),
-    **dict.fromkeys(("test_real_data", "test_reproduction", "test_storage"), "ray"),
+    **dict.fromkeys(("test_calibrate", "test_costs", "test_docs", "test_launch", "test_population"), "ray"),
+    **dict.fromkeys(("test_readme", "test_real_data", "test_reproduction", "test_storage"), "ray"),
     **dict.fromkeys(("test_clusters", "test_doctor", "test_jobs", "test_nodes", "test_remote"), "nodes"),
 }
-LONGEST = ("test_launch", "ray", "nodes", "test_bench", "test_export_model", "test_training")  # begin first
+LONGEST = ("ray", "nodes", "test_bench", "test_export_model", "test_training")  # begin first
 
 
 def scope_of(nodeid: str) -> str:
