@@ -214,7 +214,7 @@ def _all_reduce(
             "all_reduce",
             limit + 5,  # it ends its processes itself
             lambda node: (backend, ranks.get(node.id, []), size, nodes[0].address, port, limit),
-            ends=(bool, "end_sum"),  # a failure
+            ends="end_sum",  # at a failure
         )
 
     def judge(node: Node, failure: str) -> Judgement:

@@ -80,23 +80,23 @@ class Probes:
         limit: float,
         arguments: Callable[[Node], tuple[Any, ...]] = lambda node: (),
         *,
-        ends: tuple[Callable[[Any], bool], str] | None = None,
+        ends: str | None = None,
     ) -> dict[str, Any]:
         """What all nodes answer to a method of `Probe`, by node id; a `Problem` where there is no answer.
 
         Args:
             limit: seconds for all of them together.
             arguments: of the question to a node.
-            ends: whether an answer makes the others pointless, and the method that tells them so.
+            ends: method that tells all nodes that the first answer that is not empty makes the others pointless.
         """
         calls = {node.id: getattr(self._actors[node.id], question).remote(*arguments(node)) for node in self.nodes}
         waiting, deadline = list(calls.values()), time.monotonic() + limit
         while waiting and (left := deadline - time.monotonic()) > 0:
             number = len(waiting) if ends is None else 1
             ready, waiting = ray.wait(waiting, num_returns=number, timeout=left, fetch_local=False)
-            if ends is not None and any(ends[0](_answer(call, limit)) for call in ready):
+            if ends is not None and any(_answer(call, limit) for call in ready):
                 for actor in self._actors.values():
-                    getattr(actor, ends[1]).remote()
+                    getattr(actor, ends).remote()
                 ends = None
         return {node: _answer(call, limit) for node, call in calls.items()}
 

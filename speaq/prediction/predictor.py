@@ -65,8 +65,7 @@ class Predictor:
         if config.inference.logit_adjustment:
             raise ConfigError(f"{file}: inference.logit_adjustment needs its data set's predicate counts: evaluate it")
         vocabulary = _vocabulary(content, file)
-        counts = len(vocabulary.objects), len(vocabulary.predicates)
-        model = restored_model("speaq", config, *counts, content["model"], file)
+        model = restored_model("speaq", config, vocabulary, content["model"], file)
         where = pick_device(config)
         model.to(where).to(memory_format=torch.channels_last).eval()
         return cls(model, config, vocabulary, where, file, content["step"])

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from speaq.config import ConfigError
 from speaq.foreign import ForeignError, is_zip, load_tensors
@@ -107,23 +107,6 @@ _WANTED: Mapping[str, Callable[[Any], bool]] = {
     "predicates": _are_names,
     "data_digest": lambda value: isinstance(value, str | None),
 }
-
-
-def restored(make: Callable[[], nn.Module], weights: Mapping[str, Tensor], where: object) -> nn.Module:
-    """The model that `make` builds, with a checkpoint's weights.
-
-    Raises CheckpointError where they do not fit: before any memory is taken for a network larger than they are.
-    """
-    try:
-        with torch.device("meta"):  # shapes alone
-            planned = make()
-        planned.load_state_dict(weights, assign=True)
-    except RuntimeError as error:
-        reason = str(error).strip().splitlines()[-1].strip()
-        raise CheckpointError(f"{where}: its weights do not fit its config ({reason})") from error
-    model = make()
-    model.load_state_dict(weights)
-    return model
 
 
 def count(content: Mapping[str, Any], head: str, where: object) -> int:

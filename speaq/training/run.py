@@ -115,8 +115,8 @@ def _writer(path: Path, config: Config, vg: VisualGenome, split_name: SplitName)
 def _evaluate(
     content: dict[str, Any], config: Config, vg: VisualGenome, split: Split, progress: Progress, store: Store | None
 ) -> Evaluation:
-    counts, where = (len(vg.vocabulary.objects), len(vg.vocabulary.predicates)), f"checkpoint of step {content['step']}"
-    model = restored_model(content["task"], config, *counts, content["model"], where)
+    where = f"checkpoint of step {content['step']}"
+    model = restored_model(content["task"], config, vg.vocabulary, content["model"], where)
     if content["data_digest"] is None:  # converted: which images were val is not known, and train may be smaller here
         config = apply(config, {"data.num_val": 0})
     return _evaluate_model(content["task"], model, config, vg, split, progress, store)

@@ -80,7 +80,7 @@ class OpenedRun:
         config, vg = self.config, self.vg
         if config.training.num_threads is not None:
             torch.set_num_threads(config.training.num_threads)
-        model = restored_model("speaq", config, len(vg.vocabulary.objects), vg.num_predicates, self.weights, self.file)
+        model = restored_model("speaq", config, vg.vocabulary, self.weights, self.file)
         device = pick_device(config)
         return model.to(device).to(memory_format=torch.channels_last), device
 

@@ -80,17 +80,25 @@ def make_model(task: TaskName, config: Config, num_objects: int, num_predicates:
 
 
 def restored_model(
-    task: TaskName,
-    config: Config,
-    num_objects: int,
-    num_predicates: int,
-    weights: Mapping[str, Tensor],
-    where: object,
+    task: TaskName, config: Config, vocabulary: Vocabulary, weights: Mapping[str, Tensor], where: object
 ) -> nn.Module:
-    """The network of a task with a checkpoint's weights. Raises CheckpointError where they do not fit its config."""
+    """The network of a task with a checkpoint's weights.
+
+    Raises CheckpointError where they do not fit its config, before a network larger than they are takes any memory.
+    """
+    counts = len(vocabulary.objects), len(vocabulary.predicates)
+    misfit = f"{where}: its weights do not fit its config"
     if (layers := config.model.num_encoder_layers + config.model.num_decoder_layers) > len(weights):
-        raise CheckpointError(f"{where}: its weights do not fit its config (of {layers} layers)")
-    return checkpoint.restored(lambda: make_model(task, config, num_objects, num_predicates), weights, where)
+        raise CheckpointError(f"{misfit} (of {layers} layers)")
+    try:
+        with torch.device("meta"):  # shapes alone
+            planned = make_model(task, config, *counts)
+        planned.load_state_dict(weights, assign=True)
+    except RuntimeError as error:
+        raise CheckpointError(f"{misfit} ({str(error).strip().splitlines()[-1].strip()})") from error
+    model = make_model(task, config, *counts)
+    model.load_state_dict(weights)
+    return model
 
 
 def make_task(task: TaskName, config: Config, vg: VisualGenome, train_split: Split) -> Task:
