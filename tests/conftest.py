@@ -23,7 +23,9 @@ os.environ |= {"RAY_worker_niceness": "0"}  # Ray's default is 15: its tests wou
 # Of `pytest -n 3`: one process runs a module's tests, for its fixtures, and those of these modules together, since they
 # share `ray_cluster` or start nodes.
 TOGETHER = {
-    **dict.fromkeys(("test_calibrate", "test_costs", "test_docs", "test_launch", "test_population"), "ray"),
+    **dict.fromkeys(
+        ("test_calibrate", "test_costs", "test_docs", "test_earlier", "test_launch", "test_population"), "ray"
+    ),
     **dict.fromkeys(("test_readme", "test_real_data", "test_reproduction", "test_storage"), "ray"),
     **dict.fromkeys(("test_clusters", "test_doctor", "test_jobs", "test_nodes", "test_remote"), "nodes"),
 }
