@@ -1,0 +1,74 @@
+"""Writing files: in one step, and never through a link.
+
+A run or a study may come from elsewhere, with links where we are about to write: what they point to is left alone.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import io
+import os
+import secrets
+import stat
+from collections.abc import Iterator
+from pathlib import Path
+
+ENDING = ".tmp"  # of files that are being written; their names begin with a dot
+
+
+@contextlib.contextmanager
+def replaced(path: Path) -> Iterator[Path]:
+    """Yields an empty file beside `path` to write by its name; at the end of the block it takes the place of `path`.
+
+    Whoever reads `path` sees the old file or the whole new one. A link at `path` is replaced, not followed. Where the
+    block raises, the new file is removed; a killed process leaves it behind, see `tidy`. Raises OSError.
+    """
+    temporary = path.with_name(f".{path.name[:100]}.{secrets.token_hex(6)}{ENDING}")
+    os.close(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o666))
+    try:
+        yield temporary
+        _to_disk(temporary)
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _to_disk(path: Path) -> None:
+    """Content first, then the name: no crash leaves the name with half the content."""
+    file = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    try:
+        os.fsync(file)
+    finally:
+        os.close(file)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Gives `path` a new content in one step. Raises OSError."""
+    with replaced(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+
+
+def append_to(path: Path) -> io.FileIO:
+    """A file to add to, made where it is not there; nothing is buffered. Raises OSError, also for a link or a FIFO."""
+    return io.FileIO(path, "ab", opener=lambda name, flags: open_regular(Path(name), flags))
+
+
+def append_text(path: Path) -> io.TextIOWrapper:
+    """As `append_to`, for UTF-8 text; a line is written when it ends."""
+    return io.TextIOWrapper(io.BufferedWriter(append_to(path)), encoding="utf-8", line_buffering=True)
+
+
+def open_regular(path: Path, flags: int) -> int:
+    """A file descriptor of a regular file. Raises OSError for a link, a FIFO, a device: none of them is waited for."""
+    file = os.open(path, flags | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, 0o666)
+    if stat.S_ISREG(os.fstat(file).st_mode):
+        return file
+    os.close(file)
+    raise OSError(errno.EINVAL, "is no regular file", str(path))
+
+
+def tidy(folder: Path) -> None:
+    """Removes what processes that were killed while they wrote have left. Only for who has the folder to himself."""
+    for path in folder.glob(f".*{ENDING}"):
+        path.unlink(missing_ok=True)

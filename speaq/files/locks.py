@@ -1,0 +1,338 @@
+"""One process at a time writes a folder, whatever locks its file system has.
+
+Two guards work together, both in the file `.claim` of the folder:
+- the kernel's lock (flock), which ends with the process. Some file systems refuse it, in some it does nothing, in some
+  it holds among the processes of one machine alone;
+- a record of the owner, who shows that he lives by a beat (the file's time). The record of a process of this machine
+  that is gone counts for nothing; the owner on another machine is watched for `SILENT` seconds.
+
+The record holds a random token. Who works in the folder compares it before each step that must not be done twice
+(`Lock.check`): another token says that somebody else has taken over; no record says that the folder is gone, or that an
+empty mount point is in its place.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import fcntl
+import json
+import logging
+import os
+import platform
+import threading
+import time
+import uuid
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from types import TracebackType
+
+from speaq.files.atomic import open_regular
+from speaq.plain_yaml import ConfigError
+
+log = logging.getLogger(__name__)
+
+NAME = ".claim"
+PATIENCE = 1.0  # seconds for a lock that somebody is about to give back
+ORPHANS = 30.0  # seconds for the children of a killed process, which hold its lock until they end
+BEAT, SILENT = 2.0, 12.0  # seconds between signs of life; without one in so long, an owner elsewhere is taken for dead
+SETTLE = 0.5  # seconds in which two that took a folder at once see each other
+RECORD = 1024  # bytes, always as many, so that no reader meets half a record
+NO_LOCKS = frozenset({errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP, errno.EINVAL})
+
+
+class Busy(ConfigError):
+    """Another process works in the folder."""
+
+
+class Taken(RuntimeError):
+    """Another process has taken the folder over."""
+
+
+class Gone(RuntimeError):
+    """The folder is not there any more, or another one is in its place."""
+
+
+@dataclass(frozen=True)
+class Owner:
+    """What a record says."""
+
+    token: str
+    host: str
+    process: int
+    born: str  # when the process began, in the kernel's count: numbers of processes are used again
+    machine: str  # this boot of its machine
+    numbers: str  # where numbers of processes mean the same: its container
+    since: float  # Unix time
+    released: bool = False
+
+    @classmethod
+    def new(cls) -> Owner:
+        process = os.getpid()
+        return cls(
+            uuid.uuid4().hex, platform.node(), process, _born(process) or "", _machine(), _numbers(), time.time()
+        )
+
+    def __str__(self) -> str:
+        since = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(self.since))
+        return f"process {self.process} on {self.host}, since {since}"
+
+    def is_dead(self) -> bool | None:
+        """None where it cannot be told from here."""
+        if (self.machine, self.numbers) != (_machine(), _numbers()):
+            return None
+        return _born(self.process) != self.born
+
+
+class Lock:
+    """The folder for this process alone, from now to `close`."""
+
+    def __init__(self, folder: Path, patience: float = PATIENCE) -> None:
+        """Takes a folder that is there.
+
+        Args:
+            patience: seconds that a living owner is given to end.
+
+        Raises:
+            Busy: another process works in it.
+            OSError: the folder cannot be written.
+        """
+        self.folder, self._path = folder, folder / NAME
+        self._file = open_regular(self._path, os.O_RDWR | os.O_CREAT)
+        try:
+            self._take(patience)
+        except BaseException:
+            os.close(self._file)
+            raise
+        self._silent = threading.Event()
+        self._thread = threading.Thread(target=self._beat, name="beat", daemon=True)
+        self._thread.start()
+
+    @property
+    def token(self) -> str:
+        return self._owner.token
+
+    def check(self) -> None:
+        """Raises Taken or Gone where the folder is not this process's any more."""
+        check(self.folder, self.token)
+
+    def close(self) -> None:
+        """Gives the folder back, unless another process has it."""
+        self._silent.set()
+        self._thread.join(BEAT)
+        with contextlib.suppress(OSError):  # storage that is away: whoever comes next sees no beat
+            owner = _read(self._file)
+            if owner is not None and owner.token == self.token:
+                _write(self._file, Owner(**{**asdict(owner), "released": True}))
+        os.close(self._file)
+
+    def __enter__(self) -> Lock:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _take(self, patience: float) -> None:
+        """Takes both guards. Raises Busy."""
+        deadline = time.monotonic() + patience
+        has_flock = self._has_flock(deadline)
+        before = _read(self._file)
+        if before is not None and not before.released and not (has_flock and before.machine == _machine()):
+            if before.is_dead() is None:
+                self._watch(before)
+            else:
+                self._wait_for(before, deadline)
+        self._owner = Owner.new()
+        _write(self._file, self._owner)
+        if not has_flock:
+            time.sleep(SETTLE)
+            now = _read(self._file)
+            if now is not None and now.token != self.token:
+                raise self._busy(now)
+
+    def _has_flock(self, deadline: float) -> bool:
+        """Takes the kernel's lock; False where this file system has none that works. Raises Busy."""
+        orphans = time.monotonic() + ORPHANS
+        while True:
+            try:
+                fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                return self._excludes()
+            except BlockingIOError:
+                owner = _read(self._file)
+                orphaned = owner is not None and owner.is_dead()
+                if time.monotonic() > (max(deadline, orphans) if orphaned else deadline):
+                    raise self._busy(owner) from None
+                time.sleep(0.05)
+            except OSError as error:
+                if error.errno not in NO_LOCKS:
+                    raise
+                return False
+
+    def _excludes(self) -> bool:
+        """Whether the lock that was just taken keeps a second one out."""
+        second = open_regular(self._path, os.O_RDWR)
+        try:
+            fcntl.flock(second, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+        finally:
+            os.close(second)
+        return False
+
+    def _wait_for(self, owner: Owner, deadline: float) -> None:
+        """Until a process of this machine has ended or given the folder back. Raises Busy at the deadline."""
+        while not owner.is_dead():
+            now = _read(self._file)
+            if now is None or now.token != owner.token or now.released:
+                return
+            if time.monotonic() > deadline:
+                raise self._busy(owner)
+            time.sleep(0.05)
+
+    def _watch(self, owner: Owner) -> None:
+        """Raises Busy where the owner shows within `SILENT` seconds that he lives."""
+        log.info("%s: %s had it last and is given %.0f s to show that it lives", self.folder, owner, SILENT)
+        before, deadline = _beat_of(self._path), time.monotonic() + SILENT
+        while time.monotonic() < deadline:
+            time.sleep(min(0.25, SILENT / 4))
+            now = _read(self._file)
+            if now is not None and now.token == owner.token and now.released:
+                return
+            if _beat_of(self._path) != before:
+                raise self._busy(now or owner)
+
+    def _busy(self, owner: Owner | None) -> Busy:
+        who = "another process" if owner is None or owner.released else str(owner)
+        return Busy(f"{self.folder}: {who}, works here already; wait for its end, or give another folder")
+
+    def _beat(self) -> None:
+        said = False
+        while not self._silent.wait(BEAT):
+            try:
+                os.utime(self._file)
+            except OSError as error:
+                if not said:
+                    log.warning("%s: shows no sign of life to other machines (%s)", self.folder, error.strerror)
+                said = True
+
+
+_of_thread = threading.local()
+
+
+@contextlib.contextmanager
+def held(folder: Path, patience: float = PATIENCE) -> Iterator[Lock]:
+    """The folder's lock for the time of the block; a thread that has it already gets the same one. Raises as `Lock`."""
+    mine: dict[Path, Lock] = _of_thread.__dict__.setdefault("locks", {})
+    place = folder.resolve()
+    if place in mine:
+        yield mine[place]
+        return
+    with Lock(place, patience) as lock:
+        mine[place] = lock
+        try:
+            yield lock
+        finally:
+            del mine[place]
+
+
+def check(folder: Path, token: str) -> None:
+    """Raises Gone where `folder` is not there or is another one, Taken where its lock's token is not this one."""
+    try:
+        file = open_regular(folder / NAME, os.O_RDONLY)  # opened anew: network file systems then ask their server
+        try:
+            owner = _read(file)
+        finally:
+            os.close(file)
+    except OSError as error:
+        raise Gone(
+            f"{folder}: is not there any more ({error.strerror}): moved, or its storage is away; put it back, and "
+            "--resume goes on"
+        ) from error
+    if owner is None or owner.token != token:
+        raise Taken(f"{folder}: {owner or 'another process'}, has taken it over")
+
+
+def holder(folder: Path) -> Owner | None:
+    """Who works in the folder, as far as it can be told without waiting and writing; None: nobody."""
+    try:
+        file = open_regular(folder / NAME, os.O_RDONLY)
+    except OSError:  # no lock, or none that can be read
+        return None
+    try:
+        owner = _read(file)
+        beat = os.fstat(file).st_mtime
+    finally:
+        os.close(file)
+    if owner is None or owner.released:
+        return None
+    dead = owner.is_dead()
+    if dead is None:
+        dead = abs(time.time() - beat) > 5 * SILENT  # clocks of machines differ
+    return None if dead else owner
+
+
+def _read(file: int) -> Owner | None:
+    """The record; None where there is none, or what no process of ours wrote."""
+    try:
+        content = json.loads(os.pread(file, RECORD, 0))
+        owner = Owner(**{field.name: content[field.name] for field in fields(Owner)})
+    except (ValueError, KeyError, TypeError, RecursionError):
+        return None
+    kinds = {"process": int, "since": (int, float), "released": bool}
+    if not all(isinstance(value, kinds.get(name, str)) for name, value in asdict(owner).items()):  # type: ignore[arg-type]
+        return None
+    return owner if 0 < owner.process < 2**31 and 0 <= owner.since < 2**40 and owner.host.isprintable() else None
+
+
+def _write(file: int, owner: Owner) -> None:
+    text = json.dumps(asdict(owner)).encode()[: RECORD - 1].ljust(RECORD - 1) + b"\n"
+    os.pwrite(file, text, 0)
+    os.ftruncate(file, RECORD)
+    os.fsync(file)
+
+
+def _beat_of(path: Path) -> int:
+    """The time of the last sign of life. Opened anew: network file systems then ask their server."""
+    file = open_regular(path, os.O_RDONLY)
+    try:
+        return os.fstat(file).st_mtime_ns
+    finally:
+        os.close(file)
+
+
+def _machine() -> str:
+    try:
+        return Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
+    except OSError:  # no Linux
+        return platform.node()
+
+
+def _numbers() -> str:
+    try:
+        return os.readlink("/proc/self/ns/pid")
+    except OSError:
+        return ""
+
+
+def _born(process: int) -> str | None:
+    """When a process of this container began; None where there is none, or one that has ended."""
+    try:
+        _, _, rest = Path(f"/proc/{process}/stat").read_text(encoding="utf-8", errors="replace").rpartition(")")
+    except OSError:
+        return None if Path("/proc/self/stat").exists() else _signalled(process)
+    state, *columns = rest.split()
+    return None if state in "ZX" else columns[18]
+
+
+def _signalled(process: int) -> str | None:
+    """The same without /proc: whether there is such a process."""
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return None
+    except PermissionError:
+        pass
+    return ""
