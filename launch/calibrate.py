@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from launch import results, status
 from launch import study as studies
 from launch.scheduler import Halving, Named
-from launch.search import compared
+from launch.search import MAX_STEPS, compared
 from speaq import config as configs
 from speaq import space as spaces
 from speaq.config import ConfigError
@@ -113,6 +113,10 @@ def _run(output: Path, config: Path, space: Path, data: Path, trials: int | None
     number = 8 if trials is None else trials
     if number < FEWEST:
         raise ConfigError(f"--trials {number}: ranks of fewer than {FEWEST} trials say nothing")
+    if MAX_STEPS in asked.parameters:
+        raise ConfigError(
+            f"space: {MAX_STEPS}: a budget must mean the same to all trials; --set {MAX_STEPS}=N fixes it"
+        )
     settings = SearchConfig(
         objective=asked.search.objective, seed=asked.search.seed, trials=number, sampler="random", scheduler="none"
     )

@@ -100,11 +100,13 @@ def _digest(stored: StoredRun) -> str:
 def _run(study: Study, stored: StoredRun, output: Path, mirror: Mirror | None) -> list[Entry]:
     ledger = Ledger(output / "ledger.jsonl")
     with contextlib.closing(ledger):
-        studies.keep_forced(study, output)
+        study = studies.with_possible_trials(study, ledger)
+        studies.keep(study, output)
         if mirror is not None:
             mirror.follow(ledger.entries.values())
         try:
-            _search(study.plan, stored, ledger, mirror)
+            study = _search(study, stored, ledger, mirror)
+            studies.keep(study, output)
         finally:
             entries = list(ledger.entries.values())
             if entries:
@@ -113,7 +115,9 @@ def _run(study: Study, stored: StoredRun, output: Path, mirror: Mirror | None) -
     return entries
 
 
-def _search(plan: Plan, stored: StoredRun, ledger: Ledger, mirror: Mirror | None) -> None:
+def _search(study: Study, stored: StoredRun, ledger: Ledger, mirror: Mirror | None) -> Study:
+    """Runs what is left; returns the study, with fewer trials where there are no more."""
+    plan = study.plan
     search = Search(plan, ledger, joined(Lines(plan, ledger.entries, 1), mirror))
     number = 0
     while isinstance(asked := search.suggest(name := str(number)), dict):
@@ -131,6 +135,9 @@ def _search(plan: Plan, stored: StoredRun, ledger: Ledger, mirror: Mirror | None
             outcome = {"failure": str(error)}
         search.on_trial_complete(name, {"outcome": json.dumps(_plain(outcome))})
         number += 1
+    if not number:
+        studies.say_nothing_is_left(study, ledger)
+    return studies.as_exhausted(study, ledger) if search.exhausted else study
 
 
 def _plain(outcome: dict[str, object]) -> dict[str, object]:

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 
 from launch.ledger import Entry
 from launch.results import best_entry, metric_columns
-from launch.search import Plan
+from launch.search import Plan, max_steps
 
 
 class Lines:
@@ -35,7 +35,7 @@ class Lines:
         ended = [e for e in self._entries.values() if e.ended]
         parts = [
             f"{entry.id}{' ' + entry.label if entry.label else ''} {event}",
-            f"step {entry.step}/{plan.base.training.max_steps}",
+            f"step {entry.step}/{max_steps(entry, plan)}",
             entry.reason or values,
             f"{len(ended)}/{plan.trials} trials",
         ]
@@ -46,11 +46,12 @@ class Lines:
 
     def _work(self) -> float:
         """Steps that are done or need not be done any more."""
-        full = self._plan.base.training.max_steps
-        return float(sum(full if e.ended else e.step for e in self._entries.values()))
+        return float(sum(max_steps(e, self._plan) if e.ended else e.step for e in self._entries.values()))
 
     def _eta(self) -> str:
-        total = self._plan.trials * self._plan.base.training.max_steps
+        plan, entries = self._plan, self._entries.values()
+        to_come = max(plan.trials - len(entries), 0)
+        total = sum(max_steps(e, plan) for e in entries) + to_come * plan.base.training.max_steps
         done, elapsed = self._work(), time.monotonic() - self._begin
         fresh = done - self._work_before
         if fresh <= 0:

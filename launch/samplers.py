@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import itertools
 import random
 import warnings
-from collections.abc import Sequence
 
 import optuna
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
@@ -44,30 +42,15 @@ def parameter_of(given: BaseDistribution) -> FloatRange | IntRange | Choice:
 
 def grid(space: Space, base: Config, seed: int) -> list[dict[str, Plain]]:
     """Every combination of a space without continuous ranges, shuffled. Raises ConfigError."""
-    axes = [_axis(key, parameter) for key, parameter in space.parameters.items()]
-    size = 1
-    for axis in axes:
-        size *= len(axis)
+    for key, parameter in space.parameters.items():
+        if parameter.values() is None:
+            raise ConfigError(f"sampler: grid: {key} is a continuous range; give it a step, or choices")
+    size = space.size() or 0
     if size > MAX_GRID:
         raise ConfigError(f"sampler: grid: {size} combinations, more than {MAX_GRID}; use tpe or fewer choices")
-    points: dict[tuple[tuple[str, Plain], ...], dict[str, Plain]] = {}
-    for combination in itertools.product(*axes):
-        values = space.keep_active(base, dict(zip(space.parameters, combination, strict=True)))
-        points.setdefault(tuple(values.items()), values)
-    shuffled = list(points.values())
+    shuffled = list(space.points(base))
     random.Random(seed).shuffle(shuffled)
     return shuffled
-
-
-def _axis(key: str, parameter: FloatRange | IntRange | Choice) -> Sequence[Plain]:
-    if isinstance(parameter, Choice):
-        return parameter.choices
-    if isinstance(parameter, IntRange) and not parameter.log:
-        return range(parameter.low, parameter.high + 1, parameter.step or 1)
-    if isinstance(parameter, FloatRange) and parameter.step is not None:
-        count = round((parameter.high - parameter.low) / parameter.step)
-        return [min(parameter.low + i * parameter.step, parameter.high) for i in range(count + 1)]
-    raise ConfigError(f"sampler: grid: {key} is a continuous range; give it a step, or choices")
 
 
 def make_sampler(settings: SearchConfig, seed: int) -> optuna.samplers.BaseSampler:

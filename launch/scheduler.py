@@ -12,6 +12,7 @@ from ray.tune.schedulers import AsyncHyperBandScheduler, FIFOScheduler, MedianSt
 
 from launch import population
 from launch.ledger import Entry
+from launch.search import MAX_STEPS
 from speaq.space import SearchConfig
 
 
@@ -25,36 +26,39 @@ class Named:
 class Stopping(TrialScheduler):
     """Trials are known by our ids, not by Tune's, which change on resume. References are recorded, never stopped.
 
-    A trial that reaches `max_steps` ends by itself, so that it writes its result.
+    A trial that reaches its own last step ends by itself, so that it writes its result. Where trials differ in their
+    length, they are judged at equal shares of it: a trial of half of `max_steps` is at step 10 where others are at 20.
     """
 
-    max_steps: int
+    max_steps: int  # of the study's config, in which rungs are counted
     _seen: set[tuple[Named, int]]  # a trial that goes on from an older checkpoint reports a step again
 
-    def judge(self, trial: Named, step: int, value: float) -> str:
+    def judge(self, trial: Named, step: float, value: float) -> str:
         """Takes a finite value into account and says CONTINUE or STOP."""
         raise NotImplementedError
 
     def replay(self, entries: Iterable[Entry], metric: str) -> None:
         """Takes in what earlier drivers saw."""
         for entry in entries:
+            length = entry.overrides.get(MAX_STEPS, self.max_steps)
             for step in sorted(entry.reports):
                 value = entry.reports[step].get(metric)
                 if value is not None and math.isfinite(value):
-                    self._judge_once(Named(entry.id), step, value)
+                    self._judge_once(Named(entry.id), step, length, value)
 
     def on_trial_result(self, tune_controller: Any, trial: Any, result: Mapping[str, Any]) -> str:
         if "outcome" in result or not math.isfinite(result["value"]):
             return TrialScheduler.CONTINUE
-        action = self._judge_once(Named(trial.config["trial"]), result["step"], result["value"])
-        last = result["step"] >= self.max_steps
+        length = trial.config.get("max_steps", self.max_steps)
+        action = self._judge_once(Named(trial.config["trial"]), result["step"], length, result["value"])
+        last = result["step"] >= length
         return TrialScheduler.CONTINUE if last or trial.config["protected"] else action
 
-    def _judge_once(self, trial: Named, step: int, value: float) -> str:
+    def _judge_once(self, trial: Named, step: int, length: int, value: float) -> str:
         if (trial, step) in self._seen:
             return TrialScheduler.CONTINUE
         self._seen.add((trial, step))
-        return self.judge(trial, step, value)
+        return self.judge(trial, step if length == self.max_steps else step * self.max_steps / length, value)
 
     def on_trial_add(self, tune_controller: Any, trial: Any) -> None:
         pass
@@ -83,9 +87,9 @@ class Halving(Stopping, AsyncHyperBandScheduler):
         )
         self.max_steps, self._seen = max_steps, set()
 
-    def judge(self, trial: Named, step: int, value: float) -> str:
+    def judge(self, trial: Named, step: float, value: float) -> str:
         bracket = self._brackets[int(trial.trial_id) % len(self._brackets)]  # Ray draws it, which resuming would lose
-        action: str = bracket.on_result(cast(Any, trial), step, value)
+        action: str = bracket.on_result(cast(Any, trial), cast(Any, step), value)
         return action
 
 
@@ -103,7 +107,7 @@ class Median(Stopping, MedianStoppingRule):
         )
         self.max_steps, self._seen = max_steps, set()
 
-    def judge(self, trial: Named, step: int, value: float) -> str:
+    def judge(self, trial: Named, step: float, value: float) -> str:
         rule: Any = super(Stopping, self)  # Ray's, which asks nothing of Tune here
         action: str = rule.on_trial_result(None, trial, {"step": step, "value": value})
         self._stopped_trials.clear()  # a reference goes on, and is judged again
@@ -123,9 +127,9 @@ class Population(Stopping, FIFOScheduler):
         FIFOScheduler.__init__(self)  # type: ignore[no-untyped-call]
         self.max_steps, self._seen = max_steps, set()
         self._share, self._trials = share, trials
-        self._values: dict[int, dict[Named, float]] = {step: {} for step in rungs}
+        self._values: dict[float, dict[Named, float]] = {step: {} for step in rungs}
 
-    def judge(self, trial: Named, step: int, value: float) -> str:
+    def judge(self, trial: Named, step: float, value: float) -> str:
         if step not in self._values:
             return TrialScheduler.CONTINUE
         self._values[step][trial] = value
@@ -141,7 +145,7 @@ class Population(Stopping, FIFOScheduler):
                 population.keep(self._trials / name, step)  # the trial waits for our answer: its files are of this step
         return action
 
-    def _best_first(self, step: int) -> list[Named]:
+    def _best_first(self, step: float) -> list[Named]:
         return sorted(self._values[step], key=lambda trial: -self._values[step][trial])
 
 

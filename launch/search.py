@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import logging
 import math
+import random
 import sys
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
@@ -31,9 +32,12 @@ from speaq.space import LOSSES, SearchConfig, Space
 log = logging.getLogger(__name__)
 
 MEMORY = "peak_memory_mib"
+MAX_STEPS = "training.max_steps"
 MAX_DEATHS = 2  # times that a trial whose process dies is started again from one and the same checkpoint
 OUT_OF_MEMORY = "OutOfMemory"  # how the reason of a trial begins that the device was too small for
-MAX_ATTEMPTS = 200  # proposals in a row that are known or impossible before the space counts as exhausted
+MAX_COUNTED = 10_000  # combinations up to which a space is counted
+MAX_REPEATS = 20  # proposals in a row that are known or impossible before one is taken of those that are left
+MAX_ATTEMPTS = 200  # proposals in a row that are known or impossible before a space that is not counted is exhausted
 DIED = "the process of the trial died (killed, out of memory, or its node was lost)"
 
 Listener = Callable[[Entry, str], None]
@@ -76,6 +80,9 @@ class Search(Searcher):
         self._ids: dict[str, str] = {}  # Tune's id → ours
         self._running: set[str] = set()  # Tune's ids of trials that have not ended
         self._waiting: list[Entry] = []
+        self._is_countable = is_countable(plan)
+        self._points: list[dict[str, Plain]] | None = None  # of a space that is countable, not looked at yet
+        self.exhausted = False  # whether the space had no other trial, though more were wanted
         self._deaths: dict[str, tuple[object, int]] = {}  # our id → its checkpoint then, deaths since that was written
         self.error: StorageLost | Halted | None = None  # Tune swallows what is raised at a trial's end
         for entry in ledger.entries.values():
@@ -115,12 +122,14 @@ class Search(Searcher):
             return None  # Tune asks again
         entry = self._waiting.pop(0) if self._waiting else self._new()
         if entry is None:  # a running trial may die, and is then handed out again
+            self.exhausted = len(self._ledger.entries) < self._plan.trials
             return None if self._running else Searcher.FINISHED
         self._ids[trial_id] = entry.id
         self._running.add(trial_id)
         return {
             "trial": entry.id,
             "protected": entry.label is not None,
+            "max_steps": max_steps(entry, self._plan),
             "start": entry.start,
             "config": configs.to_dict(self.config_of(entry)),
         }
@@ -249,20 +258,34 @@ class Search(Searcher):
         known = {entry.digest for entry in self._ledger.entries.values()}
         if self._plan.settings.scheduler == "pbt" and (entry := self._new_child(known)) is not None:
             return entry
-        for _ in range(MAX_ATTEMPTS):
+        return self._proposed(known) or self._left_over(known)
+
+    def _proposed(self, known: Collection[str]) -> Entry | None:
+        """What the sampler asks for, of which no trial is known yet; None after so many proposals that are no news."""
+        for _ in range(MAX_REPEATS if self._is_countable else MAX_ATTEMPTS):
             proposal = self._sampler.ask()
             if proposal is None:
-                return None
+                break
             number, values = proposal
-            try:
-                config = self._plan.space.apply(self._plan.base, values)
-            except ConfigError as error:  # a combination that the config refuses
-                log.debug("%s", error)
-                self._sampler.tell(number, "failed", None)
-                continue
-            if digest(config) not in known:
+            config = applied(self._plan, values)
+            if config is not None and digest(config) not in known:
                 return self._ask(config, None, values, number)
             self._sampler.tell(number, "failed", None)
+        return None
+
+    def _left_over(self, known: Collection[str]) -> Entry | None:
+        """A point of a space that can be counted of which no trial is known: samplers come back to the same ones."""
+        if not self._is_countable:
+            return None
+        if self._points is None:
+            self._points = list(self._plan.space.points(self._plan.base))
+            random.Random(self._plan.settings.seed).shuffle(self._points)
+        while self._points:
+            values = self._points.pop()
+            config = applied(self._plan, values)
+            if config is not None and digest(config) not in known:
+                number, values = self._sampler.adopt(values)
+                return self._ask(config, None, values, number)
         return None
 
     def _new_child(self, known: Collection[str]) -> Entry | None:
@@ -339,6 +362,40 @@ class Starts(tune.Callback):
 def compared(plan: Plan) -> str:
     """The metric by which the scheduler compares trials: the objective, or of two the best-checkpoint metric."""
     return plan.objective[0] if len(plan.objective) == 1 else plan.base.training.best_metric
+
+
+def is_countable(plan: Plan) -> bool:
+    """Whether the points of the space can be looked at one by one. With pbt, trials are no points of it."""
+    size = plan.space.size()
+    return plan.settings.scheduler != "pbt" and size is not None and size <= MAX_COUNTED
+
+
+def applied(plan: Plan, values: Mapping[str, Plain]) -> Config | None:
+    """The config of values of the space; None for a combination that the config refuses."""
+    try:
+        return plan.space.apply(plan.base, values)
+    except ConfigError as error:
+        log.debug("%s", error)
+        return None
+
+
+def most_trials(plan: Plan, known: Collection[str]) -> int:
+    """How many different trials there can be, `known` ones (digests) included, counted up to `plan.trials`."""
+    if not is_countable(plan):
+        return plan.trials
+    found = {*known, *(digest(config) for config in plan.references.values())}
+    for values in plan.space.points(plan.base):
+        if len(found) >= plan.trials:
+            break
+        if (config := applied(plan, values)) is not None:
+            found.add(digest(config))
+    return min(len(found), max(plan.trials, len(known)))
+
+
+def max_steps(entry: Entry, plan: Plan) -> int:
+    """Steps of the trial when it is not stopped."""
+    steps: int = entry.overrides.get(MAX_STEPS, plan.base.training.max_steps)
+    return steps
 
 
 def excess(plan: Plan, cost: Metrics) -> dict[str, float]:

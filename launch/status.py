@@ -21,6 +21,7 @@ from launch.ledger import MAX_NUMBER, Entry, Ledger
 from launch.results import best_entry
 from launch.seam import Metrics
 from launch.search import Plan
+from launch.search import max_steps as max_steps
 from launch.study import Study
 from speaq.evaluation.protocol import common_protocol
 from speaq.terminal import shown
@@ -124,12 +125,6 @@ class Totals:
 def trial_statuses(snapshot: Snapshot) -> list[TrialStatus]:
     """All trials in the order of asking; a running trial's step and time are read from its metrics.jsonl."""
     return [_status(snapshot, entry) for entry in snapshot.entries]
-
-
-def max_steps(entry: Entry, plan: Plan) -> int:
-    """Steps of the trial when it is not stopped."""
-    steps: int = entry.overrides.get("training.max_steps", plan.base.training.max_steps)
-    return steps
 
 
 def _status(snapshot: Snapshot, entry: Entry) -> TrialStatus:

@@ -35,7 +35,7 @@ from launch.interrupts import Interrupts
 from launch.ledger import Entry, Ledger
 from launch.mirror import Mirror, joined, opened
 from launch.progress import Lines
-from launch.search import MEMORY, Plan, Search, Starts, compared
+from launch.search import MEMORY, Plan, Search, Starts, compared, most_trials
 from launch.sharing import check_shared
 from launch.storage import Address
 from launch.telemetry import SearchMetrics
@@ -239,8 +239,42 @@ def check_new(output: Path) -> None:
 
 def with_trials(study: Study, trials: int | None) -> Study:
     """The study with another number of trials in all, where one is given."""
-    plan = study.plan if trials is None else dataclasses.replace(study.plan, trials=trials)
-    return dataclasses.replace(study, plan=plan)
+    if trials is None or trials == study.plan.trials:
+        return study
+    log.info("trials in all: %d until now, %d from now on", study.plan.trials, trials)
+    return dataclasses.replace(study, plan=dataclasses.replace(study.plan, trials=trials))
+
+
+def with_possible_trials(study: Study, ledger: Ledger) -> Study:
+    """The study with no more trials than there can be, and no fewer than there are; says so where that is another
+    number than was asked for.
+    """
+    plan, known = study.plan, {entry.digest for entry in ledger.entries.values()}
+    possible = most_trials(plan, known)
+    if possible < plan.trials:
+        references = " and ".join(plan.references)
+        log.warning(
+            "the space holds %d different trials, %s included: the search ends after them, not after the %d asked for",
+            *(possible, references, plan.trials),
+        )
+    trials = max(possible, len(ledger.entries))
+    return dataclasses.replace(study, plan=dataclasses.replace(plan, trials=trials))
+
+
+def as_exhausted(study: Study, ledger: Ledger) -> Study:
+    """The study with the trials that there are, of a space in which no other was found."""
+    asked, there = study.plan.trials, len(ledger.entries)
+    log.warning("the space has no other trial: the search ends after %d of %d", there, asked)
+    return dataclasses.replace(study, plan=dataclasses.replace(study.plan, trials=there))
+
+
+def say_nothing_is_left(study: Study, ledger: Ledger) -> None:
+    """Of a study whose trials have all ended, and whether there could be more."""
+    there = len(ledger.entries)
+    known = {entry.digest for entry in ledger.entries.values()}
+    more = most_trials(dataclasses.replace(study.plan, trials=there + 1), known) > there
+    remedy = "--trials asks for more" if more else "the space has no other"
+    log.info("all %d trials have ended, nothing is left to do; %s", there, remedy)
 
 
 def resume(
@@ -296,18 +330,19 @@ def _facts(then: Study, now: Study) -> Iterator[tuple[str, str | None, str | Non
             yield name, then.versions.get(name), now.versions.get(name)
 
 
-def keep_forced(study: Study, output: Path) -> None:
-    """Notes in study.yaml that the search goes on in spite of changes, and with what. The ledger must be locked."""
+def keep(study: Study, output: Path) -> None:
+    """Notes in study.yaml what is no longer as it says: number of trials, where the data are, and changes in spite of
+    which the search goes on. The ledger must be locked.
+    """
     file = output / "study.yaml"
     content = configs.read_yaml(file)
-    if content.get("forced", []) == list(study.forced):
+    now = {"trials": study.plan.trials, "data": {"directory": str(study.data), "digest": study.data_digest}}
+    if content.get("forced", []) != list(study.forced):
+        changed = {"start_digest": study.start_digest, "versions": dict(study.versions), "forced": list(study.forced)}
+        now |= changed
+    if content == content | now:
         return
-    content |= {
-        "data": {"directory": str(study.data), "digest": study.data_digest},
-        "start_digest": study.start_digest,
-        "versions": dict(study.versions),
-        "forced": list(study.forced),
-    }
+    content |= now
     temporary = file.with_suffix(".tmp")
     temporary.write_text(configs.dump_yaml(content), encoding="utf-8")
     temporary.replace(file)
@@ -317,7 +352,8 @@ def run(study: Study, output: Path, budget: str | None = None, mirror: Mirror | 
     """Runs what is left of a study and writes its results, also when it is interrupted. Returns all trials."""
     ledger = Ledger(output / "ledger.jsonl")
     with contextlib.closing(ledger):
-        keep_forced(study, output)
+        study = with_possible_trials(study, ledger)
+        keep(study, output)
         if mirror is not None:
             mirror.follow(ledger.entries.values())
         limit = None if budget is None else parse(budget, study.plan.base.resources)
@@ -326,7 +362,7 @@ def run(study: Study, output: Path, budget: str | None = None, mirror: Mirror | 
             raise ConfigError(f"--budget {budget}: the study has taken {spent:.0f} s already; give more")
         (output / "trials").mkdir(exist_ok=True)
         try:
-            _search(study, output, ledger, limit, mirror)
+            study = _search(study, output, ledger, limit, mirror)
         except BaseException:
             with contextlib.suppress(OSError):  # a full disk has been said already; a resume writes them
                 _write_results(output, ledger, study.plan)
@@ -342,10 +378,14 @@ def _write_results(output: Path, ledger: Ledger, plan: Plan) -> list[Entry]:
     return entries
 
 
-def _search(study: Study, output: Path, ledger: Ledger, budget: Budget | None, mirror: Mirror | None) -> None:
+def _search(study: Study, output: Path, ledger: Ledger, budget: Budget | None, mirror: Mirror | None) -> Study:
+    """Runs what is left; returns the study, with fewer trials where there are no more. Raises StudyError."""
     from launch import live, status  # here: they read studies
 
     plan = study.plan
+    if len(ledger.entries) >= plan.trials and all(entry.ended for entry in ledger.entries.values()):
+        say_nothing_is_left(study, ledger)
+        return study
     resources = plan.base.resources
     several = resources.num_workers > 1
     with cluster.connected(dashboard=several), copies.following(output) as follower:
@@ -363,8 +403,6 @@ def _search(study: Study, output: Path, ledger: Ledger, budget: Budget | None, m
             places=cluster.Places(resources),
             checkpoint=lambda trial: copies.last_checkpoint(trials / trial),
         )
-        if not searcher.remaining:
-            return
         if follower is not None:
             follower.halt = searcher.halt
         training = plan.base.training
@@ -396,6 +434,10 @@ def _search(study: Study, output: Path, ledger: Ledger, budget: Budget | None, m
         if budget is not None and searcher.spent and searcher.remaining:
             left = searcher.remaining
             log.warning("budget %s is spent, trials left: %d; --resume %s", budget.text, left, shown(output))
+        if searcher.exhausted:
+            study = as_exhausted(study, ledger)
+            keep(study, output)
+        return study
 
 
 def _tuner(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
@@ -59,6 +60,13 @@ class FloatRange(_Range):
     def extremes(self) -> list[Plain]:
         return [self.low, self.high]
 
+    def values(self) -> Sequence[Plain] | None:
+        """All that it can be, lowest first; None where they cannot be counted."""
+        if self.step is None:
+            return None
+        count = round((self.high - self.low) / self.step)
+        return [min(self.low + i * self.step, self.high) for i in range(count + 1)]
+
 
 class IntRange(_Range):
     """A whole number in [low, high], every `step`-th."""
@@ -81,6 +89,10 @@ class IntRange(_Range):
     def extremes(self) -> list[Plain]:
         return [self.low, self.high]
 
+    def values(self) -> Sequence[Plain]:
+        """All that it can be, lowest first."""
+        return range(self.low, self.high + 1, self.step or 1)
+
 
 class Choice(_Parameter):
     """One of a few values."""
@@ -99,6 +111,10 @@ class Choice(_Parameter):
 
     def extremes(self) -> list[Plain]:
         return list(self.choices)
+
+    def values(self) -> Sequence[Plain]:
+        """All that it can be, in their order."""
+        return self.choices
 
 
 Parameter = Annotated[FloatRange | IntRange | Choice, Field(discriminator="type")]

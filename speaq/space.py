@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import difflib
 import itertools
+import math
 import random
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -108,6 +109,17 @@ class SearchConfig(Section):
         return rungs
 
 
+# How keys begin that are no question for a search, and why.
+_NOT_SEARCHED = {
+    "evaluation.": "the evaluation is not searched: trials that are measured in different ways cannot be compared",
+    "model.activation_checkpointing": "it changes memory and time, no result",
+    "training.eval_every": "the best of more evaluations is better by chance, so trials could not be compared",
+    "training.init_from": "a search has one start, which it knows by its digest; search from each on its own",
+    "training.backbone_from": "a search has one start, which it knows by its digest; search from each on its own",
+    "sinks.": "it changes where metrics go, no result",
+    "resources.": "all trials of a search take the same share of the cluster",
+}
+
 _SCHEDULER_KNOBS = {
     "grace_steps": ("asha", "hyperband", "median"),
     "reduction_factor": ("asha", "hyperband"),
@@ -205,15 +217,9 @@ class Space(Section):
             self._check_schedule(base)
         for key, parameter in self.parameters.items():
             _check_key(key, "parameters")
-            if key.startswith("evaluation."):
-                raise ConfigError(
-                    f"space: parameters: {key}: the evaluation is not searched: trials that are measured in different "
-                    "ways cannot be compared (set it under `fixed`)"
-                )
-            if key == "model.activation_checkpointing":
-                raise ConfigError(
-                    f"space: parameters: {key}: it changes memory and time, no result (set it under `fixed`)"
-                )
+            for prefix, reason in _NOT_SEARCHED.items():
+                if key.startswith(prefix):
+                    raise ConfigError(f"space: parameters: {key}: {reason} (set it under `fixed`)")
             self._check_conditions(key)
             for value in [*parameter.extremes(), *([parameter.otherwise] if parameter.has_otherwise else [])]:
                 _check_field(key, value)
@@ -276,6 +282,23 @@ class Space(Section):
             identity = tuple(values.items())
             if identity not in seen:
                 seen.add(identity)
+                yield values
+
+    def size(self) -> int | None:
+        """Combinations of all values, conditions apart: at least as many as `points` gives; None: not countable."""
+        axes = [parameter.values() for parameter in self.parameters.values()]
+        counts = [len(axis) for axis in axes if axis is not None]
+        return math.prod(counts) if len(counts) == len(axes) else None
+
+    def points(self, base: Config) -> Iterator[dict[str, Plain]]:
+        """Values of every combination of the active parameters, each once. Only of a space whose size is known."""
+        axes = [parameter.values() or () for parameter in self.parameters.values()]
+        seen = set()
+        for combination in itertools.product(*axes):
+            values = self.keep_active(base, dict(zip(self.parameters, combination, strict=True)))
+            named = tuple((key, identity(value)) for key, value in values.items())
+            if named not in seen:
+                seen.add(named)
                 yield values
 
     def draw(self, base: Config, generator: random.Random, fixed: Values | None = None) -> dict[str, Plain]:

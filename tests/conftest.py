@@ -27,6 +27,7 @@ TOGETHER = {
         ("test_calibrate", "test_costs", "test_docs", "test_earlier", "test_launch", "test_population"), "ray"
     ),
     **dict.fromkeys(("test_earlier", "test_readme", "test_real_data", "test_reproduction", "test_storage"), "ray"),
+    "test_study": "ray",
     **dict.fromkeys(("test_clusters", "test_doctor", "test_jobs", "test_nodes", "test_remote"), "nodes"),
 }
 LONGEST = ("ray", "nodes", "test_bench", "test_export_model", "test_training")  # begin first
