@@ -5,6 +5,7 @@ All functions raise `ForeignError` (a ValueError) with the reason; the caller kn
 
 from __future__ import annotations
 
+import codecs
 import errno
 import json
 import warnings
@@ -23,6 +24,15 @@ SHOWN, MAX_SHARED = 2**30, 16  # bytes that tensors may show, whatever their fil
 MAX_RATIO = 1100  # bytes from one of a file: deflate reaches 1,032
 
 
+_MARKS = (  # the longest first: one begins with another
+    (codecs.BOM_UTF32_LE, "utf-32-le"),
+    (codecs.BOM_UTF32_BE, "utf-32-be"),
+    (codecs.BOM_UTF8, "utf-8"),
+    (codecs.BOM_UTF16_LE, "utf-16-le"),
+    (codecs.BOM_UTF16_BE, "utf-16-be"),
+)
+
+
 class ForeignError(ValueError):
     """A file that is not taken in."""
 
@@ -38,13 +48,21 @@ def parse_json(text: str | bytes, hook: Callable[[list[tuple[str, Any]]], Any] |
 
 
 def read_text(path: Path) -> str:
-    """A UTF-8 file of a bearable size. Raises ForeignError, OSError."""
+    """A text file of a bearable size: UTF-8, or what its byte-order mark says. Raises ForeignError, OSError."""
     if path.stat().st_size > MAX_TEXT:
         raise ForeignError(f"{path.stat().st_size:,} bytes, at most {MAX_TEXT:,} are read")
     try:
-        return path.read_text(encoding="utf-8")
+        return decode(path.read_bytes())
     except UnicodeDecodeError as error:
         raise ForeignError(f"not UTF-8 text ({error})") from error
+
+
+def decode(content: bytes) -> str:
+    """Text without the byte-order mark that some editors put first. Raises UnicodeDecodeError."""
+    for mark, encoding in _MARKS:
+        if content.startswith(mark):
+            return content[len(mark) :].decode(encoding)
+    return content.decode("utf-8")
 
 
 def read_json(path: Path, hook: Callable[[list[tuple[str, Any]]], Any] | None = None) -> Any:

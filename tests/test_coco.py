@@ -161,15 +161,12 @@ def changed(path: str, value: Any) -> Callable[[dict[str, Any]], None]:
         (changed("images.2.width", -1), "row 2 · images.width · Input should be greater than 0 · -1"),
         (changed("images.2.split", "test"), "row 0 · images.split · is given for all images or none · missing"),
         (changed("annotations.3.bbox", [1, 2, 3]), "row 3 · annotations.bbox"),
-        (changed("annotations.3.bbox", [1, 2, 0, 4]), "row 3 · annotations.bbox · Input should be greater than 0 · 0"),
         (changed("annotations.3.bbox", [60, 2, 1, 4]), "row 3 · annotations.bbox · lies in the photo (60 x 40)"),
         (changed("annotations.3.image_id", 77), "row 3 · annotations.image_id · is an image · 77"),
         (changed("annotations.3.category_id", 77), "row 3 · annotations.category_id · is a category · 77"),
         (changed("annotations.3.category_id", None), "row 3 · annotations.category_id · Field required · missing"),
         (changed("annotations.3.id", "cat1"), "row 3 · annotations.id · is unique (row 0 has it too) · 'cat1'"),
         (changed("categories.1.name", "cat"), "row 1 · categories.name · is unique (row 0 has it too) · 'cat'"),
-        (changed("relationships.0.subject_id", 5), "row 0 · relationships.subject_id · is an annotation, and no crowd"),
-        (changed("relationships.1.object_id", 99), "row 1 · relationships.object_id · is an annotation, and no crowd"),
         (changed("relationships.0.object_id", "cat2"), "row 0 · relationships · joins two annotations of its image"),
         (changed("relationships.0.image_id", 2), "row 0 · relationships · joins two annotations of its image"),
         (changed("relationships.0.predicate", None), "row 0 · relationships · has one of predicate and predicate_id"),
@@ -189,6 +186,58 @@ def test_what_does_not_fit_is_named_and_nothing_is_written(
     assert line in said
     assert "coco.json" in said
     assert not (tmp_path / "data").exists()
+
+
+@pytest.mark.parametrize(
+    ("change", "kind", "line"),
+    [
+        (
+            changed("annotations.3.bbox", [1, 2, 0, 4]),
+            "boxes without width or height: 1",
+            "row 3 · annotations.bbox · width and height are above 0 · [1.0, 2.0, 0.0, 4.0]",
+        ),
+        (
+            changed("annotations.3.bbox", [1, 2, 3, -4]),
+            "relations to boxes without width or height: 1",
+            "row 1 · relationships.object_id · has a box · 'mat2'",
+        ),
+        (
+            changed("annotations.3.bbox", None),
+            "annotations without a box: 1",
+            "row 3 · annotations.bbox · is given, or a segmentation that a box can be taken from · missing",
+        ),
+        (
+            changed("relationships.0.subject_id", 5),
+            "relations to unknown annotations: 1",
+            "row 0 · relationships.subject_id · is an annotation, and no crowd · 5",
+        ),
+        (
+            changed("relationships.1.object_id", 99),
+            "relations to crowds: 1",
+            "row 1 · relationships.object_id · is an annotation, and no crowd · 99",
+        ),
+        (
+            lambda content: content.update(predicates=[{"id": 1, "name": "on"}]),
+            "relations of unknown predicates: 1",
+            "row 3 · relationships · predicate is one of predicates · 'below'",
+        ),
+    ],
+)
+def test_what_cannot_be_used_is_left_out_and_counted_or_refused_if_asked(
+    change: Callable[[dict[str, Any]], None], kind: str, line: str, photos: Path, tmp_path: Path
+) -> None:
+    content = small()
+    change(content)
+    asked = arguments(content, photos, tmp_path)
+    assert line in refusal(*asked, "--strict")
+    assert not (tmp_path / "data").exists()
+    done = command(*asked)
+    assert done.exit_code == 0, (done.output, done.exception)
+    (said,) = [text for text in done.stdout.splitlines() if text.startswith(f"left out: {kind}")]
+    assert line in said
+    vg = open_data(tmp_path / "data")
+    kept = sum(len(graph.relations) for graph in graphs(vg).values())
+    assert kept == 3
 
 
 def test_files_and_options_that_cannot_be_used_are_refused(photos: Path, tmp_path: Path) -> None:

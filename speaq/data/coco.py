@@ -1,11 +1,9 @@
-"""COCO's JSON with relations → the files that a data set consists of; `coco_form` describes the JSON."""
+"""COCO's JSON with relations → the files that a data set consists of: `coco_form` reads, `coco_scenes` resolves."""
 
 from __future__ import annotations
 
-import os
 import shutil
-from collections.abc import Callable, Mapping, Sequence, Set
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -14,7 +12,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from speaq.data import DataError
-from speaq.data.coco_form import Annotation, Document, Id, Image, Named, Relationship, read_document
+from speaq.data.coco_form import read_document
+from speaq.data.coco_photos import Progress
+from speaq.data.coco_scenes import FileNames, Reading, Scenes, resolve
 from speaq.data.files import (
     ANNOTATION_NAMES,
     DICTIONARY_NAMES,
@@ -25,15 +25,12 @@ from speaq.data.files import (
     Problems,
     summary,
 )
-from speaq.data.images import read_size
 from speaq.data.rules import TEST, TRAIN
-from speaq.data.tables import names_a_file
 from speaq.data.writing import image_columns, vocabulary, write_columns, write_json, zero_shot
 from speaq.structures import FloatArray
 
 BOX_SCALE = 1024
 DEFAULT_TEST_SHARE = 0.2
-Progress = Callable[[int, int, str], None]
 
 
 @dataclass(frozen=True)
@@ -46,6 +43,7 @@ class Converted:
     classes: int
     predicates: int
     crowds: int  # annotations left out
+    notes: Sequence[str] = ()  # what else was left out or changed, one line each
 
     def __str__(self) -> str:
         splits = ", ".join(f"{count} {split}" for split, count in self.images.items())
@@ -54,19 +52,6 @@ class Converted:
             f"{self.relations} relations of {self.predicates} predicates"
         )
         return text + (f"; {self.crowds} crowds left out" if self.crowds else "")
-
-
-@dataclass(frozen=True)
-class _Scenes:
-    """A document that is sound: everything by position instead of id."""
-
-    images: Sequence[Image]
-    sizes_hw: Sequence[tuple[int, int]]
-    photos: Sequence[Path]
-    boxes: Sequence[Sequence[Annotation]]  # of every image
-    relations: Sequence[Sequence[tuple[int, int, int]]]  # of every image: rows of its boxes, 0-based predicate
-    categories: Sequence[Named]
-    predicates: Sequence[str]
 
 
 def convert(
@@ -78,6 +63,8 @@ def convert(
     test_share: float | None = None,
     seed: int | None = None,
     copy: bool = False,
+    reading: Reading = Reading(),
+    strict: bool = False,
     progress: Progress = lambda done, total, text: None,
 ) -> Converted:
     """Writes a data set from COCO's JSON with relations; the annotations last, so that what is unfinished has none.
@@ -93,6 +80,8 @@ def convert(
         test_share: share of the images that are for testing (default 0.2), where the file gives no `split`.
         seed: of that choice, default 0.
         copy: photos are copied; otherwise the data set links to them.
+        reading: what the file itself leaves open.
+        strict: refuse what would be left out.
 
     Raises:
         DataError: anything that is wrong with the input, before anything is written; or a folder that cannot be.
@@ -101,9 +90,13 @@ def convert(
         raise DataError(f"{output}: is a data set already; give a new folder")
     document = read_document(annotations, relations)
     problems: Problems = []
-    scenes = _resolve(document, _Names(annotations.name, (relations or annotations).name), images, problems, progress)
-    if scenes is None or problems:
+    names = FileNames(annotations.name, (relations or annotations).name)
+    found = resolve(document, names, images, reading, problems, progress)
+    if found is None or problems:
         raise DataError(summary(annotations, problems))
+    scenes, notes = found
+    if strict and notes.left_out.first:
+        raise DataError(summary(annotations, list(notes.left_out.first.values())))
     splits = _splits(scenes, annotations, test_share, seed)
     try:
         counts = _write(scenes, splits, output, copy, progress)
@@ -113,167 +106,15 @@ def convert(
         images=counts,
         boxes=sum(map(len, scenes.boxes)),
         relations=sum(map(len, scenes.relations)),
-        classes=len(scenes.categories),
+        classes=len(scenes.classes),
         predicates=len(scenes.predicates),
-        crowds=len(document.annotations) - sum(map(len, scenes.boxes)),
+        crowds=notes.left_out.count["crowds"],
+        notes=[*notes.lines, *notes.left_out.lines()],
     )
 
 
-@dataclass(frozen=True)
-class _Names:
-    """Of the files, for messages."""
-
-    annotations: str
-    relations: str
-
-
-def _resolve(document: Document, files: _Names, folder: Path, problems: Problems, progress: Progress) -> _Scenes | None:
-    """Ids become positions; None, with the reasons in `problems`, where they do not fit together."""
-    file = files.annotations
-    images = _rows(file, "images.id", [str(entry.id) for entry in document.images], problems)
-    categories = _rows(file, "categories.id", [entry.id for entry in document.categories], problems)
-    _rows(file, "categories.name", [entry.name for entry in document.categories], problems)
-    _rows(file, "annotations.id", [entry.id for entry in document.annotations], problems)
-    predicates = _Predicates.of(document, files.relations, problems)
-    for row, entry in enumerate(document.images):
-        if not names_a_file(str(entry.id)):
-            problems.append(Problem(file, row, "images.id", "can name a file", repr(entry.id)[:80]))
-    if problems:
-        return None
-    photos = [folder / entry.file_name for entry in document.images]
-    sizes_hw = _sizes(document.images, file, photos, problems, progress)
-    boxes, where = _boxes(document, file, images, set(categories), sizes_hw, problems)
-    if problems:
-        return None
-    relations = _relations(document, files.relations, where, predicates, problems)
-    return _Scenes(document.images, sizes_hw, photos, boxes, relations, document.categories, predicates.names)
-
-
-def _rows(file: str, field: str, ids: Sequence[Id], problems: Problems) -> dict[Id, int]:
-    rows: dict[Id, int] = {}
-    for row, name in enumerate(ids):
-        first = rows.setdefault(name, row)
-        if first != row:
-            problems.append(Problem(file, row, field, f"is unique (row {first} has it too)", repr(name)[:80]))
-    return rows
-
-
-@dataclass(frozen=True)
-class _Predicates:
-    names: list[str]
-    by_name: Mapping[Id, int]
-    by_id: Mapping[Id, int]
-
-    @classmethod
-    def of(cls, document: Document, file: str, problems: Problems) -> _Predicates:
-        if document.predicates is None:
-            names = sorted({entry.predicate for entry in document.relationships or () if entry.predicate is not None})
-            return cls(names, {name: index for index, name in enumerate(names)}, {})
-        names = [entry.name for entry in document.predicates]
-        by_id = _rows(file, "predicates.id", [entry.id for entry in document.predicates], problems)
-        return cls(names, _rows(file, "predicates.name", names, problems), by_id)
-
-    def index(self, entry: Relationship) -> int | str:
-        """0-based index, or the rule that the relationship breaks."""
-        if (entry.predicate is None) == (entry.predicate_id is None):
-            return "has one of predicate and predicate_id"
-        if entry.predicate is not None:
-            return self.by_name.get(entry.predicate, "predicate is one of predicates")
-        assert entry.predicate_id is not None
-        return self.by_id.get(entry.predicate_id, "predicate_id is one of predicates")
-
-
-def _sizes(
-    images: Sequence[Image], file: str, photos: Sequence[Path], problems: Problems, progress: Progress
-) -> list[tuple[int, int]]:
-    """Height and width of every upright photo, which the listed ones have to agree with."""
-    sizes_hw: list[tuple[int, int]] = []
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
-        for row, found in enumerate(pool.map(_size_or_reason, photos)):
-            progress(row + 1, len(photos), "sizes of the photos")
-            size_hw = (1, 1) if isinstance(found, str) else found
-            sizes_hw.append(size_hw)
-            listed = images[row].width, images[row].height
-            if isinstance(found, str):
-                problems.append(Problem(file, row, "images.file_name", "is a photo in --images", found))
-            elif any(one not in (None, other) for one, other in zip(listed, reversed(size_hw), strict=True)):
-                rule = f"is the size of the upright photo ({size_hw[1]} x {size_hw[0]})"
-                problems.append(Problem(file, row, "images.width, images.height", rule, f"{listed[0]} x {listed[1]}"))
-    return sizes_hw
-
-
-def _size_or_reason(photo: Path) -> tuple[int, int] | str:
-    try:
-        return read_size(photo)
-    except DataError as error:
-        return str(error)
-
-
-def _boxes(
-    document: Document,
-    file: str,
-    images: Mapping[Id, int],
-    categories: Set[Id],
-    sizes_hw: Sequence[tuple[int, int]],
-    problems: Problems,
-) -> tuple[list[list[Annotation]], dict[Id, tuple[int, int]]]:
-    """Annotations of every image, and (image, place among its annotations) of each, by id."""
-    boxes: list[list[Annotation]] = [[] for _ in document.images]
-    where: dict[Id, tuple[int, int]] = {}
-    for row, entry in enumerate(document.annotations):
-        image = images.get(str(entry.image_id))
-        if image is None:
-            problems.append(Problem(file, row, "annotations.image_id", "is an image", repr(entry.image_id)[:80]))
-        if entry.category_id not in categories:
-            value = repr(entry.category_id)[:80]
-            problems.append(Problem(file, row, "annotations.category_id", "is a category", value))
-        if image is None or entry.iscrowd:
-            continue
-        height, width = sizes_hw[image]
-        x, y, w, h = entry.bbox
-        if x >= width or y >= height or x + w <= 0 or y + h <= 0:
-            rule = f"lies in the photo ({width} x {height})"
-            problems.append(Problem(file, row, "annotations.bbox", rule, str(list(entry.bbox))))
-        where[entry.id] = image, len(boxes[image])
-        boxes[image].append(entry)
-    return boxes, where
-
-
-def _relations(
-    document: Document,
-    file: str,
-    where: Mapping[Id, tuple[int, int]],
-    predicates: _Predicates,
-    problems: Problems,
-) -> list[list[tuple[int, int, int]]]:
-    """(subject, object, predicate) of every image."""
-    relations: list[list[tuple[int, int, int]]] = [[] for _ in document.images]
-    for row, entry in enumerate(document.relationships or ()):
-        for field, name in (("subject_id", entry.subject_id), ("object_id", entry.object_id)):
-            if name not in where:
-                rule = "is an annotation, and no crowd"
-                problems.append(Problem(file, row, f"relationships.{field}", rule, repr(name)[:80]))
-        index = predicates.index(entry)
-        if isinstance(index, str):
-            value = f"{entry.predicate!r}, {entry.predicate_id!r}"[:80]
-            problems.append(Problem(file, row, "relationships", index, value))
-            continue
-        if entry.subject_id not in where or entry.object_id not in where:
-            continue
-        (image, subject), (other_image, other) = where[entry.subject_id], where[entry.object_id]
-        named = str(document.images[image].id) if entry.image_id is None else str(entry.image_id)
-        if image != other_image or named != str(document.images[image].id):
-            value = f"image {named}: {entry.subject_id!r}, {entry.object_id!r}"
-            problems.append(Problem(file, row, "relationships", "joins two annotations of its image", value))
-            continue
-        relations[image].append((subject, other, index))
-    if not any(relations) and not problems:
-        problems.append(Problem(file, None, "relationships", "hold at least one entry", "none"))
-    return relations
-
-
 def _splits(
-    scenes: _Scenes, file: Path, test_share: float | None, seed: int | None
+    scenes: Scenes, file: Path, test_share: float | None, seed: int | None
 ) -> dict[Literal["val", "train", "test"], list[int]]:
     """Rows of the images of every split, in the order in which they are written."""
     given = [image.split for image in scenes.images]
@@ -300,7 +141,7 @@ def _splits(
 
 
 def _write(
-    scenes: _Scenes,
+    scenes: Scenes,
     splits: Mapping[Literal["val", "train", "test"], list[int]],
     output: Path,
     copy: bool,
@@ -317,8 +158,8 @@ def _write(
         for row in order
     ]
     write_json(output / IMAGE_DATA_NAME, records)
-    class_of = {entry.id: index for index, entry in enumerate(scenes.categories, start=1)}
-    labels = [class_of[box.category_id] for row in order for box in scenes.boxes[row]]
+    kept = np.array([box for row in order for box in scenes.boxes[row]], dtype=np.int64)
+    labels = (scenes.labels[kept] + 1).tolist()
     predicates = [relation[2] + 1 for row in order for relation in scenes.relations[row]]
     first_box = np.cumsum([0, *(len(scenes.boxes[row]) for row in order)]).tolist()
     pairs = [
@@ -329,13 +170,14 @@ def _write(
     split = [TEST if name == "test" else TRAIN for name, rows in splits.items() for _ in rows]
     num_relations = [len(scenes.relations[row]) for row in order]
     dictionaries = {
-        **dict(vocabulary("object", "label", [entry.name for entry in scenes.categories], labels)),
+        **dict(vocabulary("object", "label", scenes.classes, labels)),
         **dict(vocabulary("predicate", "predicate", scenes.predicates, predicates)),
     }
     write_json(output / DICTIONARY_NAMES[0], dictionaries)
     np.save(output / ZERO_SHOT_NAMES[0], zero_shot(split, num_relations, labels, pairs, predicates))
+    longest = np.repeat([max(scenes.sizes_hw[row]) for row in order], [len(scenes.boxes[row]) for row in order])
     columns: dict[str, NDArray[Any]] = {
-        "boxes_1024": _encoded([scenes.boxes[row] for row in order], [scenes.sizes_hw[row] for row in order]),
+        "boxes_1024": _encoded(scenes.corners_xyxy[kept], longest),
         "labels": np.array(labels, dtype=np.int64).reshape(-1, 1),
         "predicates": np.array(predicates, dtype=np.int64).reshape(-1, 1),
         "relationships": np.array(pairs, dtype=np.int32).reshape(-1, 2),
@@ -353,9 +195,8 @@ def _place(photo: Path, target: Path, copy: bool) -> None:
         target.symlink_to(photo.resolve())
 
 
-def _encoded(boxes: Sequence[Sequence[Annotation]], sizes_hw: Sequence[tuple[int, int]]) -> FloatArray:
-    """[N, 4] cx cy w h, the longest side of the photo scaled to `BOX_SCALE`."""
-    pixels = np.array([box.bbox for some in boxes for box in some], dtype=np.float64).reshape(-1, 4)
-    longest = np.repeat([max(size_hw) for size_hw in sizes_hw], [len(some) for some in boxes])
-    centred = np.concatenate((pixels[:, :2] + pixels[:, 2:] / 2, pixels[:, 2:]), axis=1)
+def _encoded(corners_xyxy: NDArray[np.float64], longest: NDArray[np.int64]) -> FloatArray:
+    """[N, 4] cx cy w h, the longest side of each box's photo [N] scaled to `BOX_SCALE`."""
+    low, high = corners_xyxy[:, :2], corners_xyxy[:, 2:]
+    centred = np.concatenate(((low + high) / 2, high - low), axis=1)
     return (centred * (BOX_SCALE / longest[:, None])).astype(np.float32)

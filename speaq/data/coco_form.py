@@ -8,25 +8,67 @@ The form is COCO's object detection, and two more lists:
      "relationships": [{"subject_id": 1, "object_id": 2, "predicate": "riding"}, …],
      "predicates":    [{"id": 1, "name": "riding"}, …]}
 
-`bbox` is in pixels of the upright photo; `subject_id` and `object_id` are ids of annotations. A relationship may name
-its `image_id`, and may give `predicate_id` in place of `predicate`. `predicates` is optional: without it, the
-predicates that occur are numbered in alphabetical order. `width` and `height` are optional: the photo knows them.
-`split` is train, val or test, of all images or of none. Other keys are ignored; annotations with `iscrowd` are left
-out.
+`bbox` is in pixels of the upright photo; where an annotation has none, the box around its `segmentation` is taken.
+`subject_id` and `object_id` are ids of annotations. A relationship may name its `image_id`, and may give `predicate_id`
+in place of `predicate`. `predicates` is optional: without it, the predicates that occur are numbered in alphabetical
+order. `width` and `height` are optional: the photo knows them. `split` is train, val or test, of all images or of none.
+Numbers may be written as text or with `.0`, ids of one number or text are the same id, other keys are ignored.
 """
 
 from __future__ import annotations
 
+import math
+import reprlib
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Annotated, Literal, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+from pydantic_core import ErrorDetails
 
+from speaq import foreign
 from speaq.data import DataError
 from speaq.data.files import Problem, summary
+from speaq.data.segmentation import box_of
+from speaq.foreign import ForeignError
 
-Size = Annotated[int, Field(gt=0)]
+
+def _number(value: Any) -> Any:
+    """Numbers that are written as text."""
+    if isinstance(value, str):
+        try:
+            return float(value)
+        except ValueError:
+            return value
+    return value
+
+
+def _whole(value: Any) -> Any:
+    """Whole numbers that are written as text, with `.0`, or as true and false."""
+    if isinstance(value, bool):
+        return int(value)
+    number = _number(value)
+    return int(number) if isinstance(number, float) and math.isfinite(number) and number.is_integer() else value
+
+
+def _id(value: Any) -> Any:
+    """7, 7.0 and "7" are one id; "007" is another."""
+    if isinstance(value, bool):
+        return value
+    whole = _whole(value)
+    return whole if not isinstance(value, str) or str(whole) == value else value
+
+
+Whole = Annotated[int, BeforeValidator(_whole)]
+Size = Annotated[int, BeforeValidator(_whole), Field(gt=0)]
+Number = Annotated[float, BeforeValidator(_number)]
 Id = int | str
+Key = Annotated[Id, BeforeValidator(_id)]
+Name = Annotated[str, Field(min_length=1)]
+# A list is one only in JSON; what `_take_box` returns is judged as Python's.
+Box = Annotated[
+    tuple[Number, Number, Number, Number], BeforeValidator(lambda box: tuple(box) if isinstance(box, list) else box)
+]
 Model = TypeVar("Model", bound=BaseModel)
 
 
@@ -35,7 +77,7 @@ class _Entry(BaseModel):
 
 
 class Image(_Entry):
-    id: Id
+    id: Key
     file_name: str
     width: Size | None = None
     height: Size | None = None
@@ -43,24 +85,38 @@ class Image(_Entry):
 
 
 class Annotation(_Entry):
-    id: Id
-    image_id: Id
-    bbox: tuple[float, float, Annotated[float, Field(gt=0)], Annotated[float, Field(gt=0)]]
-    category_id: Id
-    iscrowd: int = 0
+    id: Key
+    image_id: Key
+    bbox: Box | None = None  # None: it has neither a box nor a segmentation that one could be taken from
+    category_id: Key
+    iscrowd: Whole | None = 0
+    from_segmentation: bool = False
+
+    @model_validator(mode="before")
+    @classmethod
+    def _take_box(cls, content: Any) -> Any:
+        """Segmentations are large: only the box around one is kept, where it is needed."""
+        if not isinstance(content, dict):
+            return content
+        content = {key: value for key, value in content.items() if key != "from_segmentation"}
+        segmentation = content.pop("segmentation", None)
+        if content.get("bbox") in (None, []):
+            content["bbox"] = None if _whole(content.get("iscrowd")) else box_of(segmentation)
+            content["from_segmentation"] = content["bbox"] is not None
+        return content
 
 
 class Named(_Entry):
-    id: Id
-    name: Annotated[str, Field(min_length=1)]
+    id: Key
+    name: Name
 
 
 class Relationship(_Entry):
-    subject_id: Id
-    object_id: Id
-    predicate: Annotated[str, Field(min_length=1)] | None = None
-    predicate_id: Id | None = None
-    image_id: Id | None = None
+    subject_id: Key
+    object_id: Key
+    predicate: Name | None = None
+    predicate_id: Key | None = None
+    image_id: Key | None = None
 
 
 class Relations(_Entry):
@@ -79,30 +135,79 @@ class Document(_Entry):
 
 
 def read_document(annotations: Path, relations: Path | None) -> Document:
-    document = _parse(annotations, Document)
+    """Reads and joins both files. Raises DataError, with the first entries that are not of the form."""
+    text = _text(annotations)
+    document = _parse(annotations, text, Document)
     if relations is None:
         if document.relationships is None:
-            raise DataError(
-                f"{annotations}: relationships · is in the file, or in one given with --relations · missing"
-            )
+            rule = "is in the file, or in one given with --relations"
+            raise DataError(f"{annotations}: relationships · {rule} · missing{_likely_relations(text)}")
         return document
     if document.relationships is not None or document.predicates is not None:
         raise DataError(f"{annotations}: has relationships of its own; leave {relations} out, or take them out")
-    extra = _parse(relations, Relations)
+    extra = _parse(relations, _text(relations), Relations)
     return document.model_copy(update={"relationships": extra.relationships, "predicates": extra.predicates})
 
 
-def _parse(path: Path, model: type[Model]) -> Model:
+def _text(path: Path) -> str:
     try:
-        return model.model_validate_json(path.read_bytes())
+        return foreign.read_text(path)
     except OSError as error:
         raise DataError(f"{path}: cannot be read ({error.strerror or error})") from error
+    except ForeignError as error:
+        raise DataError(f"{path}: cannot be read ({error})") from error
+
+
+def _parse(path: Path, text: str, model: type[Model]) -> Model:
+    try:
+        return model.model_validate_json(text)
     except ValidationError as error:
         found: dict[tuple[object, ...], Problem] = {}
         for detail in error.errors(include_url=False):
             place = detail["loc"][:3]
             row = next((part for part in place if isinstance(part, int)), None)
             field = ".".join(part for part in place if isinstance(part, str))
-            value = "missing" if detail["type"] == "missing" else repr(detail["input"])[:80]
-            found.setdefault(place, Problem(path.name, row, field, detail["msg"], value))
+            rule, value = _explain(detail, field)
+            if detail["type"] == "missing" and field == "relationships":
+                value += _likely_relations(text)
+            found.setdefault(place, Problem(path.name, row, field, rule, value))
         raise DataError(summary(path, list(found.values()))) from error
+
+
+def _explain(detail: ErrorDetails, field: str) -> tuple[str, str]:
+    """Rule and value of what pydantic found; an entry that lacks a key shows those that it has."""
+    given = detail["input"]
+    if detail["type"] == "missing":
+        keys = f"; it has {', '.join(map(str, given))}"[:120] if isinstance(given, dict) and "." in field else ""
+        return detail["msg"], f"missing{keys}"
+    if field == "relationships" and isinstance(given, list) and len(given) in (3, 4):
+        rule = 'is {"subject_id": …, "object_id": …, "predicate": …}'
+        return rule, f"{reprlib.repr(given)}, which looks like [subject, object, predicate]"
+    return detail["msg"], repr(given)[:80]
+
+
+def _likely_relations(text: str) -> str:
+    """Words on the key that likely holds the relationships, where one does."""
+    try:
+        content = foreign.parse_json(text)
+    except ForeignError:
+        return ""
+    if not isinstance(content, dict):
+        return ""
+    for where, table in _tables(content):
+        for key, value in table.items():
+            if isinstance(value, list | dict) and value and any(part in str(key).lower() for part in ("rel", "tripl")):
+                first = value[0] if isinstance(value, list) else None
+                keys = f" of {', '.join(map(str, first))}"[:80] if isinstance(first, dict) else ""
+                return f"; {where}{key!r} looks like them ({len(value)} entries{keys}): rename it to 'relationships'"
+    return ""
+
+
+def _tables(content: Mapping[str, Any]) -> Iterator[tuple[str, Mapping[str, Any]]]:
+    """The document and the first entry of each of its lists, with words on where that is."""
+    yield "its key ", content
+    for name, value in content.items():
+        if isinstance(value, dict):
+            yield f"in {name!r}, ", value
+        elif isinstance(value, list) and value and isinstance(value[0], dict):
+            yield f"in each of {name!r}, ", value[0]

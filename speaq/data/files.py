@@ -25,6 +25,7 @@ ANNOTATION_NAMES = ("VG-SGG-with-attri.h5", "VG-SGG.h5")
 DICTIONARY_NAMES = ("VG-SGG-dicts-with-attri.json", "VG-SGG-dicts.json")
 IMAGE_DATA_NAME = "image_data.json"
 IMAGE_FOLDER = "VG_100K"
+IMAGE_FOLDERS = (IMAGE_FOLDER, "VG_100K_2")  # as Visual Genome is distributed: a photo is in either
 ZERO_SHOT_NAMES = ("zeroshot_triplets.npy", "zeroshot_triplet.pytorch")  # the second is the field's own
 # Entries of Visual Genome's image_data.json that its h5 has no rows for.
 CORRUPT_IDS = frozenset(("1592", "1722", "4616", "4617"))

@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from speaq.data.files import CORRUPT_IDS, Problem, Problems, read_json
+from speaq.data.names import is_text
 from speaq.structures import Vocabulary
 
 
@@ -56,7 +57,7 @@ def _names(
     found = len(problems)
     by_id: dict[int, str] = {}
     for name, index in table.items():
-        if not 0 < len(name) <= 200 or not name.isprintable():
+        if not 0 < len(name) <= 200 or not is_text(name):
             problems.append(Problem(file, None, field, "names are printable text", reprlib.repr(name)))
         if type(index) is not int or not 1 <= index <= len(table):
             rule = f"ids are 1 to {len(table)} without gaps"
