@@ -25,6 +25,7 @@ from launch.search import MAX_STEPS, compared
 from speaq import config as configs
 from speaq import space as spaces
 from speaq.config import ConfigError
+from speaq.files import atomic
 from speaq.space import SearchConfig
 
 FILE = "calibration.json"
@@ -103,7 +104,7 @@ def calibrate(
         _run(output, config, space, data, trials, assignments)
     found = judge(output)
     content = dataclasses.asdict(found)
-    (output / FILE).write_text(json.dumps(content, indent=1).replace("NaN", "null") + "\n", encoding="utf-8")
+    atomic.write_text(output / FILE, json.dumps(content, indent=1).replace("NaN", "null") + "\n")
     _print(found)
     return 0
 

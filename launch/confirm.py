@@ -33,6 +33,7 @@ from speaq.config import Config, ConfigError
 from speaq.evaluation.bootstrap import METRICS, ImageRecord, Interval, check_pair
 from speaq.evaluation.protocol import common_protocol
 from speaq.evaluation.seeds import difference_over_seeds, load_record, measure, save_record, spread_over_seeds
+from speaq.files import atomic
 
 log = logging.getLogger(__name__)
 
@@ -198,6 +199,7 @@ class _Confirmation:
         study, steps = self.snapshot.study, config.training.max_steps
         metric = compared(study.plan)
         job = Job(str(self.data), str(folder.parent), metric, study.train)
+        folder.parent.mkdir(exist_ok=True)
         with self.progress(title) as tell:
 
             def report(step: int, metrics: Metrics, checkpoint: Path) -> None:
@@ -237,7 +239,7 @@ class _Confirmation:
             **summary(settings, metric_name(self.snapshot.plan.objective)),
         }
         text = json.dumps(content, indent=1, allow_nan=False) + "\n"
-        results.write_text(self.snapshot.folder / FOLDER / FILE, text)
+        atomic.write_text(self.snapshot.folder / FOLDER / FILE, text)
         return content
 
 

@@ -9,6 +9,7 @@ from typing import Any
 from launch import results, status
 from launch.status import Snapshot
 from speaq.config import ConfigError
+from speaq.files.atomic import replaced
 
 ENDINGS = (".csv", ".parquet", ".tex", ".db")
 Row = dict[str, Any]
@@ -29,14 +30,11 @@ def export(study: Path, output: Path) -> int:
     rows = results.rows(snapshot.entries, snapshot.plan)
     if not rows:
         raise ConfigError(f"{study}: has no trial yet")
-    temporary = output.with_name(f".{output.name}.tmp")
     try:
-        _write(temporary, output.suffix, rows, snapshot)
-        temporary.replace(output)
+        with replaced(output) as temporary:
+            _write(temporary, output.suffix, rows, snapshot)
     except OSError as error:
         raise ConfigError(f"{output}: cannot be written ({error.strerror or error})") from error
-    finally:
-        temporary.unlink(missing_ok=True)
     return len(rows)
 
 
@@ -58,7 +56,6 @@ def _write(path: Path, ending: str, rows: Sequence[Row], snapshot: Snapshot) -> 
             from launch.frozen import rebuild
             from launch.storage import Address, connect
 
-            path.unlink(missing_ok=True)
             url = URL.create("sqlite", database=str(path.resolve())).render_as_string()
             name = snapshot.folder.resolve().name
             rebuild(snapshot.entries, snapshot.plan, connect(Address(url, name)), name)

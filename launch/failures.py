@@ -7,12 +7,13 @@ last checkpoint (the first counts, see `search.MAX_DEATHS`); `halted` ends the s
 from __future__ import annotations
 
 import errno
-import os
 import traceback
 from pathlib import Path
 
 from launch.fence import FencedError
 from speaq.data import LoaderDied
+from speaq.files import atomic
+from speaq.files.locks import Busy, Gone
 
 # What the storage of a run does to it: full, read-only, away. No trial is at fault, and the next one would fail too.
 STORAGE = frozenset(
@@ -42,14 +43,14 @@ class StorageLost(RuntimeError):
 def outcome_of(error: BaseException, folder: Path) -> dict[str, str]:
     """What a trial in `folder` tells of `error`; the traceback is kept in error.txt there."""
     reason = one_line(error)
-    if isinstance(error, FencedError):
+    if isinstance(error, FencedError | Busy):
         return {"again": reason}
     if isinstance(error, LoaderDied):
         return {"died": reason}
     if is_of_storage(error):
         return {"halted": reason}
     try:
-        _keep(folder / "error.txt", "".join(traceback.format_exception(error)))
+        atomic.write_text(folder / "error.txt", "".join(traceback.format_exception(error)))
     except OSError as second:  # libraries wrap the first one beyond recognition
         if is_of_storage(second):
             return {"halted": f"{one_line(second)} ({reason})"}
@@ -57,14 +58,7 @@ def outcome_of(error: BaseException, folder: Path) -> dict[str, str]:
 
 
 def is_of_storage(error: BaseException) -> bool:
-    return isinstance(error, StorageLost) or (isinstance(error, OSError) and error.errno in STORAGE)
-
-
-def _keep(path: Path, text: str) -> None:
-    with path.open("w", encoding="utf-8") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
+    return isinstance(error, StorageLost | Gone) or (isinstance(error, OSError) and error.errno in STORAGE)
 
 
 def last_line(error: BaseException) -> str:

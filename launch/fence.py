@@ -2,53 +2,37 @@
 
 from __future__ import annotations
 
-import fcntl
-import os
-import time
-import uuid
+import contextlib
 from pathlib import Path
 from types import TracebackType
-from typing import IO
 
+from speaq.files import locks
+from speaq.files.locks import Busy, held
+
+FencedError = locks.Taken
 WAIT = 120.0  # seconds that an earlier attempt is given to die
 
 
-class FencedError(RuntimeError):
-    """The run folder belongs to another attempt now."""
-
-
 class Claim:
-    """Holds a lock that dies with the process, and a token in the folder for file systems without locks."""
+    """Holds the folder for this process, until it is closed or the process ends."""
 
     def __init__(self, folder: Path, wait: float = WAIT) -> None:
-        """Takes the folder; raises FencedError where an earlier attempt still writes after `wait` seconds."""
-        folder.mkdir(parents=True, exist_ok=True)
-        self._path = folder / ".claim"
-        self._token = f"{os.getpid()}-{uuid.uuid4().hex}"
-        self._file: IO[str] = self._path.open("a+")
-        self._lock(time.monotonic() + wait)
-        self._file.truncate(0)
-        self._file.write(self._token)
-        self._file.flush()
-        os.fsync(self._file.fileno())
+        """Takes the folder, which is made in one that is there.
 
-    def _lock(self, deadline: float) -> None:
-        while True:
-            try:
-                fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                return
-            except BlockingIOError:
-                if time.monotonic() > deadline:
-                    self._file.close()
-                    raise FencedError(f"{self._path.parent}: an earlier attempt still writes here") from None
-                time.sleep(0.2)
-            except OSError:  # no locks on this file system: the token has to do
-                return
+        Raises:
+            FencedError: an earlier attempt still writes after `wait` seconds.
+            OSError: the folder cannot be written.
+        """
+        folder.mkdir(exist_ok=True)
+        self._ending = contextlib.ExitStack()
+        try:
+            self._lock = self._ending.enter_context(held(folder, wait, nested=False))
+        except Busy as error:
+            raise FencedError(str(error)) from error
 
     def check(self) -> None:
-        """Raises FencedError where a later attempt has taken the folder."""
-        if self._path.read_text() != self._token:
-            raise FencedError(f"{self._path.parent}: a later attempt writes here")
+        """Raises FencedError where a later attempt has taken the folder, Gone where it is not there any more."""
+        self._lock.check()
 
     def __enter__(self) -> Claim:
         return self
@@ -56,4 +40,4 @@ class Claim:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._file.close()  # which releases the lock
+        self._ending.close()

@@ -6,7 +6,6 @@ Uploads go in an order in which every prefix of them is a run that can be resume
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import json
 import logging
 import os
@@ -17,12 +16,14 @@ import uuid
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import IO, Any, TypeVar
+from typing import Any, TypeVar
 
 from launch.failures import StorageLost
 from launch.fence import FencedError
 from launch.remote import Stamp, Store
 from speaq.config import ConfigError
+from speaq.files import atomic
+from speaq.files.locks import Busy, Lock
 
 log = logging.getLogger(__name__)
 
@@ -72,12 +73,11 @@ class Copy:
     def locked(self, wait: float) -> Iterator[None]:
         """The folder for this process alone, of all on this machine. Raises FencedError after `wait` seconds."""
         self.folder.parent.mkdir(parents=True, exist_ok=True)
-        deadline = time.monotonic() + wait
-        with self.folder.with_name(f".{self.folder.name}.lock").open("a") as file:
-            while not _try_lock(file):
-                if time.monotonic() > deadline:
-                    raise FencedError(f"{self.url}: another process of this machine works on it")
-                time.sleep(0.2)
+        with contextlib.ExitStack() as stack:
+            try:
+                stack.enter_context(Lock(self.folder.parent, wait, f".{self.folder.name}.lock"))
+            except Busy as error:
+                raise FencedError(f"{self.url}: another process of this machine works on it ({error.owner})") from error
             yield
 
     # Claims
@@ -280,10 +280,8 @@ class Copy:
             return {}
 
     def _write_state(self) -> None:
-        temporary = self._state_file.with_suffix(".tmp")
         lasting = {name: both for name, both in self._known.items() if name not in self._fresh}
-        temporary.write_text(json.dumps({"claim": self._token, "files": lasting}), encoding="utf-8")
-        temporary.replace(self._state_file)
+        atomic.write_text(self._state_file, json.dumps({"claim": self._token, "files": lasting}))
 
 
 # Files on their way to be others, and Ray's own notes about a run.
@@ -293,14 +291,6 @@ PASSING = (".tmp", "-journal", "-wal", "-shm", "checkpoint_manager_snapshot.json
 def _stamp(path: Path) -> Local:
     status = path.stat()
     return status.st_size, status.st_mtime_ns, status.st_ino
-
-
-def _try_lock(file: IO[str]) -> bool:
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    return True
 
 
 def said(claim: bytes | None) -> dict[str, Any]:

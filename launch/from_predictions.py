@@ -25,6 +25,7 @@ from launch.study import OF_PREDICTIONS, Study
 from speaq import config as configs
 from speaq import space as spaces
 from speaq.config import ConfigError
+from speaq.files import atomic
 from speaq.space import Space
 from speaq.training.environment import versions
 from speaq.training.stored import StoredRun, store
@@ -158,4 +159,4 @@ def _write_curve(path: Path, entries: list[Entry], plan: Plan) -> None:
         }
         for e in results.pareto(entries, plane)
     ]
-    results.write_text(path, results.to_csv(rows))
+    atomic.write_text(path, results.to_csv(rows))

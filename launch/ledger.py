@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import fcntl
 import hashlib
 import json
 import logging
@@ -21,11 +20,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import NoneType
-from typing import IO, Any, Literal
+from typing import Any, Literal
 
 from launch.failures import StorageLost
 from launch.seam import Metrics
 from speaq.config import Config, ConfigError, defaults, flatten, to_dict
+from speaq.files.atomic import append_to
+from speaq.files.locks import Busy, Gone, Lock, Taken
 from speaq.foreign import parse_json
 from speaq.parameters import Plain
 
@@ -80,19 +81,6 @@ class Entry:
 
 
 MAX_NUMBER = 1e100  # sums of such numbers are finite
-PATIENCE = 1.0  # seconds: `speaq status` holds a shared lock for an instant
-
-
-def _lock(file: IO[bytes]) -> None:
-    """Raises BlockingIOError where another process keeps the lock."""
-    deadline = time.monotonic() + PATIENCE
-    while True:
-        try:
-            return fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            if time.monotonic() > deadline:
-                raise
-            time.sleep(0.02)
 
 
 class Ledger:
@@ -106,13 +94,20 @@ class Ledger:
         self._row_time: float | None = None
         self._torn = False  # whether a row was written in part
         try:
-            self._file = path.open("ab", buffering=0)  # nothing is left to be written later
-            _lock(self._file)
-        except BlockingIOError as error:
-            raise LedgerError(f"{path.parent}: another search is running on this folder") from error
+            self.lock = Lock(path.parent)
+        except Busy as error:
+            raise LedgerError(f"{path.parent}: another search is running on this folder ({error.owner})") from error
         except OSError as error:
             raise LedgerError(f"{path}: cannot be written ({error.strerror})") from error
-        self._replay()
+        try:
+            self._file = append_to(path)
+            self._replay()
+        except OSError as error:
+            self.lock.close()
+            raise LedgerError(f"{path}: cannot be written ({error.strerror})") from error
+        except LedgerError:
+            self.lock.close()
+            raise
         self._opened = time.time()
         self._wrote = False  # a driver that finds nothing to do leaves no trace
 
@@ -130,7 +125,10 @@ class Ledger:
             try:
                 self._apply(_checked(parse_json(line)))
             except (ValueError, KeyError, TypeError, AttributeError) as error:
-                raise LedgerError(f"{self.path} line {number}: not a row of a ledger ({error})") from error
+                raise LedgerError(
+                    f"{self.path} line {number}: not a row of a ledger ({error}); speaq doctor {self.path.parent} "
+                    "keeps what is whole"
+                ) from error
 
     def append(self, event: Event, trial: str, **fields: Any) -> None:
         """Writes one row; it is on disk when this returns. Raises StorageLost (disk full, …)."""
@@ -144,9 +142,12 @@ class Ledger:
         if self._torn:  # a row behind half of one could not be read
             raise StorageLost(f"{self.path}: could not be written before; resume the search")
         try:
+            self.lock.check()
             if self._file.write(line) != len(line):
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
             os.fsync(self._file.fileno())
+        except (Gone, Taken) as error:
+            raise StorageLost(str(error)) from error
         except OSError as error:
             self._torn = True
             raise StorageLost(f"{self.path}: cannot be written ({error.strerror}); --resume goes on") from error
@@ -193,6 +194,7 @@ class Ledger:
             if self._wrote:
                 self._write({"event": "closed", "time": time.time()})
         self._file.close()
+        self.lock.close()
 
 
 # What the fields of a row may hold; a ledger can come from elsewhere, and an id becomes the name of a folder.

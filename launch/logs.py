@@ -13,6 +13,8 @@ from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 
+from speaq.files.atomic import append_text
+
 LOG, WORKER_LOG = "log.jsonl", "log.worker.jsonl"
 LOGGERS = ("speaq", "launch")
 
@@ -47,7 +49,8 @@ def log_to(path: Path) -> Iterator[Steps]:
     """Copies what the library says in this process into a file of the trial's folder, and how the block failed."""
     path.parent.mkdir(parents=True, exist_ok=True)
     steps = Steps()
-    handler = logging.FileHandler(path, encoding="utf-8")
+    file = append_text(path)
+    handler = logging.StreamHandler(file)
     handler.setFormatter(_Rows(path.parent.name, steps))
     loggers = [logging.getLogger(name) for name in LOGGERS]
     for logger in loggers:
@@ -62,3 +65,4 @@ def log_to(path: Path) -> Iterator[Steps]:
         for logger in loggers:
             logger.removeHandler(handler)
         handler.close()
+        file.close()

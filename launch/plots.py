@@ -13,6 +13,7 @@ from typing import Any
 from launch.ledger import Entry
 from launch.results import pareto, score, table_k
 from launch.search import Plan
+from speaq.files.atomic import replaced
 
 COLOURS = {"published": "#c2410c", "baseline": "#1d4ed8"}
 
@@ -29,9 +30,8 @@ def draw(path: Path, entries: Sequence[Entry], plan: Plan) -> None:
     _draw_history(history, entries, plan)
     _draw_curves(curves, entries, plan)
     _draw_plane(plane, entries, plan)
-    temporary = path.with_name(f".{path.name}.tmp")
-    figure.savefig(temporary, dpi=120, format="png")
-    temporary.replace(path)
+    with replaced(path) as temporary:
+        figure.savefig(temporary, dpi=120, format="png")
 
 
 def keep_out_of_home() -> None:

@@ -59,7 +59,7 @@ def keep(trial: Path, step: int) -> None:
                 store.copy(f"checkpoints/{name}", _kept(step, name))
         return
     folder = rung_folder(trial, step)
-    folder.mkdir(parents=True, exist_ok=True)
+    folder.mkdir(exist_ok=True)
     for name in (run_folder.LAST, run_folder.BEST):
         source, target = trial / "checkpoints" / name, folder / name
         if source.exists() and not target.exists():

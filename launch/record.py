@@ -11,6 +11,7 @@ from typing import Any
 
 from speaq.config import ConfigError, DataConfig
 from speaq.data.records import VisualGenome
+from speaq.files import atomic
 from speaq.foreign import read_json
 
 
@@ -55,9 +56,7 @@ class Record:
 
     def _write(self) -> None:
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = self.path.with_suffix(".tmp")
-        temporary.write_text(json.dumps(self._content, indent=1, allow_nan=False) + "\n", encoding="utf-8")
-        temporary.replace(self.path)
+        atomic.write_text(self.path, json.dumps(self._content, indent=1, allow_nan=False) + "\n")
 
 
 def describe_data(vg: VisualGenome) -> dict[str, Any]:

@@ -17,6 +17,7 @@ from urllib.parse import parse_qsl, quote, unquote, urlsplit
 
 from launch.failures import StorageLost
 from speaq.config import ConfigError
+from speaq.files.atomic import replaced
 
 T = TypeVar("T")
 Stamp = tuple[int, int]  # of an object: bytes, time of the last change in ns (stores may know whole seconds alone)
@@ -183,18 +184,14 @@ class Store:
     def download(self, name: str, file: Path) -> None:
         """Fetches an object; `file` is there whole or not at all."""
         file.parent.mkdir(parents=True, exist_ok=True)
-        temporary = file.with_name(f".{file.name}.tmp")
+        with replaced(file) as temporary:
 
-        def get() -> None:
-            with self._system.open_input_stream(self._at(name)) as stream, temporary.open("wb") as output:
-                while chunk := stream.read(1 << 23):
-                    output.write(chunk)
+            def get() -> None:
+                with self._system.open_input_stream(self._at(name)) as stream, temporary.open("wb") as output:
+                    while chunk := stream.read(1 << 23):
+                        output.write(chunk)
 
-        try:
             self._patiently(get)
-            temporary.replace(file)
-        finally:
-            temporary.unlink(missing_ok=True)
 
     def copy(self, source: str, target: str) -> None:
         """Inside the store: nothing is sent."""

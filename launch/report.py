@@ -12,6 +12,7 @@ from launch.ledger import Entry
 from launch.search import Plan
 from launch.status import Snapshot, TrialStatus
 from speaq.config import ConfigError
+from speaq.files import atomic
 from speaq.space import GROUPS
 from speaq.training import seal
 from speaq.user_groups import label
@@ -32,7 +33,7 @@ def write_report(study: Path, output: Path | None = None) -> Path:
     snapshot = status.read(study)
     content = html.page(f"Search {study.resolve().name}", _sections(snapshot))
     try:
-        results.write_text(output, content)
+        atomic.write_text(output, content)
         if any(entry.state == "finished" for entry in snapshot.entries):
             report_png.write(snapshot.entries, snapshot.plan, output.with_suffix(""))
     except OSError as error:

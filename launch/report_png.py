@@ -12,6 +12,7 @@ from launch import plots, report_plots, results
 from launch.frozen import quiet, rebuild
 from launch.ledger import Entry
 from launch.search import Plan
+from speaq.files.atomic import replaced
 
 Target = Callable[[FrozenTrial], float]
 
@@ -63,8 +64,7 @@ def _save(path: Path, width: float) -> Path:
 
     figure = pyplot.gcf()
     figure.set_size_inches(width, 5)
-    temporary = path.with_name(f".{path.name}.tmp")
-    figure.savefig(temporary, dpi=150, format="png", bbox_inches="tight")
+    with replaced(path) as temporary:
+        figure.savefig(temporary, dpi=150, format="png", bbox_inches="tight")
     pyplot.close(figure)
-    temporary.replace(path)
     return path

@@ -29,6 +29,7 @@ from speaq.config import BASELINE, Config, ConfigError, ResourcesConfig
 from speaq.data import DataError
 from speaq.data.toy import make_toy
 from speaq.data.visual_genome import check, open_data
+from speaq.files import atomic
 from speaq.training import checkpoint
 from speaq.training.convert import convert
 from speaq.training.environment import hardware, source_commit, versions
@@ -261,7 +262,7 @@ class Stages:
         seconds = time.monotonic() - begin
         content = {"checkpoint": str(file), "images": result.images, "step": result.step, "report": result.report()}
         text = json.dumps(content, indent=1, allow_nan=False) + "\n"
-        (self._output / f"test_{name}.json").write_text(text, encoding="utf-8")
+        atomic.write_text(self._output / f"test_{name}.json", text)
         gpus = float(torch.cuda.is_available()) if resources is None else resources.gpus_per_worker
         took = {"seconds": round(seconds, 3), "gpu_hours": round(seconds * gpus / 3600, 3)}
         self._record.finish(f"test_{name}", {"step": result.step, **took})

@@ -14,6 +14,7 @@ from launch.search import Plan
 from speaq import config as configs
 from speaq.config import Config
 from speaq.evaluation.protocol import common_protocol
+from speaq.files.atomic import write_text
 
 COSTS = ("peak_memory_mib", "data_wait_share", "latency_ms", "micro_batch_size")
 SHOWN = ("R", "mR", "F", "head", "body", "tail")
@@ -154,13 +155,6 @@ def _header(best: Entry, plan: Plan) -> str:
     label = f" ({best.label})" if best.label else ""
     names += f" · {best.protocol}" if best.protocol else ""
     return f"# Best of {plan.trials} trials by {' and '.join(plan.objective)}: trial {best.id}{label}, {names}\n"
-
-
-def write_text(path: Path, text: str) -> None:
-    """In one step: whoever reads sees the old file or the new one."""
-    temporary = path.with_name(f".{path.name}.tmp")
-    temporary.write_text(text, encoding="utf-8")
-    temporary.replace(path)
 
 
 def print_table(entries: Sequence[Entry], plan: Plan) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import fcntl
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -24,6 +23,7 @@ from launch.search import Plan
 from launch.search import max_steps as max_steps
 from launch.study import Study
 from speaq.evaluation.protocol import common_protocol
+from speaq.files.locks import holder
 from speaq.terminal import shown
 from speaq.training import seal
 from speaq.training.metrics import read_lines
@@ -71,19 +71,7 @@ def read(folder: Path) -> Snapshot:
     study = studies.read(folder / "study.yaml")
     path = folder / "ledger.jsonl"
     rows = _Rows(path)
-    return Snapshot(folder, study, list(rows.entries.values()), works or _is_locked(path), rows.wall_seconds)
-
-
-def _is_locked(path: Path) -> bool:
-    """Whether a driver holds the ledger: asked by a shared lock that is given back at once."""
-    try:
-        with path.open("rb") as file:
-            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except FileNotFoundError:
-        return False
-    except BlockingIOError:
-        return True
-    return False
+    return Snapshot(folder, study, list(rows.entries.values()), works or holder(folder) is not None, rows.wall_seconds)
 
 
 @dataclass(frozen=True)

@@ -43,6 +43,7 @@ from launch.trial import Job, Trial
 from speaq import config as configs
 from speaq import space as spaces
 from speaq.config import BASELINE, PUBLISHED, Config, ConfigError
+from speaq.files import atomic
 from speaq.space import Space
 from speaq.terminal import shown
 from speaq.training.environment import versions
@@ -228,7 +229,7 @@ def start(study: Study, output: Path, budget: str | None = None, url: str | None
 def write(study: Study, output: Path, address: Address | None) -> None:
     """study.yaml, with what may be kept of the storage's address."""
     kept = None if address is None else Address(storage.seen_from(address.url, output), address.study)
-    (output / "study.yaml").write_text(dataclasses.replace(study, storage=kept).dump(), encoding="utf-8")
+    atomic.write_text(output / "study.yaml", dataclasses.replace(study, storage=kept).dump())
 
 
 def check_new(output: Path) -> None:
@@ -342,10 +343,7 @@ def keep(study: Study, output: Path) -> None:
         now |= changed
     if content == content | now:
         return
-    content |= now
-    temporary = file.with_suffix(".tmp")
-    temporary.write_text(configs.dump_yaml(content), encoding="utf-8")
-    temporary.replace(file)
+    atomic.write_text(file, configs.dump_yaml(content | now))
 
 
 def run(study: Study, output: Path, budget: str | None = None, mirror: Mirror | None = None) -> list[Entry]:

@@ -33,12 +33,15 @@ from launch.seam import TRAIN, Metrics, Progress, Report, training_function
 from launch.telemetry import RunMetrics
 from speaq import config as configs
 from speaq.config import Config, ConfigError
+from speaq.files.locks import ORPHANS, Gone, Lock
 from speaq.training import distributed
 from speaq.training.endings import DivergedError, Interrupted, OutOfMemory, StopTraining
+from speaq.training.run_folder import own_folder
 
 log = logging.getLogger(__name__)
 
 MAX_FAILURES = 3  # times that a run loses workers without having got to an evaluation in between
+DRIVER = ".driver"  # lock of whoever started the workers; the first of them has the folder's own
 START_TIMEOUT = 180.0  # seconds for all workers to start
 
 
@@ -79,6 +82,7 @@ def train_distributed(
         WorkersError: the workers did not start, or were lost too often.
         OutOfMemory: a device's memory is too small.
         DivergedError: outputs or a loss that are not finite.
+        Busy: another process trains in `output`.
         StorageLost: the storage of the run is full, read-only or away.
     """
     output, data, config = output.resolve(), data.resolve(), cluster.with_absolute_paths(config)
@@ -92,7 +96,8 @@ def train_distributed(
         "resume": resume,
         "train": train,
     }
-    with cluster.connected(dashboard=True):
+    with own_folder(output, DRIVER), cluster.connected(dashboard=True):
+        Lock(output, ORPHANS).close()  # not while another run, or a worker that outlived its driver, writes there
         cluster.check_fits(config.resources)
         if not shared:
             sharing.check_shared(output, data, config)
@@ -113,7 +118,6 @@ def _fit(job: dict[str, Any], config: Config, told: Told) -> dict[str, Any]:
     actor: Any = ray.remote(Relay)
     relay = actor.options(num_cpus=0, scheduling_strategy=here).remote()
     output = Path(job["output"])
-    output.mkdir(parents=True, exist_ok=True)
     carrier = _Carrier(relay, config, told, output / "checkpoints" / "last.pt")
     try:
         outcome = _attempts({**job, "relay": relay}, config, carrier)
@@ -226,7 +230,7 @@ def work(job: dict[str, Any]) -> None:
     except (ValueError, ArithmeticError) as error:
         kind = "user" if isinstance(error, ValueError) else "run"
         ray.get(relay.end.remote({"failure": [kind, " ".join(str(error).split())]}))
-    except (OutOfMemory, DivergedError, OSError) as error:
+    except (OutOfMemory, DivergedError, Gone, OSError) as error:
         if isinstance(error, OSError) and not is_of_storage(error):
             raise
         kinds: Mapping[type[Exception], str] = {OutOfMemory: "memory", DivergedError: "diverged"}

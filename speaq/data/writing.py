@@ -16,9 +16,11 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
+from speaq.files import atomic
+
 
 def write_json(path: Path, content: Any) -> None:
-    path.write_text(json.dumps(content), encoding="utf-8")
+    atomic.write_text(path, json.dumps(content))
 
 
 def vocabulary(kind: str, short: str, names: Sequence[str], ids: Sequence[int]) -> Iterator[tuple[str, Any]]:
@@ -78,8 +80,6 @@ def image_columns(
 
 def write_columns(path: Path, columns: Mapping[str, NDArray[Any]]) -> None:
     """Writes the h5 in one atomic step; equal columns give equal bytes."""
-    unfinished = path.with_suffix(".part")
-    with h5py.File(unfinished, "w") as file:
+    with atomic.replaced(path) as unfinished, h5py.File(unfinished, "w") as file:
         for name, column in sorted(columns.items()):
             file.create_dataset(name, data=column, track_times=False)
-    unfinished.replace(path)

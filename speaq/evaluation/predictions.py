@@ -41,6 +41,7 @@ from pydantic import ValidationError
 from speaq import foreign
 from speaq.config import ConfigError, DataConfig
 from speaq.data import DataError
+from speaq.files.atomic import replaced
 from speaq.structures import IntArray, ScenePrediction, Vocabulary
 
 Array = NDArray[Any]
@@ -81,12 +82,12 @@ class PredictionWriter:
         """Raises ConfigError where `path` exists or cannot be written."""
         if path.exists():
             raise ConfigError(f"{path}: exists; give the predictions another name")
-        self._path = path
-        self._temporary = path.with_name(f".{path.name}.tmp")
         self._waiting: dict[str, list[Any]] = {name: [] for name in ("image_id", *_COLUMNS)}
         self._num_waiting = 0
         try:
-            self._file = h5py.File(self._temporary, "w")
+            with contextlib.ExitStack() as opening:
+                self._file = opening.enter_context(h5py.File(opening.enter_context(replaced(path)), "w"))
+                self._ending = opening.pop_all()
         except OSError as error:
             raise ConfigError(f"{path}: cannot be written ({error})") from error
         self._file.attrs.update(_attributes(source))
@@ -124,14 +125,11 @@ class PredictionWriter:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        try:
+        with self._ending:
             if error is None:
                 self._flush()
-            self._file.close()
-            if error is None:
-                self._temporary.replace(self._path)
-        finally:
-            self._temporary.unlink(missing_ok=True)
+            else:
+                raise error  # which keeps the file from its name
 
 
 def _row_shape(columns: int, num_predicates: int) -> tuple[int, ...]:

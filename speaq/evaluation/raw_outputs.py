@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -17,6 +16,7 @@ import torch
 
 from speaq import foreign
 from speaq.data import DataError
+from speaq.files.atomic import replaced
 from speaq.inference import QueryOutputs
 from speaq.structures import IntArray
 
@@ -97,14 +97,9 @@ class RawOutputs:
 def writer(path: Path, header: dict[str, str]) -> Iterator[Callable[[IntArray, IntArray, QueryOutputs], None]]:
     """Calls of what is yielded append images; the file has its name only after the block has ended well."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with h5py.File(temporary, "w") as file:
-            file.attrs["format"], file.attrs["header"] = FORMAT, json.dumps(header)
-            yield lambda rows, sizes_hw, queries: _append(file, rows, sizes_hw, queries)
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    with replaced(path) as temporary, h5py.File(temporary, "w") as file:
+        file.attrs["format"], file.attrs["header"] = FORMAT, json.dumps(header)
+        yield lambda rows, sizes_hw, queries: _append(file, rows, sizes_hw, queries)
 
 
 def _append(file: h5py.File, rows: IntArray, sizes_hw: IntArray, queries: QueryOutputs) -> None:

@@ -25,6 +25,7 @@ from speaq.config import ConfigError
 from speaq.evaluation.bootstrap import CHUNK, ImageRecord, Interval, Statistic
 from speaq.evaluation.recall import THIRDS, harmonic_mean
 from speaq.evaluation.table import Float64Array, RecallTable, Rows
+from speaq.files.atomic import replaced
 from speaq.structures import IntArray
 
 ROWS = ("predicate", "zero_shot", "rank", "unconstrained_rank", "pair_rank")
@@ -100,8 +101,7 @@ def save_record(record: ImageRecord, path: Path) -> None:
     columns: dict[str, Any] = {name: getattr(table.rows, name) for name in ROWS}
     if record.thirds is not None:
         columns |= zip(THIRDS, record.thirds, strict=True)
-    temporary = path.with_name(f".{path.name}.tmp.npz")
-    with temporary.open("wb") as file:
+    with replaced(path) as temporary, temporary.open("wb") as file:
         np.savez_compressed(
             file,
             protocol=np.array(record.protocol),
@@ -112,7 +112,6 @@ def save_record(record: ImageRecord, path: Path) -> None:
             num_rows=table.num_rows,
             **columns,
         )
-    temporary.replace(path)
 
 
 def load_record(path: Path) -> ImageRecord:

@@ -14,6 +14,7 @@ from matplotlib.collections import QuadMesh
 from matplotlib.figure import Figure
 
 from speaq.evaluation.specialization import Analysed
+from speaq.files.atomic import replaced
 from speaq.structures import FloatArray, IntArray
 
 Kind = Literal["png", "svg"]
@@ -40,7 +41,8 @@ def draw(found: Sequence[Analysed], path: Path, kind: Kind) -> None:
         meshes = [_draw(axes, one, order) for axes, one in zip(parts, found, strict=True)]
         parts[0].set_ylabel("relation queries, sorted by group and main predicate; grey: dead")
         figure.colorbar(meshes[-1], ax=list(parts), label="share of the query's predictions", fraction=0.03)
-        figure.savefig(path, format=kind, dpi=DPI, metadata={"Date": None} if kind == "svg" else None)
+        with replaced(path) as temporary:
+            figure.savefig(temporary, format=kind, dpi=DPI, metadata={"Date": None} if kind == "svg" else None)
 
 
 def _columns(found: Sequence[Analysed]) -> list[int]:

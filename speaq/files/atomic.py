@@ -14,7 +14,7 @@ import stat
 from collections.abc import Iterator
 from pathlib import Path
 
-ENDING = ".tmp"  # of files that are being written; their names begin with a dot
+MARK = ".tmp."  # in the names of files that are being written, which begin with a dot and end as they will
 
 
 @contextlib.contextmanager
@@ -24,7 +24,7 @@ def replaced(path: Path) -> Iterator[Path]:
     Whoever reads `path` sees the old file or the whole new one. A link at `path` is replaced, not followed. Where the
     block raises, the new file is removed; a killed process leaves it behind, see `tidy`. Raises OSError.
     """
-    temporary = path.with_name(f".{path.name[:100]}.{secrets.token_hex(6)}{ENDING}")
+    temporary = path.with_name(f".{secrets.token_hex(6)}{MARK}{path.name[-100:]}")
     os.close(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o666))
     try:
         yield temporary
@@ -70,5 +70,6 @@ def open_regular(path: Path, flags: int) -> int:
 
 def tidy(folder: Path) -> None:
     """Removes what processes that were killed while they wrote have left. Only for who has the folder to himself."""
-    for path in folder.glob(f".*{ENDING}"):
-        path.unlink(missing_ok=True)
+    for pattern in (f".*{MARK}*", ".*.tmp"):  # the second: of earlier versions
+        for path in folder.glob(pattern):
+            path.unlink(missing_ok=True)

@@ -43,7 +43,11 @@ NO_LOCKS = frozenset({errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP, errno.EINVAL
 
 
 class Busy(ConfigError):
-    """Another process works in the folder."""
+    """Another process works in the folder. `owner` says which, as far as it is known."""
+
+    def __init__(self, folder: Path, owner: Owner | None) -> None:
+        self.owner = "another process" if owner is None or owner.released else str(owner)
+        super().__init__(f"{folder}: {self.owner}, works here already; wait for its end, or give another folder")
 
 
 class Taken(RuntimeError):
@@ -88,17 +92,18 @@ class Owner:
 class Lock:
     """The folder for this process alone, from now to `close`."""
 
-    def __init__(self, folder: Path, patience: float = PATIENCE) -> None:
+    def __init__(self, folder: Path, patience: float = PATIENCE, name: str = NAME) -> None:
         """Takes a folder that is there.
 
         Args:
             patience: seconds that a living owner is given to end.
+            name: of the file with the record; a folder can be taken for several purposes.
 
         Raises:
             Busy: another process works in it.
             OSError: the folder cannot be written.
         """
-        self.folder, self._path = folder, folder / NAME
+        self.folder, self._path = folder, folder / name
         self._file = open_regular(self._path, os.O_RDWR | os.O_CREAT)
         try:
             self._take(patience)
@@ -115,7 +120,7 @@ class Lock:
 
     def check(self) -> None:
         """Raises Taken or Gone where the folder is not this process's any more."""
-        check(self.folder, self.token)
+        check(self.folder, self.token, self._path.name)
 
     def close(self) -> None:
         """Gives the folder back, unless another process has it."""
@@ -205,8 +210,7 @@ class Lock:
                 raise self._busy(now or owner)
 
     def _busy(self, owner: Owner | None) -> Busy:
-        who = "another process" if owner is None or owner.released else str(owner)
-        return Busy(f"{self.folder}: {who}, works here already; wait for its end, or give another folder")
+        return Busy(self.folder, owner)
 
     def _beat(self) -> None:
         said = False
@@ -223,14 +227,18 @@ _of_thread = threading.local()
 
 
 @contextlib.contextmanager
-def held(folder: Path, patience: float = PATIENCE) -> Iterator[Lock]:
-    """The folder's lock for the time of the block; a thread that has it already gets the same one. Raises as `Lock`."""
+def held(folder: Path, patience: float = PATIENCE, name: str = NAME, *, nested: bool = True) -> Iterator[Lock]:
+    """The folder's lock for the time of the block. Raises as `Lock`.
+
+    Args:
+        nested: a thread that has it already gets the same one.
+    """
     mine: dict[Path, Lock] = _of_thread.__dict__.setdefault("locks", {})
-    place = folder.resolve()
-    if place in mine:
+    place = folder.resolve() / name
+    if nested and place in mine:
         yield mine[place]
         return
-    with Lock(place, patience) as lock:
+    with Lock(place.parent, patience, name) as lock:
         mine[place] = lock
         try:
             yield lock
@@ -238,10 +246,18 @@ def held(folder: Path, patience: float = PATIENCE) -> Iterator[Lock]:
             del mine[place]
 
 
-def check(folder: Path, token: str) -> None:
+def check_held(folder: Path) -> None:
+    """Raises Taken or Gone where this thread has taken a folder that is not its own any more."""
+    mine: dict[Path, Lock] = _of_thread.__dict__.setdefault("locks", {})
+    lock = mine.get(folder.resolve() / NAME)
+    if lock is not None:
+        lock.check()
+
+
+def check(folder: Path, token: str, name: str = NAME) -> None:
     """Raises Gone where `folder` is not there or is another one, Taken where its lock's token is not this one."""
     try:
-        file = open_regular(folder / NAME, os.O_RDONLY)  # opened anew: network file systems then ask their server
+        file = open_regular(folder / name, os.O_RDONLY)  # opened anew: network file systems then ask their server
         try:
             owner = _read(file)
         finally:

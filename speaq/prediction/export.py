@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-import os
+import secrets
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -101,7 +101,7 @@ def _export(
     batches: Sequence[ExampleBatch],
     tolerance: float,
 ) -> Export:
-    unfinished = output.with_name(f".{output.stem}.{os.getpid()}{output.suffix}")
+    unfinished = output.with_name(f".{secrets.token_hex(6)}.{output.name}")
     output.parent.mkdir(parents=True, exist_ok=True)
     try:
         _write(program, json.dumps(metadata(predictor), ensure_ascii=False), unfinished)

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from speaq.files.atomic import replaced, write_text
 from speaq.structures import IntArray, ScenePrediction, Vocabulary
 
 SCHEMA = "speaq-prediction/1"
@@ -88,11 +89,12 @@ class ImagePrediction:
         """Writes the JSON, or a picture where the name ends in .png or .svg. Raises ValueError for other names."""
         path = Path(path)
         if path.suffix == ".json":
-            path.write_text(json.dumps(self.to_json(), indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+            write_text(path, json.dumps(self.to_json(), indent=1, ensure_ascii=False) + "\n")
         elif path.suffix in (".png", ".svg"):
             from speaq.prediction.picture import draw  # matplotlib only where it is needed
 
-            draw(self, path)
+            with replaced(path) as temporary:
+                draw(self, temporary)
         else:
             raise ValueError(f"{path}: name it .json, .png or .svg")
 

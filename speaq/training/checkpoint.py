@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import errno
 import logging
-import os
 import reprlib
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -15,6 +14,9 @@ import torch
 from torch import Tensor
 
 from speaq.config import ConfigError
+from speaq.files.atomic import replaced
+from speaq.files.atomic import tidy as tidy
+from speaq.files.locks import check_held
 from speaq.foreign import ForeignError, is_zip, load_tensors
 from speaq.training.run_folder import BEST as BEST
 from speaq.training.run_folder import LAST as LAST
@@ -33,22 +35,21 @@ def save(path: Path, content: Mapping[str, Any], *, keep_previous: bool = False)
     """Writes `content` to `path` in one atomic step; an older file stays as previous.pt where asked.
 
     A crash at any moment leaves a complete file under `path` or, between the two renames, under previous.pt.
+
+    Raises:
+        Gone, Taken: this thread has the run folder no more, see `speaq.files.locks`.
+        OSError: the file cannot be written.
     """
+    check_held(path.parent.parent)
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
+    with replaced(path) as temporary:
         with temporary.open("wb") as file:
             try:
                 torch.save({"format": FORMAT, **content}, file)
             except RuntimeError as error:  # PyTorch's own words for a full disk
                 raise error.__context__ if isinstance(error.__context__, OSError) else error from None
-            file.flush()
-            os.fsync(file.fileno())
         if keep_previous and path.exists():
             path.replace(path.with_name(PREVIOUS))
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def load(path: Path) -> dict[str, Any]:
@@ -137,9 +138,3 @@ def load_latest(folder: Path) -> dict[str, Any] | None:
             with contextlib.suppress(FileNotFoundError):  # another worker of the run was quicker
                 path.replace(path.with_name(DAMAGED))
     return None
-
-
-def tidy(folder: Path) -> None:
-    """Removes what a process that was killed while it wrote has left. Only for who has the run to himself."""
-    for path in folder.glob(".*.tmp"):
-        path.unlink(missing_ok=True)

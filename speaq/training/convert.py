@@ -17,6 +17,7 @@ from torch import Tensor
 from speaq import config as configs
 from speaq.config import Config, ConfigError
 from speaq.data.visual_genome import open_data
+from speaq.files import atomic
 from speaq.model.backbone import BLOCKS
 from speaq.model.detector import NEW_PARTS
 from speaq.model.reference_weights import (
@@ -99,7 +100,7 @@ def _write(run: Path, task: str, weights: Mapping[str, Tensor], config: Config, 
         "data_digest": None,
     }
     checkpoint.save(run / "checkpoints" / checkpoint.BEST, content)
-    (run / "config.yaml").write_text(configs.dump(config), encoding="utf-8")
+    atomic.write_text(run / "config.yaml", configs.dump(config))
 
 
 def _shapes(reference: Path, state: Mapping[str, Tensor]) -> Shapes:

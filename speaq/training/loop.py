@@ -26,6 +26,7 @@ from speaq.data import DataError
 from speaq.data.dataset import RawBatch, train_loader
 from speaq.data.subset import looked_at
 from speaq.data.visual_genome import Split, VisualGenome, open_data
+from speaq.files import atomic
 from speaq.matching import NonFiniteOutputError
 from speaq.structures import Batch
 from speaq.training import checkpoint, distributed
@@ -36,6 +37,7 @@ from speaq.training.health import Health
 from speaq.training.metrics import Sink, open_sinks, read_lines
 from speaq.training.optimizer import clip_gradients, make_optimizer, set_learning_rate
 from speaq.training.resume import previous_run
+from speaq.training.run_folder import alone_in_output
 from speaq.training.tasks import Criterion, Task, TaskName, make_task
 
 log = logging.getLogger(__name__)
@@ -82,6 +84,7 @@ class _Run:
         return distributed.world()[0] == 0
 
 
+@alone_in_output
 def train(
     config: Config,
     data: Path,
@@ -111,6 +114,8 @@ def train(
     Raises:
         ConfigError, DataError: what the user gave cannot be used.
         LoaderDied: a process that decodes images was killed.
+        Busy: another process trains in `output`.
+        Gone, Taken: `output` was taken away, or taken over by another process.
         Interrupted: Ctrl-C or SIGTERM, after a checkpoint was written.
         DivergedError: outputs or a loss that are not finite.
         OutOfMemory: the device's memory is too small.
@@ -221,7 +226,7 @@ def _restore(run: _Run, previous: Mapping[str, Any]) -> _State:
 
 def _write_header(run: _Run, data: Path) -> None:
     run.output.mkdir(parents=True, exist_ok=True)
-    (run.output / "config.yaml").write_text(dump(run.config), encoding="utf-8")
+    atomic.write_text(run.output / "config.yaml", dump(run.config))
     _write_json(
         run.output / "data.json",
         {
@@ -235,9 +240,7 @@ def _write_header(run: _Run, data: Path) -> None:
 
 
 def _write_json(path: Path, content: Mapping[str, Any]) -> None:
-    temporary = path.with_suffix(".tmp")
-    temporary.write_text(json.dumps(content, indent=1, allow_nan=False) + "\n", encoding="utf-8")
-    temporary.replace(path)
+    atomic.write_text(path, json.dumps(content, indent=1, allow_nan=False) + "\n")
 
 
 @contextlib.contextmanager

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from speaq.config import Config, ConfigError, SinksConfig, to_dict
+from speaq.files import atomic
 from speaq.foreign import ForeignError, parse_json
 
 
@@ -27,16 +28,13 @@ class JsonLines:
     def __init__(self, path: Path, start_step: int, protocol: str) -> None:
         self._protocol = protocol
         kept = [line for line in read_lines(path) if line.get("step", 0) <= start_step] if start_step else []
-        temporary = path.with_suffix(".tmp")
-        temporary.write_text("".join(json.dumps(line) + "\n" for line in kept), encoding="utf-8")
-        temporary.replace(path)
-        self._file = path.open("a", encoding="utf-8")
+        atomic.write_text(path, "".join(json.dumps(line) + "\n" for line in kept))
+        self._file = atomic.append_text(path)
 
     def write(self, step: int, values: Mapping[str, float | None]) -> None:
         evaluated = any(name.startswith("val/") for name in values)
         said = {"protocol": self._protocol} if evaluated else {}
         self._file.write(json.dumps({"step": step, **said, **values}, allow_nan=False) + "\n")
-        self._file.flush()
 
     def close(self) -> None:
         self._file.close()

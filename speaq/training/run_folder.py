@@ -2,13 +2,62 @@
 
 from __future__ import annotations
 
+import contextlib
+import functools
+import inspect
 import os
 import shutil
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import ParamSpec, TypeVar
 
 from speaq.config import ConfigError
+from speaq.files.atomic import replaced
+from speaq.files.locks import NAME, Lock, held
 
 LAST, PREVIOUS, BEST = "last.pt", "previous.pt", "best.pt"
+
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+
+def alone_in_output(train: Callable[P, T]) -> Callable[P, T]:
+    """Lets one process at a time run a function in the folder that its argument `output` names; others get `Busy`.
+
+    Of several workers the first one has the folder.
+    """
+
+    @functools.wraps(train)
+    def wrapper(*args: P.args, **kwargs: P.kwargs) -> T:
+        from speaq.training import distributed  # with PyTorch
+
+        output = inspect.signature(train).bind(*args, **kwargs).arguments["output"]
+        with own_folder(output.resolve()) if distributed.world()[0] == 0 else contextlib.nullcontext():
+            return train(*args, **kwargs)
+
+    return wrapper
+
+
+@contextlib.contextmanager
+def own_folder(output: Path, name: str = NAME) -> Iterator[Lock]:
+    """A run folder for this process alone; one that was made for it and stays without a file goes again.
+
+    Args:
+        name: of the lock, see `Lock`.
+
+    Raises:
+        Busy: another process has it.
+    """
+    made = not output.exists()
+    output.mkdir(parents=True, exist_ok=True)
+    try:
+        with held(output, name=name) as lock:
+            yield lock
+    finally:
+        if made and output.exists() and os.listdir(output) == [name]:
+            (output / name).unlink()
+            output.rmdir()
 
 
 class CheckpointError(ConfigError):
@@ -17,12 +66,8 @@ class CheckpointError(ConfigError):
 
 def copy(source: Path, target: Path) -> None:
     """Copies a checkpoint atomically."""
-    temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
-    try:
+    with replaced(target) as temporary:
         shutil.copyfile(source, temporary)
-        temporary.replace(target)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def find(path: Path) -> Path:

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from speaq.config import ConfigError
+from speaq.files.atomic import append_text
 from speaq.foreign import parse_json
 
 FILE = "test_looks.jsonl"
@@ -81,5 +82,5 @@ def summary(study: Path) -> str:
 
 def _append(study: Path, row: Mapping[str, Any]) -> None:
     now = datetime.now(UTC).isoformat(timespec="seconds")
-    with (study / FILE).open("a", encoding="utf-8") as file:
+    with append_text(study / FILE) as file:
         file.write(json.dumps({"time": now, **row}) + "\n")

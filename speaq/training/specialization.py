@@ -16,6 +16,7 @@ from speaq.data.subset import looked_at
 from speaq.data.visual_genome import Split, open_data
 from speaq.evaluation.raw_outputs import RawOutputs
 from speaq.evaluation.specialization import Analysed, count_predictions, from_json
+from speaq.files import atomic
 from speaq.inference import QueryOutputs, decode_queries
 from speaq.structures import IntArray, ScenePrediction
 from speaq.training import checkpoint, seal
@@ -126,10 +127,7 @@ def _decoded(
 def save(found: Sequence[Analysed], folder: Path) -> None:
     """Writes FILE into `folder`, which is made where it is not there."""
     folder.mkdir(parents=True, exist_ok=True)
-    text = json.dumps([one.to_json() for one in found], allow_nan=False)
-    temporary = folder / f".{FILE}.tmp"
-    temporary.write_text(text + "\n", encoding="utf-8")
-    temporary.replace(folder / FILE)
+    atomic.write_text(folder / FILE, json.dumps([one.to_json() for one in found], allow_nan=False) + "\n")
 
 
 def load(folder: Path) -> list[Analysed]:
