@@ -46,7 +46,7 @@ class Busy(ConfigError):
     """Another process works in the folder. `owner` says which, as far as it is known."""
 
     def __init__(self, folder: Path, owner: Owner | None) -> None:
-        self.owner = "another process" if owner is None or owner.released else str(owner)
+        self.owner = "another process" if owner is None else str(owner)
         super().__init__(f"{folder}: {self.owner}, works here already; wait for its end, or give another folder")
 
 
@@ -69,7 +69,6 @@ class Owner:
     machine: str  # this boot of its machine
     numbers: str  # where numbers of processes mean the same: its container
     since: float  # Unix time
-    released: bool = False
 
     @classmethod
     def new(cls) -> Owner:
@@ -90,7 +89,7 @@ class Owner:
 
 
 class Lock:
-    """The folder for this process alone, from now to `close`."""
+    """The folder for this process alone, from now to `close`, which removes the file."""
 
     def __init__(self, folder: Path, patience: float = PATIENCE, name: str = NAME) -> None:
         """Takes a folder that is there.
@@ -104,12 +103,10 @@ class Lock:
             OSError: the folder cannot be written.
         """
         self.folder, self._path = folder, folder / name
-        self._file = open_regular(self._path, os.O_RDWR | os.O_CREAT)
-        try:
-            self._take(patience)
-        except BaseException:
-            os.close(self._file)
-            raise
+        self._owner = Owner.new()
+        deadline = time.monotonic() + patience
+        while not self._take(deadline):
+            pass
         self._silent = threading.Event()
         self._thread = threading.Thread(target=self._beat, name="beat", daemon=True)
         self._thread.start()
@@ -123,13 +120,12 @@ class Lock:
         check(self.folder, self.token, self._path.name)
 
     def close(self) -> None:
-        """Gives the folder back, unless another process has it."""
+        """Gives the folder back, unless another process has it or it is gone."""
         self._silent.set()
         self._thread.join(BEAT)
-        with contextlib.suppress(OSError):  # storage that is away: whoever comes next sees no beat
-            owner = _read(self._file)
-            if owner is not None and owner.token == self.token:
-                _write(self._file, Owner(**{**asdict(owner), "released": True}))
+        with contextlib.suppress(OSError, Taken, Gone):  # storage that is away: whoever comes next sees no beat
+            self.check()
+            self._path.unlink()
         os.close(self._file)
 
     def __enter__(self) -> Lock:
@@ -140,23 +136,24 @@ class Lock:
     ) -> None:
         self.close()
 
-    def _take(self, patience: float) -> None:
-        """Takes both guards. Raises Busy."""
-        deadline = time.monotonic() + patience
-        has_flock = self._has_flock(deadline)
-        before = _read(self._file)
-        if before is not None and not before.released and not (has_flock and before.machine == _machine()):
-            if before.is_dead() is None:
-                self._watch(before)
-            else:
+    def _take(self, deadline: float) -> bool:
+        """Takes both guards; False where the file was given back, and removed, meanwhile. Raises Busy."""
+        self._file = open_regular(self._path, os.O_RDWR | os.O_CREAT)
+        try:
+            has_flock = self._has_flock(deadline)
+            before = _read(self._file)
+            if before is not None and not (has_flock and before.machine == _machine()):
                 self._wait_for(before, deadline)
-        self._owner = Owner.new()
-        _write(self._file, self._owner)
-        if not has_flock:
-            time.sleep(SETTLE)
-            now = _read(self._file)
-            if now is not None and now.token != self.token:
-                raise self._busy(now)
+            taken = self._is_there()
+            if taken:
+                _write(self._file, self._owner)
+                taken = has_flock or self._is_settled()
+        except BaseException:
+            os.close(self._file)
+            raise
+        if not taken:
+            os.close(self._file)
+        return taken
 
     def _has_flock(self, deadline: float) -> bool:
         """Takes the kernel's lock; False where this file system has none that works. Raises Busy."""
@@ -169,7 +166,7 @@ class Lock:
                 owner = _read(self._file)
                 orphaned = owner is not None and owner.is_dead()
                 if time.monotonic() > (max(deadline, orphans) if orphaned else deadline):
-                    raise self._busy(owner) from None
+                    raise Busy(self.folder, owner) from None
                 time.sleep(0.05)
             except OSError as error:
                 if error.errno not in NO_LOCKS:
@@ -178,7 +175,7 @@ class Lock:
 
     def _excludes(self) -> bool:
         """Whether the lock that was just taken keeps a second one out."""
-        second = open_regular(self._path, os.O_RDWR)
+        second = open_regular(self._path, os.O_RDWR | os.O_CREAT)
         try:
             fcntl.flock(second, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -188,29 +185,39 @@ class Lock:
         return False
 
     def _wait_for(self, owner: Owner, deadline: float) -> None:
-        """Until a process of this machine has ended or given the folder back. Raises Busy at the deadline."""
-        while not owner.is_dead():
-            now = _read(self._file)
-            if now is None or now.token != owner.token or now.released:
-                return
+        """Until the owner has ended or given the folder back. Raises Busy at the deadline."""
+        if owner.is_dead() is None:
+            self._watch(owner)
+            return
+        while not owner.is_dead() and self._is_there():
             if time.monotonic() > deadline:
-                raise self._busy(owner)
+                raise Busy(self.folder, owner)
             time.sleep(0.05)
 
     def _watch(self, owner: Owner) -> None:
-        """Raises Busy where the owner shows within `SILENT` seconds that he lives."""
+        """Raises Busy where an owner elsewhere shows within `SILENT` seconds that he lives."""
         log.info("%s: %s had it last and is given %.0f s to show that it lives", self.folder, owner, SILENT)
         before, deadline = _beat_of(self._path), time.monotonic() + SILENT
-        while time.monotonic() < deadline:
+        while time.monotonic() < deadline and self._is_there():
             time.sleep(min(0.25, SILENT / 4))
-            now = _read(self._file)
-            if now is not None and now.token == owner.token and now.released:
-                return
-            if _beat_of(self._path) != before:
-                raise self._busy(now or owner)
+            if _beat_of(self._path) not in (before, None):
+                raise Busy(self.folder, owner)
 
-    def _busy(self, owner: Owner | None) -> Busy:
-        return Busy(self.folder, owner)
+    def _is_there(self) -> bool:
+        """Whether the file is still the folder's."""
+        try:
+            there, ours = self._path.lstat(), os.fstat(self._file)
+        except FileNotFoundError:
+            return False
+        return (there.st_dev, there.st_ino) == (ours.st_dev, ours.st_ino)
+
+    def _is_settled(self) -> bool:
+        """Whether of two that took the folder at once this one has it; False where the file is gone. Raises Busy."""
+        time.sleep(SETTLE)
+        now = _read(self._file)
+        if now is not None and now.token != self.token:
+            raise Busy(self.folder, now)
+        return self._is_there()
 
     def _beat(self) -> None:
         said = False
@@ -282,7 +289,7 @@ def holder(folder: Path) -> Owner | None:
         beat = os.fstat(file).st_mtime
     finally:
         os.close(file)
-    if owner is None or owner.released:
+    if owner is None:
         return None
     dead = owner.is_dead()
     if dead is None:
@@ -297,7 +304,7 @@ def _read(file: int) -> Owner | None:
         owner = Owner(**{field.name: content[field.name] for field in fields(Owner)})
     except (ValueError, KeyError, TypeError, RecursionError):
         return None
-    kinds = {"process": int, "since": (int, float), "released": bool}
+    kinds = {"process": int, "since": (int, float)}
     if not all(isinstance(value, kinds.get(name, str)) for name, value in asdict(owner).items()):  # type: ignore[arg-type]
         return None
     return owner if 0 < owner.process < 2**31 and 0 <= owner.since < 2**40 and owner.host.isprintable() else None
@@ -310,9 +317,12 @@ def _write(file: int, owner: Owner) -> None:
     os.fsync(file)
 
 
-def _beat_of(path: Path) -> int:
+def _beat_of(path: Path) -> int | None:
     """The time of the last sign of life. Opened anew: network file systems then ask their server."""
-    file = open_regular(path, os.O_RDONLY)
+    try:
+        file = open_regular(path, os.O_RDONLY)
+    except FileNotFoundError:
+        return None
     try:
         return os.fstat(file).st_mtime_ns
     finally:

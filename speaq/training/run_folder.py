@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import functools
 import inspect
-import os
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -55,8 +54,7 @@ def own_folder(output: Path, name: str = NAME) -> Iterator[Lock]:
         with held(output, name=name) as lock:
             yield lock
     finally:
-        if made and output.exists() and os.listdir(output) == [name]:
-            (output / name).unlink()
+        if made and output.exists() and not any(output.iterdir()):
             output.rmdir()
 
 
