@@ -101,9 +101,11 @@ class Probe:
         found = {}
         if data is not None:
             from speaq.data.files import find_files
+            from speaq.data.photo_folders import PhotoFolders
 
             there = find_files(Path(data))
-            photos = len(os.listdir(there.images)) if there.images.is_dir() else 0
+            folders = PhotoFolders.of(there.directory)
+            photos = sum(len(os.listdir(folder)) for folder in folders.folders) if folders.exist else 0
             found["data"] = f"{there.digest()[:16]} with {photos} photos"
         for name, path in files.items():
             with Path(path).open("rb") as content:

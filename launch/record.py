@@ -63,7 +63,9 @@ def describe_data(vg: VisualGenome) -> dict[str, Any]:
     """Digests of the annotation files, number and bytes of the photos, images with relations, classes."""
     everything = DataConfig(num_val=0)
     files = (vg.files.annotations, vg.files.dictionaries, vg.files.image_data, vg.files.zero_shot)
-    photos = [entry.stat().st_size for entry in os.scandir(vg.files.images) if entry.name.endswith(".jpg")]
+    assert vg.photos is not None, "opened with them"
+    entries = [entry for folder in vg.photos.folders for entry in os.scandir(folder)]
+    photos = [entry.stat().st_size for entry in entries if entry.name.endswith(".jpg")]
     return {
         "directory": str(vg.directory),
         "digest": vg.digest,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import pickle
 from pathlib import Path
@@ -237,9 +238,110 @@ def test_a_box_beside_the_photo_is_a_warning(tmp_path: Path) -> None:
     assert "lies in the photo (768 x 1024 on this scale)" in str(problem)
 
 
+def many_boxes(form: str) -> Any:
+    """The boxes of 40 images of 64 x 48, two each, as a converter that takes `form` wrongly leaves them."""
+    rng = np.random.default_rng(0)
+    share = rng.uniform(0.1, 0.5, (80, 2))
+    low = rng.uniform(0, 1, (80, 2)) * (1 - share) * (768, 1024)
+    size = share * (768, 1024)
+    centre = low + size / 2
+    columns = {
+        "sound": (centre, size),
+        "corners": (low, low + size),
+        "left top": (low, size),
+        "corners taken for left top": (low + (low + size) / 2, low + size),
+        "fractions": (centre / (768, 1024), size / (768, 1024)),
+        "pixels": (centre / 16, size / 16),
+    }
+    return np.concatenate(columns[form], axis=1).astype(np.float32)
+
+
+def write_many(directory: Path, boxes: Any, **changes: Any) -> Path:
+    rows = np.arange(40, dtype=np.int32)
+    columns = {
+        "split": np.where(rows < 30, 0, 2).astype(np.int32),
+        "img_to_first_box": 2 * rows,
+        "img_to_last_box": 2 * rows + 1,
+        "img_to_first_rel": rows,
+        "img_to_last_rel": rows,
+        "boxes_1024": boxes,
+        "labels": np.ones((80, 1), np.int64),
+        "relationships": np.stack((2 * rows, 2 * rows + 1), axis=1),
+        "predicates": np.ones((40, 1), np.int64),
+    }
+    return write(directory, sizes_hw=((64, 48),) * 40, **(columns | changes))
+
+
+@pytest.mark.parametrize(
+    ("form", "looks"),
+    [
+        ("corners", "corners x1, y1, x2, y2 (100% fit so)"),
+        ("left top", "left, top, width, height (100% fit so)"),
+        ("corners taken for left top", "corners x1, y1, x2, y2, converted as if they were left, top, width, height"),
+        ("fractions", "fractions of the photo's sides"),
+        ("pixels", "pixels of the photo"),
+    ],
+)
+def test_boxes_in_another_form_are_noticed(form: str, looks: str, tmp_path: Path) -> None:
+    write_many(tmp_path, many_boxes(form))
+    (problem,) = check(tmp_path)
+    assert problem.severity == "error"
+    assert problem.field == "boxes_1024"
+    assert f"they look like {looks}" in str(problem)
+    lines: list[str] = []
+    open_data(tmp_path, log=lines.append)
+    assert f"they look like {looks}" in lines[0]
+
+
+def test_boxes_that_reach_far_outside_are_counted_in_one_line(tmp_path: Path) -> None:
+    boxes = many_boxes("sound")
+    assert check(write_many(tmp_path / "sound", boxes)) == []
+    boxes[[5, 9]] += (0, 0, 900, 0)
+    (problem,) = check(write_many(tmp_path / "far", boxes))
+    assert (problem.severity, problem.row) == ("warning", 5)
+    assert "2 of 80 boxes (rows 9 too) are far outside it" in problem.value
+
+
+def test_names_that_are_likely_one_are_named(tmp_path: Path) -> None:
+    write(tmp_path)
+    path = tmp_path / "VG-SGG-dicts-with-attri.json"
+    names = {"label_to_idx": {"cat": 1, "Cat": 2, "hat": 3}, "predicate_to_idx": {" on": 1, "near": 2}}
+    path.write_text("\ufeff" + json.dumps(names), encoding="utf-8")
+    problems = check(tmp_path)
+    assert [(problem.field, problem.value, problem.severity) for problem in problems] == [
+        ("label_to_idx", "'cat' = 'Cat'", "warning"),
+        ("predicate_to_idx", "' on'", "warning"),
+    ]
+
+
+def test_photos_are_found_in_both_folders_of_visual_genome(tmp_path: Path) -> None:
+    write(tmp_path)
+    (tmp_path / "VG_100K_2").mkdir()
+    for name in ("11", "14", "16"):
+        (tmp_path / "VG_100K" / f"{name}.jpg").rename(tmp_path / "VG_100K_2" / f"{name}.jpg")
+    assert check(tmp_path) == []
+    split = open_data(tmp_path).split("train", NO_VAL)
+    assert [split.image_path(i).parent.name for i in range(3)] == ["VG_100K_2", "VG_100K", "VG_100K_2"]
+    assert [split.size_hw(i) for i in range(3)] == [(64, 48)] * 3
+
+
+def test_missing_photos_are_one_line(tmp_path: Path) -> None:
+    write(tmp_path)
+    (tmp_path / "VG_100K" / "11.jpg").rename(tmp_path / "VG_100K" / "11.png")
+    for name in ("13", "16"):
+        (tmp_path / "VG_100K" / f"{name}.jpg").unlink()
+    (problem,) = check(tmp_path)
+    assert (problem.file, problem.row) == ("VG_100K/11.jpg", 0)
+    assert problem.value == (
+        "missing; 3 of 6 photos are (13.jpg, 16.jpg too); 11.png lies there, but photos are named <image_id>.jpg"
+    )
+
+
 @needs("data", "rs-mksgg")
 def test_the_other_layout_keeps_all_its_rows() -> None:
-    data = open_data(SHARED / "data" / "rs-mksgg", need_images=False)
+    lines: list[str] = []
+    data = open_data(SHARED / "data" / "rs-mksgg", need_images=False, log=lines.append)
+    assert not lines
     split = data.split("train", DataConfig(num_val=0, keep_images_without_relations=True))
     assert (len(data.images.ids), len(split)) == (7306, 5996)
     assert data.annotations.boxes.dtype == np.float32
@@ -249,7 +351,9 @@ def test_the_other_layout_keeps_all_its_rows() -> None:
 
 @needs("data", "vg-100")
 def test_real_annotations_open() -> None:
-    data = open_data(SHARED / "data" / "vg-100", need_images=False)
+    lines: list[str] = []
+    data = open_data(SHARED / "data" / "vg-100", need_images=False, log=lines.append)
+    assert not lines
     assert (data.num_classes, data.num_predicates) == (150, 50)
     assert data.zero_shot is not None
     assert data.zero_shot.min() == 0

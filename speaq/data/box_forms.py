@@ -101,3 +101,50 @@ def _best(values: Array, sizes_wh: Array, forms: list[Form]) -> tuple[Form, floa
     """The first of the forms that fits most boxes, and their share."""
     fits = [(form, Fit.of(form.corners(values, sizes_wh), sizes_wh).share) for form in forms]
     return max(fits, key=lambda fit: fit[1])
+
+
+ENOUGH = 20  # boxes of a data set that a verdict on all of them needs
+
+
+def stored_form(boxes: Array, sizes_wh: Array, scale: int) -> tuple[str, NDArray[np.int64]] | None:
+    """What the boxes of an h5 look like where they are no centres on its scale, and which ones show it.
+
+    Args:
+        boxes: [N, 4] as stored; centre x, centre y, width, height with the photo's longest side as `scale`.
+        sizes_wh: [N, 2] pixels of the photo of each box.
+
+    Returns:
+        Words, and rows of the boxes that do not fit; None where all is well, or nothing can be told.
+    """
+    values, given = boxes.astype(np.float64), Form("cxcywh")
+    if len(values) < ENOUGH:
+        return None
+    if look_like_fractions(values):
+        return "fractions of the photo's sides", np.arange(len(values))
+    longest = sizes_wh.max(axis=1, keepdims=True)
+    on_scale = sizes_wh * scale / longest
+    fit = Fit.of(given.corners(values, on_scale), on_scale)
+    wrong = np.flatnonzero(fit.flat | fit.far)
+    if len(wrong) >= MISFITS * len(values):
+        # As they were before somebody took them for left, top, width, height and formed centres; or as they are.
+        taken = np.concatenate((values[:, :2] - values[:, 2:] / 2, values[:, 2:]), axis=1)
+        for numbers, how in ((values, ""), (taken, ", converted as if they were left, top, width, height")):
+            form, share = _best(numbers, on_scale, [Form(layout) for layout in LAYOUTS])
+            if share >= FITS and (form, how) != (given, ""):
+                return f"{form}{how} ({share:.0%} fit so)", wrong
+    elif _are_pixels(values[:, :2] / on_scale, values, sizes_wh, longest / scale):
+        return "pixels of the photo (all lie within its pixels, in the upper left of the scale)", np.arange(len(values))
+    return None
+
+
+def _are_pixels(centres: Array, values: Array, sizes_wh: Array, ratio: Array) -> bool:
+    """Whether boxes of photos smaller than the scale were never enlarged to it: they crowd into the upper left corner.
+
+    Args:
+        centres: [N, 2] fractions of the photo, if the boxes are on the scale.
+        ratio: [N, 1] a pixel on the scale.
+    """
+    if ratio.mean() > 0.85 or Fit.of(Form("cxcywh").corners(values, sizes_wh), sizes_wh).share < FITS:
+        return False
+    middle, expected = centres.mean(axis=0), 0.5 * ratio.mean()
+    return bool((np.abs(middle - expected) < np.abs(middle - 0.5)).all())

@@ -8,13 +8,15 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
 from speaq.data import DataError
-from speaq.data.files import IMAGE_DATA_NAME, IMAGE_FOLDER, Problem, Problems, h5_key
+from speaq.data.files import IMAGE_DATA_NAME, Problem, Problems, h5_key
 from speaq.data.images import read_image
 from speaq.data.loading import load
+from speaq.data.photo_folders import missing_photos
 from speaq.data.records import VisualGenome, used_rows
-from speaq.data.rules import owned_rows
+from speaq.data.rules import check_form, owned_rows
 from speaq.data.split import corners
 
 
@@ -29,26 +31,30 @@ def check(directory: Path, *, progress: Callable[[int, int], None] | None = None
     """
     problems: Problems = []
     data = load(directory, problems, need_images=True, need_train=True)
-    if data is None or not data.files.images.is_dir():
+    if data is None or data.photos is None or not data.photos.exist:
         return problems
-    rows = used_rows(data.annotations).tolist()
-    missing = {problem.row for problem in problems if problem.file.startswith(IMAGE_FOLDER)}
+    rows = used_rows(data.annotations)
+    missing = set(missing_photos(data.photos, rows, data.images.ids.tolist(), []).tolist())
+    sizes_hw = data.images.sizes_hw.copy()  # as listed, where the photo cannot say it
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        results = pool.map(lambda row: [] if row in missing else _check_photo(data, row), rows)
+        results = pool.map(lambda row: [] if row in missing else _check_photo(data, row, sizes_hw), rows.tolist())
         for done, found in enumerate(results, start=1):
             problems += found
             if progress is not None:
                 progress(done, len(rows))
-    return problems
+    return problems + check_form(data.files.annotations.name, data.annotations, sizes_hw, data.box_scale, "error")
 
 
-def _check_photo(data: VisualGenome, row: int) -> Problems:
-    path = data.files.images / f"{data.images.ids[row]}.jpg"
+def _check_photo(data: VisualGenome, row: int, sizes_hw: NDArray[np.int32]) -> Problems:
+    """What is wrong with a photo and its boxes; its true size goes into `sizes_hw`."""
+    assert data.photos is not None, "opened with them"
+    path = data.photos.path(data.images.ids[row])
     try:
         height, width, _ = read_image(path).shape
     except DataError as error:
         reason = str(error).removeprefix(f"{path}: ")
-        return [Problem(f"{IMAGE_FOLDER}/{path.name}", row, "", "can be decoded", reason)]
+        return [Problem(f"{path.parent.name}/{path.name}", row, "", "can be decoded", reason)]
+    sizes_hw[row] = height, width
     problems: Problems = []
     listed_height, listed_width = data.images.sizes_hw[row].tolist()
     if (listed_height, listed_width) != (height, width):

@@ -52,13 +52,12 @@ Problems = list[Problem]
 
 @dataclass(frozen=True)
 class Files:
-    """Where the files of a data set are; the zero-shot list is optional, the image folder may be absent."""
+    """Where the files of a data set are, photos apart (`PhotoFolders`); the zero-shot list is optional."""
 
     directory: Path
     annotations: Path
     dictionaries: Path
     image_data: Path
-    images: Path
     zero_shot: Path | None
 
     def digest(self) -> str:
@@ -113,7 +112,6 @@ def locate(directory: Path, problems: Problems) -> Files | None:
         annotations,
         dictionaries,
         image_data,
-        directory / IMAGE_FOLDER,
         zero_shot,
     )
 

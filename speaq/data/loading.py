@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,6 +10,7 @@ import numpy as np
 from speaq.data import DataError
 from speaq.data.files import Annotations, Files, Problem, Problems, locate, read_annotations, read_zero_shot
 from speaq.data.images import read_size
+from speaq.data.photo_folders import PhotoFolders, missing_photos
 from speaq.data.records import VisualGenome, used_rows
 from speaq.data.rules import check_annotations, check_train
 from speaq.data.tables import ImageTable, read_images, read_vocabulary
@@ -39,10 +39,11 @@ def load(
     if images is None or any(problem.severity == "error" for problem in found):
         return None
     data = _compact(data)
-    if need_images:
-        _check_photos(files, used_rows(data), images, problems)
-    images = _fill_sizes(files, used_rows(data), images, need_images, problems)
-    return VisualGenome(files, vocabulary, data, images, zero_shot, box_scale, need_images)
+    photos = PhotoFolders.of(files.directory) if need_images else None
+    if photos is not None:
+        missing_photos(photos, used_rows(data), images.ids.tolist(), problems)
+    images = _fill_sizes(files, used_rows(data), images, photos, problems)
+    return VisualGenome(files, vocabulary, data, images, zero_shot, box_scale, photos)
 
 
 def _compact(data: Annotations) -> Annotations:
@@ -52,29 +53,17 @@ def _compact(data: Annotations) -> Annotations:
     return replace(data, **small, boxes=boxes)
 
 
-def _check_photos(files: Files, rows: IntArray, images: ImageTable, problems: Problems) -> None:
-    """Whether the photo of every row that can be drawn is there; one look at the folder, none at the files."""
-    try:
-        names = {entry.name for entry in os.scandir(files.images)}
-    except OSError as error:
-        reason = error.strerror or "unreadable"
-        problems.append(Problem(files.images.name, None, "", "is the folder of the photos", reason))
-        return
-    for row in rows:
-        name = f"{images.ids[row]}.jpg"
-        if name not in names:
-            problems.append(Problem(f"{files.images.name}/{name}", int(row), "", "is on disk", "missing"))
-
-
-def _fill_sizes(files: Files, rows: IntArray, images: ImageTable, have_images: bool, problems: Problems) -> ImageTable:
+def _fill_sizes(
+    files: Files, rows: IntArray, images: ImageTable, photos: PhotoFolders | None, problems: Problems
+) -> ImageTable:
     """Sizes that image_data.json lacks, from the photos."""
     sizes = images.sizes_hw.copy()
     for row in rows[sizes[rows, 0] == 0]:
         listed = Problem(files.image_data.name, int(row), "width, height", "is a size above 0", "the photo's is taken")
         try:
-            if not have_images:
+            if photos is None:
                 raise DataError("no usable size")
-            sizes[row] = read_size(files.images / f"{images.ids[row]}.jpg")
+            sizes[row] = read_size(photos.path(images.ids[row]))
             problems.append(replace(listed, severity="warning"))
         except DataError as error:
             problems.append(replace(listed, value=str(error)))

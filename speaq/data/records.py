@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from speaq.config import DataConfig
 from speaq.data import DataError
 from speaq.data.files import Annotations, Files, read_attributes
+from speaq.data.photo_folders import PhotoFolders
 from speaq.data.rules import TEST, TRAIN, owned_rows
 from speaq.data.split import Split, corners, overlap
 from speaq.data.tables import ImageTable
@@ -36,7 +37,7 @@ class VisualGenome:
     images: ImageTable
     zero_shot: IntArray | None  # [Z, 3] 0-based (subject class, object class, predicate)
     box_scale: int
-    has_images: bool
+    photos: PhotoFolders | None  # None: opened without
 
     @property
     def directory(self) -> Path:
@@ -109,7 +110,7 @@ class VisualGenome:
             relation_offsets=_offsets(owner, len(rows)),
             num_predicates=self.num_predicates,
             box_scale=self.box_scale,
-            folder=self.files.images if self.has_images else None,
+            folder=self.photos,
         )
 
     def attributes(self, split: Split) -> Array | None:

@@ -6,11 +6,12 @@ Letters: I images, N boxes, M relations, C object classes, P predicates.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
+from speaq.data.box_forms import Fit, Form, stored_form
 from speaq.data.files import Annotations, Problem, Problems, h5_key
 from speaq.structures import IntArray
 
@@ -33,6 +34,37 @@ def check_annotations(file: str, data: Annotations, num_classes: int, num_predic
         file, "split", "is 0 (train) or 2 (test); the row is left out", np.flatnonzero(unused), data.split, "warning"
     )
     return problems
+
+
+def check_form(
+    file: str, data: Annotations, sizes_hw: Array, scale: int, severity: Literal["error", "warning"]
+) -> Problems:
+    """Whether the boxes look like another form than the h5's, or reach far outside their photos: one line of each.
+
+    Args:
+        sizes_hw: [I, 2] of the photos, 0 where unknown.
+        severity: of boxes in another form; single ones that reach outside are a warning.
+    """
+    rows, image = owned_rows(data.first_box, data.last_box)
+    rows, image = (some[sizes_hw[image, 0] > 0] for some in (rows, image))
+    boxes, sizes_wh = data.boxes[rows], sizes_hw[image][:, ::-1].astype(np.float64)
+    field, rule = h5_key("boxes", scale), f"is centre x, centre y, width, height on the scale of {scale}"
+    if (found := stored_form(boxes, sizes_wh, scale)) is not None:
+        looks, wrong = found
+        value = f"{boxes[wrong[0]].tolist()}: {_so_many(rows[wrong], len(rows))} not; they look like {looks}"
+        return [Problem(file, int(rows[wrong[0]]), field, rule, value, severity)]
+    on_scale = sizes_wh * scale / sizes_wh.max(axis=1, keepdims=True)
+    fit = Fit.of(Form("cxcywh").corners(boxes.astype(np.float64), on_scale), on_scale)
+    far = np.flatnonzero(fit.far & ~fit.absent)  # those that are absent are listed one by one
+    if not len(far):
+        return []
+    value = f"{boxes[far[0]].tolist()}: {_so_many(rows[far], len(rows))} far outside it"
+    return [Problem(file, int(rows[far[0]]), field, "reaches at most slightly out of the photo", value, "warning")]
+
+
+def _so_many(rows: IntArray, total: int) -> str:
+    others = f" (rows {', '.join(map(str, rows[1:4]))}{', …' if len(rows) > 4 else ''} too)" if len(rows) > 1 else ""
+    return f"{len(rows)} of {total} boxes{others} {'is' if len(rows) == 1 else 'are'}"
 
 
 def check_train(file: str, data: Annotations) -> Problems:

@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from speaq.data.images import read_size
+from speaq.data.photo_folders import PhotoFolders
 from speaq.structures import IntArray, SceneGraph
 
 logger = logging.getLogger(__name__)
@@ -36,7 +37,7 @@ class Split:
     relation_offsets: IntArray  # [I + 1]
     num_predicates: int
     box_scale: int
-    folder: Path | None  # of the photos; None where there are none
+    folder: PhotoFolders | None  # of the photos; None where there are none
     _true_hw: SmallIntArray = field(init=False, repr=False)  # [I, 2] 0 until the photo has been looked at
 
     def __post_init__(self) -> None:
@@ -81,7 +82,7 @@ class Split:
     def image_path(self, index: int) -> Path:
         """Where the photo is; only for data opened with images."""
         assert self.folder is not None, "opened without images"
-        return self.folder / f"{self.image_ids[index]}.jpg"
+        return self.folder.path(self.image_ids[index])
 
     def size_hw(self, index: int) -> tuple[int, int]:
         """Height and width of the upright photo (read from its header once), or as listed where there are no photos.

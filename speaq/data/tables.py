@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from speaq.data.files import CORRUPT_IDS, Problem, Problems, read_json
-from speaq.data.names import is_text
+from speaq.data.names import describe_doubles, doubles, is_text, tidy
 from speaq.structures import Vocabulary
 
 
@@ -67,7 +67,23 @@ def _names(
         else:
             by_id[index] = name
     _check_inverse(file, content.get(inverse), inverse, field, by_id, problems)
-    return tuple(by_id[i] for i in range(1, len(table) + 1)) if len(problems) == found else None
+    if len(problems) > found:
+        return None
+    problems += _odd_names(file, field, list(table))
+    return tuple(by_id[i] for i in range(1, len(table) + 1))
+
+
+def _odd_names(file: str, field: str, names: Sequence[str]) -> Problems:
+    """Names that are likely one typed in two ways: one line of each kind."""
+    problems: Problems = []
+    if untidy := [name for name in names if name != tidy(name)]:
+        value = ", ".join(map(repr, untidy[:3])) + (f", … {len(untidy) - 3} more" if len(untidy) > 3 else "")
+        rule = "names have no outer or double white space, and are in Unicode's NFC"
+        problems.append(Problem(file, None, field, rule, value, "warning"))
+    if groups := doubles(names):
+        value = describe_doubles(groups)
+        problems.append(Problem(file, None, field, "differ by more than case, spaces, _ or -", value, "warning"))
+    return problems
 
 
 def _check_inverse(

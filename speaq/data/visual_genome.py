@@ -16,6 +16,7 @@ from speaq.data.check import check
 from speaq.data.files import Files, Problem, Problems, find_files, summary
 from speaq.data.loading import load
 from speaq.data.records import SplitName, VisualGenome
+from speaq.data.rules import check_form
 from speaq.data.split import Split
 
 __all__ = ["Files", "Problem", "Split", "SplitName", "VisualGenome", "check", "find_files", "open_data"]
@@ -45,6 +46,10 @@ def open_data(
     """
     problems: Problems = []
     data = load(directory, problems, need_images=need_images, need_train=need_train, box_scale=box_scale)
+    if data is not None:
+        problems += check_form(
+            data.files.annotations.name, data.annotations, data.images.sizes_hw, box_scale, "warning"
+        )
     errors = [problem for problem in problems if problem.severity == "error"]
     if errors or data is None:
         raise DataError(summary(directory, errors))
