@@ -13,7 +13,7 @@ import signal
 import tempfile
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -143,43 +143,49 @@ def worker_resources(resources: ResourcesConfig) -> dict[str, float]:
     return {name: amount for name, amount in needs.items() if amount > 0}
 
 
-def places(resources: ResourcesConfig, *, free: bool = False) -> int:
-    """Workers of this kind that the cluster can run at once; with `free` beside those that it runs now."""
+def places(resources: ResourcesConfig, *, free: bool = False, among: Collection[str] | None = None) -> int:
+    """Workers of this kind that the cluster can run at once.
+
+    Args:
+        free: beside those that it runs now.
+        among: ids of the nodes that count; all without it.
+    """
     needs = worker_resources(resources)
-    nodes: list[dict[str, float]]
-    nodes = list(available_resources_per_node().values()) if free else _nodes()  # type: ignore[no-untyped-call]
+    found = available_resources_per_node() if free else nodes_alive()  # type: ignore[no-untyped-call]
+    nodes = [has for node, has in found.items() if among is None or node in among]
     return sum(min(int(node.get(name, 0.0) / amount + 1e-9) for name, amount in needs.items()) for node in nodes)
 
 
-def runs(resources: ResourcesConfig) -> int:
+def runs(resources: ResourcesConfig, among: Collection[str] | None = None) -> int:
     """Runs of this kind that the cluster can hold at once; one that is elastic may be smaller where it is alone."""
-    found = places(resources)
+    found = places(resources, among=among)
     return max(found // resources.num_workers, int(found >= resources.least_workers))
 
 
 class Places:
     """Runs that the cluster can hold at once, as its nodes come and go; looked up once in a while."""
 
-    def __init__(self, resources: ResourcesConfig) -> None:
-        self._resources = resources
+    def __init__(self, resources: ResourcesConfig, among: Callable[[], Collection[str] | None] = lambda: None) -> None:
+        """`among`: which nodes count, asked again each time."""
+        self._resources, self._among = resources, among
         self._number, self._until = 0, -math.inf
 
     def __call__(self) -> int:
         if time.monotonic() >= self._until:
-            self._number = runs(self._resources)
+            self._number = runs(self._resources, self._among())
             self._until = time.monotonic() + LOOK
         return self._number
 
 
-def _nodes() -> list[dict[str, float]]:
-    """Resources of the nodes that are alive."""
+def nodes_alive() -> dict[str, dict[str, float]]:
+    """Resources of the nodes that are alive, by their ids."""
     nodes: list[dict[str, Any]] = ray.nodes()  # type: ignore[no-untyped-call]
-    return [node["Resources"] for node in nodes if node["Alive"]]
+    return {node["NodeID"]: node["Resources"] for node in nodes if node["Alive"]}
 
 
 def total(name: str) -> float:
     """What all nodes together have of a resource, in use or not."""
-    return sum(node.get(name, 0.0) for node in _nodes())
+    return sum(node.get(name, 0.0) for node in nodes_alive().values())
 
 
 def check_fits(resources: ResourcesConfig) -> int:
@@ -187,7 +193,8 @@ def check_fits(resources: ResourcesConfig) -> int:
     if fit := runs(resources):
         return fit
     wanted = " and ".join(f"{amount:g} {name}" for name, amount in worker_resources(resources).items())
-    have = ", ".join(" ".join(f"{node.get(name, 0):g} {name}" for name in ("CPU", "GPU")) for node in _nodes())
+    nodes = nodes_alive().values()
+    have = ", ".join(" ".join(f"{node.get(name, 0):g} {name}" for name in ("CPU", "GPU")) for node in nodes)
     raise ClusterError(
         f"resources: one run needs {resources.least_workers} workers with {wanted} each; "
         f"the cluster's nodes have {have}"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from launch import copies
@@ -26,18 +26,33 @@ def check_shared(output: Path, data: Path, config: Config) -> None:
     nodes = alive()
     if len(nodes) < 2:
         return
+    for what, problems in _problems(nodes, output, data, config):
+        _refuse(what, nodes, problems)
+
+
+def problem_of(node: Node, output: Path, data: Path, config: Config) -> str:
+    """Why a node cannot take part in a run or a search of this process's node; "" where it can."""
+    here = alive()[0]
+    for what, problems in _problems([here, node], output, data, config):
+        if problem := problems[node.id]:
+            return f"{what}: {problem}"
+    return ""
+
+
+def _problems(nodes: list[Node], output: Path, data: Path, config: Config) -> Iterator[tuple[str, Mapping[str, str]]]:
+    """What each node has to see, and by node id what is wrong with it, or ""."""
     start = {"init_from": config.training.init_from, "backbone_from": config.training.backbone_from}
     files = {f"training.{key}": path for key, path in start.items() if path is not None}
     with probes(nodes) as asked:
         url = copies.url_of(output)
         if url is not None:
-            _refuse(f"output {url}", nodes, storage(asked, url, LIMIT))
+            yield f"output {url}", storage(asked, url, LIMIT)
         if url is None or config.resources.num_workers > 1:  # workers of one run write one folder
             what = output if url is None else f"{output}, where the workers of a run meet (${copies.VARIABLE}),"
-            _refuse(f"output {what}", nodes, storage(asked, str(copies.existing(output)), LIMIT))
-        _refuse(f"data {data}", nodes, different(digests(asked, data, {}, LIMIT), nodes))
+            yield f"output {what}", storage(asked, str(copies.existing(output)), LIMIT)
+        yield f"data {data}", different(digests(asked, data, {}, LIMIT), nodes)
         for name, path in files.items():
-            _refuse(f"{name} {path}", nodes, different(digests(asked, None, {name: weights(path)}, LIMIT), nodes))
+            yield f"{name} {path}", different(digests(asked, None, {name: weights(path)}, LIMIT), nodes)
 
 
 def _refuse(what: str, nodes: list[Node], problems: Mapping[str, str]) -> None:

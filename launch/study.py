@@ -9,6 +9,7 @@ import logging
 import os
 import shutil
 import sys
+import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -28,6 +29,7 @@ from launch import (
     storage,
     study_file,
 )
+from launch.admission import Admission, OnAdmitted
 from launch.budget import Budget, BudgetSpent, parse
 from launch.cluster import with_absolute_paths
 from launch.failures import last_line
@@ -36,7 +38,7 @@ from launch.ledger import Entry, Ledger
 from launch.mirror import Mirror, joined, opened
 from launch.progress import Lines
 from launch.search import MEMORY, Plan, Search, Starts, compared, most_trials
-from launch.sharing import check_shared
+from launch.sharing import check_shared, problem_of
 from launch.storage import Address
 from launch.telemetry import SearchMetrics
 from launch.trial import Job, Trial
@@ -44,6 +46,7 @@ from speaq import config as configs
 from speaq import space as spaces
 from speaq.config import BASELINE, PUBLISHED, Config, ConfigError
 from speaq.files import atomic
+from speaq.files.locks import Gone, Taken
 from speaq.space import Space
 from speaq.terminal import shown
 from speaq.training.environment import versions
@@ -362,7 +365,8 @@ def run(study: Study, output: Path, budget: str | None = None, mirror: Mirror | 
         try:
             study = _search(study, output, ledger, limit, mirror)
         except BaseException:
-            with contextlib.suppress(OSError):  # a full disk has been said already; a resume writes them
+            with contextlib.suppress(OSError, Gone, Taken):  # has been said already; a resume writes them
+                ledger.lock.check()
                 _write_results(output, ledger, study.plan)
             raise
         return _write_results(output, ledger, study.plan)
@@ -389,6 +393,7 @@ def _search(study: Study, output: Path, ledger: Ledger, budget: Budget | None, m
     with cluster.connected(dashboard=several), copies.following(output) as follower:
         concurrent = cluster.check_fits(resources)
         check_shared(output, study.data, plan.base)
+        nodes = Admission(lambda node: problem_of(node, output, study.data, plan.base))
         lines = Lines(plan, ledger.entries, concurrent)
         listener = joined(joined(lines, SearchMetrics(output.name, plan, ledger.entries)), mirror)
         listener = joined(listener, follower)
@@ -398,7 +403,7 @@ def _search(study: Study, output: Path, ledger: Ledger, budget: Budget | None, m
             ledger,
             listener,
             budget,
-            places=cluster.Places(resources),
+            places=cluster.Places(resources, nodes),
             checkpoint=lambda trial: copies.last_checkpoint(trials / trial),
         )
         if follower is not None:
@@ -410,8 +415,10 @@ def _search(study: Study, output: Path, ledger: Ledger, budget: Budget | None, m
             chooser.replay(ledger.entries.values(), metric)
         # Where memory is limited or searched, too little of it is the answer to the question.
         in_parts = MEMORY not in plan.settings.constraints and "training.micro_batch_size" not in plan.space.parameters
-        job = Job(str(study.data), str(trials), metric, study.train, in_parts, copies.url_of(trials))
-        scratch = output / ".ray"
+        url = copies.url_of(trials)
+        mark = None if url is not None else ledger.lock.token  # at a URL, nodes have folders of their own
+        job = Job(str(study.data), str(trials), metric, study.train, in_parts, url, mark)
+        scratch = Path(tempfile.mkdtemp(prefix="speaq-tune-"))  # not in the study: Tune would make it again when moved
 
         def now() -> status.Snapshot:
             return status.Snapshot(output, study, list(ledger.entries.values()), True, ledger.wall_now())
@@ -420,7 +427,7 @@ def _search(study: Study, output: Path, ledger: Ledger, budget: Budget | None, m
         try:
             with live.live(lines.console, now), Interrupts() as interrupts:
                 callbacks = [Starts(searcher), interrupts]
-                _tuner(job, plan, searcher, chooser, scratch, callbacks).fit()
+                _tuner(job, plan, searcher, chooser, scratch, callbacks, nodes).fit()
         except BudgetSpent:
             pass
         except Exception as error:
@@ -445,13 +452,14 @@ def _tuner(
     chooser: Any,
     scratch: Path,
     callbacks: list[tune.Callback],
+    nodes: Admission,
 ) -> tune.Tuner:
     resources = plan.base.resources
     several = resources.num_workers > 1
     # A trial of several workers only waits for them: a sliver of the head node, no CPU.
     os.environ["TUNE_MAX_PENDING_TRIALS_PG"] = str(sys.maxsize)  # the searcher says how many run
     bundle = {"node:__internal_head__": 0.001} if several else cluster.worker_resources(resources)
-    trainable = tune.with_resources(tune.with_parameters(Trial, job=job), tune.PlacementGroupFactory([bundle]))
+    trainable = tune.with_resources(tune.with_parameters(Trial, job=job), OnAdmitted(bundle, nodes))
     return tune.Tuner(
         trainable,
         tune_config=tune.TuneConfig(

@@ -33,6 +33,7 @@ from launch.seam import Metrics, Progress, Report
 from launch.telemetry import RunMetrics
 from speaq import config as configs
 from speaq.config import Config
+from speaq.files import locks
 from speaq.training.endings import Interrupted, StopTraining
 
 log = logging.getLogger(__name__)
@@ -51,10 +52,22 @@ class Job:
     train: str = seam.TRAIN  # import path of the training function
     in_parts: bool = True  # a trial that is too large for its device goes on in smaller parts, see launch/memory.py
     url: str | None = None  # of `trials` in an object store, see launch/copies.py: nodes have folders of their own
+    mark: str | None = None  # token of the search's lock on the study's folder
 
     def folder(self, trial: str) -> Path:
         """Where the trial works on this node."""
         return (Path(self.trials) if self.url is None else copies.working_folder(self.url)) / trial
+
+    def check(self) -> None:
+        """Raises Gone where this node does not see the folder in which the search works, or one without its mark."""
+        if self.mark is None:
+            return
+        try:
+            locks.check(Path(self.trials).parent, self.mark)
+        except locks.Taken as error:
+            raise locks.Gone(str(error)) from error
+        except locks.Gone as error:
+            raise locks.Gone(f"{error} (seen on {platform.node()})") from error
 
 
 class Trial(tune.Trainable):
@@ -126,6 +139,7 @@ class Run:
 
     def _main(self) -> None:
         try:
+            self._job.check()
             if self._job.url is None:
                 outcome = self._logged()
             else:
@@ -133,7 +147,7 @@ class Run:
                     outcome = self._logged()
                     self._save()
         except BaseException as error:
-            outcome = outcome_of(error, self._folder)
+            outcome = self._outcome(error)
         self._results.put(seam.final_result(self._last, outcome))
 
     def _logged(self) -> dict[str, Any]:
@@ -145,7 +159,18 @@ class Run:
             self._save()
             os._exit(TERMINATED)
         except BaseException as error:
-            return outcome_of(error, self._folder)
+            return self._outcome(error)
+
+    def _outcome(self, error: BaseException) -> dict[str, str]:
+        """What a failure comes to; where the study or the data are away, no trial is at fault."""
+        try:
+            self._job.check()
+        except locks.Gone as away:
+            return outcome_of(away, self._folder)
+        data = Path(self._job.data)
+        if not data.is_dir() or not any(data.iterdir()):
+            return outcome_of(locks.Gone(f"{data}: the data are not there any more ({error})"), self._folder)
+        return outcome_of(error, self._folder)
 
     def _save(self) -> None:
         """At a URL, what has changed is uploaded."""
@@ -185,6 +210,7 @@ class Run:
     def _report(self, step: int, metrics: Metrics, checkpoint: Path) -> None:
         if self._stopped:
             raise StopTraining
+        self._job.check()
         shown = (f"{name} {value:.4f}" for name, value in metrics.items() if value is not None)
         log.info("evaluated: %s", " · ".join(shown))
         seconds = time.monotonic() - self._begin

@@ -28,6 +28,7 @@ TOGETHER = {
     ),
     **dict.fromkeys(("test_earlier", "test_readme", "test_real_data", "test_reproduction", "test_storage"), "ray"),
     "test_study": "ray",
+    "test_folders": "ray",
     **dict.fromkeys(("test_clusters", "test_doctor", "test_jobs", "test_nodes", "test_remote"), "nodes"),
 }
 LONGEST = ("ray", "nodes", "test_bench", "test_export_model", "test_training")  # begin first
