@@ -19,7 +19,12 @@ class Section(BaseModel):
 class DataConfig(Section):
     """Which images are drawn and how they are augmented."""
 
-    num_val: int = Field(5000, ge=0, description="images of the validation split: the first ones of the train rows")
+    val: Literal["first_rows", "split"] = Field(
+        "first_rows", description="validation split: the first num_val train rows, or the h5's own rows of split 1"
+    )
+    num_val: int = Field(
+        5000, ge=0, description="val: first_rows: images of the validation split, the first ones of the train rows"
+    )
     keep_images_without_relations: bool = Field(False, description="also draw images that have boxes but no relation")
     filter_non_overlap: bool = Field(
         False, description="train: drop relations whose two boxes do not overlap, and images left with none"
@@ -59,6 +64,10 @@ class DataConfig(Section):
 
     @model_validator(mode="after")
     def _check(self) -> DataConfig:
+        if self.val == "split" and self.num_val:
+            raise ValueError(
+                f"num_val {self.num_val} has no effect with val: split, where the h5 says which images are val; set 0"
+            )
         if self.resampling == "none" and (self.oversample or self.undersample):
             raise ValueError(
                 "oversample and undersample have no effect with resampling: none (bilevel or class_balanced)"

@@ -225,6 +225,22 @@ def test_the_size_of_the_photo_wins(tmp_path: Path) -> None:
             assert metrics(tmp_path / "p.h5", data, mode).results[0].metrics["R@20"] == 1
 
 
+def test_which_rows_are_val_is_kept_and_known_of_older_files(
+    vg: VisualGenome, test_split: Split, tmp_path: Path
+) -> None:
+    own = DataConfig(val="split", num_val=0)
+    graph = test_split.scene_graph(0)
+    with PredictionWriter(tmp_path / "p.h5", Source(vg.vocabulary, "test", data=own)) as writer:
+        writer.add(graph.image_id, graph.size_hw, predict(graph, vg, np.random.default_rng(0)))
+    with PredictionFile(tmp_path / "p.h5", vg.vocabulary) as file:
+        assert file.data == own
+    with h5py.File(tmp_path / "p.h5", "a") as content:
+        values = json.loads(content.attrs["data"])
+        content.attrs["data"] = json.dumps({key: values[key] for key in values if key != "val"})
+    with PredictionFile(tmp_path / "p.h5", vg.vocabulary) as file:
+        assert file.data == DataConfig(num_val=0)
+
+
 def tamper(key: str, change: Callable[[Any], Any]) -> Callable[[h5py.File], None]:
     def apply(file: h5py.File) -> None:
         values = file[key][()]

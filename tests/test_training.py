@@ -12,6 +12,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import h5py
+import numpy as np
 import pytest
 import torch
 
@@ -250,6 +252,19 @@ def test_a_split_without_images_is_refused(toy: Path, tmp_path: Path) -> None:
         train(tiny(data__num_val=1000), toy, tmp_path)
     with pytest.raises(DataError, match="num_val"):
         train(tiny(data__num_val=0), toy, tmp_path)
+
+
+def test_the_h5s_own_val_rows_are_evaluated_where_asked_for(toy: Path, tmp_path: Path) -> None:
+    shutil.copytree(toy, tmp_path / "data")
+    with h5py.File(tmp_path / "data" / "VG-SGG-with-attri.h5", "a") as file:
+        split = file["split"][:]
+        split[np.flatnonzero(split == 0)[-5:]] = 1
+        file["split"][:] = split
+    config = tiny(data__val="split", data__num_val=0, training__max_steps=2, training__decay_steps=[1])
+    train(config, tmp_path / "data", tmp_path / "run")
+    assert json.loads((tmp_path / "run" / "data.json").read_text())["val_images"] == 5
+    with pytest.raises(DataError, match=r"no image to evaluate on \(data\.num_val is 0, data\.val split\)"):
+        train(config, toy, tmp_path / "other")
 
 
 def test_groups_that_the_data_cannot_carry_are_refused(toy: Path, tmp_path: Path) -> None:

@@ -15,11 +15,14 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
+from pydantic import ValidationError
 
 from speaq.config import DataConfig
 from speaq.data import DataError
 from speaq.data.split import corners
+from speaq.data.statistics import stats_report
 from speaq.data.visual_genome import check, find_files, open_data
+from speaq.data.zero_shot import zero_shot_triplets
 from tests.data_sets import arrays, write
 from tests.shared import SHARED, needs
 
@@ -38,6 +41,40 @@ def test_val_is_the_first_of_train_after_filtering(tmp_path: Path) -> None:
     assert ids(tmp_path, "train", num_val=2) == ["14"]
     assert ids(tmp_path, "test") == ["15", "16"]
     assert ids(tmp_path, "val", num_val=2, keep_images_without_relations=True) == ["11", "12"]
+
+
+def test_the_h5s_own_val_rows_are_val_where_asked_for(tmp_path: Path) -> None:
+    write(tmp_path, split=np.array([0, 0, 1, 1, 2, 2], np.int32))
+    asked: dict[str, Any] = {"val": "split", "num_val": 0}
+    assert [ids(tmp_path, name, **asked) for name in ("train", "val", "test")] == [["11"], ["13", "14"], ["15", "16"]]
+    assert ids(tmp_path, "train", keep_images_without_relations=True, **asked) == ["11", "12"]
+    assert [ids(tmp_path, name, num_val=0) for name in ("train", "val")] == [["11"], []]  # left out, with a warning
+    lines: list[str] = []
+    data = open_data(tmp_path, log=lines.append)
+    (line,) = lines
+    assert (
+        "row 2 · split · 1 is val with data.val=split data.num_val=0; the rows are left out otherwise · 2 rows" in line
+    )
+    report = stats_report(data)["splits"]
+    assert {name: split["images"] for name, split in report.items()} == {"train": 2, "val": 2, "test": 2}
+
+
+def test_num_val_has_no_effect_on_the_h5s_own_val_rows() -> None:
+    with pytest.raises(ValidationError, match="num_val 5000 has no effect with val: split"):
+        DataConfig(val="split")
+
+
+def test_triplets_of_the_h5s_own_val_rows_are_no_zero_shot_of_test(tmp_path: Path) -> None:
+    data = open_data(write(tmp_path, split=np.array([2, 0, 0, 1, 0, 2], np.int32)))
+
+    def found(name: Any, config: DataConfig) -> Any:
+        triplets = zero_shot_triplets(data, data.split(name, config), config, "recompute")
+        return None if triplets is None else triplets.tolist()
+
+    own = DataConfig(val="split", num_val=0)
+    assert found("test", own) == [[2, 2, 1]]
+    assert found("val", own) == [[0, 1, 1]]
+    assert found("test", NO_VAL) == [[0, 1, 1], [2, 2, 1]]  # its only other image is left out
 
 
 def test_overlap_filter_touches_train_alone(tmp_path: Path) -> None:

@@ -18,7 +18,7 @@ from speaq.config import DataConfig
 from speaq.data import DataError
 from speaq.data.files import Annotations, Files, read_attributes
 from speaq.data.photo_folders import PhotoFolders
-from speaq.data.rules import TEST, TRAIN, owned_rows
+from speaq.data.rules import TEST, TRAIN, VAL, owned_rows
 from speaq.data.split import Split, corners, overlap
 from speaq.data.tables import ImageTable
 from speaq.structures import IntArray, Vocabulary
@@ -59,8 +59,8 @@ class VisualGenome:
     def split(self, name: SplitName, config: DataConfig) -> Split:
         """Images of a split, in the order of the file.
 
-        Val is the first `num_val` of the train rows that have boxes (and relations, unless they are kept without);
-        only train is filtered by overlap.
+        Val is the first `num_val` of the train rows that have boxes (and relations, unless they are kept without), or
+        with `val: split` the rows that the h5 calls val; only train is filtered by overlap.
 
         Raises:
             DataError: val takes all train images, or the overlap filter leaves none.
@@ -69,8 +69,9 @@ class VisualGenome:
         usable = used_rows(data)
         if not config.keep_images_without_relations:
             usable = usable[data.first_relation[usable] >= 0]
-        rows = usable[data.split[usable] == (TEST if name == "test" else TRAIN)]
-        if name == "val":
+        wanted = TEST if name == "test" else VAL if name == "val" and config.val == "split" else TRAIN
+        rows = usable[data.split[usable] == wanted]
+        if wanted == TRAIN and name == "val":
             rows = rows[: config.num_val]
         if name == "train":
             return self._train(rows, config)
@@ -126,5 +127,5 @@ def _offsets(owner: IntArray, num_images: int) -> IntArray:
 
 
 def used_rows(data: Annotations) -> IntArray:
-    """Rows of the h5 that a split can draw: train or test, with at least one box."""
-    return np.flatnonzero(np.isin(data.split, (TRAIN, TEST)) & (data.first_box >= 0))
+    """Rows of the h5 that a split can draw: train, val or test, with at least one box."""
+    return np.flatnonzero(np.isin(data.split, (TRAIN, VAL, TEST)) & (data.first_box >= 0))

@@ -17,7 +17,7 @@ from speaq.structures import IntArray
 
 Array = NDArray[Any]
 MAX_LISTED = 100  # rows that one rule lists by number
-TRAIN, TEST = 0, 2
+TRAIN, VAL, TEST = 0, 1, 2
 LARGEST = 2**24  # coordinates beyond are damage; below they are exact in float32
 
 
@@ -29,9 +29,17 @@ def check_annotations(file: str, data: Annotations, num_classes: int, num_predic
     problems += _check_boxes(file, data.boxes, scale)
     if not problems:  # needs sound ranges
         problems += _check_pairs(file, data)
-    unused = ~np.isin(data.split, (TRAIN, TEST))
+    if len(val := np.flatnonzero(data.split == VAL)):
+        rule = "1 is val with data.val=split data.num_val=0; the rows are left out otherwise"
+        problems.append(Problem(file, int(val[0]), "split", rule, f"{len(val)} rows", "warning"))
+    unused = ~np.isin(data.split, (TRAIN, VAL, TEST))
     problems += _listed(
-        file, "split", "is 0 (train) or 2 (test); the row is left out", np.flatnonzero(unused), data.split, "warning"
+        file,
+        "split",
+        "is 0 (train), 1 (val) or 2 (test); the row is left out",
+        np.flatnonzero(unused),
+        data.split,
+        "warning",
     )
     return problems
 

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from speaq.data.records import VisualGenome
-from speaq.data.rules import TEST, TRAIN, owned_rows
+from speaq.data.rules import TEST, TRAIN, VAL, owned_rows
 from speaq.data.split import Split, corners, overlap
 from speaq.structures import IntArray
 
@@ -98,7 +98,8 @@ def stats_report(data: VisualGenome) -> dict[str, Any]:
         "relations_per_image": _spread(per_image[1]),
         "splits": {
             name: _split_report(data, notes.split == value, per_image, predicates, image)
-            for name, value in (("train", TRAIN), ("test", TEST))
+            for name, value in (("train", TRAIN), ("val", VAL), ("test", TEST))
+            if value != VAL or (notes.split == VAL).any()
         },
         "predicates": _named(data.vocabulary.predicates, present),
         "objects": _named(data.vocabulary.objects, objects),

@@ -8,7 +8,7 @@ import numpy as np
 
 from speaq.config import DataConfig
 from speaq.data.records import VisualGenome
-from speaq.data.rules import TRAIN, owned_rows
+from speaq.data.rules import TRAIN, VAL, owned_rows
 from speaq.data.split import Split
 from speaq.structures import IntArray
 
@@ -19,13 +19,13 @@ def zero_shot_triplets(
     """[Z, 3] 0-based rows (subject class, object class, predicate) that zR counts; None without a list.
 
     `file` is the data set's own list, whatever the split. `recompute` are the triplets of `split` that occur in no
-    train row of the h5, val images under evaluation apart: for test those absent from train and val, for val those
-    absent from train; train has none. Neither the overlap filter nor resampling hides a row from training.
+    train (nor val) row of the h5, val images under evaluation apart: for test those absent from train and val, for val
+    those absent from train; train has none. Neither the overlap filter nor resampling hides a row from training.
     """
     if source == "file":
         return data.zero_shot
     notes = data.annotations
-    shown = np.flatnonzero(notes.split == TRAIN)
+    shown = np.flatnonzero(np.isin(notes.split, (TRAIN, VAL) if config.val == "split" else (TRAIN,)))
     shown = np.setdiff1d(shown, np.intersect1d(split.rows, data.split("val", config).rows))
     seen, evaluated = (_keys(data, rows) for rows in (shown, split.rows))
     return np.stack(np.unravel_index(np.setdiff1d(evaluated, seen), _shape(data)), axis=1)

@@ -47,6 +47,7 @@ from speaq.structures import IntArray, ScenePrediction, Vocabulary
 Array = NDArray[Any]
 FORMAT, VERSION = "speaq predictions", 1
 SPLIT_KEYS = ("num_val", "keep_images_without_relations", "filter_non_overlap")  # of DataConfig: what a split holds
+VAL_KEY = "val"  # too; files from before it have none
 
 # Key → (kind of number, columns; 0 is one-dimensional, -1 is P+1), in the order of ScenePrediction's fields.
 _PER_IMAGE: Mapping[str, tuple[str, int]] = {"sizes_hw": ("i", 2), "num_boxes": ("i", 0), "num_triplets": ("i", 0)}
@@ -148,7 +149,7 @@ def _attributes(source: Source) -> dict[str, Any]:
     if source.data_digest is not None:
         values["data_digest"] = source.data_digest
     if source.data is not None:
-        values["data"] = json.dumps({key: getattr(source.data, key) for key in SPLIT_KEYS})
+        values["data"] = json.dumps({key: getattr(source.data, key) for key in (*SPLIT_KEYS, VAL_KEY)})
     if source.inference is not None:
         values["inference"] = json.dumps(source.inference)
     return values
@@ -229,8 +230,10 @@ class PredictionFile:
     def _data_config(self, text: str | None) -> DataConfig | None:
         try:
             values = None if text is None else foreign.parse_json(text)
-            return None if values is None else DataConfig(**{key: values[key] for key in SPLIT_KEYS})
-        except (ValidationError, ValueError, KeyError, TypeError) as error:
+            if values is None:
+                return None
+            return DataConfig(val=values.get(VAL_KEY, "first_rows"), **{key: values[key] for key in SPLIT_KEYS})
+        except (ValidationError, ValueError, KeyError, TypeError, AttributeError) as error:
             raise self._error("data", f"is a JSON object with {', '.join(SPLIT_KEYS)}", text) from error
 
     def _read_ids(self) -> list[str]:

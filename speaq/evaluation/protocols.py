@@ -81,14 +81,14 @@ def evaluate_file(
     """Recalls of the predictions in `path` on a split under all protocols (`config.protocol` is not looked at).
 
     An image of the split that the file does not have counts as one without predictions. Which images are val and
-    train is read from the file; where it does not say, all train rows count as training.
+    train is read from the file; where it does not say, the h5 does: all its train rows count as training.
 
     Raises:
         DataError: the file or the data cannot be used, or do not belong together.
     """
     with PredictionFile(path, vg.vocabulary) as file:
         check_source(path, file, vg, split_name)
-        data = file.data or DataConfig(num_val=0)
+        data = file.data or DataConfig(val="split", num_val=0)
         split = vg.split(split_name, data)
         rows = rows_of(path, file, split, split_name)
         counts = predicate_count(vg.split("train", data), vg.num_predicates)

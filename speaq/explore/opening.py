@@ -25,7 +25,7 @@ from speaq.training import checkpoint, seal
 from speaq.training.evaluate import Progress
 from speaq.training.run import data_directory, evaluate_run
 
-ALL_IMAGES = DataConfig(num_val=0, keep_images_without_relations=True, filter_non_overlap=False)
+ALL_IMAGES = DataConfig(val="split", num_val=0, keep_images_without_relations=True, filter_non_overlap=False)
 Counted = Literal["published", "strict", "per_query", "ng", "ng_unique"]
 OPEN_TRIALS = 8  # of a search, with their matching in memory
 

@@ -175,7 +175,9 @@ def _prepare(
             f"{data}: no image is left to train on (data.num_val {config.data.num_val} takes the first rows)"
         )
     if len(val_split) == 0:
-        raise DataError(f"{data}: no image to evaluate on (data.num_val is {config.data.num_val})")
+        raise DataError(
+            f"{data}: no image to evaluate on (data.num_val is {config.data.num_val}, data.val {config.data.val})"
+        )
     task = make_task(task_name, config, vg, train_split)
     task.model.to(device).to(memory_format=torch.channels_last)
     model: nn.Module = task.model
