@@ -258,6 +258,9 @@ class LossConfig(Section):
         return LossConfig(**values)
 
 
+Heads = Literal["keep", "matching", "new"]
+
+
 class TrainingConfig(Section):
     """Optimisation, checkpoints and devices."""
 
@@ -281,6 +284,11 @@ class TrainingConfig(Section):
     num_threads: int | None = Field(None, ge=1, description="CPU threads of a worker; null: PyTorch's choice")
     init_from: str | None = Field(
         None, description="run folder or checkpoint whose weights to start from (a detector is replicated)"
+    )
+    init_heads: Heads = Field(
+        "keep",
+        description="rows of init_from's class and predicate heads that are taken, found by name. keep: all, other "
+        "names are refused; matching: those of names that the data has too, the rest start anew; new: none",
     )
     backbone_from: str | None = Field(
         None, description="file with a ResNet's weights to start from: torchvision's, DETR's or detectron2's (.pkl)"
@@ -307,6 +315,8 @@ class TrainingConfig(Section):
             )
         if self.init_from is not None and self.backbone_from is not None:
             raise ValueError("backbone_from has no effect with init_from, which brings a backbone: give one of them")
+        if self.init_from is None and self.init_heads != "keep":
+            raise ValueError(f"init_heads: {self.init_heads} has no effect without init_from")
         if self.precision == "float16" and self.device == "cpu":
             raise ValueError("precision: float16 needs a CUDA device; use bfloat16 on the CPU")
         return self

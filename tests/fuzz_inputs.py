@@ -27,6 +27,7 @@ from PIL import Image
 from speaq import config as configs
 from speaq import space as spaces
 from speaq.config import Config
+from speaq.structures import Vocabulary
 from tests import data_sets
 from tests.tiny import tiny
 
@@ -418,14 +419,14 @@ def checkpoint_(folder: Path) -> Target:
     from speaq.training import checkpoint
     from speaq.training.tasks import initialise, make_model
 
-    config = tiny()
+    config, vocabulary = tiny(), Vocabulary(data_sets.OBJECTS, data_sets.PREDICATES)
 
     def read(folder: Path) -> None:
         Predictor.load(folder / "best.pt")
-        initialise(make_model("speaq", config, 3, 2), folder / "best.pt", "speaq")
+        initialise(make_model("speaq", config, 3, 2), folder / "best.pt", "speaq", vocabulary)
 
     content = {"task": "speaq", "step": 3, "config": configs.to_dict(config), "data_digest": "0" * 64}
-    content |= {"objects": list(data_sets.OBJECTS), "predicates": list(data_sets.PREDICATES)}
+    content |= {"objects": list(vocabulary.objects), "predicates": list(vocabulary.predicates)}
     checkpoint.save(folder / "best.pt", content | {"model": make_model("speaq", config, 3, 2).state_dict()})
     seeds = [(folder / "best.pt").read_bytes()]
     return Target(folder / "best.pt", seeds, read, (change_bytes, change_archive, change_tensors, change_tensors))

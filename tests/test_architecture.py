@@ -13,7 +13,8 @@ ROOT = Path(__file__).resolve().parents[1]
 LIBRARY = sorted((ROOT / "speaq").rglob("*.py"))
 # A layer imports only layers before it (style: one direction).
 LAYERS = (
-    ("structures", "boxes", "plain_yaml", "files", "foreign", "user_groups", "sections", "config", "targets", "data"),
+    ("structures", "boxes", "vocabulary", "plain_yaml", "files", "foreign", "user_groups"),
+    ("sections", "config", "targets", "data"),
     ("model", "matching"),
     ("losses", "inference", "evaluation", "parameters", "space"),
     ("training",),

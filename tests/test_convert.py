@@ -19,6 +19,7 @@ from speaq.data.visual_genome import open_data
 from speaq.model.detector import NEW_PARTS, Detector, replicate
 from speaq.model.reference_weights import UNUSED, reference_name, to_reference
 from speaq.model.speaq import SpeaQ
+from speaq.structures import Vocabulary
 from speaq.training import checkpoint
 from speaq.training.convert import convert
 from speaq.training.run import evaluate_run
@@ -29,6 +30,7 @@ from tests.tiny import tiny
 
 GOLDEN = SHARED / "golden"
 C, P = 7, 5
+NAMES = Vocabulary(tuple(map(str, range(C))), tuple(map(str, range(P))))
 SHAPE: dict[str, Any] = {
     "backbone": "resnet18",
     "hidden_dim": 16,
@@ -260,7 +262,7 @@ def test_speaq_starts_from_the_replicated_detector_as_from_the_detector(
     expected = SpeaQ(shape(query_multiple=multiple), C, P)
     torch.manual_seed(2)
     model = SpeaQ(shape(query_multiple=multiple), C, P)
-    initialise(model, tmp_path / "ours", "speaq")
+    initialise(model, tmp_path / "ours", "speaq", NAMES)
     drawn = {name: value.clone() for name, value in expected.state_dict().items()}
     replicate(detector.state_dict(), expected)
     for name, value in model.state_dict().items():
@@ -276,10 +278,10 @@ def test_the_replicated_detector_has_its_place(toy: Path, tmp_path: Path) -> Non
         evaluate_run(tmp_path / "ours", data=toy)
     assert "\n" not in str(caught.value)
     with pytest.raises(ConfigError, match="holds a replicated model; a detector cannot start from it"):
-        initialise(Detector(shape(), C), tmp_path / "ours", "detector")
+        initialise(Detector(shape(), C), tmp_path / "ours", "detector", NAMES)
     for changes in ({"num_decoder_layers": 3}, {"hidden_dim": 32}, {"backbone": "resnet34"}):
         with pytest.raises(ConfigError, match=r"^training\.init_from: .*best\.pt: "):
-            initialise(SpeaQ(shape(**changes), C, P), tmp_path / "ours", "speaq")
+            initialise(SpeaQ(shape(**changes), C, P), tmp_path / "ours", "speaq", NAMES)
 
 
 def test_a_speaq_with_fewer_relation_queries_is_repeated(tmp_path: Path) -> None:
@@ -287,13 +289,13 @@ def test_a_speaq_with_fewer_relation_queries_is_repeated(tmp_path: Path) -> None
     reference, file = write(tmp_path, to_reference(source.state_dict()))
     convert(reference, tmp_path / "ours", config=file)
     model = build(query_multiple=6)
-    initialise(model, tmp_path / "ours", "speaq")
+    initialise(model, tmp_path / "ours", "speaq", NAMES)
     queries = source.transformer.relation_queries
     assert torch.equal(model.transformer.relation_queries, queries.repeat_interleave(3, dim=0))
     assert torch.equal(model.transformer.subject_queries, source.transformer.subject_queries)
     for changes in ({"query_multiple": 1}, {"query_multiple": 3}, {"num_queries": 12, "query_multiple": 1}):
         with pytest.raises(ConfigError, match=r"does not fit the model: size mismatch for transformer\..*_queries"):
-            initialise(build(**changes), tmp_path / "ours", "speaq")
+            initialise(build(**changes), tmp_path / "ours", "speaq", NAMES)
 
 
 # The whole way.

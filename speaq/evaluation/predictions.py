@@ -18,8 +18,9 @@ Letters: I images, D boxes of all images, T triplets of all images, C object cla
 
 Of equal (subject box, object box, predicate) an image has one. In sgcls and predcls the boxes are the ground truth's,
 in its order. Attributes: `format` "speaq predictions", `version` 1, `split` (train, val, test), `objects` [C] and
-`predicates` [P] names in the order of their numbers; optional are `data_digest` (as in a run's data.json), `data` and
-`inference` (JSON objects: the data.* keys that decide which images a split has, and how outputs were decoded).
+`predicates` [P] names in the order of their numbers, which may differ from the data set's; optional are `data_digest`
+(as in a run's data.json), `data` and `inference` (JSON objects: the data.* keys that decide which images a split has,
+and how outputs were decoded).
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ from __future__ import annotations
 import contextlib
 import itertools
 import json
+import logging
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -43,6 +45,9 @@ from speaq.config import ConfigError, DataConfig
 from speaq.data import DataError
 from speaq.files.atomic import replaced
 from speaq.structures import IntArray, ScenePrediction, Vocabulary
+from speaq.vocabulary import difference, places
+
+log = logging.getLogger(__name__)
 
 Array = NDArray[Any]
 FORMAT, VERSION = "speaq predictions", 1
@@ -170,6 +175,7 @@ class PredictionFile:
     def __init__(self, path: Path, vocabulary: Vocabulary) -> None:
         """Opens the file and checks all but the columns of boxes and triplets. Raises DataError."""
         self._path, self._vocabulary = path, vocabulary
+        self._places: dict[str, IntArray] = {}  # of the file's names, by their numbers, in the vocabulary
         with self._readable():
             self._file = foreign.open_h5(path)
         with contextlib.ExitStack() as on_failure:
@@ -210,10 +216,12 @@ class PredictionFile:
             raise self._error("version", f"is {VERSION}", attributes.get("version", "missing"))
         for name in ("objects", "predicates"):
             ours, theirs = getattr(self._vocabulary, name), _texts(attributes.get(name))
+            if (differs := difference(theirs, ours)) is not None:
+                value = f"{differs} ({len(theirs)} and {len(ours)})" if name in attributes else "missing"
+                raise self._error(name, "are the names of the data set", value)
             if theirs != ours:
-                differs = next((f"{a!r}, not {b!r}" for a, b in zip(theirs, ours, strict=False) if a != b), None)
-                value = differs or (f"{len(theirs)}, not {len(ours)}" if name in attributes else "missing")
-                raise self._error(name, "are the names of the data set, in its order", value)
+                log.warning("%s: has its %s in another order than the data set; they meet by name", self._path, name)
+            self._places[name] = places(ours, theirs)
         self.split = self._text("split") or "missing"
         if self.split not in ("train", "val", "test"):
             raise self._error("split", "is train, val or test", self.split)
@@ -300,10 +308,18 @@ class PredictionFile:
                     columns[name] = rows.astype(np.int64 if kind == "i" else np.float32)
                     splits[name] = num.cumsum()[:-1]
         self._check_block(columns, images)
+        self._rename(columns)
         parts = [np.split(columns[name], splits[name]) for name in (*_PER_BOX, *_PER_TRIPLET)]
         sizes = self._images["sizes_hw"][images].tolist()
         for image_id, (height, width), *fields in zip(self.image_ids[images], sizes, *parts, strict=True):
             yield StoredPrediction(image_id, (height, width), ScenePrediction(*fields))
+
+    def _rename(self, columns: dict[str, Array]) -> None:
+        """Numbers of the file's classes and predicates become those of the vocabulary."""
+        predicates = self._places["predicates"]
+        columns["classes"] = self._places["objects"][columns["classes"]]
+        columns["predicates"] = predicates[columns["predicates"]]
+        columns["predicate_scores"] = columns["predicate_scores"][:, [*predicates.argsort(), -1]]
 
     def _check_block(self, columns: Mapping[str, Array], images: slice) -> None:
         ids = np.array(self.image_ids[images], dtype=object)

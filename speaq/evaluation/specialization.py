@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
 from speaq.matching.groups import PredicateGroups
 from speaq.structures import FloatArray, IntArray, ScenePrediction
+from speaq.vocabulary import difference, places
 
 
 @dataclass(frozen=True)
@@ -109,6 +110,14 @@ class Analysed:
     @property
     def title(self) -> str:
         return f"{self.run} · {self.checkpoint}, step {self.step}"
+
+    def in_order_of(self, predicates: tuple[str, ...]) -> Analysed:
+        """The same with another order of the names. Raises ValueError where they are other names; says the first."""
+        if (differs := difference(self.predicates, predicates)) is not None:
+            raise ValueError(differs)
+        there = places(self.predicates, predicates)
+        groups = None if self.groups is None else self.groups.renumbered(there.tolist())
+        return replace(self, predicates=predicates, groups=groups, counts=self.counts[:, there])
 
     def result(self) -> Specialization:
         return specialization(self.counts, self.groups, self.query_multiple)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Literal
 
@@ -16,6 +16,7 @@ import numpy as np
 from speaq.config import ConfigError
 from speaq.structures import IntArray
 from speaq.user_groups import UserGroup
+from speaq.vocabulary import difference, places
 
 Rule = Literal["halving", "equal_mass", "equal_count"]
 
@@ -27,7 +28,25 @@ VISUAL_GENOME_COUNTS = (
     277936, 42722, 251756, 13715, 3739, 3083, 1869, 2380, 2253, 96589, 146339, 712409, 1914, 9317, 3095, 2721, 2065,
     3810, 8856, 2241, 18643, 14185, 2517, 22596, 1925, 1740, 4613, 3490, 136099, 15457, 66425,
 )
+VISUAL_GENOME_PREDICATES = (
+    "above", "across", "against", "along", "and", "at", "attached to", "behind", "belonging to", "between", "carrying",
+    "covered in", "covering", "eating", "flying in", "for", "from", "growing on", "hanging from", "has", "holding",
+    "in", "in front of", "laying on", "looking at", "lying on", "made of", "mounted on", "near", "of", "on",
+    "on back of", "over", "painted on", "parked on", "part of", "playing", "riding", "says", "sitting on",
+    "standing on", "to", "under", "using", "walking in", "walking on", "watching", "wearing", "wears", "with",
+)
 # fmt: on
+
+
+def visual_genome_counts(predicates: Sequence[str]) -> list[int]:
+    """[P] Visual Genome's relations of the predicates with these names. Raises ConfigError where they are others."""
+    if (differs := difference(predicates, VISUAL_GENOME_PREDICATES)) is not None:
+        raise ConfigError(
+            f"matching.group_counts: visual_genome is a table of {len(VISUAL_GENOME_COUNTS)} predicates; "
+            f"the data has {len(predicates)}: {differs} (group_counts: train counts the data's own)"
+        )
+    there = places(VISUAL_GENOME_PREDICATES, predicates)
+    return [VISUAL_GENOME_COUNTS[place] for place in there]
 
 
 @dataclass(frozen=True)
@@ -41,6 +60,13 @@ class PredicateGroups:
     predicates: tuple[tuple[int, ...], ...]  # G, most frequent first; none is empty
     queries: tuple[int, ...]  # G subject queries of each group, sums to Q
     names: tuple[str, ...] = ()  # G, of groups that a user named
+
+    def renumbered(self, before: Sequence[int]) -> PredicateGroups:
+        """The same groups where predicate p is what `before[p]` was."""
+        now = {old: p for p, old in enumerate(before)}
+        members = tuple(tuple(now[p] for p in some) for some in self.predicates)
+        owners = tuple(self.group_of_predicate[p] for p in before)
+        return replace(self, group_of_predicate=owners, predicates=members)
 
     def group_of_query(self, query_multiple: int) -> IntArray:
         """[R] the group, from 0, of every relation query."""

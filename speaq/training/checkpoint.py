@@ -96,7 +96,9 @@ def _is_state(value: Any) -> bool:
 
 def _are_names(value: Any) -> bool:
     """Names of classes; None in a checkpoint that was converted without data."""
-    return value is None or (isinstance(value, list | tuple) and all(isinstance(name, str) for name in value))
+    return value is None or (
+        isinstance(value, list | tuple) and all(isinstance(n, str) and n.isprintable() for n in value)
+    )
 
 
 _WANTED: Mapping[str, Callable[[Any], bool]] = {

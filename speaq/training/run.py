@@ -20,6 +20,7 @@ from speaq.evaluation.report import to_json
 from speaq.foreign import read_json
 from speaq.training import checkpoint, seal
 from speaq.training.evaluate import Evaluation, Progress, Store, _no_progress, evaluate_detector
+from speaq.training.heads import by_name
 from speaq.training.loop import pick_device
 from speaq.training.tasks import REPLICATED, TaskName, evaluator, make_task, restored_model
 
@@ -84,7 +85,7 @@ def evaluate_run(
     config = from_dict(content["config"], str(file))
     config = apply(config, _allowed(overrides or {}))
     vg = open_data(data_directory(run if run.is_dir() else file.parent, data))
-    check_vocabulary(vg, content, file)
+    content["model"] = by_name(content, vg.vocabulary, file, vg.directory)
     if config.training.num_threads is not None:
         torch.set_num_threads(config.training.num_threads)
     split = vg.split(split_name, config.data)
@@ -149,19 +150,3 @@ def evaluate_start(
         torch.set_num_threads(config.training.num_threads)
     task = make_task("speaq", config, vg, vg.split("train", config.data))
     return _evaluate_model("speaq", task.model, config, vg, vg.split(split_name, config.data), progress)
-
-
-def check_vocabulary(vg: VisualGenome, content: dict[str, Any], file: Path) -> None:
-    """Raises ConfigError where a checkpoint was trained with other classes or predicates than the data has."""
-    for name, ours, theirs, head in (
-        ("objects", vg.vocabulary.objects, content["objects"], "class_head"),
-        ("predicates", vg.vocabulary.predicates, content["predicates"], "predicate_head"),
-    ):
-        if theirs is None:  # converted without data: known by their number alone
-            count = checkpoint.count(content, head, file)
-            if count != len(ours):
-                raise ConfigError(f"{file}: has {count} {name}, {vg.directory} has {len(ours)}")
-        elif list(ours) != list(theirs):
-            raise ConfigError(
-                f"{file}: was trained with other {name} than {vg.directory} has ({len(theirs)} then, {len(ours)} here)"
-            )

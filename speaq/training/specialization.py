@@ -21,7 +21,8 @@ from speaq.inference import QueryOutputs, decode_queries
 from speaq.structures import IntArray, ScenePrediction
 from speaq.training import checkpoint, seal
 from speaq.training.evaluate import Progress, _no_progress
-from speaq.training.run import check_vocabulary, data_directory
+from speaq.training.heads import by_name
+from speaq.training.run import data_directory
 from speaq.training.stored import OpenedRun, is_there, network_outputs, place
 from speaq.training.tasks import groups_for
 
@@ -51,9 +52,13 @@ def analyse(runs: Sequence[Path], asked: Asked, progress: Progress = _no_progres
     found: list[Analysed] = []
     for run in runs:
         for names, file in _checkpoints(run, asked.every_checkpoint):
-            found.append(_analyse(run, names, file, asked, progress))
-            if found[-1].predicates != found[0].predicates:
-                raise ConfigError(f"{run}: knows other predicates than {runs[0]}; they cannot be compared")
+            one = _analyse(run, names, file, asked, progress)
+            try:
+                found.append(one.in_order_of(found[0].predicates) if found else one)
+            except ValueError as error:
+                raise ConfigError(
+                    f"{run}: knows other predicates than {runs[0]} ({error}); they cannot be compared"
+                ) from error
     return found
 
 
@@ -79,12 +84,12 @@ def _analyse(run: Path, names: str, file: Path, asked: Asked, progress: Progress
         config = apply(config, {"data.num_val": 0})
     folder = run if run.is_dir() else file.parent
     vg = open_data(data_directory(folder, asked.data))
-    check_vocabulary(vg, content, file)
+    weights = by_name(content, vg.vocabulary, file, vg.directory)
     split = looked_at(vg.split(asked.split, config.data), EvaluationConfig(max_val_images=asked.images))
     if len(split) == 0:
         raise DataError(f"{vg.directory}: split {asked.split} has no image")
     counts = predicate_count(vg.split("train", config.data), vg.num_predicates)
-    opened = OpenedRun(file, config, vg, int(content["step"]), content["model"])
+    opened = OpenedRun(file, config, vg, int(content["step"]), weights)
     outputs = _outputs(opened, folder, split, asked, progress)
     predictions = _decoded(outputs, config, counts)
     num_queries = config.model.num_queries * config.model.query_multiple

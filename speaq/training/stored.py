@@ -23,8 +23,9 @@ from speaq.inference import QueryOutputs, decode_queries, query_outputs
 from speaq.structures import IntArray
 from speaq.training import checkpoint
 from speaq.training.evaluate import Evaluation, Progress, _no_progress, raw_outputs
+from speaq.training.heads import by_name
 from speaq.training.loop import pick_device
-from speaq.training.run import check_vocabulary, data_directory
+from speaq.training.run import data_directory
 from speaq.training.tasks import restored_model
 
 
@@ -73,7 +74,7 @@ class OpenedRun:
     config: Config
     vg: VisualGenome
     step: int
-    weights: dict[str, torch.Tensor]
+    weights: dict[str, torch.Tensor]  # heads in the order of the data's names
 
     def model(self) -> tuple[nn.Module, torch.device]:
         """The trained network and where it is. Sets the number of threads as the run has it."""
@@ -95,8 +96,8 @@ def open_run(run: Path, data: Path | None = None) -> OpenedRun:
     content = checkpoint.load_speaq(file)
     config = from_dict(content["config"], str(file))
     vg = open_data(data_directory(run if run.is_dir() else file.parent, data))
-    check_vocabulary(vg, content, file)
-    return OpenedRun(file, config, vg, content["step"], content["model"])
+    weights = by_name(content, vg.vocabulary, file, vg.directory)
+    return OpenedRun(file, config, vg, content["step"], weights)
 
 
 def store(run: Path, data: Path | None = None, *, progress: Progress = _no_progress) -> StoredRun:

@@ -18,13 +18,14 @@ from speaq.data.zero_shot import zero_shot_triplets
 from speaq.evaluation.detection import BOX_AP
 from speaq.evaluation.protocol import protocol_name
 from speaq.losses import DetectorLoss, SpeaQLoss, predicate_weights
-from speaq.matching.groups import VISUAL_GENOME_COUNTS, PredicateGroups, make_groups, make_user_groups
+from speaq.matching.groups import PredicateGroups, make_groups, make_user_groups, visual_genome_counts
 from speaq.model.backbone_weights import load_backbone
 from speaq.model.detector import Detector, load_replicated, load_speaq, replicate
 from speaq.model.reference_weights import WeightsError
 from speaq.model.speaq import SpeaQ
+from speaq.sections import Heads
 from speaq.structures import IntArray, Target, Vocabulary
-from speaq.training import checkpoint
+from speaq.training import checkpoint, heads
 from speaq.training.checkpoint import CheckpointError
 from speaq.training.evaluate import Evaluation, Progress, Store, evaluate_detector, evaluate_scene_graphs
 
@@ -53,20 +54,13 @@ def groups_for(config: Config, counts: IntArray, predicates: Sequence[str]) -> P
     `predicates` are the data's P names, by which a user's own groups know them.
 
     Raises:
-        ConfigError: Visual Genome's table with another number of predicates, G that P or Q cannot carry, or groups of
+        ConfigError: Visual Genome's table with other predicates, G that P or Q cannot carry, or groups of
             the user's that are not the data's predicates.
     """
     matching = config.matching
     if matching.group_number == 1:
         return None
-    table = counts[:-1].tolist()
-    if matching.group_counts == "visual_genome":
-        if len(VISUAL_GENOME_COUNTS) != len(table):
-            raise ConfigError(
-                f"matching.group_counts: visual_genome is a table of {len(VISUAL_GENOME_COUNTS)} predicates; "
-                f"the data has {len(table)}"
-            )
-        table = list(VISUAL_GENOME_COUNTS)
+    table = visual_genome_counts(predicates) if matching.group_counts == "visual_genome" else counts[:-1].tolist()
     if matching.groups is not None:
         return make_user_groups(matching.user_groups, predicates, table, config.model.num_queries)
     return make_groups(table, matching.num_groups, config.model.num_queries, rule=matching.group_rule)
@@ -108,7 +102,7 @@ def make_task(task: TaskName, config: Config, vg: VisualGenome, train_split: Spl
     if config.training.backbone_from is not None:
         initialise_backbone(model, Path(config.training.backbone_from))
     if config.training.init_from is not None:
-        initialise(model, Path(config.training.init_from), task)
+        initialise(model, Path(config.training.init_from), task, vg.vocabulary, config.training.init_heads)
     if task == "detector":
         return Task(
             task,
@@ -165,23 +159,29 @@ def initialise_backbone(model: nn.Module, path: Path) -> None:
         raise ConfigError(f"training.backbone_from: {error}") from error
 
 
-def initialise(model: nn.Module, path: Path, task: TaskName) -> None:
+def initialise(
+    model: nn.Module, path: Path, task: TaskName, vocabulary: Vocabulary, init_heads: Heads = "keep"
+) -> None:
     """Loads the weights of a run folder or checkpoint into a model of a task.
 
     A detector's are replicated into SpeaQ's three decoders, one that is replicated already is copied, and of another
     SpeaQ the relation queries are repeated where the query multiple is larger here.
 
+    Args:
+        vocabulary: names of the model's classes and predicates.
+        init_heads: what becomes of the heads' rows, see `training.init_heads`.
+
     Raises:
-        ConfigError: the checkpoint does not fit the model; the message names the first differing weight.
+        ConfigError: the checkpoint does not fit the model; the message names the first differing weight or name.
     """
     file = checkpoint.find(path)
     content = checkpoint.load(file)
     source = str(content.get("task"))
     try:
         if isinstance(model, SpeaQ) and source in STARTS:
-            STARTS[source](content["model"], model)
+            STARTS[source](_weights(content, vocabulary, model, init_heads, file), model)
         elif task == source:
-            model.load_state_dict(content["model"])
+            model.load_state_dict(_weights(content, vocabulary, model, init_heads, file))
         else:
             raise ConfigError(f"training.init_from: {file} holds a {source} model; a {task} cannot start from it")
     except (RuntimeError, KeyError) as error:
@@ -191,3 +191,14 @@ def initialise(model: nn.Module, path: Path, task: TaskName) -> None:
         raise
     except ValueError as error:
         raise ConfigError(f"training.init_from: {file}: {error}") from error
+
+
+def _weights(
+    content: Mapping[str, Any], vocabulary: Vocabulary, model: nn.Module, init_heads: Heads, file: Path
+) -> dict[str, Tensor]:
+    """A checkpoint's weights, their heads made for `vocabulary` as `training.init_heads` says."""
+    if init_heads == "keep":
+        remedy = "; training.init_heads: matching keeps the rows of the names that both have"
+        return heads.by_name(content, vocabulary, f"training.init_from: {file}", "the data", remedy)
+    make = heads.matching if init_heads == "matching" else heads.new
+    return make(content, vocabulary, model.state_dict(), file)
