@@ -7,10 +7,14 @@ from __future__ import annotations
 
 import codecs
 import errno
+import functools
 import json
+import re
+import threading
 import warnings
 import zipfile
-from collections.abc import Callable
+from collections import OrderedDict
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import IO, Any
 
@@ -35,6 +39,81 @@ _MARKS = (  # the longest first: one begins with another
 
 class ForeignError(ValueError):
     """A file that is not taken in."""
+
+
+class Skipped:
+    """What stands in a checkpoint for a value of one of `HARMLESS`: a class of that name, without the value."""
+
+    def __init__(self, *_: object) -> None:
+        pass
+
+    def __setstate__(self, state: object) -> None:
+        pass
+
+
+class _Mapping(Skipped):
+    def __new__(cls, *_: object) -> Any:
+        return OrderedDict()
+
+
+class _Sequence(Skipped):
+    def __new__(cls, *_: object) -> Any:
+        return []
+
+
+# Classes that training scripts save beside tensors: settings, paths, dates and numbers. None of them is ever looked up,
+# let alone called: each is read as one of the three above.
+HARMLESS: Mapping[type[Skipped], tuple[str, ...]] = {
+    Skipped: (
+        "argparse.Namespace",
+        "types.SimpleNamespace",
+        *(f"builtins.{name}" for name in ("bool", "bytes", "dict", "float", "frozenset", "int", "list", "object")),
+        *(f"builtins.{name}" for name in ("range", "slice", "str", "tuple")),
+        *(f"datetime.{name}" for name in ("date", "datetime", "time", "timedelta", "timezone")),
+        *("decimal.Decimal", "fractions.Fraction", "typing.Any", "uuid.UUID"),
+        *(
+            f"{module}.{pure}{kind}Path"
+            for module in ("pathlib", "pathlib._local")
+            for pure in ("", "Pure")
+            for kind in ("", "Posix", "Windows")
+        ),
+        *(
+            "numpy.dtype",
+            "numpy.ndarray",
+            "numpy.bool_",
+            "numpy.float32",
+            "numpy.float64",
+            "numpy.int32",
+            "numpy.int64",
+        ),
+        *(
+            f"numpy.{core}.{name}"
+            for core in ("core", "_core")  # before and since NumPy 2
+            for name in ("multiarray.scalar", "multiarray._reconstruct", "numeric._frombuffer")
+        ),
+        *(f"omegaconf.base.{name}" for name in ("ContainerMetadata", "Metadata")),
+        *(f"omegaconf.{name}" for name in ("dictconfig.DictConfig", "listconfig.ListConfig")),
+        *(f"omegaconf.nodes.{kind}Node" for kind in ("Any", "Boolean", "Float", "Integer", "Path", "String")),
+        "torch.torch_version.TorchVersion",
+    ),
+    _Mapping: (
+        "addict.addict.Dict",
+        "collections.defaultdict",
+        "detectron2.config.config.CfgNode",
+        "easydict.EasyDict",
+        "fvcore.common.config.CfgNode",
+        "mmcv.utils.config.ConfigDict",
+        "mmengine.config.config.ConfigDict",
+        "yacs.config.CfgNode",
+    ),
+    _Sequence: ("collections.deque",),
+}
+_loading = threading.Lock()  # PyTorch keeps what it admits for the whole process
+
+
+@functools.cache
+def _stand_ins() -> list[tuple[Callable[..., Any], str]]:
+    return [(type(name, (kind,), {}), name) for kind, names in HARMLESS.items() for name in names]
 
 
 def parse_json(text: str | bytes, hook: Callable[[list[tuple[str, Any]]], Any] | None = None) -> Any:
@@ -117,8 +196,10 @@ def load_npy(path: Path) -> NDArray[Any]:
 def load_tensors(path: Path) -> Any:
     """What `torch.save` wrote, tensors and plain values on the CPU; nothing of it is executed.
 
+    Values of the classes in `HARMLESS` come as `Skipped`; of those that are mappings or lists as plain ones.
+
     Raises:
-        ForeignError: torn or damaged, or it holds more than tensors and plain values.
+        ForeignError: torn or damaged, or it holds a value of another class; names that.
         OSError: it cannot be opened.
     """
     import torch  # not for every command
@@ -127,7 +208,7 @@ def load_tensors(path: Path) -> Any:
         pass
     try:
         _check_archive(path)
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), _loading, torch.serialization.safe_globals([*_stand_ins()]):
             warnings.simplefilter("ignore")  # of pickle protocols: what matters is whether it loads
             content = torch.load(path, map_location="cpu", weights_only=True)
         _check_sizes(content, max(SHOWN, MAX_SHARED * path.stat().st_size))
@@ -139,24 +220,42 @@ def load_tensors(path: Path) -> Any:
             raise
         raise ForeignError(f"not a checkpoint that holds tensors alone: {first_line(error)}") from error
     except Exception as error:  # foreign bytes can fail anywhere in the unpickler
+        if (named := re.search(r"GLOBAL (\S+)", str(error))) is not None:
+            raise ForeignError(
+                f"not a checkpoint that holds tensors and plain values alone: it holds {named[1]}, which is not read "
+                "as it could run code; save the model's state_dict() alone"
+            ) from error
         raise ForeignError(f"not a checkpoint that holds tensors alone: {first_line(error)}") from error
+
+
+def skipped(content: Any) -> str | None:
+    """The class of a value that was not read, None where all was."""
+    found = (type(value).__name__ for value in _values(content) if isinstance(value, Skipped))
+    return next(found, None)
+
+
+def _values(content: Any) -> Iterator[Any]:
+    """Every value of nested containers, the containers too, each once."""
+    waiting, seen = [content], set[int]()
+    while waiting:
+        value = waiting.pop()
+        if id(value) in seen:
+            continue
+        seen.add(id(value))
+        yield value
+        if isinstance(value, dict):
+            waiting += [*value.keys(), *value.values()]
+        elif isinstance(value, list | tuple | set):
+            waiting += value
 
 
 def _check_sizes(content: Any, limit: int) -> None:
     """A tensor can show a few stored numbers any number of times; whoever copies it would need memory for them all."""
     import torch
 
-    waiting, seen, total = [content], set[int](), 0
-    while waiting:
-        value = waiting.pop()
-        if id(value) in seen:
-            continue
-        seen.add(id(value))
-        if isinstance(value, dict):
-            waiting += [*value.keys(), *value.values()]
-        elif isinstance(value, list | tuple | set):
-            waiting += value
-        elif isinstance(value, torch.Tensor):
+    total = 0
+    for value in _values(content):
+        if isinstance(value, torch.Tensor):
             if value.layout is not torch.strided or value.device.type != "cpu":
                 raise ForeignError(f"it holds a {value.layout} tensor on {value.device.type}")
             total += value.nbytes

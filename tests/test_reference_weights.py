@@ -135,9 +135,10 @@ def _flipped(path: Path) -> None:
         (lambda path: _flipped(path), r"damaged \(check sum of .*data/0\)"),
         (lambda path: path.write_bytes(pickle.dumps({"model": Attack()})), "not a checkpoint"),
         (lambda path: torch.save({"model": {"a": torch.ones(2)}, "code": Attack()}, path), "not a checkpoint"),
-        (lambda path: torch.save([1, 2], path), "no state dict under `model`"),
-        (lambda path: torch.save({"a": torch.ones(2)}, path), "no state dict under `model`"),
-        (lambda path: torch.save({"model": {"a": 3}}, path), "'a' is a int"),
+        (lambda path: torch.save([1, 2], path), "no parameters by name in it"),
+        (lambda path: torch.save({"a": torch.ones(2)}, path), r"begins with detr\. as there, but 'a' is one"),
+        (lambda path: torch.save({"model": {"a": 3}}, path), "no parameters by name in it"),
+        (lambda path: torch.save({"model": {"detr.a": 3}}, path), r"'detr\.a' is a int"),
     ],
 )
 def test_anything_else_is_refused_in_one_line(

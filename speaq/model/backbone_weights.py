@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from speaq.foreign import first_line, is_zip
-from speaq.model.reference_weights import BACKBONE, WeightsError, checked, load_plain, our_name
+from speaq.model.reference_weights import BACKBONE, WeightsError, checked, load_plain, named_values, our_name
 
 DETR = "backbone.0.body."
 CLASSIFIER = ("fc.", "stem.fc.")  # ImageNet's, and the counters below: deliberately unused
@@ -47,19 +47,16 @@ def load_backbone(path: Path, backbone: nn.Module) -> None:
     backbone.load_state_dict(checked(values, shapes, f"{path} for this backbone"))
 
 
-def _state_dict(path: Path) -> Mapping[Any, Any]:
-    content = _unpickle(path) if path.suffix == ".pkl" and not is_zip(path) else load_plain(path)
-    for key in ("model", "blobs"):  # the second is Caffe2's
-        if isinstance(content, Mapping) and isinstance(content.get(key), Mapping):
-            content = content[key]
-    if not isinstance(content, Mapping) or not content:
+def _state_dict(path: Path) -> Mapping[str, Any]:
+    pickled = path.suffix == ".pkl" and not is_zip(path)
+    state = named_values(_unpickle(path) if pickled else load_plain(path))
+    if not state:
         raise WeightsError(f"{path}: not a ResNet's weights: no parameters by name in it")
-    return content
+    return state
 
 
-def _our_names(path: Path, state: Mapping[Any, Any]) -> dict[str, Any]:
+def _our_names(path: Path, state: Mapping[str, Any]) -> dict[str, Any]:
     """The values of the ResNet under torchvision's names."""
-    state = {str(name): value for name, value in state.items()}
     if "conv1_w" in state:
         raise WeightsError(
             f"{path}: weights of Caffe2 (conv1_w): they are for BGR images and the stride in a block's first "

@@ -10,12 +10,13 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from types import NoneType
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from speaq.foreign import ForeignError, load_tensors
+from speaq.foreign import ForeignError, Skipped, load_tensors
 
 # What a {field} of a template stands for.
 FIELDS = {
@@ -66,7 +67,10 @@ UNUSED = {
     "criterion.empty_rel_weight": "predicate weights of the loss come from the configuration and the data",
 }
 PREFIX = "detr."
+STATE_KEYS = ("model", "state_dict", "model_state_dict", "model_state", "net", "blobs")  # the last is Caffe2's
+WRAPPERS = ("module.", "_orig_mod.", "model.")  # DataParallel's, torch.compile's, Lightning's
 BACKBONE = f"{PREFIX}backbone.0.backbone."
+PLAIN = (bool, int, float, complex, str, bytes, list, tuple, set, Mapping, NoneType)
 FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
 
@@ -103,22 +107,53 @@ def to_reference(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def load_reference_checkpoint(path: Path) -> dict[str, Tensor]:
-    """Reads a checkpoint of the reference, `{"model": state dict, …}`, without running anything it contains.
+    """Reads a checkpoint of the reference, `{"model": state dict, …}` or the like, without running anything in it.
 
     Returns:
         The state dict, under the reference's names, on the CPU.
 
     Raises:
-        WeightsError: no such file, not a checkpoint, or one that holds more than tensors and plain values.
+        WeightsError: no such file, not a checkpoint, or one of another network.
     """
-    content = load_plain(path)
-    state = content.get("model") if isinstance(content, dict) else None
-    if not isinstance(state, dict) or not state:
-        raise WeightsError(f"{path}: not a checkpoint of the reference: it has no state dict under `model`")
+    state = named_values(load_plain(path))
+    if not state:
+        raise WeightsError(f"{path}: not a checkpoint of the reference: no parameters by name in it")
+    if not any(name.startswith(PREFIX) for name in state):
+        raise WeightsError(
+            f"{path}: not a checkpoint of the reference: no parameter's name begins with {PREFIX} as there, but "
+            f"{next(iter(state))!r} is one; of a DETR or RelTR training.backbone_from takes the backbone"
+        )
     for name, value in state.items():
-        if not isinstance(name, str) or not isinstance(value, Tensor):
-            raise WeightsError(f"{path}: `model` is not a state dict: {name!r} is a {type(value).__name__}")
+        if not isinstance(value, Tensor):
+            raise WeightsError(f"{path}: not a state dict: {name!r} is a {type(value).__name__}")
     return state
+
+
+def is_reference(content: Any) -> bool:
+    """Whether what `torch.save` wrote holds parameters under the reference's names."""
+    return any(name.startswith(PREFIX) for name in named_values(content))
+
+
+def named_values(content: Any) -> dict[str, Any]:
+    """The state dict in what a training script saved, none where there is no such thing.
+
+    It lies there bare or under one of `STATE_KEYS`, alone or beside settings, which are left out as all is that is no
+    tensor and has no parameter's name (with a dot). Prefixes of wrapped modules are taken off.
+    """
+    while isinstance(content, Mapping) and (inner := _inner(content)) is not None:
+        content = inner
+    if not isinstance(content, Mapping):
+        return {}
+    named = {str(name): value for name, value in content.items() if not isinstance(value, Skipped)}
+    state = {name: value for name, value in named.items() if "." in name or not isinstance(value, PLAIN)}
+    for prefix in WRAPPERS * 2:  # one may be wrapped in another
+        if all(name.startswith(prefix) for name in state):
+            state = {name.removeprefix(prefix): value for name, value in state.items()}
+    return state
+
+
+def _inner(content: Mapping[Any, Any]) -> Mapping[Any, Any] | None:
+    return next((content[key] for key in STATE_KEYS if isinstance(content.get(key), Mapping)), None)
 
 
 def load_plain(path: Path) -> Any:

@@ -17,7 +17,8 @@ from speaq.config import ConfigError
 from speaq.files.atomic import replaced
 from speaq.files.atomic import tidy as tidy
 from speaq.files.locks import check_held
-from speaq.foreign import ForeignError, is_zip, load_tensors
+from speaq.foreign import ForeignError, is_zip, load_tensors, skipped
+from speaq.model.reference_weights import is_reference
 from speaq.training.run_folder import BEST as BEST
 from speaq.training.run_folder import LAST as LAST
 from speaq.training.run_folder import PREVIOUS as PREVIOUS
@@ -67,8 +68,12 @@ def load(path: Path) -> dict[str, Any]:
         raise CheckpointError(f"{path}: no such checkpoint") from error
     except (OSError, ForeignError) as error:
         raise CheckpointError(f"{path}: not a readable checkpoint ({str(error)[:200]})") from error
+    if is_reference(content):
+        raise CheckpointError(f"{path}: is a file of the reference; speaq convert {path} RUN makes a run folder of it")
     if not isinstance(content, dict) or "model" not in content or "config" not in content:
         raise CheckpointError(f"{path}: not a checkpoint of speaq (no model and config in it)")
+    if (kind := skipped(content)) is not None:
+        raise CheckpointError(f"{path}: not a checkpoint of speaq: it holds a {kind}")
     if type(written := content.get("format")) is not int or written != FORMAT:
         raise CheckpointError(f"{path}: format {_shown(written)}, this version reads {FORMAT}")
     for name, fits in _WANTED.items():
