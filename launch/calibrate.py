@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import typer
 from numpy.typing import NDArray
 
 from launch import results, status
@@ -27,6 +26,7 @@ from speaq import space as spaces
 from speaq.config import ConfigError
 from speaq.files import atomic
 from speaq.space import SearchConfig
+from speaq.terminal import echo
 
 FILE = "calibration.json"
 FEWEST = 5  # trials: ranks of fewer say nothing
@@ -228,15 +228,15 @@ def replay(
 
 
 def _print(found: Calibration) -> None:
-    typer.echo(f"{found.metric} · {found.trials} trials in full, {found.left_out} left out")
-    typer.echo("  step  share     tau  95 % interval")
+    echo(f"{found.metric} · {found.trials} trials in full, {found.left_out} left out")
+    echo("  step  share     tau  95 % interval")
     for budget in found.budgets:
-        typer.echo(f"{budget.step:>6} {budget.share:>5.0%} {budget.tau:>8.2f}  [{budget.low:.2f}, {budget.high:.2f}]")
+        echo(f"{budget.step:>6} {budget.share:>5.0%} {budget.tau:>8.2f}  [{budget.low:.2f}, {budget.high:.2f}]")
     best = found.recommended
     if best is None:
-        typer.echo("recommended: --search scheduler=none (no budget tells the best trial early enough)")
+        echo("recommended: --search scheduler=none (no budget tells the best trial early enough)")
         return
-    typer.echo(
+    echo(
         f"recommended: --search grace_steps={best.grace_steps} --search reduction_factor={best.reduction_factor:g} "
         f"({best.steps:.0%} of the steps; the best trial kept in {best.kept:.0%} of {ORDERS} orders, "
         f"{found.metric} lost {best.lost:.4f})"

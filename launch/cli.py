@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-import typer
-
 from launch import results
 from launch import study as studies
 from launch.ledger import Entry
@@ -14,7 +12,7 @@ from launch.seam import Progresses
 from speaq import config as configs
 from speaq import space as spaces
 from speaq.config import ConfigError
-from speaq.terminal import shown
+from speaq.terminal import echo, shown
 
 DONE, FAILED = 0, 1
 
@@ -132,8 +130,8 @@ def _report(entries: list[Entry], output: Path) -> int:
     results.print_table(entries, plan)
     best = results.best_entry(entries, plan.objective)
     if best is None:
-        typer.echo(shown(f"no trial finished; see {output / 'trials'}"))
+        echo(shown(f"no trial finished; see {output / 'trials'}"))
         return FAILED
     label = f" ({best.label})" if best.label else ""
-    typer.echo(shown(f"best trial {best.id}{label} · {output / 'best.yaml'} · {output / 'search.png'}"))
+    echo(shown(f"best trial {best.id}{label} · {output / 'best.yaml'} · {output / 'search.png'}"))
     return DONE

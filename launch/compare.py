@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import typer
-
 from speaq import config as configs
 from speaq import foreign
 from speaq.config import Config, ConfigError
 from speaq.evaluation.protocol import common_protocol
+from speaq.terminal import echo, echo_json, show, table
 
 EVALUATION = "evaluation.json"  # in a run folder: what `speaq evaluate RUN --json` prints
 
@@ -149,7 +147,7 @@ def diff(first: Path, second: Path, *, as_json: bool = False) -> None:
     a, b = read(first), read(second)
     found = difference(a, b)
     if as_json:
-        typer.echo(json.dumps(vars(found), indent=1, allow_nan=False))
+        echo_json(vars(found))
         return
     names = (str(first), str(second))
     _print("config", names, found.config)
@@ -157,11 +155,11 @@ def diff(first: Path, second: Path, *, as_json: bool = False) -> None:
     _print(f"metrics of the kept checkpoints, {found.protocol or 'protocol not said'}", names, found.metrics)
     for record in (a, b):
         if not record.result:
-            typer.echo(f"{record.folder}: has not ended, it has no metrics")
+            echo(f"{record.folder}: has not ended, it has no metrics")
     if found.predicates is None:
         lacking = [record.folder for record in (a, b) if record.evaluation is None]
         for folder in lacking:
-            typer.echo(f"recall by predicate: first speaq evaluate {folder} --json > {folder / EVALUATION}")
+            echo(f"recall by predicate: first speaq evaluate {folder} --json > {folder / EVALUATION}")
     else:
         changed = {name: pair for name, pair in found.predicates.items() if pair[0] != pair[1]}
         _print(f"{found.recall} by predicate", names, dict(sorted(changed.items(), key=_largest_first)))
@@ -178,21 +176,16 @@ def _largest_first(item: tuple[str, tuple[Any, Any]]) -> float:
 
 
 def _print(title: str, names: tuple[str, str], pairs: Pairs) -> None:
-    from rich.console import Console
-    from rich.table import Table
-
     if not pairs:
-        typer.echo(f"{title}: no difference")
+        echo(f"{title}: no difference")
         return
-    table = Table(title, *names, "change", box=None, pad_edge=False)
-    for name, pair in pairs.items():
-        change = _change(pair)
-        table.add_row(name, *map(_text, pair), "" if not change else f"{change:+.4g}")
-    console = Console(highlight=False, markup=False)
-    if not console.is_terminal:
-        console.width = 200
-    console.print(table)
-    console.print()
+    changes = [(pair, _change(pair)) for pair in pairs.values()]
+    rows = [
+        (name, *map(_text, pair), "" if not change else f"{change:+.4g}")
+        for name, (pair, change) in zip(pairs, changes, strict=True)
+    ]
+    show(table((title, *names, "change"), rows, left=4))
+    echo()
 
 
 def _text(value: Any) -> str:

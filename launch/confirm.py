@@ -16,8 +16,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import typer
-
 from launch import compare, copies, results, status
 from launch import study as studies
 from launch.fence import Claim, FencedError
@@ -34,6 +32,7 @@ from speaq.evaluation.bootstrap import METRICS, ImageRecord, Interval, check_pai
 from speaq.evaluation.protocol import common_protocol
 from speaq.evaluation.seeds import difference_over_seeds, load_record, measure, save_record, spread_over_seeds
 from speaq.files import atomic
+from speaq.terminal import echo, echo_json
 
 log = logging.getLogger(__name__)
 
@@ -71,7 +70,7 @@ def confirm(
     with claim:
         content = _Confirmation(snapshot, where, wanted, chosen, progress).run()
     if as_json:
-        typer.echo(json.dumps(content, indent=1, allow_nan=False))
+        echo_json(content)
     else:
         print_confirmation(content)
     return DONE if content["leader"] is not None else FAILED
@@ -312,16 +311,16 @@ def print_confirmation(content: Mapping[str, Any]) -> None:
     print_table(("", "trial", "search", "seeds", f"{metric}, mean", "95 %", "over published", "ended"), rows)
     if not content["images"]:
         return
-    typer.echo(f"{content['protocol']} · validation split, {content['images']} images · 95 % over seeds and images")
+    echo(f"{content['protocol']} · validation split, {content['images']} images · 95 % over seeds and images")
     if any(setting["over_images_alone"] for setting in content["settings"]):
-        typer.echo("of one seed the interval is over the images alone: it says nothing of other seeds")
+        echo("of one seed the interval is over the images alone: it says nothing of other seeds")
     first = next((s for s in content["settings"] if s["trial"] == content["leader"]), None)
     if first is not None and first["over_published"] is not None:
-        typer.echo(f"trial {first['trial']}: {first['over_published']['text']}")
+        echo(f"trial {first['trial']}: {first['over_published']['text']}")
     if (optimism := content["optimism"]) is not None:
         ends = optimism["interval"]
         within = " (one seed: no interval)" if ends is None else f" [{100 * ends[0]:.1f}, {100 * ends[1]:.1f}]"
-        typer.echo(
+        echo(
             f"optimism of being the best of {content['trials']} trials: "
             f"{100 * optimism['value']:+.1f} {metric}{within} (trial {optimism['trial']}: "
             f"{optimism['search']:.4f} in the search, {optimism['confirmed']:.4f} with new seeds; "

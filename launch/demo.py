@@ -5,10 +5,6 @@ from __future__ import annotations
 import time
 from pathlib import Path
 
-import typer
-from rich.console import Console
-from rich.table import Table
-
 from launch import results
 from launch import study as studies
 from launch.ledger import Entry
@@ -19,6 +15,7 @@ from speaq import space as spaces
 from speaq.config import Config
 from speaq.data.toy import make_toy
 from speaq.evaluation.protocol import common_protocol
+from speaq.terminal import echo, show, table
 from speaq.training import seal
 from speaq.training.evaluate import Evaluation
 from speaq.training.loop import train
@@ -50,13 +47,13 @@ def run_demo(output: Path, images: int | None, assignments: list[str], progress:
     entries = _search(config, data, output / "search", assignments)
     best = results.best_entry(entries, studies.read(output / "search" / "study.yaml").plan.objective)
     if best is None:
-        typer.echo("no trial finished")
+        echo("no trial finished")
         return 1
     with progress("evaluating the untrained model") as tell:
         start = evaluate_start(config, data, "test", progress=tell)
     search = output / "search"
     _compare(search, entries, best, start, progress)
-    typer.echo(f"{time.monotonic() - begin:.0f} s · {search / 'best.yaml'} · {search / 'search.png'}")
+    echo(f"{time.monotonic() - begin:.0f} s · {search / 'best.yaml'} · {search / 'search.png'}")
     return 0
 
 
@@ -64,7 +61,7 @@ def _data(folder: Path, images: int, progress: Progresses) -> Path:
     if not folder.exists():
         with progress("drawing the toy world") as tell:
             make_toy(folder, images, SEED, lambda done: tell(done, images, ""))
-    typer.echo(f"1/4 toy world: {folder}")
+    echo(f"1/4 toy world: {folder}")
     return folder
 
 
@@ -72,7 +69,7 @@ def _detector(config: Config, data: Path, folder: Path, progress: Progresses) ->
     if not (folder / "result.json").exists():
         with progress("pre-training the detector") as tell:
             train(config, data, folder, task="detector", resume=True, progress=tell)
-    typer.echo(f"2/4 detector: {folder}")
+    echo(f"2/4 detector: {folder}")
     return folder
 
 
@@ -83,7 +80,7 @@ def _search(config: Config, data: Path, folder: Path, assignments: list[str]) ->
         space = spaces.load(shipped("search_spaces/toy.yaml"))
         fixed = list(configs.parse_overrides(assignments))
         entries = studies.start(studies.create(config, space, data, overrides=fixed), folder)
-    typer.echo(f"3/4 search on {config.data.num_val} validation images: {folder}")
+    echo(f"3/4 search on {config.data.num_val} validation images: {folder}")
     results.print_table(entries, studies.read(folder / "study.yaml").plan)
     return entries
 
@@ -103,9 +100,7 @@ def _compare(search: Path, entries: list[Entry], best: Entry, start: Evaluation,
         images = result.images
         rows.append((f"{label} ({entry.id})", result.evaluation))
     protocol = common_protocol(evaluation.protocol for _, evaluation in rows)
-    typer.echo(f"4/4 on the {images} images of the test split, protocol {protocol}:")
-    table = Table("", *COLUMNS, box=None, pad_edge=False)
-    for label, evaluation in rows:
-        values = (evaluation.metrics.get(name) for name in COLUMNS)
-        table.add_row(label, *("-" if value is None else f"{value:.3f}" for value in values))
-    Console(width=120, highlight=False).print(table)
+    echo(f"4/4 on the {images} images of the test split, protocol {protocol}:")
+    metrics = [(label, [evaluation.metrics.get(name) for name in COLUMNS]) for label, evaluation in rows]
+    cells = [(label, *("-" if value is None else f"{value:.3f}" for value in values)) for label, values in metrics]
+    show(table(("", *COLUMNS), cells, left=len(COLUMNS) + 1))

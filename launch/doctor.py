@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 from pathlib import Path
-
-import typer
 
 from launch import cluster
 from launch.checks import Request, Row, examine
 from launch.nodes import alive, probes
 from launch.remote import Store
 from speaq.config import ConfigError
-from speaq.terminal import DONE, FAILED, print_table
+from speaq.terminal import DONE, FAILED, echo, echo_json, print_table
 
 
 def doctor(request: Request, *, as_json: bool = False) -> int:
@@ -38,9 +35,9 @@ def doctor(request: Request, *, as_json: bool = False) -> int:
             for row in examine(asked, request):
                 rows.append(row)
                 if not as_json:
-                    typer.echo(f"{row.check} · {row.node} · {row.state}", err=True)
+                    echo(f"{row.check} · {row.node} · {row.state}", err=True)
     if as_json:
-        typer.echo(json.dumps([dataclasses.asdict(row) for row in rows], indent=1))
+        echo_json([dataclasses.asdict(row) for row in rows])
     else:
         _print(rows, len(nodes))
     return FAILED if any(row.state == "fails" for row in rows) else DONE
@@ -50,5 +47,5 @@ def _print(rows: list[Row], nodes: int) -> None:
     print_table(("check", "node", "state", "outcome"), [(row.check, row.node, row.state, row.outcome) for row in rows])
     fixes = dict.fromkeys(row.fix for row in rows if row.fix)
     for number, fix in enumerate(fixes, start=1):
-        typer.echo(f"{number}. {fix}")
-    typer.echo(f"{nodes} nodes, {len(fixes)} things to repair" if fixes else f"{nodes} nodes, all fit")
+        echo(f"{number}. {fix}")
+    echo(f"{nodes} nodes, {len(fixes)} things to repair" if fixes else f"{nodes} nodes, all fit")

@@ -52,5 +52,6 @@ def _answers(address: str) -> bool:
 def _end(line: str) -> None:
     """At once: the ledger and the checkpoints are on disk, and Ray's shutdown would wait for the head."""
     show_cursor = "\x1b[?25h" if sys.stderr.isatty() else ""  # a live table hides it
-    os.write(sys.stderr.fileno(), f"{show_cursor}speaq: {line}\n".encode())
+    with contextlib.suppress(OSError):  # nobody reads it any more: the process has to end all the same
+        os.write(sys.stderr.fileno(), f"{show_cursor}speaq: {line}\n".encode())
     os._exit(FAILED)

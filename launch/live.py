@@ -11,6 +11,7 @@ from rich.text import Text
 
 from launch import status
 from launch.status import Snapshot
+from speaq.plain_text import visible
 
 FAILURES = 5  # shown: the last ones
 
@@ -38,8 +39,8 @@ def render(snapshot: Snapshot) -> Group:
     running = [trial for trial in trials if trial.state == "running"]
     failed = [trial for trial in trials if trial.reason][-FAILURES:]
     return Group(
-        *map(Text, status.best_lines(status.best_by_objective(snapshot))),
+        *(Text(visible(line)) for line in status.best_lines(status.best_by_objective(snapshot))),
         status.trial_table(running, snapshot.plan.objective),
-        *(Text(f"trial {trial.trial} {trial.state}: {trial.reason}", style="red") for trial in failed),
+        *(Text(visible(f"trial {trial.trial} {trial.state}: {trial.reason}"), style="red") for trial in failed),
         Text(status.totals_line(status.totals(trials, snapshot), snapshot.active)),
     )

@@ -8,15 +8,15 @@ from collections.abc import Mapping
 from launch.ledger import Entry
 from launch.results import best_entry, metric_columns
 from launch.search import Plan, max_steps
+from speaq.plain_text import visible
+from speaq.terminal import console
 
 
 class Lines:
     """Listens to the search and prints."""
 
     def __init__(self, plan: Plan, entries: Mapping[str, Entry], concurrent: int) -> None:
-        from rich.console import Console
-
-        self.console = Console(stderr=True, highlight=False, soft_wrap=True)
+        self.console = console(stderr=True)
         self._plan, self._entries, self._concurrent = plan, entries, concurrent
         self._begin = time.monotonic()
         self._work_before = self._work()
@@ -25,7 +25,7 @@ class Lines:
         if event in ("asked", "running") or (event == "reported" and self.console.is_terminal):
             return  # in a terminal the table shows how far a trial is
         style = {"reported": "dim", "failed": "red"}.get(event)
-        self.console.print(self._line(entry, event), style=style, markup=False)
+        self.console.print(visible(self._line(entry, event)), style=style, soft_wrap=True)
 
     def _line(self, entry: Entry, event: str) -> str:
         plan = self._plan

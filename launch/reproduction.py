@@ -17,7 +17,6 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-import typer
 
 from launch import published
 from launch.memory import train_in_parts
@@ -30,6 +29,7 @@ from speaq.data import DataError
 from speaq.data.toy import make_toy
 from speaq.data.visual_genome import check, open_data
 from speaq.files import atomic
+from speaq.terminal import echo, echo_lines
 from speaq.training import checkpoint
 from speaq.training.convert import convert
 from speaq.training.environment import hardware, source_commit, versions
@@ -195,7 +195,7 @@ class Stages:
         content = describe_data(open_data(self._data, log=lambda line: None))
         self._record.finish("data", {**content, "warnings": len(problems)})
         counts = " · ".join(f"{name} {number:,}" for name, number in content["images"].items())
-        typer.echo(f"data: {self._data} · {counts} images · {len(problems)} warnings")
+        echo(f"data: {self._data} · {counts} images · {len(problems)} warnings")
 
     def detector(self, given: Path | None, config: Config) -> None:
         """What SpeaQ starts from: the detector given, or one trained here."""
@@ -247,7 +247,7 @@ class Stages:
             "gpu_hours": round(seconds * gpus / 3600, 3),
         }
         self._record.finish(name, content)
-        typer.echo(f"{name}: {self._output / name} · {seconds:.0f} s")
+        echo(f"{name}: {self._output / name} · {seconds:.0f} s")
 
     def test(self, name: str, file: Path, resources: ResourcesConfig | None = None) -> None:
         """Evaluates a checkpoint on the test split, once: a result that is there is not made again."""
@@ -274,14 +274,12 @@ class Stages:
                 continue
             result = json.loads((self._output / f"test_{name}.json").read_text(encoding="utf-8"))
             protocol = result["report"]["protocol"]
-            typer.echo(
-                f"\ntest split, {name} checkpoint (step {result['step']}), {result['images']} images · {protocol}"
-            )
-            typer.echo(published.comparison(result["report"], figures))
+            echo(f"\ntest split, {name} checkpoint (step {result['step']}), {result['images']} images · {protocol}")
+            echo_lines(published.comparison(result["report"], figures))
         if figures is None:
-            typer.echo("no figures are published for the baseline in the method's description")
+            echo("no figures are published for the baseline in the method's description")
         elif not published.is_visual_genome(self._record.stage("data") or {}):
-            typer.echo("the published figures are Visual Genome's; on another data set the difference says nothing")
+            echo("the published figures are Visual Genome's; on another data set the difference says nothing")
 
 
 def _evaluate_remotely(file: Path, data: Path, resources: ResourcesConfig) -> RunEvaluation:

@@ -8,13 +8,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import typer
-
 from launch import compare
 from launch.compare import Metrics, Record
 from launch.seam import Progress, Progresses
 from speaq import config as configs
 from speaq.config import ConfigError
+from speaq.terminal import echo
 from speaq.training.metrics import read_lines
 
 log = logging.getLogger(__name__)
@@ -112,11 +111,11 @@ def _judge(before: Record, after: Record) -> int:
         _say(which, then, now)
     name = max(gaps, key=lambda name: gaps[name])
     if gaps[name] == 0:
-        typer.echo(f"equal: {len(gaps)} metrics and losses of {before.folder} and {after.folder}")
+        echo(f"equal: {len(gaps)} metrics and losses of {before.folder} and {after.folder}")
         return EQUAL
     count = sum(value > 0 for value in gaps.values())
     most = f"most of all {name} by {gaps[name]:.6g}"
-    typer.echo(f"different: {count} of {len(gaps)} metrics and losses, {most} · {after.folder}")
+    echo(f"different: {count} of {len(gaps)} metrics and losses, {most} · {after.folder}")
     return DIFFERENT
 
 
@@ -130,7 +129,7 @@ def _losses(folder: Path) -> Metrics:
 def _say(which: str, then: Mapping[str, float | None], now: Mapping[str, float | None]) -> None:
     for name in dict.fromkeys([*then, *now]):
         if gap(then.get(name), now.get(name)):
-            typer.echo(f"{which} {name}: {then.get(name)} then, {now.get(name)} now")
+            echo(f"{which} {name}: {then.get(name)} then, {now.get(name)} now")
 
 
 def gap(then: float | None, now: float | None) -> float:

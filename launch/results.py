@@ -15,6 +15,7 @@ from speaq import config as configs
 from speaq.config import Config
 from speaq.evaluation.protocol import common_protocol
 from speaq.files.atomic import write_text
+from speaq.terminal import echo, show, table
 
 COSTS = ("peak_memory_mib", "data_wait_share", "latency_ms", "micro_batch_size")
 SHOWN = ("R", "mR", "F", "head", "body", "tail")
@@ -162,29 +163,30 @@ def print_table(entries: Sequence[Entry], plan: Plan) -> None:
 
     Raises ConfigError where the trials' protocols differ: they are not ranked together.
     """
-    from rich.console import Console
-    from rich.table import Table
-
     protocol = common_protocol(entry.protocol for entry in entries)
     best = best_entry(entries, plan.objective)
     columns = metric_columns(plan)
-    table = Table("", "trial", "", "status", *columns, "steps", "s", "parameters", box=None, pad_edge=False)
-    for name in (*columns, "steps", "s"):
-        next(c for c in table.columns if c.header == name).justify = "right"
-    for entry in entries:
-        values = [_number(entry.metrics.get(name)) for name in columns]
-        mark = "*" if best is not None and entry.id == best.id else ""
-        cells = (mark, entry.id, entry.remark, entry.state, *values, str(entry.step), f"{entry.seconds:.0f}")
-        table.add_row(*cells, _parameters_text(entry, plan), style="bold" if mark else None)
-    console = Console(highlight=False)
-    if not console.is_terminal:
-        console.width = 240
-    console.print(table)
+    header = ("", "trial", "", "status", *columns, "steps", "s", "parameters")
+    marked = next((row for row, entry in enumerate(entries) if best is not None and entry.id == best.id), -1)
+    rows = [
+        (
+            "*" if row == marked else "",
+            entry.id,
+            entry.remark,
+            entry.state,
+            *(_number(entry.metrics.get(name)) for name in columns),
+            str(entry.step),
+            f"{entry.seconds:.0f}",
+            _parameters_text(entry, plan),
+        )
+        for row, entry in enumerate(entries)
+    ]
+    show(table(header, rows, numbers=(*columns, "steps", "s"), best=marked))
     if protocol is not None:
-        console.print(f"protocol: {protocol}")
+        echo(f"protocol: {protocol}")
     for entry in entries:
         if entry.reason:
-            console.print(f"trial {entry.id} {entry.state}: {entry.reason}", markup=False)
+            echo(f"trial {entry.id} {entry.state}: {entry.reason}")
 
 
 def _number(value: float | None) -> str:

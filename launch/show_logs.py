@@ -5,16 +5,16 @@ from __future__ import annotations
 import json
 import time
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-import typer
-
 from launch import status
 from launch.logs import LOG, WORKER_LOG
 from speaq.config import ConfigError
+from speaq.plain_text import visible
+from speaq.terminal import can_print, echo, echo_lines
 from speaq.training.metrics import read_lines
 
 POLL = 0.5  # seconds between looks with --follow
@@ -36,12 +36,12 @@ def print_logs(study: Path, trial: str, *, follow: bool = False, as_json: bool =
     while True:
         working = follow and _works(study, trial)  # asked first: what is written until then is read below
         for row in read(folder, seen):
-            typer.echo(json.dumps(row) if as_json else line(row))
-        if not working:
+            echo_lines(json.dumps(row) if as_json else line(row))
+        if not working or not can_print():
             break
         time.sleep(POLL)
     if not seen.total():
-        typer.echo(f"trial {trial} ({entries[trial].state}) has logged nothing yet", err=True)
+        echo(f"trial {trial} ({entries[trial].state}) has logged nothing yet", err=True)
 
 
 def _works(study: Path, trial: str) -> bool:
@@ -72,9 +72,4 @@ def line(row: Mapping[str, Any]) -> str:
         moment = str(row.get("time"))
     where = "" if row.get("step") is None else f"step {row['step']} "
     text = f"{moment} {row.get('level', '')} {where}{row.get('message', '')}"
-    return "\n".join(printable([text, *str(row.get("traceback", "")).splitlines()]))
-
-
-def printable(lines: Sequence[str]) -> list[str]:
-    """Lines without what a terminal would obey."""
-    return ["".join(c if c.isprintable() or c == "\t" else repr(c)[1:-1] for c in text) for text in lines]
+    return "\n".join(visible(part, keep="\t") for part in [text, *str(row.get("traceback", "")).splitlines()])

@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import typer
-from rich.console import Console
 from rich.table import Table
 
 from launch import copies
@@ -24,7 +21,7 @@ from launch.search import max_steps as max_steps
 from launch.study import Study
 from speaq.evaluation.protocol import common_protocol
 from speaq.files.locks import holder
-from speaq.terminal import shown
+from speaq.terminal import echo, echo_json, show, shown, table
 from speaq.training import seal
 from speaq.training.metrics import read_lines
 
@@ -216,25 +213,25 @@ def print_status(folder: Path, *, as_json: bool = False) -> None:
     trials = trial_statuses(snapshot)
     best = {name: entry for name, entry in best_by_objective(snapshot).items() if entry is not None}
     if as_json:
-        typer.echo(json.dumps(_to_json(snapshot, trials, best), indent=1, allow_nan=False))
+        echo_json(_to_json(snapshot, trials, best))
         return
     for line in best_lines(best):
-        typer.echo(line)
+        echo(line)
     if not best:
-        typer.echo("no trial has finished")
-    _print_trials(trials, snapshot.plan.objective)
+        echo("no trial has finished")
+    show(trial_table(trials, snapshot.plan.objective))
     if snapshot.protocol is not None:
-        typer.echo(f"protocol: {snapshot.protocol}")
+        echo(f"protocol: {snapshot.protocol}")
     for trial in trials:
         if trial.reason:
-            typer.echo(f"trial {trial.trial} {trial.state}: {trial.reason}")
+            echo(f"trial {trial.trial} {trial.state}: {trial.reason}")
     hungry = starving_line({trial.trial: starving(snapshot, trial.trial) for trial in trials})
     if hungry is not None:
-        typer.echo(hungry)
+        echo(hungry)
     for forced in snapshot.study.forced:
-        typer.echo(f"resumed with --force at {forced['at']}: {'; '.join(forced['changes'])}")
-    typer.echo(seal.summary(folder))
-    typer.echo(totals_line(totals(trials, snapshot), snapshot.active))
+        echo(f"resumed with --force at {forced['at']}: {'; '.join(forced['changes'])}")
+    echo(seal.summary(folder))
+    echo(totals_line(totals(trials, snapshot), snapshot.active))
 
 
 def _to_json(snapshot: Snapshot, trials: Sequence[TrialStatus], best: Mapping[str, Entry]) -> dict[str, Any]:
@@ -255,22 +252,13 @@ def _to_json(snapshot: Snapshot, trials: Sequence[TrialStatus], best: Mapping[st
 
 def trial_table(trials: Sequence[TrialStatus], objective: Sequence[str]) -> Table:
     """One row a trial: state, progress, ETA, objectives."""
-    table = Table("trial", "", "state", "step", "s", "ETA", *objective, box=None, pad_edge=False)
-    for column in table.columns[3:]:
-        column.justify = "right"
+    rows = []
     for t in trials:
         values = (t.metrics.get(name) for name in objective)
         numbers = ("-" if value is None else f"{value:.4f}" for value in values)
         eta = "" if t.eta_seconds is None else f"{t.eta_seconds:.0f} s"
-        table.add_row(t.trial, t.label or "", t.state, f"{t.step}/{t.max_steps}", f"{t.seconds:.0f}", eta, *numbers)
-    return table
-
-
-def _print_trials(trials: Sequence[TrialStatus], objective: Sequence[str]) -> None:
-    console = Console(highlight=False, markup=False)
-    if not console.is_terminal:
-        console.width = 160
-    console.print(trial_table(trials, objective))
+        rows.append((t.trial, t.label or "", t.state, f"{t.step}/{t.max_steps}", f"{t.seconds:.0f}", eta, *numbers))
+    return table(("trial", "", "state", "step", "s", "ETA", *objective), rows, left=3)
 
 
 def totals_line(sums: Totals, active: bool) -> str:

@@ -31,6 +31,11 @@ from speaq.terminal import (
     SplitOption,
     at_urls,
     command,
+    confess,
+    echo,
+    echo_json,
+    echo_lines,
+    keep_printing,
     launch,
     options,
     print_table,
@@ -68,7 +73,7 @@ def data_make(
         raise configs.ConfigError(f"{directory}: is not empty; give a new folder")
     with progress_bar("drawing") as progress:
         make_toy(directory, images, seed, lambda done: progress(done, images, ""))
-    typer.echo(f"{images} images in {directory}")
+    echo(f"{images} images in {directory}")
 
 
 @data_app.command("check")
@@ -79,13 +84,13 @@ def data_check(directory: Path, as_json: AsJson = False) -> int:
 
     problems = check(directory)
     if as_json:
-        typer.echo(json.dumps([vars(p) for p in problems], indent=1, default=str))
+        echo_json([vars(p) for p in problems])
     else:
         for problem in problems:
-            typer.echo(str(problem))
+            echo(str(problem))
     errors = sum(p.severity == "error" for p in problems)
     if not as_json:
-        typer.echo(f"{errors} errors, {len(problems) - errors} warnings")
+        echo(f"{errors} errors, {len(problems) - errors} warnings")
     return USAGE if errors else DONE
 
 
@@ -98,11 +103,11 @@ def data_stats(directory: Path, as_json: AsJson = False) -> None:
 
     report = stats_report(open_data(directory, need_images=False))
     if as_json:
-        typer.echo(json.dumps(report, indent=1))
+        echo_json(report)
         return
     for key, value in report.items():
         if not isinstance(value, dict):
-            typer.echo(f"{key.replace('_', ' '):28} {value}")
+            echo(f"{key.replace('_', ' '):28} {value}")
     _print_predicates(report)
 
 
@@ -121,11 +126,11 @@ def config_show(file: Path, assignments: Assignments, as_json: AsJson = False) -
     """Print every key of a config with its value, type and meaning."""
     config = configs.load(file, assignments)
     if as_json:
-        typer.echo(json.dumps(configs.to_dict(config), indent=1))
+        echo_json(configs.to_dict(config))
         return
     values = configs.flatten(configs.to_dict(config))
     for key, kind, meaning in configs.describe():
-        typer.echo(f"{key}: {json.dumps(values[key])}  # {kind}; {meaning}")
+        echo(f"{key}: {json.dumps(values[key])}  # {kind}; {meaning}")
 
 
 @app.command()
@@ -160,9 +165,9 @@ def _train(task: Literal["speaq", "detector"], config: configs.Config, data: Pat
             from speaq.training.loop import train as run
 
             result = run(config, data, output, task=task, resume=resume, progress=progress, saved=saved)
-    typer.echo(_metrics_line(result["metrics"]))
+    echo(_metrics_line(result["metrics"]))
     best = result["best"]
-    typer.echo(
+    echo(
         f"best {best['metric']} {best['value']:.4f} at step {best['step']} · {result['protocol']} · "
         f"{result['seconds']:.0f} s · {shown(output)}"
     )
@@ -190,16 +195,14 @@ def evaluate(
         overrides = configs.parse_overrides(assignments)
         result = evaluate_run(run, split, data, predictions=predictions, overrides=overrides, progress=progress)
     if as_json:
-        typer.echo(json.dumps(_evaluation_json(result), indent=1, allow_nan=False))
+        echo_json(_evaluation_json(result))
     elif result.evaluation.recall is None:
-        typer.echo(_metrics_line(result.evaluation.metrics))
+        echo(_metrics_line(result.evaluation.metrics))
     else:
         from speaq.evaluation.report import format_report
 
-        typer.echo(format_report(result.evaluation.recall, result.predicates))
-        typer.echo(
-            " · ".join(f"{n} {v:.4f}" for n, v in result.evaluation.metrics.items() if v is not None and "@" not in n)
-        )
+        echo_lines(format_report(result.evaluation.recall, result.predicates))
+        echo(" · ".join(f"{n} {v:.4f}" for n, v in result.evaluation.metrics.items() if v is not None and "@" not in n))
 
 
 def _evaluation_json(result: RunEvaluation) -> dict[str, Any]:
@@ -242,15 +245,15 @@ def metrics(
     if other is not None:
         rows = compare_files(result, other)
         if as_json:
-            typer.echo(json.dumps([row._asdict() for row in rows], indent=1))
+            echo_json([row._asdict() for row in rows])
         else:
             header = (f"protocol {result.record.protocol}", "this", "other", "difference", "95 %")
             print_table(header, [row.cells() for row in rows])
     elif as_json:
-        typer.echo(json.dumps(result.to_json(vg.vocabulary.predicates), indent=1, allow_nan=False))
+        echo_json(result.to_json(vg.vocabulary.predicates))
     else:
         print_table(*result.table())
-        typer.echo(result.text(vg.vocabulary.predicates))
+        echo_lines(result.text(vg.vocabulary.predicates))
 
 
 @app.command()
@@ -268,7 +271,7 @@ def convert(
     """Turn a published checkpoint of the reference into a run folder."""
     from speaq.training.convert import convert as convert_checkpoint
 
-    typer.echo(f"{convert_checkpoint(reference, run, data, config)} · {run}")
+    echo(f"{convert_checkpoint(reference, run, data, config)} · {run}")
 
 
 @app.command()
@@ -295,8 +298,8 @@ def predict(
             images, checkpoint, output, top, threshold, [".json", *kinds], batch_size, device, progress
         )
     for error in failed:
-        typer.echo(f"skipped {error}", err=True)
-    typer.echo(f"{done} photos in {output}" + (f", {len(failed)} skipped" if failed else ""))
+        echo(f"skipped {error}", err=True)
+    echo(f"{done} photos in {output}" + (f", {len(failed)} skipped" if failed else ""))
     return FAILED if failed else DONE
 
 
@@ -311,7 +314,11 @@ app.add_typer(cluster_app)
 def main() -> None:
     # Threads that spin while they wait stall each other on a busy machine: 7-33 images/s became 84-109 (two threads).
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-    app()
+    keep_printing()
+    try:
+        app()
+    finally:
+        confess()
 
 
 if __name__ == "__main__":

@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from speaq.terminal import DONE, USAGE, command, progress_bar
+from speaq.terminal import DONE, USAGE, command, echo, progress_bar
 
 convert_app = typer.Typer()
 
@@ -72,8 +72,8 @@ def data_convert(
         typer.echo(note)
     problems = check(output)
     for problem in problems:
-        typer.echo(str(problem))
-    typer.echo(f"{made} in {output}")
+        echo(str(problem))
+    echo(f"{made} in {output}")
     if "val" in made.images:
-        typer.echo(f"train with --set data.num_val={made.images['val']}: that many train rows come first and are val")
+        echo(f"train with --set data.num_val={made.images['val']}: that many train rows come first and are val")
     return USAGE if any(problem.severity == "error" for problem in problems) else DONE

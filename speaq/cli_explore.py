@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal
 import typer
 
 from speaq.config import ConfigError
-from speaq.terminal import DONE, at_urls, command, progress_bar
+from speaq.terminal import DONE, at_urls, command, echo, progress_bar
 
 explore_app = typer.Typer()
 LOCAL = "127.0.0.1"
@@ -61,11 +61,11 @@ def explore(
             context.main.judge_all(progress)
     listening = server.bind(host, port)
     if not server.is_loopback(host):
-        typer.echo(f"warning: --host {host} lets other machines read the data set and the run", err=True)
+        echo(f"warning: --host {host} lets other machines read the data set and the run", err=True)
     application = app.create_app(context, server.known_names(host))
     with contextlib.suppress(KeyboardInterrupt):  # how a server ends
-        server.serve(application, listening, lambda where: typer.echo(f"{where}  Ctrl-C ends it"))
-    typer.echo("ended", err=True)
+        server.serve(application, listening, lambda where: echo(f"{where}  Ctrl-C ends it"))
+    echo("ended", err=True)
     return DONE
 
 

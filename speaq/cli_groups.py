@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
@@ -10,7 +9,18 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from speaq import config as configs
-from speaq.terminal import AsJson, Assignments, DataDir, SplitOption, at_urls, command, print_table, progress_bar
+from speaq.terminal import (
+    AsJson,
+    Assignments,
+    DataDir,
+    SplitOption,
+    at_urls,
+    command,
+    echo,
+    echo_json,
+    print_table,
+    progress_bar,
+)
 
 if TYPE_CHECKING:
     from speaq.evaluation.specialization import Analysed
@@ -55,17 +65,17 @@ def groups(
     counts = predicate_count(split, vg.num_predicates)
     made = group_lab(split, counts, vg.vocabulary.predicates, asked)
     if as_json:
-        typer.echo(json.dumps([group.to_json() for group in made], indent=1))
+        echo_json([group.to_json() for group in made])
         return
     _print_groups(made)
     if table:
         _print_predicates(made)
     else:
         for group in made:
-            typer.echo(f"group {group.title}: {', '.join(name for name, _ in group.predicates)}")
+            echo(f"group {group.title}: {', '.join(name for name, _ in group.predicates)}")
     for group in made:
         if group.load.warning:
-            typer.echo(f"group {group.title} is {group.load.warning}")
+            echo(f"group {group.title} is {group.load.warning}")
 
 
 def _print_groups(made: list[Group]) -> None:
@@ -132,10 +142,10 @@ def specialization(
         for kind in KINDS:
             draw(found, output / f"specialization.{kind}", kind)
     if as_json:
-        typer.echo(json.dumps([one.to_json() for one in found], indent=1, allow_nan=False))
+        echo_json([one.to_json() for one in found])
         return
     print_table(SPECIALIZATION_COLUMNS, [_row(one) for one in found])
-    typer.echo(
+    echo(
         f"{found[0].images} images of {split}, the {top} best triplets of each; entropies in nats, "
         f"at most {math.log(len(found[0].predicates)):.3f}" + ("" if output is None else f" · {output}")
     )

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from speaq import config as configs
-from speaq.terminal import AsJson, Assignments, at_urls, command, print_table
+from speaq.terminal import AsJson, Assignments, at_urls, command, echo, echo_json, print_table
 
 if TYPE_CHECKING:
     from speaq.prediction.microscope import Microscope, Slide
@@ -45,10 +44,10 @@ def microscope(
         return
     found = opened.look(slide, triplet, overrides)
     if as_json:
-        typer.echo(json.dumps(found, indent=1, allow_nan=False))
+        echo_json(found)
         return
     bounds, group = found["group_bounds"], found["group"]
-    typer.echo(
+    echo(
         f"image {slide.image_id} ({slide.split}) · triplet {triplet}: {found['words']} · group {group + 1} of "
         f"{len(bounds) - 1}, queries {bounds[group]} to {bounds[group + 1] - 1}"
     )
@@ -85,7 +84,7 @@ def _print_triplets(opened: Microscope, slide: Slide, overrides: dict[str, Any],
         for number, text in enumerate(slide.triplets)
     ]
     if as_json:
-        typer.echo(json.dumps(rows, indent=1))
+        echo_json(rows)
         return
     print_table(
         ("triplet", "", "k by layer", "matched by layer"),

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import logging
 from pathlib import Path
 from typing import Annotated, Literal
 
 import typer
 
-from speaq.terminal import AsJson, at_urls, command, print_table, progress_bar
+from speaq.terminal import AsJson, at_urls, command, echo, echo_json, print_table, progress_bar
 
 model_app = typer.Typer()
 
@@ -35,15 +34,13 @@ def export_model(
     with progress_bar("exporting") as progress:
         made = export(run, outputs, check or (), tolerance=tolerance, progress=progress)
     if as_json:
-        typer.echo(json.dumps([vars(one) | {"file": str(one.file)} for one in made], indent=1))
+        echo_json([vars(one) | {"file": str(one.file)} for one in made])
         return
     header = ("output", *(str(one.file) for one in made))
     names = made[0].difference
     print_table(header, [(name, *(f"{one.difference[name]:.2g}" for one in made)) for name in names])
     for one in made:
-        typer.echo(
-            f"{one.file}: {one.size / 1e6:.1f} MB; above: largest differences from PyTorch, {one.batches} batches"
-        )
+        echo(f"{one.file}: {one.size / 1e6:.1f} MB; above: largest differences from PyTorch, {one.batches} batches")
 
 
 @model_app.command()
@@ -77,7 +74,7 @@ def benchmark(
             progress=progress,
         )
     if as_json:
-        typer.echo(json.dumps([vars(latency) for latency in found], indent=1))
+        echo_json([vars(latency) for latency in found])
         return
     rows = [
         (
@@ -88,4 +85,4 @@ def benchmark(
         for row in found
     ]
     print_table(("model", "p50 ms", "p90 ms", "p99 ms", "mean ms", "images/s", "calls"), rows)
-    typer.echo(f"{found[0].device}, {found[0].threads} threads, {batch_size} photos a call, {warmup} calls of warm-up")
+    echo(f"{found[0].device}, {found[0].threads} threads, {batch_size} photos a call, {warmup} calls of warm-up")

@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from speaq.terminal import AsJson, Assignments, OutputDir, StudyDir, at_urls, command, launch, progress_bar, shown
+from speaq.terminal import AsJson, Assignments, OutputDir, StudyDir, at_urls, command, echo, launch, progress_bar, shown
 
 search_app = typer.Typer()
 
@@ -102,7 +102,7 @@ def unseal(
     from speaq.training import seal
 
     seal.unseal(study, reason)
-    typer.echo(seal.summary(study))
+    echo(seal.summary(study))
 
 
 @search_app.command()
@@ -112,7 +112,7 @@ def export(
     study: StudyDir, output: Annotated[Path, typer.Argument(help="new file: .csv, .parquet, .tex or .db (Optuna)")]
 ) -> None:
     """Write all trials of a search as a table."""
-    typer.echo(f"{launch('export').export(study, output)} trials · {output}")
+    echo(f"{launch('export').export(study, output)} trials · {output}")
 
 
 @search_app.command()
@@ -123,7 +123,7 @@ def report(
     output: Annotated[Path | None, typer.Option("--output", help="default: report.html in the study")] = None,
 ) -> None:
     """Write a page about a search, with plots, that needs no network."""
-    typer.echo(shown(launch("report").write_report(study, output)))
+    echo(shown(launch("report").write_report(study, output)))
 
 
 @search_app.command()

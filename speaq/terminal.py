@@ -2,23 +2,33 @@
 
 from __future__ import annotations
 
+import errno
 import functools
 import importlib
+import io
+import json
 import logging
+import os
 import re
 import signal
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+import traceback as tracebacks
+from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import Annotated, Any, Literal, ParamSpec
+from typing import TYPE_CHECKING, Annotated, Any, Literal, ParamSpec, TextIO
 from urllib.parse import unquote
 
 import typer
 
 from speaq import config as configs
 from speaq.data import DataError
+from speaq.plain_text import visible
+
+if TYPE_CHECKING:
+    from rich.console import Console, RenderableType
+    from rich.table import Table
 
 P = ParamSpec("P")
 DONE, FAILED, USAGE, INTERRUPTED = 0, 1, 2, 130
@@ -38,8 +48,97 @@ _traceback = False
 def options(traceback: Annotated[bool, typer.Option(help="show the traceback of an error")] = False) -> None:
     global _traceback
     _traceback = traceback
-    logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="%(levelname)s %(message)s")
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(_PlainFormatter("%(levelname)s %(message)s"))
+    logging.basicConfig(handlers=[handler], level=logging.INFO)
     logging.getLogger("matplotlib").setLevel(logging.WARNING)
+
+
+class _PlainFormatter(logging.Formatter):
+    """Log lines whose foreign text is shown, not obeyed; tracebacks keep their lines."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return visible(super().format(record), keep="\n\t")
+
+
+class _LossyFile(io.FileIO):
+    """A file descriptor that takes everything: what cannot be written is lost, and work goes on."""
+
+    failure: OSError | None = None  # the first one
+
+    def write(self, data: Any) -> int:
+        try:
+            written = super().write(data)
+        except OSError as error:
+            self.failure = self.failure or error
+            written = None
+        return memoryview(data).nbytes if written is None else written  # None: a full pipe that must not block
+
+
+def keep_printing() -> None:
+    """Lets the process outlive its output: a reader that has gone, a full disk, a closed descriptor or terminal.
+
+    Characters that the output's encoding lacks are printed as escapes.
+    """
+    closed = {descriptor for descriptor in range(3) if not _is_open(descriptor)}
+    for _ in closed:  # else the next files would get these numbers, and what libraries print to them
+        os.set_inheritable(os.open(os.devnull, os.O_RDWR), True)
+    sys.stdout = _lossy(1, sys.stdout, 1 in closed)
+    sys.stderr = _lossy(2, sys.stderr, 2 in closed)
+
+
+def _is_open(descriptor: int) -> bool:
+    try:
+        os.fstat(descriptor)
+    except OSError:
+        return False
+    return True
+
+
+def _lossy(descriptor: int, stream: TextIO | None, is_null: bool) -> TextIO:
+    """A stream that never fails on `descriptor`, or on the null device where the process began without a stream."""
+    if stream is not None:
+        stream.flush()
+    elif not is_null:  # a file that was opened since has this number
+        descriptor = os.open(os.devnull, os.O_WRONLY)
+    buffer = io.BufferedWriter(_LossyFile(descriptor, "w", closefd=False))
+    encoding = "utf-8" if stream is None else stream.encoding
+    return io.TextIOWrapper(buffer, encoding, errors="backslashreplace", line_buffering=True)
+
+
+def _failure() -> OSError | None:
+    """Why standard output takes nothing any more."""
+    raw = getattr(getattr(sys.stdout, "buffer", None), "raw", None)
+    return raw.failure if isinstance(raw, _LossyFile) else None
+
+
+def can_print() -> bool:
+    """False once standard output has failed: whoever only prints, may stop."""
+    return _failure() is None
+
+
+def confess() -> None:
+    """Says on stderr what has become of standard output; a reader that wanted no more is no failure."""
+    sys.stdout.flush()
+    error = _failure()
+    if error is not None and error.errno != errno.EPIPE:
+        echo(f"speaq: standard output: {error.strerror}; what was printed is lost", err=True)
+
+
+def echo(text: object = "", *, err: bool = False) -> None:
+    """Prints one line, whatever is in it: control characters as escapes."""
+    print(visible(text, keep="\t"), file=sys.stderr if err else sys.stdout, flush=True)
+
+
+def echo_lines(text: str, *, err: bool = False) -> None:
+    """Prints text of several lines; names of others in it are `visible` already."""
+    for line in text.split("\n"):
+        echo(line, err=err)
+
+
+def echo_json(value: Any) -> None:
+    """Prints JSON in ASCII, so that no name in it can do anything. Raises ValueError for NaN and infinity."""
+    print(json.dumps(value, indent=1, allow_nan=False, default=str), flush=True)
 
 
 def command(function: Callable[P, int | None]) -> Callable[P, None]:
@@ -55,7 +154,7 @@ def command(function: Callable[P, int | None]) -> Callable[P, None]:
             _complain("interrupted", INTERRUPTED)
         except Exception as error:
             if _traceback:
-                raise
+                echo_lines(visible(tracebacks.format_exc().rstrip(), keep="\n"), err=True)
             text = " ".join(str(error).split())
             if isinstance(error, configs.ConfigError | DataError):
                 _complain(text, USAGE)
@@ -146,7 +245,7 @@ def _raise_interrupt(number: int, frame: object) -> None:
 
 
 def _complain(message: str, code: int) -> None:
-    typer.echo(f"speaq: {shown(message)}", err=True)
+    echo(f"speaq: {shown(message)}", err=True)
     raise typer.Exit(code)
 
 
@@ -154,13 +253,13 @@ def _complain(message: str, code: int) -> None:
 def progress_bar(title: str) -> Iterator[Callable[[int, int, str], None]]:
     """A bar with ETA on a terminal; elsewhere a plain line every ten seconds. Both on stderr."""
     if sys.stderr.isatty():
-        from rich.console import Console
         from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-        with Progress(*columns, TextColumn("{task.fields[text]}"), console=Console(stderr=True)) as bar:
-            task = bar.add_task(title, total=None, text="")
-            yield lambda done, total, text: bar.update(task, completed=done, total=total, text=text)
+        texts = (TextColumn(f"{{task.{name}}}", markup=False) for name in ("description", "fields[text]"))
+        columns = (next(texts), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(), next(texts))
+        with Progress(*columns, console=console(stderr=True)) as bar:
+            task = bar.add_task(visible(title), total=None, text="")
+            yield lambda done, total, text: bar.update(task, completed=done, total=total, text=visible(text))
         return
     begin, first, shown = 0.0, -1, 0.0
 
@@ -172,21 +271,53 @@ def progress_bar(title: str) -> Iterator[Callable[[int, int, str], None]]:
         if now - shown >= 10 and done > first:
             shown = now
             left = (now - begin) / (done - first) * (total - done)
-            typer.echo(f"{title} {done}/{total} · {text} · {left:.0f} s left", err=True)
+            echo(f"{title} {done}/{total} · {text} · {left:.0f} s left", err=True)
 
     yield line
 
 
-def print_table(header: tuple[str, ...], rows: list[tuple[str, ...]]) -> None:
+def console(*, stderr: bool = False) -> Console:
+    """Where tables and live displays go; it finds no markup, emoji codes or numbers in what is printed."""
     from rich.console import Console
-    from rich.table import Table
 
-    table = Table(*header, box=None)
-    for column in table.columns[1:]:
-        column.justify = "right"
-    for row in rows:
-        table.add_row(*row)
-    Console(width=None if sys.stdout.isatty() else 160, soft_wrap=False).print(table)
+    return Console(stderr=stderr, highlight=False, markup=False, emoji=False)
+
+
+def table(
+    header: Sequence[str], rows: Sequence[Sequence[str]], *, left: int = 1, numbers: Container[str] = (), best: int = -1
+) -> Table:
+    """A table of plain text: every cell is shown as it is.
+
+    Args:
+        left: so many first columns stand left, the others right.
+        numbers: where given, columns of these titles stand right and no others.
+        best: row in bold.
+    """
+    from rich.table import Table
+    from rich.text import Text
+
+    made = Table(box=None, pad_edge=False)
+    for position, title in enumerate(header):
+        right = title in numbers if numbers else position >= left
+        made.add_column(Text(visible(title)), justify="right" if right else "left")
+    for position, row in enumerate(rows):
+        made.add_row(*(Text(visible(cell)) for cell in row), style="bold" if position == best else None)
+    return made
+
+
+def show(content: RenderableType) -> None:
+    """Prints a table on stdout; as wide as it is where that is no terminal, so that nothing is cut or wrapped."""
+    from rich.measure import Measurement
+
+    out = console()
+    if not out.is_terminal:
+        out.width = max(1, Measurement.get(out, out.options.update(max_width=1 << 16), content).maximum)
+    out.print(content)
+
+
+def print_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    """A table on stdout, its first column left, the others right."""
+    show(table(header, rows))
 
 
 def launch(module: str) -> Any:

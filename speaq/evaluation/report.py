@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from speaq.evaluation.recall import THIRDS, RecallResult
+from speaq.plain_text import visible
 from speaq.structures import IntArray
 
 # Name of a metric → what the field's print format calls its kind. A is reported in sgcls and predcls only.
@@ -48,7 +49,7 @@ def _line(result: RecallResult, name: str, kind: str) -> str:
 def _details(result: RecallResult, predicates: Sequence[str]) -> str:
     recalls = _recall_or_none(result, result.recall_at[-1])
     cells = (
-        f"({name}:{math.nan if recall is None else recall:.4f})"
+        f"({visible(name)}:{math.nan if recall is None else recall:.4f})"
         for name, recall in zip(predicates, recalls, strict=True)
     )
     return f"\n{' Details '.center(56, '-')}\n{' '.join(cells)}\n{'-' * 56}"

@@ -1,0 +1,26 @@
+"""Text of others, made safe to show: what a terminal or a page would obey is written out."""
+
+from __future__ import annotations
+
+import unicodedata
+
+_JOINERS = "\u200c\u200d"  # between letters of Persian and Indic words, and inside emoji
+_OBEYED = ("Cc", "Cs", "Zl", "Zp")  # categories: control characters, halves of surrogates, line separators
+
+
+def visible(text: object, keep: str = "") -> str:
+    """One line in which every control character is an escape: `\\x1b`, `\\n`, `\\u202e` (right-to-left override).
+
+    Args:
+        keep: control characters that stay as they are.
+    """
+    plain = str(text)
+    if plain.isprintable():
+        return plain
+    return "".join(c if c in keep or not is_obeyed(c) else repr(c)[1:-1] for c in plain)
+
+
+def is_obeyed(character: str) -> bool:
+    """Whether a terminal or a text layout may act on it instead of showing it."""
+    category = unicodedata.category(character)
+    return category in _OBEYED or (category == "Cf" and character not in _JOINERS)
