@@ -10,6 +10,8 @@ import plotly.graph_objects as go
 import plotly.io
 from plotly.offline import get_plotlyjs
 
+from speaq.plain_text import visible
+
 STYLE = """
 :root { color-scheme: light; }
 body { margin: 0 auto; max-width: 1100px; padding: 0 12px 48px; font: 15px/1.5 system-ui, sans-serif; color: #111827;
@@ -34,46 +36,51 @@ h3 { font-size: 1em; font-weight: 600; margin: 0.6em 0 0; }
 """
 
 
+def _escaped(text: str) -> str:
+    """Plain text for a page: no tags, and no characters that would turn the order of letters around."""
+    return html.escape(visible(text, keep="\n"))
+
+
 def page(title: str, sections: Iterable[str]) -> str:
     """A whole document. `sections` are HTML."""
     return (
         '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
         '<link rel="icon" href="data:,">\n'  # no browser asks for one then
-        f"<title>{html.escape(title)}</title>\n<style>{STYLE}</style>\n<script>{get_plotlyjs()}</script>\n</head>\n"
-        f"<body>\n<h1>{html.escape(title)}</h1>\n" + "\n".join(sections) + "\n</body>\n</html>\n"
+        f"<title>{_escaped(title)}</title>\n<style>{STYLE}</style>\n<script>{get_plotlyjs()}</script>\n</head>\n"
+        f"<body>\n<h1>{_escaped(title)}</h1>\n" + "\n".join(sections) + "\n</body>\n</html>\n"
     )
 
 
 def section(title: str, *parts: str) -> str:
     """A heading and HTML below it."""
-    return f"<section>\n<h2>{html.escape(title)}</h2>\n" + "\n".join(parts) + "\n</section>"
+    return f"<section>\n<h2>{_escaped(title)}</h2>\n" + "\n".join(parts) + "\n</section>"
 
 
 def text(content: str) -> str:
-    return f"<p>{html.escape(content)}</p>"
+    return f"<p>{_escaped(content)}</p>"
 
 
 def commands(lines: Sequence[str]) -> str:
-    return f"<pre>{html.escape(chr(10).join(lines))}</pre>"
+    return f"<pre>{_escaped(chr(10).join(lines))}</pre>"
 
 
 def listing(lines: Sequence[str]) -> str:
-    return "<ul>" + "".join(f"<li>{html.escape(line)}</li>" for line in lines) + "</ul>"
+    return "<ul>" + "".join(f"<li>{_escaped(line)}</li>" for line in lines) + "</ul>"
 
 
 def facts(values: Mapping[str, str]) -> str:
     """Names and values, one a line."""
-    rows = "".join(f"<tr><th>{html.escape(n)}</th><td>{html.escape(v)}</td></tr>" for n, v in values.items())
+    rows = "".join(f"<tr><th>{_escaped(n)}</th><td>{_escaped(v)}</td></tr>" for n, v in values.items())
     return f'<div class="box"><table class="facts">{rows}</table></div>'
 
 
 def table(header: Sequence[str], rows: Sequence[Sequence[Any]], classes: Sequence[str] | None = None) -> str:
     """Numbers stand right; a table that is too wide scrolls on its own. `classes`: one CSS class (or none) a row."""
-    head = "".join(f"<th>{html.escape(name)}</th>" for name in header)
+    head = "".join(f"<th>{_escaped(name)}</th>" for name in header)
     names = classes or [""] * len(rows)
     body = "".join(
-        f'<tr class="{html.escape(name)}">' + "".join(map(_cell, row)) + "</tr>"
+        f'<tr class="{_escaped(name)}">' + "".join(map(_cell, row)) + "</tr>"
         for name, row in zip(names, rows, strict=True)
     )
     return f'<div class="box"><table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>'
@@ -83,13 +90,13 @@ def _cell(value: Any) -> str:
     number = value is None or (isinstance(value, int | float) and not isinstance(value, bool))
     kind = ' class="number"' if number else ""
     shown = "-" if value is None else f"{value:.4g}" if isinstance(value, float) else str(value)
-    return f"<td{kind}>{html.escape(shown)}</td>"
+    return f"<td{kind}>{_escaped(shown)}</td>"
 
 
 def plot(figure: go.Figure, height: int = 360) -> str:
     """A figure as wide as its place, its title above it. plotly escapes what would end its script."""
     title = figure.layout.title.text
-    heading = f"<h3>{html.escape(title)}</h3>" if title else ""
+    heading = f"<h3>{_escaped(title)}</h3>" if title else ""
     figure.update_layout(
         autosize=True,
         title=None,

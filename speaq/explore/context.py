@@ -15,6 +15,7 @@ from starlette.routing import BaseRoute
 from speaq.data.records import VisualGenome
 from speaq.explore.study import StudyFolder
 from speaq.explore.view import View
+from speaq.plain_text import visible
 
 Needs = Literal["data", "run", "predictions", "study"]
 
@@ -32,6 +33,11 @@ class Page(NamedTuple):
     needs: Needs = "data"
 
 
+def _in_order(value: Any) -> Any:
+    """What a template shows; a name must not turn around the letters beside it. Markup is our own."""
+    return visible(value, keep="\n\t") if type(value) is str else value
+
+
 @dataclass
 class Context:
     """Made once for a server."""
@@ -46,7 +52,12 @@ class Context:
     def __post_init__(self) -> None:
         loader = PackageLoader("speaq.explore")
         self.environment = Environment(
-            loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+            loader=loader,
+            autoescape=True,
+            finalize=_in_order,
+            undefined=StrictUndefined,
+            trim_blocks=True,
+            lstrip_blocks=True,
         )
 
     def view(self, request: Request) -> View:
