@@ -21,6 +21,7 @@ from launch.search import max_steps as max_steps
 from launch.study import Study
 from speaq.evaluation.protocol import common_protocol
 from speaq.files.locks import holder
+from speaq.files.regular import check_regular
 from speaq.terminal import echo, echo_json, show, shown, table
 from speaq.training import seal
 from speaq.training.metrics import read_lines
@@ -58,7 +59,7 @@ class _Rows(Ledger):
     def __init__(self, path: Path) -> None:
         self.path, self.entries = path, {}
         self.wall_seconds, self._row_time = 0.0, None
-        content = path.read_bytes() if path.exists() else b""
+        content = check_regular(path).read_bytes() if path.exists() else b""
         self._read(content[: content.rfind(b"\n") + 1])
 
 

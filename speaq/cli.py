@@ -288,18 +288,31 @@ def predict(
     ] = "png",
     batch_size: Annotated[int, typer.Option(min=1, help="photos at once")] = 8,
     device: Annotated[Literal["auto", "cpu", "cuda"], typer.Option()] = "auto",
+    max_megapixels: Annotated[
+        float, typer.Option(min=0.01, max=89.0, help="larger photos are skipped, not decoded")
+    ] = 89.0,
 ) -> int:
     """Scene graphs of your own photos as JSON and pictures; exit code 1 where a photo could not be read."""
     from speaq.prediction.predictor import predict_files
 
     kinds = {"png": [".png"], "svg": [".svg"], "both": [".png", ".svg"], "none": []}[pictures]
     with progress_bar("predicting") as progress:
-        done, failed = predict_files(
-            images, checkpoint, output, top, threshold, [".json", *kinds], batch_size, device, progress
+        done, failed, others = predict_files(
+            images,
+            checkpoint,
+            output,
+            top,
+            threshold,
+            [".json", *kinds],
+            batch_size,
+            device,
+            progress,
+            round(max_megapixels * 1e6),
         )
     for error in failed:
         echo(f"skipped {error}", err=True)
-    echo(f"{done} photos in {output}" + (f", {len(failed)} skipped" if failed else ""))
+    skipped = f", {len(failed)} skipped" if failed else ""
+    echo(f"{done} photos in {output}{skipped}" + (f", {others} files of other kinds ignored" if others else ""))
     return FAILED if failed else DONE
 
 

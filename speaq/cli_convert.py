@@ -69,7 +69,7 @@ def data_convert(
             progress=progress,
         )
     for note in made.notes:
-        typer.echo(note)
+        echo(note)
     problems = check(output)
     for problem in problems:
         echo(str(problem))

@@ -22,6 +22,8 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
+from speaq.files.regular import check_regular
+
 MAX_TEXT = 512 * 2**20  # bytes of a JSON file; Visual Genome's largest has 17 MiB
 FREE = 64 * 2**20  # bytes that an array may take, whatever its file takes
 SHOWN, MAX_SHARED = 2**30, 16  # bytes that tensors may show, whatever their file holds; times what it holds
@@ -128,7 +130,7 @@ def parse_json(text: str | bytes, hook: Callable[[list[tuple[str, Any]]], Any] |
 
 def read_text(path: Path) -> str:
     """A text file of a bearable size: UTF-8, or what its byte-order mark says. Raises ForeignError, OSError."""
-    if path.stat().st_size > MAX_TEXT:
+    if check_regular(path).stat().st_size > MAX_TEXT:
         raise ForeignError(f"{path.stat().st_size:,} bytes, at most {MAX_TEXT:,} are read")
     try:
         return decode(path.read_bytes())
@@ -152,7 +154,7 @@ def read_json(path: Path, hook: Callable[[list[tuple[str, Any]]], Any] | None = 
 def open_h5(path: Path) -> h5py.File:
     """An HDF5 file to read. Raises ForeignError."""
     try:
-        return h5py.File(path, "r")
+        return h5py.File(check_regular(path), "r")
     except (OSError, RuntimeError, ValueError, KeyError) as error:  # h5py passes on what the C library finds
         raise ForeignError(f"not a readable HDF5 file ({error})") from error
 
@@ -180,6 +182,7 @@ def h5_dataset(file: h5py.File, name: str) -> h5py.Dataset | None:
 
 def load_npy(path: Path) -> NDArray[Any]:
     """The array of a .npy file; nothing is unpickled. Raises ForeignError, OSError."""
+    check_regular(path)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of headers that NumPy 1 wrote
@@ -204,7 +207,7 @@ def load_tensors(path: Path) -> Any:
     """
     import torch  # not for every command
 
-    with path.open("rb"):
+    with check_regular(path).open("rb"):
         pass
     try:
         _check_archive(path)

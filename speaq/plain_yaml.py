@@ -9,6 +9,8 @@ from typing import Any
 
 import yaml
 
+from speaq.files.regular import check_regular
+
 
 class ConfigError(ValueError):
     """A configuration that cannot be used: the message names file, key, rule and value in one line."""
@@ -109,7 +111,7 @@ def _written_out(node: yaml.Node, known: dict[int, float]) -> float:
 def read_yaml(path: Path) -> dict[str, Any]:
     """Reads a YAML file whose top level is a mapping (an empty file is {}); raises `ConfigError` in one line."""
     try:
-        text = path.read_text(encoding="utf-8")
+        text = check_regular(path).read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else "not UTF-8 text"
         raise ConfigError(f"{path}: cannot be read ({reason})") from error

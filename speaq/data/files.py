@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from speaq import foreign
 from speaq.data import DataError
+from speaq.files.regular import check_regular
 from speaq.foreign import ForeignError
 
 Array = NDArray[Any]
@@ -64,7 +65,7 @@ class Files:
         """sha256 over names and contents of the annotation files (photos are not read)."""
         total = hashlib.sha256()
         for path in (self.annotations, self.dictionaries, self.image_data):
-            with path.open("rb") as file:
+            with check_regular(path).open("rb") as file:
                 total.update(f"{path.name} {hashlib.file_digest(file, 'sha256').hexdigest()}\n".encode())
         return total.hexdigest()
 

@@ -12,6 +12,7 @@ from typing import Any
 from speaq.config import ConfigError, DataConfig, from_dict, read_yaml
 from speaq.data.records import SplitName
 from speaq.explore.stored import find_predictions
+from speaq.files.regular import check_regular
 
 # Columns of trials.csv that hold words; the others are numbers and, behind `reason`, settings.
 TEXT = ("trial", "label", "status", "protocol", "reason")
@@ -60,7 +61,7 @@ class StudyFolder:
         path = self.folder / "trials.csv"
         if not path.exists():
             return []
-        with path.open(encoding="utf-8", newline="") as file:
+        with check_regular(path).open(encoding="utf-8", newline="") as file:
             rows = list(csv.DictReader(file))
         if any("trial" not in row or None in row for row in rows):
             raise ConfigError(f"{path}: is no table of trials")
@@ -72,7 +73,7 @@ class StudyFolder:
         if not path.exists():
             return row
         try:
-            best = json.loads(path.read_text(encoding="utf-8"))["best"]
+            best = json.loads(check_regular(path).read_text(encoding="utf-8"))["best"]
             metrics = {key: value for key, value in best["metrics"].items() if value is not None}
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise ConfigError(f"{path}: is no result of a run ({error})") from error

@@ -19,6 +19,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from speaq.files.regular import check_regular
 from speaq.foreign import first_line, is_zip
 from speaq.model.reference_weights import BACKBONE, WeightsError, checked, load_plain, named_values, our_name
 
@@ -186,7 +187,7 @@ class _Unpickler(pickle._Unpickler):
 
 def _unpickle(path: Path) -> Any:
     try:
-        return _Unpickler(io.BytesIO(path.read_bytes()), encoding="latin1").load()
+        return _Unpickler(io.BytesIO(check_regular(path).read_bytes()), encoding="latin1").load()
     except FileNotFoundError as error:
         raise WeightsError(f"{path}: no such file") from error
     except OSError as error:

@@ -132,7 +132,7 @@ def example_batches(predictor: Predictor, photos: Sequence[Path], batch_size: in
     if not photos:
         alone, padded = _generated(predictor.config)
         return [alone if batch_size == 1 else padded]
-    files = [file for file, _ in find_images(photos)[:MOST_PHOTOS]]
+    files = [file for file, _ in find_images(photos)[0][:MOST_PHOTOS]]
     samples = [predictor.sample(index, file) for index, file in enumerate(files)]
     batches = (collate(samples[start : start + batch_size]) for start in range(0, len(samples), batch_size))
     return [(batch.images.contiguous(), batch.sizes_hw) for batch in batches]

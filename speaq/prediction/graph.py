@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from speaq.data.images import Source, file_of
 from speaq.files.atomic import replaced, write_text
 from speaq.structures import IntArray, ScenePrediction, Vocabulary
 
@@ -42,10 +43,11 @@ class Triplet:
 class ImagePrediction:
     """A photo's scene graph; triplets are ranked, the best first, and no two of them are the same."""
 
-    image: Path
+    image: Path | None  # its file, where it has one
     size_hw: tuple[int, int]  # pixels of the upright photo
     things: tuple[Thing, ...]
     triplets: tuple[Triplet, ...]
+    source: Source | None = field(default=None, repr=False, compare=False)  # to draw on; default: the file
 
     def first(self, top: int) -> ImagePrediction:
         """The best `top` triplets and what occurs in them."""
@@ -59,7 +61,7 @@ class ImagePrediction:
         """Plain values in the documented form: see `SCHEMA` and README."""
         return {
             "schema": SCHEMA,
-            "image": str(self.image),
+            "image": None if self.image is None else str(self.image),
             "width": self.size_hw[1],
             "height": self.size_hw[0],
             "objects": [
@@ -89,7 +91,8 @@ class ImagePrediction:
         """Writes the JSON, or a picture where the name ends in .png or .svg. Raises ValueError for other names."""
         path = Path(path)
         if path.suffix == ".json":
-            write_text(path, json.dumps(self.to_json(), indent=1, ensure_ascii=False) + "\n")
+            text = json.dumps(self.to_json(), indent=1, ensure_ascii=False) + "\n"
+            write_text(path, text.encode(errors="backslashreplace").decode())  # JSON's form of a name that is no UTF-8
         elif path.suffix in (".png", ".svg"):
             from speaq.prediction.picture import draw  # matplotlib only where it is needed
 
@@ -113,7 +116,7 @@ def distinct_names(things: Sequence[Thing]) -> list[str]:
 
 
 def image_prediction(
-    image: Path,
+    image: Source,
     size_hw: tuple[int, int],
     prediction: ScenePrediction,
     vocabulary: Vocabulary,
@@ -149,7 +152,7 @@ def image_prediction(
         score = float(prediction.triplet_scores[row])
         probability = float(prediction.predicate_scores[row, index])
         triplets.append(Triplet(subject, vocabulary.predicates[index], index, object_, score, probability))
-    return ImagePrediction(image, size_hw, things, tuple(triplets))
+    return ImagePrediction(file_of(image), size_hw, things, tuple(triplets), image)
 
 
 def _best_rows(prediction: ScenePrediction, top: int, threshold: float) -> IntArray:

@@ -17,7 +17,7 @@ from matplotlib.text import Text
 from matplotlib.transforms import Bbox
 from numpy.typing import NDArray
 
-from speaq.data.images import read_image
+from speaq.data.images import read_photo
 from speaq.prediction.graph import ImagePrediction, distinct_names
 from speaq.prediction.layout import FONT, GRAPH, HEIGHT, layout
 
@@ -25,6 +25,7 @@ from speaq.prediction.layout import FONT, GRAPH, HEIGHT, layout
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 DARK_TEXT = ("#E69F00", "#56B4E9", "#CC79A7")  # too light for white letters
 DPI = 150  # dots per inch of a PNG
+FINEST = 1500  # pixels of the shortest side of a large photo: twice what a PNG shows
 BEND = 0.12  # of arrows, in their lengths
 LOOP = 12.0  # half the width of an arrow from a thing to itself, points
 DRAWN = 10  # triplets of a picture: more make it unreadable
@@ -72,7 +73,11 @@ def _style(number: int, **box: Any) -> dict[str, Any]:
 
 
 def _draw_photo(axes: Axes, prediction: ImagePrediction, names: Sequence[str]) -> None:
-    axes.imshow(read_image(prediction.image), interpolation="antialiased")
+    source = prediction.image if prediction.source is None else prediction.source
+    assert source is not None, "a prediction has a file or what it was made from"
+    height, width = prediction.size_hw
+    pixels = read_photo(source, FINEST).pixels
+    axes.imshow(pixels, interpolation="antialiased", extent=(-0.5, width - 0.5, height - 0.5, -0.5))
     axes.set_axis_off()
     labels = []
     for number, (thing, name) in enumerate(zip(prediction.things, names, strict=True)):

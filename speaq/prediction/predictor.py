@@ -18,7 +18,7 @@ import torch
 from speaq.config import Config, ConfigError, apply, from_dict
 from speaq.data import DataError
 from speaq.data.dataset import collate, to_sample
-from speaq.data.images import read_image
+from speaq.data.images import MAX_PIXELS, SUFFIXES, Source, read_photo
 from speaq.data.transforms import Picture, eval_transform
 from speaq.inference import decode
 from speaq.prediction.exported import SUFFIXES as EXPORTED
@@ -30,7 +30,7 @@ from speaq.training.evaluate import Progress, _no_progress
 from speaq.training.loop import pick_device
 from speaq.training.tasks import restored_model
 
-SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff")
+FINENESS = 2  # a large photo is reduced to this multiple of the network's size before it is resized to it
 
 
 @dataclass(frozen=True)
@@ -70,12 +70,21 @@ class Predictor:
         model.to(where).to(memory_format=torch.channels_last).eval()
         return cls(model, config, vocabulary, where, file, content["step"])
 
-    def predict(self, image: Path | str, *, top: int = 20, threshold: float = 0.0) -> ImagePrediction:
-        """One photo. Raises DataError where it cannot be read."""
-        return self._decoded([self.sample(0, Path(image))], [Path(image)], top, threshold)[0]
+    def predict(self, image: Source, *, top: int = 20, threshold: float = 0.0) -> ImagePrediction:
+        """One photo: a file, a Pillow image, or an array ([h, w, 3] RGB of 0 to 255, or of 0 to 1 where floats).
+
+        Raises DataError where it cannot be read.
+        """
+        return self._decoded([self.sample(0, image)], [image], top, threshold)[0]
 
     def predict_all(
-        self, images: Sequence[Path], *, batch_size: int = 8, top: int = 20, threshold: float = 0.0
+        self,
+        images: Sequence[Source],
+        *,
+        batch_size: int = 8,
+        top: int = 20,
+        threshold: float = 0.0,
+        max_pixels: int = MAX_PIXELS,
     ) -> Iterator[ImagePrediction | DataError]:
         """Many photos, in their order; what cannot be read comes as the error that says why.
 
@@ -83,39 +92,40 @@ class Predictor:
             batch_size: photos at once; padding to the largest of them moves scores by up to a percent or so.
             top: triplets at most of each photo.
             threshold: least score of a triplet.
+            max_pixels: of a photo; a larger one is not decoded.
         """
         for start in range(0, len(images), batch_size):
             some = images[start : start + batch_size]
             samples: list[Sample] = []
             errors: dict[int, DataError] = {}
-            for position, path in enumerate(some):
+            for position, image in enumerate(some):
                 try:
-                    samples.append(self.sample(position, path))
+                    samples.append(self.sample(position, image, max_pixels))
                 except DataError as error:
                     errors[position] = error
-            paths = [some[sample.index] for sample in samples]
-            found = iter(self._decoded(samples, paths, top, threshold) if samples else [])
+            readable = [some[sample.index] for sample in samples]
+            found = iter(self._decoded(samples, readable, top, threshold) if samples else [])
             for position in range(len(some)):
                 yield errors[position] if position in errors else next(found)
 
     @torch.inference_mode()
     def _decoded(
-        self, samples: list[Sample], paths: Sequence[Path], top: int, threshold: float
+        self, samples: list[Sample], images: Sequence[Source], top: int, threshold: float
     ) -> list[ImagePrediction]:
         batch = collate(samples)
         outputs = self.model(batch.images.to(self.device), batch.sizes_hw.to(self.device))
         decoded = decode(outputs, batch.original_hw, self.config.inference)
         return [
-            image_prediction(path, hw, prediction, self.vocabulary, top=top, threshold=threshold)
-            for path, hw, prediction in zip(paths, batch.original_hw, decoded, strict=True)
+            image_prediction(image, hw, prediction, self.vocabulary, top=top, threshold=threshold)
+            for image, hw, prediction in zip(images, batch.original_hw, decoded, strict=True)
         ]
 
-    def sample(self, index: int, path: Path) -> Sample:
+    def sample(self, index: int, image: Source, max_pixels: int = MAX_PIXELS) -> Sample:
         """A photo as the network sees it. Raises DataError where it cannot be read."""
-        pixels = read_image(path)
+        photo = read_photo(image, FINENESS * self.config.data.eval_side, max_pixels)
         nothing = np.zeros((0, 4), np.float32), np.zeros(0, np.int64), np.zeros((0, 3), np.int64)
-        picture = eval_transform(Picture(pixels, *nothing), self.config.data)
-        return to_sample(index, picture, (pixels.shape[0], pixels.shape[1]))
+        picture = eval_transform(Picture(photo.pixels, *nothing), self.config.data)
+        return to_sample(index, picture, photo.size_hw)
 
 
 def _vocabulary(content: Mapping[str, Any], file: Path) -> Vocabulary:
@@ -138,18 +148,23 @@ def predict_files(
     batch_size: int = 8,
     device: str = "auto",
     progress: Progress = _no_progress,
-) -> tuple[int, list[DataError]]:
-    """Writes a file of every suffix for each photo below `output`; returns how many photos, and what was skipped.
+    max_pixels: int = MAX_PIXELS,
+) -> tuple[int, list[DataError], int]:
+    """Writes a file of every suffix for each photo below `output`.
+
+    Returns how many photos, why others were skipped, and how many files of the folders are no photos.
 
     A photo that cannot be read is skipped. Files of an earlier call are written anew.
 
     Raises:
         ConfigError, CheckpointError: no photos, or a run that cannot be used.
     """
-    found = find_images(images)
+    found, others = find_images(images)
     predictor = Predictor.load(run, device=device)
     errors: list[DataError] = []
-    graphs = predictor.predict_all([i for i, _ in found], batch_size=batch_size, top=top, threshold=threshold)
+    paths = [image for image, _ in found]
+    options: dict[str, Any] = {"batch_size": batch_size, "top": top, "threshold": threshold, "max_pixels": max_pixels}
+    graphs = predictor.predict_all(paths, **options)
     for done, ((_, name), graph) in enumerate(zip(found, graphs, strict=True), start=1):
         if isinstance(graph, DataError):
             errors.append(graph)
@@ -159,30 +174,36 @@ def predict_files(
             for suffix in suffixes:
                 graph.save(target.with_name(target.name + suffix))
         progress(done, len(found), name.name)
-    return len(found) - len(errors), errors
+    return len(found) - len(errors), errors, others
 
 
-def find_images(paths: Sequence[Path]) -> list[tuple[Path, Path]]:
+def find_images(paths: Sequence[Path]) -> tuple[list[tuple[Path, Path]], int]:
     """(photo, its name below the output folder) of every file given and, sorted, of all photos in folders.
+
+    Also how many other files the folders hold. Photos of formats that cannot be read here are among the photos.
 
     Raises:
         ConfigError: a path that is not there, a folder without photos, or two photos with one name.
     """
     found: dict[Path, Path] = {}
+    others = 0
     for path in paths:
-        for image, name in _images_of(path):
+        images, number = _images_of(path)
+        others += number
+        for image, name in images:
             if name in found and found[name] != image:
                 raise ConfigError(f"{image}: {found[name]} has the same name in the output; predict them one by one")
             found[name] = image
-    return [(image, name) for name, image in found.items()]
+    return [(image, name) for name, image in found.items()], others
 
 
-def _images_of(path: Path) -> list[tuple[Path, Path]]:
+def _images_of(path: Path) -> tuple[list[tuple[Path, Path]], int]:
     if path.is_dir():
-        images = sorted(file for file in path.rglob("*") if file.suffix.lower() in SUFFIXES)
+        files = [file for file in path.rglob("*") if not file.is_dir()]
+        images = sorted(file for file in files if file.suffix.lower() in SUFFIXES)
         if not images:
             raise ConfigError(f"{path}: no photo in this folder ({', '.join(SUFFIXES)})")
-        return [(image, image.relative_to(path)) for image in images]
+        return [(image, image.relative_to(path)) for image in images], len(files) - len(images)
     if not path.exists():
         raise ConfigError(f"{path}: no such file or folder")
-    return [(path, Path(path.name))]
+    return [(path, Path(path.name))], 0

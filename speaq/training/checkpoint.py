@@ -17,6 +17,7 @@ from speaq.config import ConfigError
 from speaq.files.atomic import replaced
 from speaq.files.atomic import tidy as tidy
 from speaq.files.locks import check_held
+from speaq.files.regular import check_regular
 from speaq.foreign import ForeignError, is_zip, load_tensors, skipped
 from speaq.model.reference_weights import is_reference
 from speaq.training.run_folder import BEST as BEST
@@ -60,7 +61,7 @@ def load(path: Path) -> dict[str, Any]:
         CheckpointError: missing, torn, foreign (nothing is executed: `weights_only`) or of another format.
     """
     try:
-        with path.open("rb") as file:  # by name, an error of the storage would count as no archive
+        with check_regular(path).open("rb") as file:  # by name, an error of the storage would count as no archive
             if not is_zip(file):  # older files of torch have no check sums
                 raise ForeignError("not a zip archive, as torch.save writes one")
         content = load_tensors(path)

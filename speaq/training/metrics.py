@@ -10,6 +10,7 @@ from typing import Any, Protocol
 
 from speaq.config import Config, ConfigError, SinksConfig, to_dict
 from speaq.files import atomic
+from speaq.files.regular import check_regular
 from speaq.foreign import ForeignError, parse_json
 
 
@@ -47,7 +48,7 @@ def read_lines(path: Path, last: int | None = None) -> list[dict[str, Any]]:
     """
     if not path.exists():
         return []
-    with path.open("rb") as file:
+    with check_regular(path).open("rb") as file:
         begin = 0 if last is None else max(file.seek(0, os.SEEK_END) - last, 0)
         file.seek(begin)
         texts = file.read().decode("utf-8", errors="replace").splitlines()

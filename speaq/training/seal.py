@@ -14,6 +14,7 @@ from typing import Any
 
 from speaq.config import ConfigError
 from speaq.files.atomic import append_text
+from speaq.files.regular import check_regular
 from speaq.foreign import parse_json
 
 FILE = "test_looks.jsonl"
@@ -61,7 +62,7 @@ def rows(study: Path) -> list[dict[str, Any]]:
     if not path.exists():
         return []
     try:
-        noted = [parse_json(line) for line in path.read_text(encoding="utf-8").splitlines()]
+        noted = [parse_json(line) for line in check_regular(path).read_text(encoding="utf-8").splitlines()]
         for row in noted:
             if not isinstance(row, dict) or not isinstance(row["reason"] if row["event"] == "unsealed" else "", str):
                 raise ValueError(str(row)[:80])

@@ -17,6 +17,7 @@ from speaq.data.visual_genome import Split, open_data
 from speaq.evaluation.raw_outputs import RawOutputs
 from speaq.evaluation.specialization import Analysed, count_predictions, from_json
 from speaq.files import atomic
+from speaq.files.regular import check_regular
 from speaq.inference import QueryOutputs, decode_queries
 from speaq.structures import IntArray, ScenePrediction
 from speaq.training import checkpoint, seal
@@ -139,6 +140,6 @@ def load(folder: Path) -> list[Analysed]:
     """What `save` wrote. Raises ConfigError where it cannot be read."""
     path = folder / FILE
     try:
-        return [from_json(content) for content in json.loads(path.read_text(encoding="utf-8"))]
+        return [from_json(content) for content in json.loads(check_regular(path).read_text(encoding="utf-8"))]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise ConfigError(f"{path}: not what speaq specialization writes ({type(error).__name__}: {error})") from error

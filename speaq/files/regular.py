@@ -1,0 +1,25 @@
+"""What may be opened to be read: files, and no pipes or devices, which would wait for ever or never end."""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+from pathlib import Path
+
+_KINDS = {stat.S_IFIFO: "a named pipe", stat.S_IFSOCK: "a socket", stat.S_IFCHR: "a device", stat.S_IFBLK: "a device"}
+
+
+def check_regular(path: Path) -> Path:
+    """The path of a file, or of a link to one: what would wait for a writer or never end is not opened.
+
+    Raises:
+        OSError: missing, a folder, a named pipe, a socket or a device.
+    """
+    mode = path.stat().st_mode
+    if stat.S_ISDIR(mode):
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
+    if not stat.S_ISREG(mode):
+        kind = _KINDS.get(stat.S_IFMT(mode), "a special file")
+        raise OSError(errno.EINVAL, f"{kind}, not a file; copy it to one first", str(path))
+    return path
