@@ -140,9 +140,8 @@ def test_a_clock_that_is_set_neither_spends_a_budget_nor_stops_it(tmp_path: Path
     ]
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
     counted = 2.5 + 4.0 + 30.0 + 86_400.0
-    assert Ledger(path).wall_seconds == pytest.approx(counted)
-
     ledger = Ledger(path)
+    assert ledger.wall_seconds == pytest.approx(counted)
     ledger.append("failed", "0000", reason="no")
     ledger.close()
     *_, opened, failed, closed = (json.loads(line) for line in path.read_text().splitlines())
