@@ -397,6 +397,7 @@ def _head_comment(path: Path) -> str:
 
 def from_dict(values: Mapping[str, Any], where: str = "space") -> Space:
     """Plain values → `Space`. Raises ConfigError naming key, rule and value."""
+    configs.check_numbers(values, where)
     try:
         return Space.model_validate(_with_groups_read(values, where))
     except ValidationError as error:
