@@ -6,7 +6,6 @@ In a process of its own, for its environment. Prints what happened as JSON.
 from __future__ import annotations
 
 import json
-import os
 import sys
 import time
 from collections.abc import Callable
@@ -14,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from tests.hosts import Hosts
-from tests.sturdy_study import DECAYS, INTERVAL, Driver, Log, Trials, endings, write_study
+from tests.sturdy_study import DECAYS, INTERVAL, Control, Driver, Log, Trials, endings, write_study
 
 STEP = 0.3  # seconds
 PATIENCE = 1200.0  # seconds
@@ -23,7 +22,7 @@ PATIENCE = 1200.0  # seconds
 def main() -> None:
     folder = Path(sys.argv[1]).resolve()
     folder.mkdir(parents=True, exist_ok=True)
-    os.environ["STURDY_STEP"] = str(STEP)
+    Control.new(folder / "control", STEP)
     hosts = Hosts()
     try:
         print(json.dumps(search(hosts, folder)))

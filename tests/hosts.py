@@ -34,6 +34,7 @@ COUNT = "import ray; ray.init(logging_level='ERROR'); print(sum(node['Alive'] fo
 class Host:
     number: int
     cpus: int
+    without: Path | None = None  # a mount that it lacks
     ray: subprocess.Popen[bytes] | None = None
 
     @property
@@ -83,10 +84,13 @@ class Hosts:
         self._head = self._start([], BRIDGE, *self._start_head)
         self.wait()
 
-    def join(self, cpus: int = 1, *, wait: bool = True) -> Host:
-        """A new host, whose Ray has joined when this returns, unless it is not to be waited for."""
+    def join(self, cpus: int = 1, *, wait: bool = True, without: Path | None = None) -> Host:
+        """A new host, whose Ray has joined when this returns, unless it is not to be waited for.
+
+        `without`: where a disk is mounted that this host does not have.
+        """
         self._numbers += 1
-        host = Host(self._numbers, cpus)
+        host = Host(self._numbers, cpus, without)
         _ip("netns", "add", host.name)
         _ip("link", "add", host.link, "type", "veth", "peer", "name", "eth0", "netns", host.name)
         _ip("link", "set", host.link, "master", BRIDGE, "up")
@@ -107,6 +111,8 @@ class Hosts:
 
     def _start_on(self, host: Host) -> None:
         inside = ["nsenter", f"--net=/run/netns/{host.name}"]
+        if host.without is not None:
+            inside += ["unshare", "--mount", "sh", "-c", 'umount -l "$0" && exec "$@"', str(host.without)]
         node = [f"--address={self.address}", f"--node-ip-address={host.address}", f"--num-cpus={host.cpus}"]
         sockets = self._folder / "ray" / "session_latest" / "sockets"
         before = len(list(sockets.glob("raylet*")))
