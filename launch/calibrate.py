@@ -91,6 +91,7 @@ def calibrate(
     Raises:
         ConfigError, DataError: too few trials went to their end, or they had different budgets.
     """
+    spaces.check_trials(trials)
     given = {"--config": config, "--space": space, "--data": data}
     if (output / "study.yaml").exists():
         if used := [name for name, value in (given | {"--trials": trials, "--set": assignments}).items() if value]:

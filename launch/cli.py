@@ -39,6 +39,7 @@ def tune_command(
     Raises:
         ConfigError, DataError: what the user gave cannot be used.
     """
+    spaces.check_trials(trials)
     if resume is not None:
         given = {"--config": config, "--space": space, "--objective": objective, "--output": output}
         extra = [name for name, value in given.items() if value is not None] + (["--set"] if assignments else [])

@@ -18,14 +18,17 @@ from pathlib import Path
 from typing import Any
 
 import ray
-from ray._private import ray_constants
+from ray._private import ray_constants, services
 from ray._private.state import available_resources_per_node
 
 from launch import head
+from launch.limits import bounded
 from speaq import config as configs
 from speaq.config import Config, ConfigError, ResourcesConfig
 
 LOOK = 1.0  # seconds between looks at the nodes
+FIND = 8.0  # seconds in which the head of RAY_ADDRESS must answer
+CONNECT = 90.0  # seconds for Ray to connect to a head that answers, or to start one here
 OBJECT_STORE = 100 * 2**20  # bytes; only configs and metrics travel through it
 
 
@@ -45,14 +48,17 @@ def connected(*, dashboard: bool = False) -> Iterator[None]:
 
     Args:
         dashboard: start it with a new cluster. Ray Train's clean-up of lost runs asks it.
+
+    Raises ClusterError in one line, soon, where there is no such cluster.
     """
     if ray.is_initialized():
         yield
         return
-    address = os.environ.get("RAY_ADDRESS")
+    asked = os.environ.get("RAY_ADDRESS", "")
     with contextlib.ExitStack() as stack:
-        if address:
-            _init(address=address)
+        if asked not in ("", "local"):
+            os.environ.setdefault("RAY_gcs_server_port_wait_time_s", "5")  # the head answers: a refusal is one
+            _init(address=_found(asked))
         else:
             folder = stack.enter_context(_temporary_folder())
             _use_own_token()
@@ -72,15 +78,49 @@ def connected(*, dashboard: bool = False) -> Iterator[None]:
         yield
 
 
+def _found(asked: str) -> str:
+    """host:port of the head that RAY_ADDRESS names.
+
+    Raises ClusterError unless it answers soon and this machine is one of its nodes.
+    """
+    where = f"RAY_ADDRESS {asked}"
+    scheme, mark, _ = asked.partition("://")
+    if mark:
+        raise ClusterError(f"{where}: {scheme}:// names no head; give its HOST:PORT, as ray start printed it")
+    try:
+        address = services.canonicalize_bootstrap_address(asked)
+    except (ConnectionError, ValueError) as error:
+        raise ClusterError(f"{where}: {' '.join(str(error).split())[:300]}") from error
+    if address is None or not head.found(address, FIND):
+        raise ClusterError(
+            f"{where}: no head of Ray answered at {address} within {FIND:g} s; start that cluster, or unset "
+            "RAY_ADDRESS to use this machine alone"
+        )
+    if not services.find_node_ids():  # type: ignore[no-untyped-call]
+        raise ClusterError(
+            f"{where}: the head answers, but no node of Ray runs on this machine; ray start --address={address} starts "
+            "one, or run the command on a node of the cluster"
+        )
+    return address
+
+
 def _init(**options: Any) -> None:
     logging.getLogger("ray").setLevel(logging.ERROR)
     terminate = signal.getsignal(signal.SIGTERM)
+    what = "did not start here" if options["address"] == "local" else f"{options['address']}: could not be joined"
     try:
-        ray.init(logging_level=logging.ERROR, log_to_driver=False, **options)
+        with bounded(CONNECT, f"Ray: {what} within {CONNECT:g} s"):
+            ray.init(logging_level=logging.ERROR, log_to_driver=False, **options)
     except (ConnectionError, RuntimeError, ValueError) as error:
-        raise ClusterError(f"Ray: {' '.join(str(error).split())[:300]}") from error
+        told = "its token is another one (RAY_AUTH_MODE, RAY_AUTH_TOKEN)" if _is_of_token(error) else str(error)
+        raise ClusterError(f"Ray: {options['address']}: {' '.join(told.split())[:300]}") from error
     if threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGTERM, terminate)  # Ray's own exits with code 15
+
+
+def _is_of_token(error: BaseException | None) -> bool:
+    """Whether a cluster has refused our token: Ray names that in a cause of its error alone."""
+    return error is not None and ("InvalidAuthToken" in str(error) or _is_of_token(error.__cause__))
 
 
 @contextlib.contextmanager

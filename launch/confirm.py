@@ -32,6 +32,7 @@ from speaq.evaluation.bootstrap import METRICS, ImageRecord, Interval, check_pai
 from speaq.evaluation.protocol import common_protocol
 from speaq.evaluation.seeds import difference_over_seeds, load_record, measure, save_record, spread_over_seeds
 from speaq.files import atomic
+from speaq.foreign import whole_number
 from speaq.terminal import echo, echo_json
 
 log = logging.getLogger(__name__)
@@ -78,14 +79,13 @@ def confirm(
 
 def parse_seeds(text: str) -> list[int]:
     """`3..5,9` → [3, 4, 5, 9]. Raises ConfigError where there is none, or one twice."""
-    rule = f"--seeds {text!r}: whole numbers from 0, as 3..7 or 3,5,9"
+    rule = f"--seeds {configs.short(repr(text))}: whole numbers from 0, as 3..7 or 3,5,9"
     seeds: list[int] = []
     for part in text.split(","):
         first, dots, last = part.strip().partition("..")
-        ends = (first, last) if dots else (first, first)
-        if not all(end.isdecimal() for end in ends):
+        begin, end = whole_number(first), whole_number(last if dots else first)
+        if begin is None or end is None:
             raise ConfigError(rule)
-        begin, end = map(int, ends)
         if end < begin:
             raise ConfigError(f"--seeds {text!r}: {part.strip()} runs backwards; write {end}..{begin}")
         if end - begin >= MAX_SEEDS:

@@ -81,17 +81,22 @@ class Entry:
 
 
 MAX_NUMBER = 1e100  # sums of such numbers are finite
+LAST_TIME = 1e11  # Unix time, in the year 5138: dates can be made of it
+LONGEST = 1e10  # seconds, 317 years
+LONGEST_GAP = 86_400.0  # seconds between two rows without a driver's own clock: one that was set cannot spend a budget
 
 
 class Ledger:
     """Reads what is there, then appends; holds a lock, so that one driver at a time works on a study."""
 
+    wall_seconds = 0.0  # from a driver's start to its last row, of all drivers
+    _row_time: float | None = None  # of the last row, Unix time
+    _row_clock = 0.0  # of the last row, seconds since its driver began
+
     def __init__(self, path: Path) -> None:
         """Raises LedgerError where another process has the study, or a line cannot be read."""
         self.path = path
         self.entries: dict[str, Entry] = {}
-        self.wall_seconds = 0.0  # from a driver's start to its last row, of all drivers
-        self._row_time: float | None = None
         self._torn = False  # whether a row was written in part
         try:
             self.lock = Lock(path.parent)
@@ -108,7 +113,7 @@ class Ledger:
         except LedgerError:
             self.lock.close()
             raise
-        self._opened = time.time()
+        self._opened, self._began = time.time(), time.monotonic()
         self._wrote = False  # a driver that finds nothing to do leaves no trace
 
     def _replay(self) -> None:
@@ -135,7 +140,11 @@ class Ledger:
         if not self._wrote:
             self._write({"event": "opened", "time": self._opened})
             self._wrote = True
-        self._write({"event": event, "trial": trial, "time": time.time(), **fields})
+        self._write({"event": event, "trial": trial, **self._now(), **fields})
+
+    def _now(self) -> dict[str, float]:
+        """`time` is for people and may jump; `clock`, seconds since this driver began, is what is counted."""
+        return {"time": time.time(), "clock": round(time.monotonic() - self._began, 3)}
 
     def _write(self, row: Mapping[str, Any]) -> None:
         line = json.dumps(row, allow_nan=False).encode() + b"\n"
@@ -155,9 +164,7 @@ class Ledger:
 
     def _apply(self, row: Mapping[str, Any]) -> None:
         event = row["event"]
-        if event != "opened" and self._row_time is not None:
-            self.wall_seconds += max(0.0, row["time"] - self._row_time)
-        self._row_time = row["time"]
+        self._count(row)
         if event in ("opened", "closed"):
             return
         trial = row["trial"]
@@ -184,15 +191,29 @@ class Ledger:
         else:
             raise ValueError(f"unknown event {event!r}")
 
+    def _count(self, row: Mapping[str, Any]) -> None:
+        """Adds the seconds at work since the row before: by the driver's clock; in older rows by their times, of which
+        a gap counts as LONGEST_GAP at most.
+        """
+        then, clock = self._row_clock, row.get("clock", 0.0)
+        if row["event"] == "opened":
+            clock = 0.0
+        elif "clock" in row:
+            if clock < then:
+                raise ValueError(f"clock: {clock} is before {then}, that of the row above")
+            self.wall_seconds += clock - then
+        elif self._row_time is not None:
+            self.wall_seconds += min(max(0.0, row["time"] - self._row_time), LONGEST_GAP)
+        self._row_time, self._row_clock = row["time"], clock
+
     def wall_now(self) -> float:
         """Seconds in which drivers worked on the study, this one up to now."""
-        since = self._row_time if self._wrote and self._row_time is not None else self._opened
-        return self.wall_seconds + max(0.0, time.time() - since)
+        return self.wall_seconds + time.monotonic() - self._began - (self._row_clock if self._wrote else 0.0)
 
     def close(self) -> None:
         with contextlib.suppress(StorageLost):  # nothing is lost but the seconds since the last row
             if self._wrote:
-                self._write({"event": "closed", "time": time.time()})
+                self._write({"event": "closed", **self._now()})
         self._file.close()
         self.lock.close()
 
@@ -203,10 +224,15 @@ _KINDS: Mapping[str, tuple[type, ...]] = {
     **dict.fromkeys(("event", "digest"), (str,)),
     **dict.fromkeys(("label", "protocol", "reason"), (str, NoneType)),
     **dict.fromkeys(("seed", "attempt", "step"), (int,)),
-    **dict.fromkeys(("time", "seconds"), (int, float)),
+    **dict.fromkeys(("time", "seconds", "clock"), (int, float)),
     "best_step": (int, NoneType),
     "values": (dict, NoneType),
     **dict.fromkeys(("overrides", "metrics", "cost", "start"), (dict,)),
+}
+_MOST: Mapping[str, float] = {  # and no less than 0
+    "time": LAST_TIME,
+    **dict.fromkeys(("seconds", "clock"), LONGEST),
+    **dict.fromkeys(("attempt", "step", "best_step"), 1e15),
 }
 
 
@@ -218,6 +244,8 @@ def _checked(row: Any) -> Mapping[str, Any]:
         kinds = _KINDS.get(name)
         if kinds is not None and not (isinstance(value, kinds) and _is_bearable(value)):
             raise ValueError(f"{name}: {reprlib.repr(value)}")
+        if value is not None and name in _MOST and not 0 <= value <= _MOST[name]:
+            raise ValueError(f"{name}: {reprlib.repr(value)} is not between 0 and {_MOST[name]:g}")
     _check_ids(row, "trial")
     if "start" in row:
         _check_ids(row["start"], "trial", "instead_of")

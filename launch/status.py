@@ -58,7 +58,6 @@ class _Rows(Ledger):
 
     def __init__(self, path: Path) -> None:
         self.path, self.entries = path, {}
-        self.wall_seconds, self._row_time = 0.0, None
         content = check_regular(path).read_bytes() if path.exists() else b""
         self._read(content[: content.rfind(b"\n") + 1])
 

@@ -223,10 +223,13 @@ def start(study: Study, output: Path, budget: str | None = None, url: str | None
     output = output.resolve()
     check_new(output)
     address = storage.choose(url, output)
-    output.mkdir(parents=True, exist_ok=True)
-    with opened(address, study.plan) as mirror:
-        write(study, output, address)
-        return run(study, output, budget, mirror)
+    resources = study.plan.base.resources
+    with cluster.connected(dashboard=resources.num_workers > 1):  # first: a search that cannot begin leaves nothing
+        cluster.check_fits(resources)
+        output.mkdir(parents=True, exist_ok=True)
+        with opened(address, study.plan) as mirror:
+            write(study, output, address)
+            return run(study, output, budget, mirror)
 
 
 def write(study: Study, output: Path, address: Address | None) -> None:
@@ -236,9 +239,16 @@ def write(study: Study, output: Path, address: Address | None) -> None:
 
 
 def check_new(output: Path) -> None:
-    """Raises ConfigError unless `output` is a new or empty folder."""
-    if output.exists() and (not output.is_dir() or any(output.iterdir())):
+    """Raises ConfigError unless `output` is a new or empty folder, or that of a search that never began."""
+    if output.exists() and (not output.is_dir() or (any(output.iterdir()) and _has_begun(output))):
         raise ConfigError(f"{output}: is not empty; give another --output, or --resume {output}")
+
+
+def _has_begun(output: Path) -> bool:
+    """Whether a folder holds more than a study whose driver ended before the first trial."""
+    ledger = output / "ledger.jsonl"
+    begun = ledger.exists() and ledger.stat().st_size > 0
+    return begun or not (output / "study.yaml").exists()
 
 
 def with_trials(study: Study, trials: int | None) -> Study:

@@ -9,6 +9,7 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from speaq.config import ConfigError
+from speaq.space import MOST_TRIALS
 
 
 class _Part(BaseModel):
@@ -32,7 +33,7 @@ class _Forced(_Part):
 
 class _File(_Part):
     objective: list[str] = Field(min_length=1, max_length=2)
-    trials: int = Field(ge=1, le=10**6)
+    trials: int = Field(ge=1, le=MOST_TRIALS)
     data: _Data
     start_digest: str | None
     versions: dict[str, str]

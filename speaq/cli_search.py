@@ -21,7 +21,7 @@ def tune(
     space: Annotated[Path | None, typer.Option("--space", help="YAML search space, see search_spaces/")] = None,
     data: Annotated[Path | None, typer.Option("--data", help="folder with the four files of the data set")] = None,
     output: Annotated[Path | None, typer.Option("--output", help="folder to write")] = None,
-    trials: Annotated[int | None, typer.Option("--trials", min=1, help="default: the search space's")] = None,
+    trials: Annotated[int | None, typer.Option("--trials", help="default: the search space's")] = None,
     objective: Annotated[str | None, typer.Option("--objective", help="one or two metrics: R@50,mR@50")] = None,
     search: Annotated[
         list[str] | None, typer.Option("--search", help="key=value of the space's `search`: sampler=gp, seed=1 …")

@@ -121,13 +121,14 @@ BASELINE: Mapping[str, Any] = {
     "matching.num_groups": 1,
 }
 
+LARGEST = 3e38  # what float32 holds, in which networks compute
 METRIC_NAMES = ("R", "ngR", "zR", "mR", "F", "head", "body", "tail")
 
 
 def _metric_k(metric: str, recall_at: Sequence[int]) -> None:
     """Raises ValueError unless `metric` is one that evaluation reports, such as mR@50."""
     name, _, k = metric.partition("@")
-    if name not in METRIC_NAMES or not k.isdigit() or int(k) not in recall_at:
+    if name not in METRIC_NAMES or not k.isdecimal() or len(k) > 9 or int(k) not in recall_at:
         known = ", ".join(f"{name}@K" for name in METRIC_NAMES)
         raise ValueError(f"metric {metric!r} is not one of {known} with K in {list(recall_at)}")
 
@@ -140,19 +141,43 @@ def check_metric(metric: str, config: Config, where: str = "") -> None:
         raise ConfigError(f"{where}{error}") from error
 
 
+def short(text: str, most: int = 100) -> str:
+    """A text that somebody else made up, for one line: cut after `most` characters."""
+    return text if len(text) <= most else f"{text[:most]}…"
+
+
+def check_numbers(values: Any, where: str, key: str = "") -> None:
+    """Raises ConfigError, naming the dotted key, for a number that float32 or a whole number of 64 bits cannot hold."""
+    if isinstance(values, Mapping):
+        for name, value in values.items():
+            check_numbers(value, where, f"{key}.{name}" if key else str(name))
+    elif isinstance(values, list | tuple):
+        for value in values:
+            check_numbers(value, where, key)
+    elif isinstance(values, float) and not abs(values) <= LARGEST:
+        raise ConfigError(f"{where}: {key}: {values} is no number that float32 holds; at most {LARGEST:g}")
+    elif isinstance(values, int) and not abs(values) < 2**63:
+        raise ConfigError(
+            f"{where}: {key}: {short(hex(values), 30)} is no whole number of 64 bits; at most {2**63 - 1}"
+        )
+
+
 def parse_overrides(assignments: Sequence[str], option: str = "--set") -> dict[str, Any]:
     """`["training.max_steps=10", …]` → {dotted key: YAML value}; raises `ConfigError` on anything else."""
     overrides: dict[str, Any] = {}
     for assignment in assignments:
         key, separator, value = assignment.partition("=")
         if not separator or not key:
-            raise ConfigError(f"{option} {assignment}: the form is key=value, for example training.max_steps=100")
-        overrides[key.strip()] = parse_yaml(value, f"{option} {assignment}")
+            raise ConfigError(
+                f"{option} {short(assignment)}: the form is key=value, for example training.max_steps=100"
+            )
+        overrides[key.strip()] = parse_yaml(value, f"{option} {short(assignment)}")
     return overrides
 
 
 def from_dict(values: Mapping[str, Any], where: str = "config") -> Config:
     """Nested plain values → `Config`, missing keys at their defaults; raises `ConfigError` naming key, rule, value."""
+    check_numbers(values, where)
     try:
         text = json.dumps(values, allow_nan=False)
     except (TypeError, ValueError) as error:
@@ -170,7 +195,7 @@ def _describe(where: str, detail: ErrorDetails) -> str:
         close = difflib.get_close_matches(key, list(defaults()), n=1)
         return f"{where}: {key}: no such key" + (f" (nearest: {close[0]})" if close else "")
     value = detail.get("input")
-    shown = "" if isinstance(value, dict) or detail["type"] == "value_error" else f", not {value!r}"
+    shown = "" if isinstance(value, dict) or detail["type"] == "value_error" else f", not {short(repr(value))}"
     return f"{where}: {key + ': ' if key else ''}{message}{shown}"
 
 
@@ -234,7 +259,7 @@ def load(path: Path, assignments: Sequence[str] = ()) -> Config:
                 raise ConfigError(f"{path}: {section}: a section is a mapping of keys, not {child!r}")
             node = child
         node[leaf] = value
-    return from_dict(values, f"{path} with --set {' '.join(assignments)}")
+    return from_dict(values, f"{path} with --set {' '.join(map(short, assignments))}")
 
 
 def dump(config: Config) -> str:

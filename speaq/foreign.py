@@ -43,6 +43,11 @@ class ForeignError(ValueError):
     """A file that is not taken in."""
 
 
+def whole_number(text: str) -> int | None:
+    """What a text of at most 18 ASCII digits says; None for any other. `int` fails for very long ones."""
+    return int(text) if text.isascii() and text.isdigit() and len(text) <= 18 else None
+
+
 class Skipped:
     """What stands in a checkpoint for a value of one of `HARMLESS`: a class of that name, without the value."""
 

@@ -147,7 +147,10 @@ class MatchingConfig(Section):
         "max", description="dynamic: how subject and object IoU combine; null with static"
     )
     predicate_weight: float = Field(
-        -0.5, description="dynamic: weight of the predicate's score in the quality; 0 turns the term off"
+        -0.5,
+        ge=-1000,
+        le=1000,
+        description="dynamic: weight of the predicate's score in the quality; 0 turns the term off",
     )
     independent: bool = Field(
         True, description="match every decoder layer on its own; false: one assignment from the summed costs"

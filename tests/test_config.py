@@ -138,3 +138,24 @@ def test_config_survives_yaml(seed: int, rate: float, sides: list[int]) -> None:
 @example("yes")
 def test_text_stays_text_in_yaml(text: str) -> None:
     assert configs.parse_yaml(configs.dump_yaml({"text": text, text: [text]}), "dump") == {"text": text, text: [text]}
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("training.learning_rate=1e400", "training.learning_rate: inf is no number that float32 holds; at most 3e+38"),
+        ("training.learning_rate=1.0e+39", "training.learning_rate: 1e+39 is no number that float32 holds"),
+        ("losses.schedule=[{step: -1e400}]", "losses.schedule.step: -inf is no number"),
+        ("training.max_steps=" + "9" * 30, "training.max_steps: 0xc9f2c9cd04674edea3fffffff is no whole number of 64"),
+        ("matching.predicate_weight=-1.0e+9", "matching.predicate_weight: Input should be greater than or equal to -1"),
+        ("data.train_sides=" + "[" * 600, "data.train_sides=["),
+        ("training.max_steps=" + "x" * 5000, "training.max_steps: Input should be a valid integer"),
+    ],
+)
+def test_numbers_that_cannot_be_are_refused_in_a_short_line(text: str, said: str, tmp_path: Path) -> None:
+    file = tmp_path / "config.yaml"
+    file.write_text("")
+    with pytest.raises(ConfigError) as refused:
+        configs.load(file, [text])
+    assert said in str(refused.value)
+    assert len(str(refused.value)) < 400 + len(str(file))

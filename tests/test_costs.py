@@ -124,6 +124,32 @@ def test_the_clock_counts_while_a_driver_is_at_work(tmp_path: Path) -> None:
     assert Ledger(path).wall_seconds == pytest.approx(55.0)
 
 
+def test_a_clock_that_is_set_neither_spends_a_budget_nor_stops_it(tmp_path: Path) -> None:
+    path = tmp_path / "ledger.jsonl"
+    asked = {"digest": "d", "label": None, "values": {}, "overrides": {}, "seed": 0}
+    year, trial = 365 * 86_400.0, {"trial": "0000"}
+    rows = [
+        {"event": "opened", "time": 100.0},
+        {"event": "asked", **trial, "time": 100.0 + year, "clock": 1.5, **asked},  # set forward
+        {"event": "running", **trial, "attempt": 1, "time": 0.0, "clock": 2.5},  # and back
+        {"event": "opened", "time": 50.0},
+        {"event": "running", **trial, "attempt": 2, "time": 20.0, "clock": 4.0},
+        {"event": "opened", "time": 100.0},  # of a version that did not keep its own clock
+        {"event": "running", **trial, "attempt": 3, "time": 130.0},
+        {"event": "running", **trial, "attempt": 4, "time": 130.0 + year},
+    ]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    counted = 2.5 + 4.0 + 30.0 + 86_400.0
+    ledger = Ledger(path)
+    assert ledger.wall_seconds == pytest.approx(counted)
+    ledger.append("failed", "0000", reason="no")
+    ledger.close()
+    *_, opened, failed, closed = (json.loads(line) for line in path.read_text().splitlines())
+    assert opened["event"] == "opened"
+    assert 0 <= failed["clock"] <= closed["clock"]
+    assert Ledger(path).wall_seconds == pytest.approx(counted + closed["clock"])
+
+
 def test_a_process_forgets_the_peak_of_the_trial_before() -> None:
     device = torch.device("cpu")
     large = torch.ones(100 * 2**20 // 4)
@@ -145,16 +171,16 @@ def test_a_spent_budget_ends_a_search_that_can_be_resumed(toy: Path, tmp_path: P
     output.mkdir()
     (output / "study.yaml").write_text(study.dump())
     resume = ("tune", "--resume", str(output), "--budget")
-    line = [sys.executable, "-m", "speaq.cli", *resume, "5cpu-s"]
+    line = [sys.executable, "-m", "speaq.cli", *resume, "3cpu-s"]
     said = subprocess.run(line, capture_output=True, text=True, check=False, env=environment, timeout=360)
-    assert "budget 5cpu-s is spent, trials left: " in said.stderr
+    assert "budget 3cpu-s is spent, trials left: " in said.stderr
     assert f"--resume {output}" in said.stderr
     snapshot = status.read(output)
     assert snapshot.wall_seconds > 0
-    assert budgets.device_seconds(snapshot.entries, snapshot.plan.base.resources, "cpu") >= 5
+    assert budgets.device_seconds(snapshot.entries, snapshot.plan.base.resources, "cpu") >= 3
     ended = {entry.id for entry in snapshot.entries if entry.ended}
     assert len(ended) < 6
-    assert "the study has taken" in refusal("tune", "--resume", output, "--budget", "5cpu-s")
+    assert "the study has taken" in refusal("tune", "--resume", output, "--budget", "3cpu-s")
     done = command(*resume, "1h")
     assert done.exit_code == 0, (done.output, done.exception)
     snapshot = status.read(output)

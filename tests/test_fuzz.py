@@ -44,6 +44,12 @@ ROWS: list[dict[str, Any]] = [
     {"metrics": {"R@50": "x"}},
     {"event": "finished", "trial": "0001"},  # ended before
     {"seconds": 1e308},
+    {"seconds": -1.0},  # a budget in device hours would never end
+    {"seconds": 1e11},
+    {"time": -1},
+    {"time": 1e12},  # no date
+    {"clock": 1e11},
+    {"step": -1},
 ]
 
 

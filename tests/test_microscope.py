@@ -8,6 +8,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 from urllib.error import HTTPError
+from urllib.parse import quote, urlencode
 from urllib.request import urlopen
 
 import pytest
@@ -211,3 +212,61 @@ def test_the_page_shows_another_assignment_when_knobs_are_moved(
         with pytest.raises(HTTPError, match="409") as refused:
             urlopen(f"{address}/microscope/look?image={slide.image_id}&groups=13")
         assert "exceeds model.num_queries 12" in json.load(refused.value)["error"]
+
+
+NUMBERS = (
+    "-1e308",
+    "1e400",
+    "nan",
+    "-inf",
+    "-1",
+    "0",
+    "0.5",
+    "9" * 5000,
+    "1" * 18,
+    "\u0663",
+    "1_0",
+    "\0",
+    "%",
+    "[]",
+    "",
+)
+NUMERIC = {
+    "/microscope": ("triplet", "image"),
+    "/microscope/look": ("triplet", "k", "groups", "weight", "quality", "image"),
+    "/groups": ("g", "q", "m", "rule", "counts", "own"),
+    "/images": ("k", "page", "zero", "predicate"),
+    "/predicates": ("sort", "order"),
+    "/confusion": ("k",),
+    "/specialization": ("k",),
+}
+
+
+def test_no_value_in_an_address_is_an_error_of_the_server(run: Path, looked: tuple[Microscope, Slide]) -> None:
+    pytest.importorskip("uvicorn")
+    from speaq.explore.opening import Request, explore
+
+    _, slide = looked
+    answered = {200, 400, 404, 409}
+    with served(explore(Request(None, run, None, "val"))) as address:
+        for path, names in NUMERIC.items():
+            for name in names:
+                for value in NUMBERS:
+                    query = urlencode({"image": slide.image_id} | {name: value})
+                    assert status(f"{address}{path}?{query}")[0] in answered, (path, name, value)
+        for path in ("/image/", "/thumbnail/", "/photo/", "/trial/"):
+            for value in NUMBERS:
+                assert status(f"{address}{path}{quote(value)}")[0] in {*answered, 307}, (path, value)
+        for name in ("weight", "triplet", "k", "groups"):
+            code, text = status(f"{address}/microscope/look?image={slide.image_id}&{name}=-1e308")
+            assert code == 400
+            assert json.loads(text)["error"].startswith(f"{name}: is a ")
+
+
+def status(url: str) -> tuple[int, str]:
+    """Of an answer: its code and text."""
+    try:
+        with urlopen(url) as answer:
+            return answer.status, answer.read().decode()
+    except HTTPError as error:
+        return error.code, error.read().decode()

@@ -13,6 +13,7 @@ import numpy as np
 from speaq.config import ConfigError
 from speaq.evaluation.recall import THIRDS, RecallEvaluator, harmonic_mean
 from speaq.evaluation.table import Float64Array, RecallTable
+from speaq.foreign import whole_number
 from speaq.structures import IntArray
 
 CHUNK = 100  # resamples at once: 4 MB of weights for 5,000 images
@@ -89,7 +90,7 @@ class Statistic:
 
     def __init__(self, record: ImageRecord, metric: str) -> None:
         name, _, k = metric.partition("@")
-        if name not in METRICS or not k.isdigit() or int(k) < 1 or (name in THIRDS and record.thirds is None):
+        if name not in METRICS or not whole_number(k) or (name in THIRDS and record.thirds is None):
             raise ConfigError(f"bootstrap: {metric} cannot be resampled; use one of {', '.join(METRICS)} with @K")
         table = record.table
         cells = table.cells(int(k))

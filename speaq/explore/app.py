@@ -16,7 +16,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from speaq.config import ConfigError
 from speaq.data import DataError
-from speaq.explore.context import Context, NotFound, Page, here
+from speaq.explore.context import BadQuery, Context, NotFound, Page, here
 from speaq.explore.pages import confusion, groups, image, images, microscope, predicates, specialization, study
 
 PAGES: tuple[Page, ...] = (
@@ -76,7 +76,7 @@ def create_app(context: Context, hosts: Sequence[str] = LOOPBACK) -> Starlette:
         exception_handlers={404: _in_one_line(context, 404)}
         | {
             kind: _in_one_line(context, status)
-            for kind, status in ((NotFound, 404), (DataError, 409), (ConfigError, 409))
+            for kind, status in ((NotFound, 404), (BadQuery, 400), (DataError, 409), (ConfigError, 409))
         },
     )
 

@@ -24,6 +24,10 @@ class NotFound(Exception):
     """An address that leads nowhere; the text says why, in one line."""
 
 
+class BadQuery(Exception):
+    """A value in an address that cannot be meant; the text says which, in one line."""
+
+
 class Page(NamedTuple):
     """An entry of the navigation with its routes."""
 

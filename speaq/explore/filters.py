@@ -13,9 +13,11 @@ from urllib.parse import urlencode
 import numpy as np
 from numpy.typing import NDArray
 
+from speaq.config import short
 from speaq.evaluation.recall import THIRDS
 from speaq.explore.context import NotFound
 from speaq.explore.view import View
+from speaq.foreign import whole_number
 from speaq.structures import IntArray
 
 Found = Literal["", "hit", "wrong", "missed"]
@@ -110,12 +112,13 @@ def _either(named: NDArray[np.bool_], view: View) -> NDArray[np.bool_]:
 
 def _one_of(key: str, value: str, choices: tuple[str, ...]) -> None:
     if value not in choices:
-        raise NotFound(f"{key}={value}: is none of {', '.join(choice for choice in choices if choice)[:200]}.")
+        raise NotFound(f"{key}={short(value)}: is none of {', '.join(choice for choice in choices if choice)[:200]}.")
 
 
 def _whole(key: str, value: str, usual: int, most: int) -> int:
     if not value:
         return usual
-    if not (value.isascii() and value.isdigit() and 1 <= int(value[:9]) <= most):
-        raise NotFound(f"{key}={value}: is a whole number from 1 to {most}.")
-    return int(value)
+    number = whole_number(value)
+    if number is None or not 1 <= number <= most:
+        raise NotFound(f"{key}={short(value)}: is a whole number from 1 to {most}.")
+    return number

@@ -10,11 +10,12 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import BaseRoute, Route
 
-from speaq.config import Config, ConfigError, apply
+from speaq.config import Config, ConfigError, apply, short
 from speaq.data.split import Split
 from speaq.data.statistics import predicate_count
 from speaq.explore.context import Context, Page
 from speaq.explore.view import View
+from speaq.foreign import whole_number
 from speaq.matching.groups import Rule
 from speaq.sections import Counts, DataConfig
 from speaq.structures import IntArray
@@ -73,9 +74,9 @@ def _config(base: Config, fields: Mapping[str, str]) -> Config:
         "model.multiply_queries": "relation",
     }
     for name, key in NUMBERS.items():
-        if not fields[name].strip().isascii() or not fields[name].strip().isdigit():
-            raise ConfigError(f"{key}: is a whole number, not {fields[name]!r}")
-        changes[key] = int(fields[name])
+        changes[key] = whole_number(fields[name].strip())
+        if changes[key] is None:
+            raise ConfigError(f"{key}: is a whole number, not {short(repr(fields[name]))}")
     own = fields["own"].strip()
     if own.endswith((".yaml", ".yml")):  # a page opens no files
         raise ConfigError("matching.groups: write the groups themselves here, not the name of a file")

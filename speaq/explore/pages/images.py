@@ -15,6 +15,7 @@ from speaq.explore.context import Context, NotFound, Page
 from speaq.explore.filters import Filter, Selected
 from speaq.explore.photos import LARGE, THUMBNAIL, photo
 from speaq.explore.view import View
+from speaq.foreign import whole_number
 
 PER_PAGE = 48
 
@@ -61,8 +62,7 @@ def grid_values(view: View, chosen: Filter, query: Mapping[str, str]) -> dict[st
     """What images.html shows."""
     selected = chosen.select(view)
     pages = max(1, -(-len(selected.images) // PER_PAGE))
-    text = query.get("page", "1")
-    page = min(int(text[:9]), pages) if text.isascii() and text.isdigit() and int(text[:9]) else 1
+    page = min(whole_number(query.get("page", "1")) or 1, pages)
     rows = selected.images[(page - 1) * PER_PAGE : page * PER_PAGE]
     return {
         "filter": chosen,

@@ -11,14 +11,15 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import BaseRoute, Route
 
-from speaq.config import Config, ConfigError, from_dict, read_yaml
+from speaq.config import Config, ConfigError, from_dict, read_yaml, short
 from speaq.data import DataError
-from speaq.explore.context import Context, NotFound, Page
+from speaq.explore.context import BadQuery, Context, NotFound, Page
 from speaq.explore.view import View
 from speaq.prediction.microscope import Microscope, Slide, words
 from speaq.sections import QUALITIES
 
 OPEN_RUNS, SLIDES = 2, 16  # kept in memory: networks, and images' outputs (some MB each)
+MOST = 10**6  # of any number in an address
 WHOLE = {"k": "matching.max_repeats", "groups": "matching.num_groups"}
 
 
@@ -41,8 +42,9 @@ def routes(context: Context) -> Sequence[BaseRoute]:
         try:
             triplet = _number("triplet", query.get("triplet", "0"), int)
             found = opened(run).look(slide(run, query.get("image", "")), triplet, overrides(query))
-        except (ConfigError, DataError) as error:
-            return JSONResponse({"error": " ".join(str(error).split())}, 409)
+        except (BadQuery, ConfigError, DataError) as error:
+            status = 400 if isinstance(error, BadQuery) else 409
+            return JSONResponse({"error": " ".join(str(error).split())}, status)
         return JSONResponse(found)
 
     return [Route("/microscope", page), Route("/microscope/look", look)]
@@ -61,7 +63,7 @@ def page_values(view: View, query: Mapping[str, str]) -> dict[str, Any]:
         "image_id": image_id,
         "size_hw": graph.size_hw,
         "triplets": triplets,
-        "triplet": min(_number("triplet", query.get("triplet", "0"), int), max(len(triplets) - 1, 0)),
+        "triplet": max(0, min(_number("triplet", query.get("triplet", "0"), int), len(triplets) - 1)),
         "previous": view.split.image_id(row - 1) if row else None,
         "next": view.split.image_id(row + 1) if row + 1 < len(view.split) else None,
         "qualities": QUALITIES,
@@ -78,7 +80,7 @@ def _max_groups(config: Config, num_predicates: int) -> int:
 
 
 def overrides(query: Mapping[str, str]) -> dict[str, Any]:
-    """Matching settings of an address; `quality` is one of the config's, or `static`. Raises ConfigError."""
+    """Matching settings of an address; `quality` is one of the config's, or `static`. Raises BadQuery."""
     found: dict[str, Any] = {key: _number(name, query[name], int) for name, key in WHOLE.items() if name in query}
     if query.get("quality") == "static":
         return {**found, "matching.scheme": "static", "matching.quality": None, "matching.predicate_weight": 0.0}
@@ -90,10 +92,15 @@ def overrides(query: Mapping[str, str]) -> dict[str, Any]:
 
 
 def _number(name: str, text: str, kind: type[int] | type[float]) -> Any:
+    """Raises BadQuery for what is none, or lies outside of all that could be meant."""
     try:
-        return kind(text)
-    except ValueError as error:
-        raise ConfigError(f"{name}: is a {'whole ' if kind is int else ''}number, not {text!r}") from error
+        number = kind(text)
+    except ValueError:
+        number = kind(MOST + 1)
+    if not -MOST <= number <= MOST:
+        whole = "whole " if kind is int else ""
+        raise BadQuery(f"{name}: is a {whole}number from {-MOST} to {MOST}, not {short(repr(text))}")
+    return number
 
 
 def _run(view: View) -> Path:
