@@ -25,10 +25,16 @@ from launch import head
 from launch.limits import bounded
 from speaq import config as configs
 from speaq.config import Config, ConfigError, ResourcesConfig
+from speaq.files.home import make_up_home
 
+log = logging.getLogger(__name__)
+
+CODE = Path(__file__).resolve().parents[1]  # where this code lies
 LOOK = 1.0  # seconds between looks at the nodes
 FIND = 8.0  # seconds in which the head of RAY_ADDRESS must answer
 CONNECT = 90.0  # seconds for Ray to connect to a head that answers, or to start one here
+MAX_SOCKET = 107  # bytes of a socket's path
+SOCKET = "/speaq-12345678/r/session_2026-01-01_00-00-00_000000_1234567/sockets/plasma_store"  # Ray's longest
 OBJECT_STORE = 100 * 2**20  # bytes; only configs and metrics travel through it
 
 
@@ -54,6 +60,7 @@ def connected(*, dashboard: bool = False) -> Iterator[None]:
     if ray.is_initialized():
         yield
         return
+    make_up_home()
     asked = os.environ.get("RAY_ADDRESS", "")
     with contextlib.ExitStack() as stack:
         if asked not in ("", "local"):
@@ -109,7 +116,8 @@ def _init(**options: Any) -> None:
     terminate = signal.getsignal(signal.SIGTERM)
     what = "did not start here" if options["address"] == "local" else f"{options['address']}: could not be joined"
     try:
-        with bounded(CONNECT, f"Ray: {what} within {CONNECT:g} s"):
+        # Ray's workers import from the directory that it is started in.
+        with bounded(CONNECT, f"Ray: {what} within {CONNECT:g} s"), contextlib.chdir(CODE):
             ray.init(logging_level=logging.ERROR, log_to_driver=False, **options)
     except (ConnectionError, RuntimeError, ValueError) as error:
         told = "its token is another one (RAY_AUTH_MODE, RAY_AUTH_TOKEN)" if _is_of_token(error) else str(error)
@@ -139,12 +147,27 @@ def _on_loopback() -> Iterator[None]:
 
 @contextlib.contextmanager
 def _temporary_folder() -> Iterator[Path]:
-    """Ray's folder: short, because the names of its sockets are limited to 107 bytes."""
-    folder = Path(tempfile.mkdtemp(prefix="speaq-", dir="/tmp" if os.name == "posix" else None))
+    """Ray's folder, in one that is closed to others: Ray opens its own to everybody, and whoever can write there can
+    put sockets and files of his own in the place of ours.
+    """
+    folder = Path(tempfile.mkdtemp(prefix="speaq-", dir=_short_place()))  # with mode 0700
     try:
-        yield folder
+        yield folder / "r"
     finally:
         shutil.rmtree(folder, ignore_errors=True)
+
+
+def _short_place() -> str:
+    """Where temporary files go, or another place where that has too long a name. Raises ClusterError without any."""
+    given = tempfile.gettempdir()  # TMPDIR, where it can be written
+    places = [given, *(place for place in ("/tmp", "/var/tmp", "/dev/shm") if os.access(place, os.W_OK | os.X_OK))]
+    most = MAX_SOCKET - len(SOCKET)
+    found = next((place for place in places if len(os.fsencode(place)) <= most), None)
+    if found is None:
+        raise ClusterError(f"TMPDIR: {given} is too long for Ray's sockets; set it to a folder of at most {most} bytes")
+    if found != given:
+        log.info("Ray's files lie in %s: the name of %s (TMPDIR) is too long for its sockets", found, given)
+    return found
 
 
 def _use_own_token() -> None:

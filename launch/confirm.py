@@ -32,6 +32,7 @@ from speaq.evaluation.bootstrap import METRICS, ImageRecord, Interval, check_pai
 from speaq.evaluation.protocol import common_protocol
 from speaq.evaluation.seeds import difference_over_seeds, load_record, measure, save_record, spread_over_seeds
 from speaq.files import atomic
+from speaq.files.atomic import check_links
 from speaq.foreign import whole_number
 from speaq.terminal import echo, echo_json
 
@@ -64,6 +65,7 @@ def confirm(
     chosen = choose(snapshot, top)
     _check_seeds(wanted, chosen, seeds)
     where = _check_unchanged(snapshot, data)
+    check_links(snapshot.folder)
     try:
         claim = Claim(snapshot.folder / FOLDER, wait=0.0)
     except FencedError as error:

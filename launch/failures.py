@@ -47,7 +47,7 @@ def outcome_of(error: BaseException, folder: Path) -> dict[str, str]:
         return {"again": reason}
     if isinstance(error, LoaderDied):
         return {"died": reason}
-    if is_of_storage(error):
+    if is_of_storage(error) or isinstance(error, Halted):
         return {"halted": reason}
     try:
         atomic.write_text(folder / "error.txt", "".join(traceback.format_exception(error)))

@@ -25,7 +25,7 @@ from typing import Any, Literal
 from launch.failures import StorageLost
 from launch.seam import Metrics
 from speaq.config import Config, ConfigError, defaults, flatten, to_dict
-from speaq.files.atomic import append_to
+from speaq.files.atomic import append_to, check_links
 from speaq.files.locks import Busy, Gone, Lock, Taken
 from speaq.foreign import parse_json
 from speaq.parameters import Plain
@@ -94,10 +94,16 @@ class Ledger:
     _row_clock = 0.0  # of the last row, seconds since its driver began
 
     def __init__(self, path: Path) -> None:
-        """Raises LedgerError where another process has the study, or a line cannot be read."""
+        """Takes the study's folder.
+
+        Raises:
+            LedgerError: another process has it, or a line cannot be read.
+            ConfigError: it holds links that lead out of it.
+        """
         self.path = path
         self.entries: dict[str, Entry] = {}
         self._torn = False  # whether a row was written in part
+        check_links(path.parent)
         try:
             self.lock = Lock(path.parent)
         except Busy as error:

@@ -8,6 +8,8 @@ from __future__ import annotations
 import hashlib
 import logging
 import os
+import re
+import reprlib
 import secrets
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -29,6 +31,7 @@ VARIABLE = "SPEAQ_STORAGE"  # a URL with a password belongs here: command lines 
 DEFAULT = "sqlite:///study.db"  # in the study's folder
 NONE = "none"
 MASK = "***"
+MAX_NAME = 250  # characters of a study's name; Optuna's tables hold 512
 PATIENCE = 5  # seconds for a database to answer, or for a lock to be given back
 
 DRIVERS = {"postgresql": "psycopg", "mysql": "pymysql", "sqlite": None, "journal": None}
@@ -58,23 +61,49 @@ def choose(given: str | None, folder: Path) -> Address | None:
         return None
     where = folder if url == DEFAULT else Path.cwd()
     stamp = f"{datetime.now(UTC):%Y%m%d}-{secrets.token_hex(3)}"  # other studies may be called like the folder
-    return Address(located(url, where), f"{folder.resolve().name}-{stamp}")
+    return Address(located(url, where), f"{_plain(folder.resolve().name)}-{stamp}")
 
 
 def again(known: Address | None, given: str | None, folder: Path) -> Address | None:
-    """Where a study in `folder` that is resumed is mirrored to. Raises StorageError where its password is missing."""
+    """Where a study in `folder` that is resumed is mirrored to.
+
+    The study may come from elsewhere: of itself it names files in its folder alone. Raises StorageError where it names
+    another storage, or one whose password is missing, and the user gives none now.
+    """
     if given == NONE or (known is None and given is None):
         return None
     study = _older_name(folder) if known is None else known.study
+    if study != _plain(study) or len(study) > MAX_NAME:
+        rule = f"at most {MAX_NAME} letters, digits, spaces and . , + @ % {{ }} ( ) -"
+        raise StorageError(f"{folder / 'study.yaml'}: storage: study: {reprlib.repr(study)} is no name ({rule})")
     if given is not None:
         _warn_of_password(given)
         return Address(located(given, Path.cwd()), study)
     assert known is not None
-    if MASK not in known.url:
+    if MASK not in known.url and _is_inside(known.url, folder):
         return Address(located(known.url, folder), study)
-    if VARIABLE not in os.environ:
-        raise StorageError(f"{known}: its password is not kept; give the URL again in {VARIABLE} or by --storage")
-    return Address(located(os.environ[VARIABLE], Path.cwd()), study)
+    now = os.environ.get(VARIABLE)
+    if now is None:
+        why = "its password is not kept" if MASK in known.url else "is not in the study's folder"
+        raise StorageError(f"{known}: {why}; give the URL again in {VARIABLE} or by --storage, or --storage none")
+    return None if now == NONE else Address(located(now, Path.cwd()), study)
+
+
+def _is_inside(text: str, folder: Path) -> bool:
+    """Whether a URL is that of a file in the folder, by no link and without options, which can name another file."""
+    url, folder = parse(text), folder.resolve()
+    path = folder / str(url.database)
+    return (
+        DRIVERS[url.get_backend_name()] is None
+        and not url.query
+        and path.is_relative_to(folder)
+        and path.resolve() == path
+    )
+
+
+def _plain(name: str) -> str:
+    """A name of a study as storages, shells and terminals may meet it."""
+    return re.sub(r"[^\w .,+@%{}()-]", "_", name)[:MAX_NAME]
 
 
 def _warn_of_password(given: str | None) -> None:
@@ -89,7 +118,7 @@ def _warn_of_password(given: str | None) -> None:
 def _older_name(folder: Path) -> str:
     """Of a study that began without a storage: always the same one."""
     digest = hashlib.sha256((folder / "study.yaml").read_bytes()).hexdigest()
-    return f"{folder.resolve().name}-{digest[:6]}"
+    return f"{_plain(folder.resolve().name)}-{digest[:6]}"
 
 
 def parse(text: str) -> URL:

@@ -49,7 +49,7 @@ from speaq.files import atomic
 from speaq.files.locks import Gone, Taken
 from speaq.space import Space
 from speaq.terminal import shown
-from speaq.training.environment import versions
+from speaq.training.environment import source_digest, versions
 from speaq.training.run_folder import find
 
 log = logging.getLogger(__name__)
@@ -427,7 +427,7 @@ def _search(study: Study, output: Path, ledger: Ledger, budget: Budget | None, m
         in_parts = MEMORY not in plan.settings.constraints and "training.micro_batch_size" not in plan.space.parameters
         url = copies.url_of(trials)
         mark = None if url is not None else ledger.lock.token  # at a URL, nodes have folders of their own
-        job = Job(str(study.data), str(trials), metric, study.train, in_parts, url, mark)
+        job = Job(str(study.data), str(trials), metric, study.train, in_parts, url, mark, source_digest())
         scratch = Path(tempfile.mkdtemp(prefix="speaq-tune-"))  # not in the study: Tune would make it again when moved
 
         def now() -> status.Snapshot:

@@ -23,7 +23,7 @@ import ray
 from ray import tune
 
 from launch import copies, population, seam
-from launch.failures import outcome_of
+from launch.failures import Halted, outcome_of
 from launch.fence import Claim
 from launch.folder_copy import Copy
 from launch.logs import LOG, log_to
@@ -34,7 +34,9 @@ from launch.telemetry import RunMetrics
 from speaq import config as configs
 from speaq.config import Config
 from speaq.files import locks
+from speaq.files.home import make_up_home
 from speaq.training.endings import Interrupted, StopTraining
+from speaq.training.environment import source_digest
 
 log = logging.getLogger(__name__)
 
@@ -53,10 +55,19 @@ class Job:
     in_parts: bool = True  # a trial that is too large for its device goes on in smaller parts, see launch/memory.py
     url: str | None = None  # of `trials` in an object store, see launch/copies.py: nodes have folders of their own
     mark: str | None = None  # token of the search's lock on the study's folder
+    source: str | None = None  # digest of the code of the search
 
     def folder(self, trial: str) -> Path:
         """Where the trial works on this node."""
         return (Path(self.trials) if self.url is None else copies.working_folder(self.url)) / trial
+
+    def check_code(self) -> None:
+        """Raises Halted where this node has other code than the search."""
+        if self.source not in (None, here := source_digest()):
+            raise Halted(
+                f"{platform.node()} runs other code than the search (source {here}, {self.source} there); install the "
+                "same on all nodes"
+            )
 
     def check(self) -> None:
         """Raises Gone where this node does not see the folder in which the search works, or one without its mark."""
@@ -75,6 +86,7 @@ class Trial(tune.Trainable):
 
     def setup(self, config: dict[str, Any], job: Job | None = None) -> None:
         assert job is not None
+        make_up_home()  # of a node's own user
         self._job = job
         self._run = Run(job, config)
         if threading.current_thread() is threading.main_thread():
@@ -139,6 +151,7 @@ class Run:
 
     def _main(self) -> None:
         try:
+            self._job.check_code()
             self._job.check()
             if self._job.url is None:
                 outcome = self._logged()

@@ -18,6 +18,7 @@ from speaq.cli_logs import logs_app
 from speaq.cli_microscope import microscope_app
 from speaq.cli_model import model_app
 from speaq.cli_search import search_app
+from speaq.files.home import make_up_home
 from speaq.terminal import (
     DONE,
     FAILED,
@@ -329,6 +330,7 @@ def main() -> None:
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     keep_printing()
     try:
+        make_up_home()
         app()
     finally:
         confess()

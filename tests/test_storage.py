@@ -359,13 +359,15 @@ def test_a_password_on_the_command_line_is_warned_of(tmp_path: Path, caplog: pyt
     assert "geheim" not in caplog.text
 
 
-def test_a_storage_without_a_password_is_remembered_and_moves_with_its_folder(tmp_path: Path) -> None:
+def test_a_storage_in_the_folder_is_remembered_and_moves_with_its_folder(tmp_path: Path) -> None:
     known = kept(tmp_path / "study", None)
     (tmp_path / "study").rename(tmp_path / "moved")
     found = storage.again(known, None, tmp_path / "moved")
     assert found == Address(f"sqlite:///{tmp_path / 'moved' / 'study.db'}", known.study)
     far = kept(tmp_path / "a" / "study", "mysql://me@host/db")
-    assert storage.again(far, None, tmp_path) == Address("mysql://me@host/db", far.study)
+    with pytest.raises(StorageError, match="is not in the study's folder; give the URL again"):  # by who resumes it
+        storage.again(far, None, tmp_path)
+    assert storage.again(far, "mysql://me@host/db", tmp_path) == Address("mysql://me@host/db", far.study)
     assert far.study.startswith("study-")
     assert far.study != known.study  # two folders of one name in one database
 

@@ -14,6 +14,8 @@ import stat
 from collections.abc import Iterator
 from pathlib import Path
 
+from speaq.plain_yaml import ConfigError
+
 MARK = ".tmp."  # in the names of files that are being written, which begin with a dot and end as they will
 
 
@@ -66,6 +68,23 @@ def open_regular(path: Path, flags: int) -> int:
         return file
     os.close(file)
     raise OSError(errno.EINVAL, "is no regular file", str(path))
+
+
+def check_links(folder: Path) -> None:
+    """Raises ConfigError where a folder that is to be written holds a link that leads out of it, a FIFO or a device.
+
+    wandb, in a folder of this name, has a link of its own to its log.
+    """
+    top = folder.resolve()
+    for place, folders, files in os.walk(top):
+        for name in [*folders, *files]:
+            path = Path(place, name)
+            kind = path.lstat().st_mode
+            if stat.S_ISLNK(kind) and not path.resolve().is_relative_to(top):
+                raise ConfigError(f"{path}: is a link that leads out of {top}; put what it names in its place")
+            if not (stat.S_ISLNK(kind) or stat.S_ISREG(kind) or stat.S_ISDIR(kind)):
+                raise ConfigError(f"{path}: is neither a file nor a folder; remove it")
+        folders[:] = [name for name in folders if name != "wandb"]
 
 
 def tidy(folder: Path) -> None:

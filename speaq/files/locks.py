@@ -126,6 +126,10 @@ class Lock:
         with contextlib.suppress(OSError, Taken, Gone):  # storage that is away: whoever comes next sees no beat
             self.check()
             self._path.unlink()
+        with contextlib.suppress(OSError):  # of a folder that was moved
+            owner = _read(self._file)
+            if owner is not None and owner.token == self.token:
+                os.ftruncate(self._file, 0)
         os.close(self._file)
 
     def __enter__(self) -> Lock:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import ParamSpec, TypeVar
 
 from speaq.config import ConfigError
-from speaq.files.atomic import replaced
+from speaq.files.atomic import check_links, replaced
 from speaq.files.locks import NAME, Lock, held
 
 LAST, PREVIOUS, BEST = "last.pt", "previous.pt", "best.pt"
@@ -48,13 +48,15 @@ def own_folder(output: Path, name: str = NAME) -> Iterator[Lock]:
     Raises:
         Busy: another process has it.
     """
-    made = not output.exists()
+    is_new = not output.exists()
     output.mkdir(parents=True, exist_ok=True)
+    made = output.stat().st_ino
+    check_links(output)
     try:
         with held(output, name=name) as lock:
             yield lock
     finally:
-        if made and output.exists() and not any(output.iterdir()):
+        if is_new and output.exists() and output.stat().st_ino == made and not any(output.iterdir()):
             output.rmdir()
 
 
