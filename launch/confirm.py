@@ -141,6 +141,8 @@ def _check_unchanged(snapshot: Snapshot, data: Path | None) -> Path:
     if now != study.data_digest:
         then = study.data_digest[:12]
         raise ConfigError(f"{snapshot.folder}: was searched on other data (digest {then}, {where} has {now[:12]})")
+    if changes := studies.look_again(where, study.seen)[1]:
+        raise ConfigError(f"{snapshot.folder}: {where} has changed since the search ({'; '.join(changes)})")
     if studies.start_digest(study.plan.base) != study.start_digest:
         raise ConfigError(f"{snapshot.folder}: the weights that its trials start from have changed since")
     return where

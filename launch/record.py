@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from speaq.config import ConfigError, DataConfig
+from speaq.data import photo_digest
 from speaq.data.records import VisualGenome
 from speaq.files import atomic
 from speaq.foreign import read_json
@@ -71,6 +72,7 @@ def describe_data(vg: VisualGenome) -> dict[str, Any]:
         "digest": vg.digest,
         "sha256": {path.name: _sha256(path) for path in files if path is not None},
         "photos": {"files": len(photos), "bytes": sum(photos)},
+        "seen": photo_digest.look(vg),
         "images": {"train and val": len(vg.split("train", everything)), "test": len(vg.split("test", everything))},
         "object_classes": vg.num_classes,
         "predicates": vg.num_predicates,

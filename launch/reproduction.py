@@ -26,6 +26,7 @@ from launch.shipped import shipped
 from speaq import config as configs
 from speaq.config import BASELINE, Config, ConfigError, ResourcesConfig
 from speaq.data import DataError
+from speaq.data.photo_digest import look_again
 from speaq.data.toy import make_toy
 from speaq.data.visual_genome import check, open_data
 from speaq.files import atomic
@@ -181,9 +182,13 @@ class Stages:
     def look_at_data(self) -> None:
         """Judges every file of the data set, photos included, and notes what it is; later it must be the same."""
         if (before := self._record.stage("data")) is not None:
-            digest = open_data(self._data, log=lambda line: None).digest
-            if digest != before["digest"]:
-                raise ConfigError(f"{self._data}: is not the data of {self._record.path} (digest {digest[:12]} now)")
+            now = open_data(self._data, log=lambda line: None)
+            if now.digest != before["digest"]:
+                raise ConfigError(
+                    f"{self._data}: is not the data of {self._record.path} (digest {now.digest[:12]} now)"
+                )
+            if changes := look_again(now, before.get("seen", {}))[1]:
+                raise ConfigError(f"{self._data}: has changed since {self._record.path} began ({'; '.join(changes)})")
             return
         with self._progress("looking at the data") as tell:
             problems = check(self._data, progress=lambda done, total: tell(done, total, ""))

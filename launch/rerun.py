@@ -53,14 +53,18 @@ def rerun(run: Path, output: Path | None, data: Path | None, progress: Progresse
 
 
 def _data(before: Record, data: Path | None) -> Path:
+    from speaq.data.photo_digest import look_again
     from speaq.data.visual_genome import open_data
     from speaq.training.run import data_directory
 
     where = data_directory(before.folder, data)
-    digest = open_data(where).digest
+    vg = open_data(where)
+    digest = vg.digest
     if digest != before.data.get("digest"):
         then = str(before.data.get("digest"))[:12]
         raise ConfigError(f"{before.folder}: was trained on other data (digest {then}, {where} has {digest[:12]})")
+    if changes := look_again(vg, before.data)[1]:
+        raise ConfigError(f"{before.folder}: {where} has changed since it was trained ({'; '.join(changes)})")
     return where
 
 

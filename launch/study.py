@@ -45,6 +45,7 @@ from launch.trial import Job, Trial
 from speaq import config as configs
 from speaq import space as spaces
 from speaq.config import BASELINE, PUBLISHED, Config, ConfigError
+from speaq.data import photo_digest
 from speaq.files import atomic
 from speaq.files.locks import Gone, Taken
 from speaq.space import Space
@@ -74,11 +75,17 @@ class Study:
     train: str = Job.train
     storage: Address | None = None  # what is kept of it: no password, paths seen from the folder
     forced: tuple[Mapping[str, Any], ...] = ()  # resumed in spite of changes: {at, changes}
+    seen: Mapping[str, Any] = dataclasses.field(default_factory=dict)  # of photos and zero-shot list: photo_digest
 
     @property
     def of_predictions(self) -> bool:
         """Whether its trials train nothing: launch/from_predictions.py."""
         return self.train.startswith(OF_PREDICTIONS)
+
+    @property
+    def data_record(self) -> dict[str, Any]:
+        """What study.yaml says of the data set."""
+        return {"directory": str(self.data), "digest": self.data_digest, **self.seen}
 
     def dump(self) -> str:
         plan = self.plan
@@ -87,7 +94,7 @@ class Study:
             "question": plan.space.question,
             "objective": list(plan.objective),
             "trials": plan.trials,
-            "data": {"directory": str(self.data), "digest": self.data_digest},
+            "data": self.data_record,
             "start_digest": self.start_digest,
             "versions": dict(self.versions),
             "train": self.train,
@@ -139,7 +146,8 @@ def create(
         from launch.samplers import grid
 
         grid(space, base, settings.seed)
-    return Study(plan, data.resolve(), data_digest(data), start_digest(base), versions(), train)
+    seen = look_again(data, {})[0]
+    return Study(plan, data.resolve(), data_digest(data), start_digest(base), versions(), train, seen=seen)
 
 
 def check_groups(base: Config, space: Space, data: Path) -> None:
@@ -162,6 +170,13 @@ def data_digest(data: Path) -> str:
     from speaq.data.visual_genome import open_data
 
     return open_data(data).digest
+
+
+def look_again(data: Path, before: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:
+    """What study.yaml notes of photos and zero-shot list, and what differs from before. Raises DataError."""
+    from speaq.data.visual_genome import open_data
+
+    return photo_digest.look_again(open_data(data, log=lambda line: None), before)
 
 
 def start_digest(config: Config) -> str | None:
@@ -204,6 +219,7 @@ def read(path: Path) -> Study:
             content["train"],
             known,
             tuple(content.get("forced", ())),
+            photo_digest.noted(data),
         )
     except ValidationError as error:
         raise ConfigError(f"{path}: search: {study_file.reason(error)}") from error
@@ -323,8 +339,10 @@ def resume(
 
 def as_now(study: Study, output: Path, data: Path, digest: str, start: str | None, force: bool) -> Study:
     """The study with the data, the start and the code of today. Raises ConfigError with what differs, unless forced."""
-    now = dataclasses.replace(study, data=data, data_digest=digest, start_digest=start, versions=versions())
+    seen, differences = ({}, []) if study.of_predictions else look_again(data, study.seen)
+    now = dataclasses.replace(study, data=data, data_digest=digest, start_digest=start, versions=versions(), seen=seen)
     changes = [f"{name} {then} then, {new} now" for name, then, new in _facts(study, now) if then != new]
+    changes += differences if digest == study.data_digest else []  # else it is another data set altogether
     if not changes:
         return now
     if not force:
@@ -350,7 +368,7 @@ def keep(study: Study, output: Path) -> None:
     """
     file = output / "study.yaml"
     content = configs.read_yaml(file)
-    now = {"trials": study.plan.trials, "data": {"directory": str(study.data), "digest": study.data_digest}}
+    now = {"trials": study.plan.trials, "data": study.data_record}
     if content.get("forced", []) != list(study.forced):
         changed = {"start_digest": study.start_digest, "versions": dict(study.versions), "forced": list(study.forced)}
         now |= changed

@@ -16,9 +16,16 @@ class _Part(BaseModel):
     model_config = ConfigDict(strict=True, extra="ignore")
 
 
+class _Photos(_Part):
+    times: str
+    contents: str
+
+
 class _Data(_Part):
     directory: str
     digest: str
+    photos: _Photos | None = None  # studies from before they were looked at have none
+    zero_shot: str | None = None
 
 
 class _Storage(_Part):

@@ -263,6 +263,7 @@ def run_training(
             progress=progress,
             train=job.train,
             shared=True,  # the search has looked
+            force=job.train == seam.TRAIN,  # whether the data have changed, the study has judged
         )
     with Claim(folder) as claim:
 
@@ -272,6 +273,7 @@ def run_training(
             report(step, metrics, checkpoint)
 
         train = seam.training_function(job.train)
+        judged = {"force": True} if job.train == seam.TRAIN else {}  # the study has, whether the data have changed
         sinks = [RunMetrics(folder, config)] if ray.is_initialized() else []
         return train(
             config,
@@ -283,4 +285,5 @@ def run_training(
             progress=progress,
             sinks=sinks,
             interrupted=interrupted,
+            **judged,
         )

@@ -70,6 +70,7 @@ def train_distributed(
     progress: Progress | None = None,
     train: str = TRAIN,
     shared: bool = False,
+    force: bool = False,
 ) -> dict[str, Any]:
     """Trains on `resources.num_workers` Ray Train workers; arguments, files and result are those of `train`.
 
@@ -95,6 +96,7 @@ def train_distributed(
         "task": task,
         "resume": resume,
         "train": train,
+        "force": force,
     }
     with own_folder(output, DRIVER), cluster.connected(dashboard=True):
         Lock(output, ORPHANS).close()  # not while another run, or a worker that outlived its driver, writes there
@@ -272,6 +274,7 @@ def _train(job: Mapping[str, Any], relay: Any, claim: Claim | None, steps: Progr
         task=job["task"],
         report=report,
         resume=job["resume"],
+        **({"force": True} if job["force"] else {}),  # another training function may not know it
         **options,
     )
 

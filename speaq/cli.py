@@ -27,6 +27,7 @@ from speaq.terminal import (
     Assignments,
     ConfigFile,
     DataDir,
+    Force,
     OutputDir,
     Resume,
     SplitOption,
@@ -138,34 +139,48 @@ def config_show(file: Path, assignments: Assignments, as_json: AsJson = False) -
 @command
 @at_urls(output="work")
 def pretrain(
-    config: ConfigFile, data: DataDir, output: OutputDir, assignments: Assignments, resume: Resume = False
+    config: ConfigFile,
+    data: DataDir,
+    output: OutputDir,
+    assignments: Assignments,
+    resume: Resume = False,
+    force: Force = False,
 ) -> None:
     """Train the object detector that SpeaQ starts from (`training.init_from`)."""
-    _train("detector", configs.load(config, assignments), data, output, resume)
+    _train("detector", configs.load(config, assignments), data, output, resume, force)
 
 
 @app.command()
 @command
 @at_urls(output="work")
 def train(
-    config: ConfigFile, data: DataDir, output: OutputDir, assignments: Assignments, resume: Resume = False
+    config: ConfigFile,
+    data: DataDir,
+    output: OutputDir,
+    assignments: Assignments,
+    resume: Resume = False,
+    force: Force = False,
 ) -> None:
     """Train SpeaQ (one run); several workers run as a Ray Train job."""
-    _train("speaq", configs.load(config, assignments), data, output, resume)
+    _train("speaq", configs.load(config, assignments), data, output, resume, force)
 
 
-def _train(task: Literal["speaq", "detector"], config: configs.Config, data: Path, output: Path, resume: bool) -> None:
+def _train(
+    task: Literal["speaq", "detector"], config: configs.Config, data: Path, output: Path, resume: bool, force: bool
+) -> None:
+    if force and not resume:
+        raise configs.ConfigError("--force: has an effect with --resume alone")
     saved = saver(output)
     with progress_bar("training") as progress:
         if config.resources.num_workers > 1:
             worker = launch("worker")
             result = worker.train_distributed(
-                config, data, output, resume=resume, task=task, progress=progress, saved=saved
+                config, data, output, resume=resume, task=task, progress=progress, saved=saved, force=force
             )
         else:
             from speaq.training.loop import train as run
 
-            result = run(config, data, output, task=task, resume=resume, progress=progress, saved=saved)
+            result = run(config, data, output, task=task, resume=resume, progress=progress, saved=saved, force=force)
     echo(_metrics_line(result["metrics"]))
     best = result["best"]
     echo(

@@ -38,6 +38,7 @@ DataDir = Annotated[Path, typer.Option("--data", help="folder with the four file
 OutputDir = Annotated[Path, typer.Option("--output", help="folder to write")]
 Assignments = Annotated[list[str], typer.Option("--set", help="key=value, any number of times", default_factory=list)]
 Resume = Annotated[bool, typer.Option("--resume", help="go on with the run in --output")]
+Force = Annotated[bool, typer.Option("--force", help="with --resume: go on where the data set has changed since")]
 SplitOption = Annotated[Literal["val", "test", "train"], typer.Option("--split")]
 StudyDir = Annotated[Path, typer.Argument(help="folder of a search", metavar="STUDY")]
 AsJson = Annotated[bool, typer.Option("--json", help="print JSON")]

@@ -7,6 +7,7 @@ import csv
 import dataclasses
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -291,6 +292,33 @@ def test_a_changed_study_is_refused_until_it_is_forced(toy: Path, tmp_path: Path
     study.resume(output)  # nothing has changed since
     assert study.read(output / "study.yaml") == kept
     assert len(study.read(output / "study.yaml").forced) == 1
+
+
+def test_replaced_photos_are_refused_until_they_are_forced_and_copied_ones_are_not(toy: Path, tmp_path: Path) -> None:
+    data, output = tmp_path / "data", tmp_path / "study"
+    shutil.copytree(toy, data, copy_function=shutil.copyfile)  # with times of its own
+    output.mkdir()
+    begun = study.create(LONG, make_space(scheduler="none"), toy, trials=2, train=CHEAP)
+    study.write(begun, output, None)
+    begun = study.read(output / "study.yaml")
+    assert set(begun.seen) == {"photos", "zero_shot"}
+    moved = study.as_now(begun, output, data, begun.data_digest, None, force=False)
+    assert moved.forced == ()
+    assert moved.seen["photos"]["contents"] == begun.seen["photos"]["contents"]
+    first, second = sorted((data / "VG_100K").iterdir())[:2]
+    first.write_bytes(second.read_bytes())
+    (data / "zeroshot_triplets.npy").unlink()
+    with pytest.raises(
+        ConfigError, match=r"\(photos \w{12} then, \w{12} now; zero-shot list \w{12} then, none now\); --f"
+    ):
+        study.resume(output, data=data)
+    forced = study.as_now(begun, output, data, begun.data_digest, None, force=True)
+    study.keep(forced, output)
+    kept = study.read(output / "study.yaml")
+    assert kept.seen == forced.seen != begun.seen
+    assert len(kept.forced) == 1
+    old = dataclasses.replace(begun, seen={})  # as a version wrote it that did not look at photos
+    assert study.as_now(old, output, data, begun.data_digest, None, force=False).forced == ()
 
 
 def test_a_used_folder_is_refused(toy: Path, tmp_path: Path) -> None:

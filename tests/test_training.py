@@ -28,6 +28,7 @@ from speaq.training.endings import DivergedError, StopTraining
 from speaq.training.loop import load_config, train
 from speaq.training.metrics import read_lines
 from speaq.training.run import evaluate_run
+from tests.command import refusal
 from tests.tiny import assignments, tiny
 
 
@@ -246,6 +247,57 @@ def test_an_existing_run_is_not_overwritten(run: Path, toy: Path) -> None:
 def test_resume_with_another_config_names_the_difference(run: Path, toy: Path) -> None:
     with pytest.raises(ConfigError, match="seed: 0 then, 1 now"):
         train(tiny(seed=1), toy, run, resume=True)
+
+
+def test_a_resumed_run_notices_replaced_photos_and_takes_copied_ones(
+    run: Path, toy: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    data, folder = tmp_path / "data", tmp_path / "run"
+    shutil.copytree(toy, data, copy_function=shutil.copyfile)  # with times of its own
+    shutil.copytree(run, folder)
+    longer = tiny(training__max_steps=7)
+    assert train(longer, data, folder, resume=True)["step"] == 7
+    first, second = sorted((data / "VG_100K").iterdir())[:2]
+    first.write_bytes(second.read_bytes())
+    longer = tiny(training__max_steps=8)
+    with pytest.raises(
+        ConfigError, match=r"data has changed since \(photos \w{12} then, \w{12} now\); --force goes on"
+    ):
+        train(longer, data, folder, resume=True)
+    assert train(longer, data, folder, resume=True, force=True)["step"] == 8
+    assert "goes on with other photos" in caplog.text
+    (data / "zeroshot_triplets.npy").unlink()
+    with pytest.raises(ConfigError, match=r"\(zero-shot list \w{12} then, none now\)"):
+        train(longer, data, folder, resume=True)
+    record = json.loads((folder / "data.json").read_text())
+    del record["photos"], record["zero_shot"]  # as a version wrote it that did not look at them
+    (folder / "data.json").write_text(json.dumps(record))
+    assert train(longer, data, folder, resume=True)["step"] == 8
+
+
+def test_other_annotations_need_force_and_the_same_names(run: Path, toy: Path, tmp_path: Path) -> None:
+    data, folder = tmp_path / "data", tmp_path / "run"
+    shutil.copytree(toy, data)
+    shutil.copytree(run, folder)
+    with h5py.File(data / "VG-SGG-with-attri.h5", "a") as file:
+        file["labels"][0] = 1 + file["labels"][0] % 2
+    longer = tiny(training__max_steps=7)
+    with pytest.raises(ConfigError, match=r"cannot resume on other data .*; --force goes on"):
+        train(longer, data, folder, resume=True)
+    assert train(longer, data, folder, resume=True, force=True)["step"] == 7
+    names = json.loads((data / "VG-SGG-dicts-with-attri.json").read_text())
+    names["predicate_to_idx"] = {f"x{name}": index for name, index in names["predicate_to_idx"].items()}
+    del names["idx_to_predicate"]
+    (data / "VG-SGG-dicts-with-attri.json").write_text(json.dumps(names))
+    with pytest.raises(ConfigError, match="cannot resume on data of other classes or predicates"):
+        train(longer, data, folder, resume=True, force=True)
+
+
+def test_force_needs_resume(tmp_path: Path) -> None:
+    (tmp_path / "c.yaml").write_text("")
+    arguments = ("--config", tmp_path / "c.yaml", "--data", tmp_path, "--output", tmp_path / "run", "--force")
+    for task in ("train", "pretrain"):
+        assert "--force: has an effect with --resume alone" in refusal(task, *arguments)
 
 
 def test_a_split_without_images_is_refused(toy: Path, tmp_path: Path) -> None:

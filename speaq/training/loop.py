@@ -21,8 +21,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
+from speaq import foreign
 from speaq.config import Config, ConfigError, dump, from_dict, read_yaml, to_dict
-from speaq.data import DataError
+from speaq.data import DataError, photo_digest
 from speaq.data.dataset import RawBatch, train_loader
 from speaq.data.subset import looked_at
 from speaq.data.visual_genome import Split, VisualGenome, open_data
@@ -98,6 +99,7 @@ def train(
     progress: Progress = _no_progress,
     sinks: Sequence[Sink] = (),
     interrupted: Callable[[], bool] = lambda: False,
+    force: bool = False,
 ) -> dict[str, Any]:
     """Trains to `training.max_steps` and returns what is written to result.json.
 
@@ -110,6 +112,7 @@ def train(
         progress: called with (steps done, steps in all, text) now and then.
         sinks: get the metrics too, beside those that the config asks for.
         interrupted: asked after each step; true acts as a signal does, which reaches the main thread alone.
+        force: with `resume`, go on where the data set has changed since, with a warning.
 
     Raises:
         ConfigError, DataError: what the user gave cannot be used.
@@ -129,10 +132,11 @@ def train(
     where = device or pick_device(config)
     reset_peak_memory(where)
     run = _prepare(config, data, output, task, report, saved, where, progress)
-    state = _restore(run, previous) if previous else _State()
+    state = _restore(run, previous, force) if previous else _State()
+    seen = _look_at_photos(run, resumed=previous is not None, force=force)
     try:
         if run.main:
-            _write_header(run, data)
+            _write_header(run, data, seen)
             run.sinks = [*open_sinks(output, config, state.step, run.task.protocol), *sinks]
             run.health.resume(read_lines(output / "metrics.jsonl"))
         with _interruptible() as by_signal:
@@ -212,12 +216,15 @@ def _criterion(config: Config, task: Task, steps: int, device: torch.device) -> 
     return criterion.to(device) if isinstance(criterion, nn.Module) else criterion
 
 
-def _restore(run: _Run, previous: Mapping[str, Any]) -> _State:
+def _restore(run: _Run, previous: Mapping[str, Any], force: bool) -> _State:
     if previous["data_digest"] != run.vg.digest:
-        raise ConfigError(
-            f"{run.output}: cannot resume on other data "
-            f"(digest {run.vg.digest[:12]} now, {previous['data_digest'][:12]} then)"
-        )
+        what = f"digest {run.vg.digest[:12]} now, {previous['data_digest'][:12]} then"
+        names = run.vg.vocabulary
+        if (list(previous["objects"]), list(previous["predicates"])) != (list(names.objects), list(names.predicates)):
+            raise ConfigError(f"{run.output}: cannot resume on data of other classes or predicates ({what})")
+        if not force:
+            raise ConfigError(f"{run.output}: cannot resume on other data ({what}); --force goes on")
+        log.warning("goes on with other data: %s", what)
     run.task.model.load_state_dict(previous["model"])
     run.optimizer.load_state_dict(previous["optimizer"])
     run.scaler.load_state_dict(previous["scaler"])
@@ -226,7 +233,25 @@ def _restore(run: _Run, previous: Mapping[str, Any]) -> _State:
     return _State(previous["step"], seconds, best=dict(previous["best"]), metrics=dict(previous["metrics"]))
 
 
-def _write_header(run: _Run, data: Path) -> None:
+def _look_at_photos(run: _Run, *, resumed: bool, force: bool) -> Mapping[str, Any]:
+    """What data.json notes of photos and zero-shot list. Raises ConfigError where they have changed, unless forced."""
+    if not resumed:
+        return photo_digest.look(run.vg) if run.main else {}
+    file = run.output / "data.json"
+    try:
+        before = foreign.read_json(file) if file.exists() else {}
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"{file}: cannot be read ({error}); take it away to go on without it") from error
+    seen, changes = photo_digest.look_again(run.vg, before if isinstance(before, dict) else {})
+    if changes and not force:
+        text = "; ".join(changes)
+        raise ConfigError(f"{run.output}: {run.vg.directory} has changed since ({text}); --force goes on")
+    for change in changes:
+        log.warning("goes on with other %s", change)
+    return seen
+
+
+def _write_header(run: _Run, data: Path, seen: Mapping[str, Any]) -> None:
     run.output.mkdir(parents=True, exist_ok=True)
     atomic.write_text(run.output / "config.yaml", dump(run.config))
     _write_json(
@@ -234,6 +259,7 @@ def _write_header(run: _Run, data: Path) -> None:
         {
             "directory": str(data),
             "digest": run.vg.digest,
+            **seen,
             "train_images": len(run.train_split),
             "val_images": len(run.val_split),
             "task": run.task.name,
