@@ -134,7 +134,7 @@ class Ledger:
         """Takes whole rows. Raises LedgerError at the first that is none."""
         for number, line in enumerate(rows.splitlines(), start=1):
             try:
-                self._apply(_checked(parse_json(line)))
+                self._apply(checked(parse_json(line)))
             except (ValueError, KeyError, TypeError, AttributeError) as error:
                 raise LedgerError(
                     f"{self.path} line {number}: not a row of a ledger ({error}); speaq doctor {self.path.parent} "
@@ -242,7 +242,7 @@ _MOST: Mapping[str, float] = {  # and no less than 0
 }
 
 
-def _checked(row: Any) -> Mapping[str, Any]:
+def checked(row: Any) -> Mapping[str, Any]:
     """A row as it was read. Raises ValueError where a field holds what no search writes."""
     if not isinstance(row, dict):
         raise ValueError(f"a JSON object is expected, not {type(row).__name__}")

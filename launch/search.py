@@ -320,7 +320,7 @@ class Search(Searcher):
         number: int | None,
         start: Mapping[str, Any] | None = None,
     ) -> Entry:
-        trial = f"{len(self._ledger.entries):04d}"
+        trial = f"{1 + max(map(int, self._ledger.entries), default=-1):04d}"  # a repaired ledger may lack some
         self._append(
             "asked",
             trial,

@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from speaq.config import ConfigError
 from speaq.terminal import AsJson, command, launch, place
 
 cluster_app = typer.Typer()
@@ -15,6 +16,9 @@ cluster_app = typer.Typer()
 @cluster_app.command()
 @command
 def doctor(
+    study: Annotated[
+        Path | None, typer.Argument(help="a search whose ledger cannot be read: repair it, and ask no node")
+    ] = None,
     storage: Annotated[
         str | None,
         typer.Option("--storage", help="folder or URL that all nodes are to share: where runs will be written"),
@@ -24,7 +28,15 @@ def doctor(
     limit: Annotated[float, typer.Option("--limit", min=10.0, help="seconds for a check, all nodes at once")] = 120.0,
     as_json: AsJson = False,
 ) -> int:
-    """Check every node of the cluster and say what to repair; exit code 1 where something fails."""
+    """Check every node of the cluster and say what to repair; exit code 1 where something fails.
+
+    With STUDY, repair the ledger of a search instead: what is whole is kept, the rest is set aside.
+    """
+    if study is not None:
+        if storage is not None or data is not None or as_json or (min_free, limit) != (10.0, 120.0):
+            raise ConfigError(f"{study}: the other options are of the cluster; leave them out")
+        repaired: int = launch("repair").repair(study)
+        return repaired
     where = None if storage is None else place(storage)
     shared = str(where.resolve()) if isinstance(where, Path) else where
     request = launch("checks").Request(shared, None if data is None else data.resolve(), min_free, limit)

@@ -9,18 +9,20 @@ import subprocess
 import sys
 import tempfile
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from launch import study
 from launch.admission import Admission, OnAdmitted
 from launch.failures import Halted, StorageLost
+from launch.ledger import Ledger
 from speaq import space as spaces
 from speaq.config import ConfigError, dump
 from speaq.data import DataError
-from speaq.files.locks import Gone
+from speaq.files.locks import Gone, Lock
 from speaq.training.loop import train
-from tests.command import refusal
+from tests.command import command, refusal
 from tests.moving_training import MARK
 from tests.tiny import tiny
 
@@ -103,8 +105,8 @@ def test_a_cluster_of_our_own_imports_nothing_from_here_is_closed_to_others_and_
 def test_no_module_of_the_current_directory_is_imported(tmp_path: Path) -> None:
     for name in ("typer", "yaml", "pydantic", "h5py"):
         (tmp_path / f"{name}.py").write_text("raise SystemExit('imported from the current directory')")
-    for command in ([sys.executable, "-m", "speaq.cli"], [Path(sys.executable).with_name("speaq")]):
-        done = subprocess.run([*command, "config", "show", ROOT / "configs" / "toy.yaml"], cwd=tmp_path, check=False)
+    for line in ([sys.executable, "-m", "speaq.cli"], [Path(sys.executable).with_name("speaq")]):
+        done = subprocess.run([*line, "config", "show", ROOT / "configs" / "toy.yaml"], cwd=tmp_path, check=False)
         assert done.returncode == 0
 
 
@@ -217,3 +219,61 @@ def _unknown_user() -> list[str]:
 
 
 UNKNOWN_USER = _unknown_user()
+
+
+# Written by two
+
+
+def rows_of(start: float, number: int, clock: float, digest: str = "a") -> list[dict[str, Any]]:
+    """A finished trial as a driver that began at `start` writes it, from `clock` seconds on."""
+    trial = {"trial": f"{number:04d}"}
+    asked = {"digest": digest, "label": None, "values": {}, "overrides": {}, "seed": 0}
+    events: list[dict[str, Any]] = [
+        {"event": "asked", **trial, **asked},
+        {"event": "running", **trial, "attempt": 1},
+        {"event": "reported", **trial, "step": 4, "metrics": {"F@50": 0.5}},
+        {"event": "finished", **trial, "step": 4, "best_step": 4, "metrics": {"F@50": 0.5}},
+    ]
+    return [{**row, "time": start + clock + i, "clock": clock + i} for i, row in enumerate(events)]
+
+
+def test_a_ledger_that_two_drivers_wrote_keeps_what_is_whole(tmp_path: Path, toy: Path) -> None:
+    output = tmp_path / "study"
+    output.mkdir()
+    study.write(make_study(toy, "tests.cheap_training:train"), output, None)
+    one = [{"event": "opened", "time": 1000.0}, *rows_of(1000.0, 0, 1), *rows_of(1000.0, 1, 20)]
+    two = [{"event": "opened", "time": 1015.0}, *rows_of(1015.0, 1, 6, "b"), *rows_of(1015.0, 2, 20)]
+    both = sorted(one + two, key=lambda row: row["time"])
+    lines = [json.dumps(row) for row in both]
+    lines.insert(4, '{"event": "asked", "tri')  # one wrote over the other
+    path = output / "ledger.jsonl"
+    path.write_text("\n".join(lines) + "\n")
+    assert "speaq doctor" in refusal("status", output)
+    shutil.copytree(output, tmp_path / "other")
+    (output / "trials" / "0001").mkdir(parents=True)
+    (output / "trials" / "0001" / "config.yaml").write_text(dump(tiny()))
+    done = command("doctor", output)
+    assert done.exit_code == 0, done.output
+    assert "14 rows kept, 5 set aside" in done.output.replace("\n", "")
+    ledger = Ledger(path)
+    ledger.close()
+    assert {name: (entry.state, entry.digest) for name, entry in ledger.entries.items()} == {
+        "0000": ("finished", "a"),
+        "0001": ("finished", "a"),
+        "0002": ("finished", "a"),
+    }
+    assert not (output / "trials" / "0001").exists()  # of another trial: kept elsewhere
+    assert len(list(output.glob("trials-aside-*/0001/config.yaml"))) == 1
+    (before,) = output.glob("ledger.before-*.jsonl")
+    assert before.read_text() == (tmp_path / "other" / "ledger.jsonl").read_text()
+    assert "nothing to do" in command("doctor", output).output
+    shown = command("status", output)
+    assert shown.exit_code == 0, (shown.output, shown.exception)
+
+
+def test_a_study_where_a_search_runs_is_not_repaired(tmp_path: Path) -> None:
+    (tmp_path / "ledger.jsonl").touch()
+    with Lock(tmp_path):
+        assert f"process {os.getpid()} on" in refusal("doctor", tmp_path)
+    assert "leave them out" in refusal("doctor", tmp_path, "--json")
+    assert "no study that has begun" in refusal("doctor", tmp_path / "none")
