@@ -21,16 +21,15 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from speaq import foreign
 from speaq.config import Config, ConfigError, dump, from_dict, read_yaml, to_dict
-from speaq.data import DataError, photo_digest
+from speaq.data import DataError
 from speaq.data.dataset import RawBatch, train_loader
 from speaq.data.subset import looked_at
 from speaq.data.visual_genome import Split, VisualGenome, open_data
 from speaq.files import atomic
 from speaq.matching import NonFiniteOutputError
 from speaq.structures import Batch
-from speaq.training import checkpoint, distributed
+from speaq.training import checkpoint, distributed, same_data
 from speaq.training.endings import DivergedError, Interrupted, OutOfMemory, StopTraining
 from speaq.training.environment import hardware, peak_memory_mib, reset_peak_memory, versions
 from speaq.training.evaluate import Progress, _no_progress
@@ -132,8 +131,10 @@ def train(
     where = device or pick_device(config)
     reset_peak_memory(where)
     run = _prepare(config, data, output, task, report, saved, where, progress)
-    state = _restore(run, previous, force) if previous else _State()
-    seen = _look_at_photos(run, resumed=previous is not None, force=force)
+    if previous:
+        same_data.check_annotations(output, run.vg, previous, force)
+    seen = same_data.look_at_photos(output, run.vg, resumed=bool(previous), force=force, main=run.main)
+    state = _restore(run, previous) if previous else _State()
     try:
         if run.main:
             _write_header(run, data, seen)
@@ -216,39 +217,13 @@ def _criterion(config: Config, task: Task, steps: int, device: torch.device) -> 
     return criterion.to(device) if isinstance(criterion, nn.Module) else criterion
 
 
-def _restore(run: _Run, previous: Mapping[str, Any], force: bool) -> _State:
-    if previous["data_digest"] != run.vg.digest:
-        what = f"digest {run.vg.digest[:12]} now, {previous['data_digest'][:12]} then"
-        names = run.vg.vocabulary
-        if (list(previous["objects"]), list(previous["predicates"])) != (list(names.objects), list(names.predicates)):
-            raise ConfigError(f"{run.output}: cannot resume on data of other classes or predicates ({what})")
-        if not force:
-            raise ConfigError(f"{run.output}: cannot resume on other data ({what}); --force goes on")
-        log.warning("goes on with other data: %s", what)
+def _restore(run: _Run, previous: Mapping[str, Any]) -> _State:
     run.task.model.load_state_dict(previous["model"])
     run.optimizer.load_state_dict(previous["optimizer"])
     run.scaler.load_state_dict(previous["scaler"])
     began_here = (run.output / "config.yaml").exists()  # else it goes on from another run's checkpoint
     seconds = previous["seconds"] if began_here else 0.0
     return _State(previous["step"], seconds, best=dict(previous["best"]), metrics=dict(previous["metrics"]))
-
-
-def _look_at_photos(run: _Run, *, resumed: bool, force: bool) -> Mapping[str, Any]:
-    """What data.json notes of photos and zero-shot list. Raises ConfigError where they have changed, unless forced."""
-    if not resumed:
-        return photo_digest.look(run.vg) if run.main else {}
-    file = run.output / "data.json"
-    try:
-        before = foreign.read_json(file) if file.exists() else {}
-    except (OSError, ValueError) as error:
-        raise ConfigError(f"{file}: cannot be read ({error}); take it away to go on without it") from error
-    seen, changes = photo_digest.look_again(run.vg, before if isinstance(before, dict) else {})
-    if changes and not force:
-        text = "; ".join(changes)
-        raise ConfigError(f"{run.output}: {run.vg.directory} has changed since ({text}); --force goes on")
-    for change in changes:
-        log.warning("goes on with other %s", change)
-    return seen
 
 
 def _write_header(run: _Run, data: Path, seen: Mapping[str, Any]) -> None:
