@@ -7,6 +7,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from launch.ledger import Entry
 from launch.results import pareto, score, table_k
 from launch.search import Plan
 from speaq.files.atomic import replaced
+from speaq.plain_text import visible
 
 COLOURS = {"published": "#c2410c", "baseline": "#1d4ed8"}
 
@@ -21,6 +23,14 @@ COLOURS = {"published": "#c2410c", "baseline": "#1d4ed8"}
 def draw(path: Path, entries: Sequence[Entry], plan: Plan) -> None:
     """Objective over trials and over steps, and the recall–mean-recall plane; references marked by colour."""
     keep_out_of_home()
+    from speaq.drawing import drawing
+
+    shown = [replace(entry, label=visible(entry.label)) if entry.label else entry for entry in entries]
+    with drawing(entry.label or "" for entry in shown):
+        _draw(path, shown, plan)
+
+
+def _draw(path: Path, entries: Sequence[Entry], plan: Plan) -> None:
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 

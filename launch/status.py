@@ -13,7 +13,7 @@ from rich.table import Table
 from launch import copies
 from launch import study as studies
 from launch.budget import Kind, device_seconds
-from launch.ledger import MAX_NUMBER, Entry, Ledger
+from launch.ledger import MAX_NUMBER, Entry, Ledger, LedgerError
 from launch.results import best_entry
 from launch.seam import Metrics
 from launch.search import Plan
@@ -58,7 +58,10 @@ class _Rows(Ledger):
 
     def __init__(self, path: Path) -> None:
         self.path, self.entries = path, {}
-        content = check_regular(path).read_bytes() if path.exists() else b""
+        try:
+            content = check_regular(path).read_bytes() if path.exists() else b""
+        except OSError as error:
+            raise LedgerError(f"{path}: cannot be read ({error.strerror})") from error
         self._read(content[: content.rfind(b"\n") + 1])
 
 

@@ -13,7 +13,7 @@ ROOT = Path(__file__).resolve().parents[1]
 LIBRARY = sorted((ROOT / "speaq").rglob("*.py"))
 # A layer imports only layers before it (style: one direction).
 LAYERS = (
-    ("structures", "boxes", "vocabulary", "plain_text", "plain_yaml", "files", "foreign", "user_groups"),
+    ("structures", "boxes", "vocabulary", "plain_text", "drawing", "plain_yaml", "files", "foreign", "user_groups"),
     ("sections", "config", "targets", "data"),
     ("model", "matching"),
     ("losses", "inference", "evaluation", "parameters", "space"),

@@ -21,8 +21,10 @@ from PIL import Image
 
 from speaq import config as configs
 from speaq import foreign
+from speaq import space as spaces
 from speaq.config import ConfigError
 from speaq.data import DataError
+from speaq.data.coco_form import read_document
 from speaq.data.images import FORMATS, read_image
 from speaq.data.visual_genome import open_data
 from speaq.evaluation.predictions import PredictionFile
@@ -33,6 +35,7 @@ from speaq.structures import Vocabulary
 from speaq.training import checkpoint, seal
 from speaq.training.checkpoint import CheckpointError
 from tests import data_sets
+from tests.command import refusal
 from tests.fuzz_inputs import odd_tensors
 from tests.tiny import tiny
 
@@ -341,3 +344,45 @@ def test_the_list_of_looks_is_checked(tmp_path: Path) -> None:
         (tmp_path / seal.FILE).write_text(text + "\n")
         with pytest.raises(ConfigError, match="not a list of looks"):
             seal.rows(tmp_path)
+
+
+def pipe(path: Path) -> Path:
+    os.mkfifo(path)
+    return path
+
+
+def test_only_files_are_opened(tmp_path: Path) -> None:
+    """A pipe would be waited for without end, a device read without end; a link to a file is one."""
+    fifo, null = pipe(tmp_path / "a.yaml"), Path("/dev/zero")
+    regular = tmp_path / "file.json"
+    regular.write_text("{}")
+    (tmp_path / "link.json").symlink_to(regular)
+    assert foreign.read_json(tmp_path / "link.json") == {}
+    readers: tuple[Callable[[Path], Any], ...] = (
+        configs.load,
+        spaces.load,
+        checkpoint.load,
+        foreign.open_h5,
+        foreign.read_json,
+        foreign.load_npy,
+        foreign.load_tensors,
+        lambda path: load_backbone(path, torch.nn.Module()),
+        lambda path: read_document(path, None),
+        read_image,
+    )
+    for read in readers:
+        for path, kind in ((fifo, "a named pipe, not a file"), (null, "a device, not a file")):
+            with pytest.raises((ValueError, OSError), match=kind):
+                read(path)
+
+
+@pytest.mark.parametrize("name", ["study.yaml", "ledger.jsonl"])
+def test_a_study_with_a_pipe_in_it_is_refused(name: str, tmp_path: Path) -> None:
+    pytest.importorskip("optuna")
+    from tests.fuzz_inputs import TARGETS
+
+    TARGETS["ledger"](tmp_path)
+    (tmp_path / name).unlink()
+    pipe(tmp_path / name)
+    for arguments in (("status", tmp_path), ("tune", "--resume", tmp_path)):
+        assert f"{name}: cannot be " in refusal(*arguments)

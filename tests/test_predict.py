@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import xml.etree.ElementTree as ElementTree
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +15,10 @@ import pytest
 import torch
 from PIL import Image
 
-from speaq.data import DataError
+from speaq.data import DataError, images
 from speaq.data.visual_genome import open_data
 from speaq.evaluation.predictions import PredictionFile
+from speaq.plain_text import visible
 from speaq.prediction.graph import ImagePrediction, Thing, Triplet, distinct_names, image_prediction
 from speaq.prediction.layout import FONT, GRAPH, LINE, label_width, layout
 from speaq.prediction.predictor import Predictor
@@ -136,6 +139,89 @@ def check_json(content: dict[str, Any], photo: Path) -> None:
     for x0, y0, x1, y1 in (thing["box_xyxy"] for thing in content["objects"]):
         assert 0 <= x0 <= x1 <= content["width"]
         assert 0 <= y0 <= y1 <= content["height"]
+
+
+def test_a_folder_of_all_kinds_of_files(run: Path, photos: list[Path], tmp_path: Path) -> None:
+    """What is a photo is read or named; what is none is counted."""
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    with Image.open(photos[0]) as photo:
+        for name in ("a.GIF", "b.jfif", "c.WebP", "d.BMP"):
+            photo.save(folder / name)
+    (folder / "e.heic").write_bytes(b"\0\0\0\x1cftypheic\0\0\0\0mif1heic")  # cut off, where HEIC can be read
+    (folder / "f.NEF").write_bytes(b"II*\0" + bytes(100))
+    os.mkfifo(folder / "g.png")
+    for name in ("notes.txt", "labels.json", "without_suffix"):
+        (folder / name).write_text("no photo")
+    done = command("predict", folder, "--checkpoint", run, "--output", tmp_path / "out", "--pictures", "none")
+    assert done.exit_code == 1
+    assert done.stdout == f"4 photos in {tmp_path / 'out'}, 3 skipped, 3 files of other kinds ignored\n"
+    heic, raw, pipe = (line for line in done.stderr.splitlines() if line.startswith("skipped "))
+    assert "e.heic: " in heic
+    assert "f.NEF: a camera's raw file, not read here; save it as JPEG" in raw
+    assert "g.png: cannot be read (a named pipe, not a file; copy it to one first)" in pipe
+
+
+def test_photos_above_the_limit_are_skipped(run: Path, photos: list[Path], tmp_path: Path) -> None:
+    target = ("--checkpoint", run, "--output", tmp_path / "out", "--pictures", "none", "--max-megapixels", "0.01")
+    Image.new("RGB", (100, 100)).save(tmp_path / "small.png")
+    Image.new("RGB", (100, 101)).save(tmp_path / "large.png")
+    done = command("predict", tmp_path / "small.png", tmp_path / "large.png", *target)
+    assert done.exit_code == 1
+    assert "large.png: 100 x 101 pixels, at most 10,000 are decoded; make it smaller" in done.stderr
+    assert "1 photos" in done.stdout
+
+
+def test_images_and_arrays_get_what_their_file_gets(run: Path, photos: list[Path], tmp_path: Path) -> None:
+    predictor = Predictor.load(run)
+    wanted = predictor.predict(photos[0])
+    assert predictor.predict(str(photos[0])) == wanted
+    with Image.open(photos[0]) as image:
+        assert predictor.predict(image) == wanted  # it knows its file
+        pixels = np.asarray(image.convert("RGB"))
+    for source in (pixels, pixels.astype(np.float32) / 255, Image.fromarray(pixels)):
+        found = predictor.predict(source)
+        assert replace(found, image=photos[0]) == wanted
+        assert found.to_json()["image"] is None
+        found.save(tmp_path / "picture.png")
+        wanted.save(tmp_path / "wanted.png")
+        assert (tmp_path / "picture.png").read_bytes() == (tmp_path / "wanted.png").read_bytes()
+    grey = pixels[..., 0]
+    assert predictor.predict(grey) == predictor.predict(np.stack((grey, grey, grey), axis=-1))
+    errors = list(predictor.predict_all([pixels, np.zeros((3, 9, 9)), photos[0]]))
+    assert [isinstance(error, DataError) for error in errors] == [False, True, False]
+
+
+def test_a_large_photo_is_predicted_and_drawn_in_its_own_pixels(
+    run: Path, photos: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "large.png"
+    with Image.open(photos[0]) as photo:
+        photo.resize((8 * photo.width, 8 * photo.height), Image.Resampling.NEAREST).save(path)
+        size = (8 * photo.height, 8 * photo.width)
+    predictor = Predictor.load(run)
+    whole = predictor.predict(path)
+    monkeypatch.setattr(images, "LARGE", 1000)
+    reduced = predictor.predict(path)
+    assert reduced.size_hw == whole.size_hw == size
+    assert max(x1 for thing in reduced.things for x1 in thing.box_xyxy[2:]) > size[0] / 4
+    assert reduced.triplets[0].score == pytest.approx(whole.triplets[0].score, rel=0.05)
+    reduced.save(tmp_path / "a.png")
+    with Image.open(tmp_path / "a.png") as picture:
+        assert np.asarray(picture.convert("L")).std() > 10
+
+
+@pytest.mark.parametrize("name", ["photo\udcff.jpg", "[red] \x1b[31m.jpg"])
+def test_odd_names_of_files_are_kept(name: str, run: Path, photos: list[Path], tmp_path: Path) -> None:
+    """A name that is no UTF-8, and one that a terminal would obey."""
+    path = tmp_path / name
+    path.write_bytes(photos[0].read_bytes())
+    (tmp_path / f"broken {name}").write_text("no")
+    done = command("predict", tmp_path, "--checkpoint", run, "--output", tmp_path / "out", "--pictures", "svg")
+    assert done.exit_code == 1
+    assert f"broken {visible(name)}: not an image" in done.stderr
+    assert json.loads((tmp_path / "out" / f"{name}.json").read_text())["image"] == str(path)
+    assert (tmp_path / "out" / f"{name}.svg").exists()
 
 
 @pytest.mark.parametrize("size", [(400, 60), (60, 400), (100, 100)])

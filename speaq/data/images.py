@@ -107,13 +107,14 @@ def read_image(path: Path, shortest_side: int | None = None) -> NDArray[np.uint8
         return _upright(image, 1, deep, str(path))
 
 
-def read_photo(source: Source, shortest_side: int, max_pixels: int = MAX_PIXELS) -> Photo:
-    """`read_image` of a file, a Pillow image or an array; above `LARGE` pixels reduced by a whole factor.
+def read_photo(source: Source, shortest_side: int, max_pixels: int = MAX_PIXELS, large: int | None = None) -> Photo:
+    """`read_image` of a file, a Pillow image or an array; a large one is reduced by a whole factor.
 
     Args:
         source: an array is [h, w], [h, w, 1], [h, w, 3] RGB or [h, w, 4] RGBA, of any type that `to_8_bits` takes.
         shortest_side: that is kept at least, pixels.
         max_pixels: above which nothing is decoded, at most `MAX_PIXELS`.
+        large: pixels above which it is reduced, default: `LARGE`.
 
     Raises:
         DataError: as `read_image`, or an array of another shape.
@@ -126,10 +127,10 @@ def read_photo(source: Source, shortest_side: int, max_pixels: int = MAX_PIXELS)
     with opened as (image, deep):
         turned = _orientation(image) >= 5
         width, height = image.size
-        if not given and width * height > LARGE:
+        reduced = width * height > (LARGE if large is None else large)
+        if reduced and not given:
             image.draft(None, (shortest_side, shortest_side))  # of a JPEG: it never has its full size in memory
-        now = image.size
-        factor = max(1, min(now) // shortest_side) if now[0] * now[1] > LARGE else 1
+        factor = max(1, min(image.size) // shortest_side) if reduced else 1
         pixels = _upright(image, factor, deep, name)
         return Photo(pixels, (width, height) if turned else (height, width))
 

@@ -7,14 +7,15 @@ from pathlib import Path
 from typing import Literal, get_args
 
 import numpy as np
-from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.collections import QuadMesh
 from matplotlib.figure import Figure
 
+from speaq.drawing import drawing
 from speaq.evaluation.specialization import Analysed
 from speaq.files.atomic import replaced
+from speaq.plain_text import visible
 from speaq.structures import FloatArray, IntArray
 
 Kind = Literal["png", "svg"]
@@ -33,7 +34,7 @@ def draw(found: Sequence[Analysed], path: Path, kind: Kind) -> None:
     are the predicates by group, of a run without groups those of the first run that has some. Rows keep their group;
     inside it they are sorted by the predicate that they predict most.
     """
-    with rc_context({"text.parse_math": False, "svg.hashsalt": "speaq", "svg.fonttype": "none"}):
+    with drawing(text for one in found for text in (*one.predicates, one.title)):
         figure = Figure(figsize=(WIDTH * len(found) + 1, HEIGHT), layout="constrained")
         FigureCanvasAgg(figure)
         parts = figure.subplots(1, len(found), squeeze=False)[0]
@@ -65,8 +66,10 @@ def _draw(axes: Axes, one: Analysed, order: list[int]) -> QuadMesh:
     if one.groups is not None:
         _borders(axes, [len(members) for members in one.groups.predicates], np.bincount(group).tolist())
     if len(columns) <= NAMED:
-        axes.set_xticks(np.arange(len(columns)) + 0.5, [one.predicates[p] for p in columns], rotation=90, fontsize=7)
-    axes.set_title(f"{one.title}\n{_numbers(one)}", fontsize=9)
+        axes.set_xticks(
+            np.arange(len(columns)) + 0.5, [visible(one.predicates[p]) for p in columns], rotation=90, fontsize=7
+        )
+    axes.set_title(f"{visible(one.title)}\n{_numbers(one)}", fontsize=9)
     return mesh
 
 

@@ -162,10 +162,10 @@ def load_plain(path: Path) -> Any:
     Raises:
         WeightsError: no such file, foreign, torn or damaged, or it holds more than tensors and plain values.
     """
-    if not path.is_file():
-        raise WeightsError(f"{path}: no such file")
     try:
         return load_tensors(path)
+    except (FileNotFoundError, IsADirectoryError) as error:
+        raise WeightsError(f"{path}: no such file") from error
     except OSError as error:
         raise WeightsError(f"{path}: cannot be read: {error.strerror or error}") from error
     except ForeignError as error:

@@ -57,6 +57,10 @@ class ImagePrediction:
         renumbered = (replace(t, subject=number[t.subject], object=number[t.object]) for t in triplets)
         return replace(self, things=tuple(self.things[thing] for thing in kept), triplets=tuple(renumbered))
 
+    def words(self) -> list[str]:
+        """All labels and predicates."""
+        return [thing.label for thing in self.things] + [triplet.predicate for triplet in self.triplets]
+
     def to_json(self) -> dict[str, Any]:
         """Plain values in the documented form: see `SCHEMA` and README."""
         return {

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import unicodedata
 from collections.abc import Sequence
 
 import networkx
@@ -43,7 +44,12 @@ def layout(graph: networkx.MultiDiGraph, names: Sequence[str], size: FloatArray 
 
 def label_width(name: str) -> float:
     """Points, with the margin around the letters."""
-    return LETTER * FONT * len(name) + 10
+    return FONT * letters(name) + 10
+
+
+def letters(text: str) -> float:
+    """Width of a text in font sizes; Chinese, Japanese and Korean letters and emoji are squares."""
+    return sum(1.0 if unicodedata.east_asian_width(letter) in "WF" else LETTER for letter in text)
 
 
 def _room(graph: networkx.MultiDiGraph, num_nodes: int) -> FloatArray:
@@ -51,7 +57,7 @@ def _room(graph: networkx.MultiDiGraph, num_nodes: int) -> FloatArray:
     room = np.zeros((num_nodes, num_nodes, 2))
     for start, end, words in graph.edges(data="words", default=()):
         if words and start != end:
-            needed = (LETTER * FONT * max(map(len, words)), LINE * len(words))
+            needed = (FONT * max(map(letters, words)), LINE * len(words))
             width, height = room[start, end]  # of the words of the other direction
             room[start, end] = room[end, start] = max(width, needed[0]), height + needed[1]
     return room

@@ -8,7 +8,6 @@ from typing import Any
 
 import networkx
 import numpy as np
-from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
@@ -18,6 +17,8 @@ from matplotlib.transforms import Bbox
 from numpy.typing import NDArray
 
 from speaq.data.images import read_photo
+from speaq.drawing import drawing
+from speaq.plain_text import visible
 from speaq.prediction.graph import ImagePrediction, distinct_names
 from speaq.prediction.layout import FONT, GRAPH, HEIGHT, layout
 
@@ -25,7 +26,8 @@ from speaq.prediction.layout import FONT, GRAPH, HEIGHT, layout
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 DARK_TEXT = ("#E69F00", "#56B4E9", "#CC79A7")  # too light for white letters
 DPI = 150  # dots per inch of a PNG
-FINEST = 1500  # pixels of the shortest side of a large photo: twice what a PNG shows
+FINEST = 800  # pixels of the shortest side of a large photo: a PNG shows 750
+LARGE = 4_000_000  # pixels above which matplotlib would take long, and a hundred bytes for each
 BEND = 0.12  # of arrows, in their lengths
 LOOP = 12.0  # half the width of an arrow from a thing to itself, points
 DRAWN = 10  # triplets of a picture: more make it unreadable
@@ -39,12 +41,12 @@ def draw(prediction: ImagePrediction, path: Path) -> None:
     Raises DataError where the photo is gone.
     """
     prediction = prediction.first(DRAWN)
-    # Names are no formulas; and nothing of the time or the machine goes into the file: equal input, equal bytes.
-    with rc_context({"text.parse_math": False, "svg.hashsalt": "speaq"}):
+    # Nothing of the time goes into the file: equal input, equal bytes.
+    with drawing(prediction.words()):
         figure = Figure(figsize=_size(prediction.size_hw), layout="constrained")
         FigureCanvasAgg(figure)
         photo, graph = figure.subplots(1, 2, width_ratios=_widths(prediction.size_hw))
-        names = distinct_names(prediction.things)
+        names = [visible(name) for name in distinct_names(prediction.things)]
         _draw_photo(photo, prediction, names)
         _draw_graph(graph, prediction, names)
         metadata = {"Date": None} if path.suffix == ".svg" else None
@@ -76,7 +78,7 @@ def _draw_photo(axes: Axes, prediction: ImagePrediction, names: Sequence[str]) -
     source = prediction.image if prediction.source is None else prediction.source
     assert source is not None, "a prediction has a file or what it was made from"
     height, width = prediction.size_hw
-    pixels = read_photo(source, FINEST).pixels
+    pixels = read_photo(source, FINEST, large=LARGE).pixels
     axes.imshow(pixels, interpolation="antialiased", extent=(-0.5, width - 0.5, height - 0.5, -0.5))
     axes.set_axis_off()
     labels = []
@@ -130,7 +132,7 @@ def _draw_graph(axes: Axes, prediction: ImagePrediction, names: Sequence[str]) -
     graph.add_nodes_from(range(len(names)))
     predicates: dict[tuple[int, int], list[str]] = {}
     for triplet in prediction.triplets:
-        predicates.setdefault((triplet.subject, triplet.object), []).append(triplet.predicate)
+        predicates.setdefault((triplet.subject, triplet.object), []).append(visible(triplet.predicate))
     for (subject, object_), words in predicates.items():  # an arrow for a pair, with all that is said of it
         graph.add_edge(subject, object_, words=[", ".join(words)])
     spots = layout(graph, names)
