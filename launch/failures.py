@@ -47,7 +47,9 @@ def outcome_of(error: BaseException, folder: Path) -> dict[str, str]:
         return {"again": reason}
     if isinstance(error, LoaderDied):
         return {"died": reason}
-    if is_of_storage(error) or isinstance(error, Halted):
+    if isinstance(error, Gone | Halted):  # sentences of their own
+        return {"halted": str(error)}
+    if is_of_storage(error):
         return {"halted": reason}
     try:
         atomic.write_text(folder / "error.txt", "".join(traceback.format_exception(error)))

@@ -13,6 +13,7 @@ from speaq.config import ConfigError, DataConfig
 from speaq.data import photo_digest
 from speaq.data.records import VisualGenome
 from speaq.files import atomic
+from speaq.files.atomic import check_links
 from speaq.foreign import read_json
 
 
@@ -25,6 +26,7 @@ class Record:
         if not path.exists():
             self._content: dict[str, Any] = {"request": asked, "stages": {}}
             return
+        check_links(path.parent)  # its stages write there
         try:
             self._content = read_json(path)
             before, _ = self._content["request"], self._content["stages"]

@@ -13,6 +13,7 @@ from launch.search import Plan
 from launch.status import Snapshot, TrialStatus
 from speaq.config import ConfigError
 from speaq.files import atomic
+from speaq.files.atomic import check_links
 from speaq.space import GROUPS
 from speaq.training import seal
 from speaq.user_groups import label
@@ -29,7 +30,9 @@ def write_report(study: Path, output: Path | None = None) -> Path:
     Raises:
         ConfigError: no study, trials of different protocols, or a file that cannot be written.
     """
-    output = output or study / "report.html"
+    if output is None:
+        check_links(study)
+        output = study / "report.html"
     snapshot = status.read(study)
     content = html.page(f"Search {study.resolve().name}", _sections(snapshot))
     try:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
+import platform
+import re
 import shutil
 import subprocess
 import sys
@@ -15,12 +18,15 @@ import pytest
 
 from launch import study
 from launch.admission import Admission, OnAdmitted
-from launch.failures import Halted, StorageLost
+from launch.failures import Halted, StorageLost, outcome_of
 from launch.ledger import Ledger
+from launch.trial import Job
+from launch.worker import DRIVER, train_distributed
 from speaq import space as spaces
 from speaq.config import ConfigError, dump
 from speaq.data import DataError
-from speaq.files.locks import Gone, Lock
+from speaq.files.locks import Busy, Gone, Lock
+from speaq.training.environment import source_digest
 from speaq.training.loop import train
 from tests.command import command, refusal
 from tests.moving_training import MARK
@@ -277,3 +283,37 @@ def test_a_study_where_a_search_runs_is_not_repaired(tmp_path: Path) -> None:
         assert f"process {os.getpid()} on" in refusal("doctor", tmp_path)
     assert "leave them out" in refusal("doctor", tmp_path, "--json")
     assert "no study that has begun" in refusal("doctor", tmp_path / "none")
+
+
+def test_no_report_is_written_through_a_link_in_a_strangers_study(tmp_path: Path, toy: Path) -> None:
+    output, outside = tmp_path / "study", tmp_path / "outside"
+    output.mkdir()
+    outside.mkdir()
+    study.write(make_study(toy, "tests.cheap_training:train"), output, None)
+    (output / "report").symlink_to(outside)
+    assert "is a link that leads out of" in refusal("report", output)
+    (output / "report").unlink()
+    (output / "report.html").symlink_to(outside / "page")
+    assert "is a link that leads out of" in refusal("report", output)
+    assert list(outside.iterdir()) == []
+
+
+def test_a_second_run_of_several_workers_is_refused(tmp_path: Path, toy: Path) -> None:
+    config = tiny(**{"resources.num_workers": 2})
+    with Lock(tmp_path, name=DRIVER), pytest.raises(Busy, match=f"process {os.getpid()} on"):
+        train_distributed(config, toy, tmp_path)
+
+
+def test_a_node_that_does_not_see_the_study_or_has_other_code_trains_nothing(tmp_path: Path) -> None:
+    (tmp_path / "study").mkdir()
+    with Lock(tmp_path / "study") as lock:
+        job = Job("data", str(tmp_path / "study" / "trials"), "R@50", mark=lock.token, source=source_digest())
+        job.check()
+        job.check_code()
+        elsewhere = dataclasses.replace(job, trials=str(tmp_path / "not mounted" / "trials"))
+        with pytest.raises(Gone, match=rf"is not there any more .*seen on {re.escape(platform.node())}"):
+            elsewhere.check()
+        with pytest.raises(Halted, match=r"runs other code than the search \(source \w{12}, 0123 there\)"):
+            dataclasses.replace(job, source="0123").check_code()
+    assert outcome_of(Gone("away"), tmp_path) == {"halted": "away"}
+    assert outcome_of(Halted("other code"), tmp_path) == {"halted": "other code"}

@@ -275,8 +275,7 @@ def check(folder: Path, token: str, name: str = NAME) -> None:
             os.close(file)
     except OSError as error:
         raise Gone(
-            f"{folder}: is not there any more ({error.strerror}): moved, or its storage is away; put it back, and "
-            "--resume goes on"
+            f"{folder}: is not there any more ({error.strerror}): moved, or its storage is away; put it back and resume"
         ) from error
     if owner is None or owner.token != token:
         raise Taken(f"{folder}: {owner or 'another process'}, has taken it over")
