@@ -13,6 +13,7 @@ from speaq import config as configs
 from speaq import space as spaces
 from speaq.config import ConfigError
 from speaq.terminal import echo, shown
+from speaq.training import moved
 
 DONE, FAILED = 0, 1
 
@@ -29,12 +30,13 @@ def tune_command(
     search: Sequence[str],
     budget: str | None,
     from_predictions: Path | None,
+    init_from: Path | None,
     resume: Path | None,
     storage: str | None,
     force: bool,
     progress: Progresses,
 ) -> int:
-    """Starts a search, or finishes the one in `resume`. Returns 0, or 1 where no trial finished.
+    """Starts a search, or finishes the one in `resume`. Returns 0, or 1 where no trial of the space finished.
 
     Raises:
         ConfigError, DataError: what the user gave cannot be used.
@@ -46,17 +48,36 @@ def tune_command(
         extra += ["--search"] if search else []
         if extra:
             raise ConfigError(f"--resume {resume}: the study knows {', '.join(extra)} already; leave it out")
+        if not (resume / "study.yaml").exists():
+            near = moved.near_names(resume, "study.yaml")
+            raise ConfigError(f"--resume {resume}: holds no search (study.yaml){near}; to begin one, give --output")
         study = studies.read(resume / "study.yaml")
         if study.of_predictions:
             from launch import from_predictions as predictions  # with PyTorch, which takes seconds to import
 
             if budget is not None:
                 raise ConfigError(f"--budget {budget}: a search of predictions takes minutes and knows none")
+            if init_from is not None:
+                raise ConfigError(
+                    f"--init-from {init_from}: has no effect on a search of predictions; its run is "
+                    "given by --from-predictions"
+                )
             entries = predictions.resume(
-                study, resume, data=data, trials=trials, progress=progress, url=storage, force=force
+                study,
+                resume,
+                run=from_predictions,
+                data=data,
+                trials=trials,
+                progress=progress,
+                url=storage,
+                force=force,
             )
             return _report(entries, resume)
-        entries = studies.resume(resume, data=data, trials=trials, budget=budget, url=storage, force=force)
+        if from_predictions is not None:
+            raise ConfigError(f"--from-predictions {from_predictions}: has no effect, the trials of {resume} train")
+        entries = studies.resume(
+            resume, data=data, start=init_from, trials=trials, budget=budget, url=storage, force=force
+        )
         return _report(entries, resume)
     if force:
         raise ConfigError("--force has no effect without --resume")
@@ -71,7 +92,7 @@ def tune_command(
             search,
             storage,
             progress,
-            unused={"--config": config, "--budget": budget, "--set": assignments or None},
+            unused={"--config": config, "--budget": budget, "--set": assignments or None, "--init-from": init_from},
         )
     needed = {"--config": config, "--space": space, "--data": data, "--output": output}
     if missing := [name for name, value in needed.items() if value is None]:
@@ -80,8 +101,9 @@ def tune_command(
     assert space is not None
     assert data is not None
     assert output is not None
+    asked = configs.load(config, assignments)
     study = studies.create(
-        configs.load(config, assignments),
+        asked if init_from is None else moved.with_start(asked, init_from),
         spaces.load(space).with_search(configs.parse_overrides(search, "--search")),
         data,
         trials=trials,
@@ -126,13 +148,20 @@ def _tune_predictions(
 
 
 def _report(entries: list[Entry], output: Path) -> int:
-    """Prints the table and where things are."""
+    """Prints the table and where things are. Returns 1 where no trial finished, or none but references."""
     plan = studies.read(output / "study.yaml").plan
     results.print_table(entries, plan)
     best = results.best_entry(entries, plan.objective)
     if best is None:
         echo(shown(f"no trial finished; see {output / 'trials'}"))
         return FAILED
+    for entry in entries:
+        if entry.label is not None and entry.state == "failed":
+            echo(f"the {entry.label} setting failed: nothing is compared with it (trial {entry.id})", err=True)
     label = f" ({best.label})" if best.label else ""
     echo(shown(f"best trial {best.id}{label} · {output / 'best.yaml'} · {output / 'search.png'}"))
+    searched = [entry.state for entry in entries if entry.label is None]
+    if searched and set(searched) == {"failed"}:
+        echo(f"all {len(searched)} trials of the space failed: only references finished", err=True)
+        return FAILED
     return DONE

@@ -186,16 +186,16 @@ def _use_own_token() -> None:
     os.environ["RAY_AUTH_TOKEN_PATH"] = str(path)
 
 
-def with_absolute_paths(config: Config) -> Config:
+def with_absolute_paths(config: Config, *, needed: bool = True) -> Config:
     """For workers, which have other working directories: files of the config made absolute, and there.
 
-    Raises ConfigError where one is missing.
+    Raises ConfigError where one is missing that is needed.
     """
     paths = {}
     for key, value in (("init_from", config.training.init_from), ("backbone_from", config.training.backbone_from)):
         if value is not None:
             paths[f"training.{key}"] = str(Path(value).resolve())
-            if not Path(value).exists():
+            if needed and not Path(value).exists():
                 raise ConfigError(f"training.{key}: {paths[f'training.{key}']} does not exist")
     return configs.apply(config, paths) if paths else config
 

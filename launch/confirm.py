@@ -8,6 +8,7 @@ A run that has ended is never repeated, one that was interrupted goes on.
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import json
 import logging
@@ -19,7 +20,7 @@ from typing import Any
 from launch import compare, copies, results, status
 from launch import study as studies
 from launch.fence import Claim, FencedError
-from launch.ledger import Entry, digest
+from launch.ledger import Entry, digest, digests
 from launch.memory import train_in_parts
 from launch.race import Setting, leader, race
 from launch.seam import Metrics, Progresses
@@ -35,6 +36,7 @@ from speaq.files import atomic
 from speaq.files.atomic import check_links
 from speaq.foreign import whole_number
 from speaq.terminal import echo, echo_json
+from speaq.training import run_folder
 
 log = logging.getLogger(__name__)
 
@@ -45,14 +47,22 @@ MAX_SEEDS = 1000
 
 
 def confirm(
-    folder: Path, seeds: str, top: int, data: Path | None, progress: Progresses, *, as_json: bool = False
+    folder: Path,
+    seeds: str,
+    top: int,
+    data: Path | None,
+    progress: Progresses,
+    *,
+    start: Path | None = None,
+    as_json: bool = False,
 ) -> int:
     """Trains, compares, prints. Returns 0, or 1 where no setting has a value.
 
     Args:
         seeds: `3..7` (both ends included), `3,5,9`, or both.
         top: number of best finished trials; the published setting is trained besides.
-        data: where the data are now, default: where they were.
+        data: where the data are now, default: where they were, or where they have moved to with the study.
+        start: where the weights that trials start from are now, likewise.
         progress: context manager factory, title → callable(done, total, text).
 
     Raises:
@@ -64,7 +74,10 @@ def confirm(
     snapshot = status.read(folder.resolve())
     chosen = choose(snapshot, top)
     _check_seeds(wanted, chosen, seeds)
-    where = _check_unchanged(snapshot, data)
+    study = studies.with_start(snapshot.study, snapshot.folder, start)
+    snapshot = dataclasses.replace(snapshot, study=study)
+    needed = any(not run_folder.has_checkpoint(_folder(snapshot, e, seed)) for e in chosen for seed in wanted)
+    where = _check_unchanged(snapshot, data, needed=needed)
     check_links(snapshot.folder)
     try:
         claim = Claim(snapshot.folder / FOLDER, wait=0.0)
@@ -133,17 +146,25 @@ def _check_seeds(seeds: Sequence[int], chosen: Sequence[Entry], text: str) -> No
             )
 
 
-def _check_unchanged(snapshot: Snapshot, data: Path | None) -> Path:
-    """Where the data are. Raises ConfigError where they, or the weights that trials start from, have changed."""
+def _folder(snapshot: Snapshot, entry: Entry, seed: int) -> Path:
+    return snapshot.folder / FOLDER / entry.id / f"seed-{seed}"
+
+
+def _check_unchanged(snapshot: Snapshot, data: Path | None, *, needed: bool) -> Path:
+    """Where the data are. Raises ConfigError where they, or the weights that trials start from, have changed.
+
+    Args:
+        needed: whether a run has yet to begin from those weights.
+    """
     study = snapshot.study
-    where = (data or study.data).resolve()
+    where = studies.found_data(study, snapshot.folder, data)
     now = studies.data_digest(where)
     if now != study.data_digest:
         then = study.data_digest[:12]
         raise ConfigError(f"{snapshot.folder}: was searched on other data (digest {then}, {where} has {now[:12]})")
     if changes := studies.look_again(where, study.seen)[1]:
         raise ConfigError(f"{snapshot.folder}: {where} has changed since the search ({'; '.join(changes)})")
-    if studies.start_digest(study.plan.base) != study.start_digest:
+    if studies.begins_with(study, snapshot.folder, needed=needed) != study.start_digest:
         raise ConfigError(f"{snapshot.folder}: the weights that its trials start from have changed since")
     return where
 
@@ -173,7 +194,7 @@ class _Confirmation:
         from speaq.training.endings import DivergedError, OutOfMemory
 
         objective = self.snapshot.plan.objective
-        folder = self.snapshot.folder / FOLDER / entry.id / f"seed-{seed}"
+        folder = _folder(self.snapshot, entry, seed)
         try:
             result = self._trained(folder, self._config(entry, seed), f"trial {entry.id} seed {seed}")
         except (DivergedError, OutOfMemory) as error:
@@ -188,9 +209,9 @@ class _Confirmation:
 
     def _config(self, entry: Entry, seed: int) -> Config:
         config = configs.apply(self.snapshot.plan.base, entry.overrides, f"trial {entry.id}")
-        if digest(config) != entry.digest:
+        if entry.digest not in digests(config):
             raise ConfigError(f"trial {entry.id}: its config is no longer what it was (other code or study.yaml)")
-        return configs.apply(config, {"seed": seed})
+        return configs.apply(self.snapshot.plan.placed(config), {"seed": seed})
 
     def _trained(self, folder: Path, config: Config, title: str) -> Mapping[str, Any]:
         """result.json of the run, which is trained to its end where it has not ended."""

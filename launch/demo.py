@@ -92,8 +92,8 @@ def _compare(search: Path, entries: list[Entry], best: Entry, start: Evaluation,
     rows = [("untrained", start)]
     images = 0
     for label in ("baseline", "published", "best"):
-        entry = best if label == "best" else next(e for e in entries if e.label == label)
-        if entry.state != "finished":
+        entry = best if label == "best" else next((e for e in entries if e.label == label), None)
+        if entry is None or entry.state != "finished":
             continue
         with progress(f"evaluating {label}") as tell:
             result = evaluate_run(search / "trials" / entry.id, "test", progress=tell)

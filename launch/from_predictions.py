@@ -27,6 +27,7 @@ from speaq import space as spaces
 from speaq.config import ConfigError
 from speaq.files import atomic
 from speaq.space import Space
+from speaq.training import moved
 from speaq.training.environment import versions
 from speaq.training.stored import StoredRun, store
 
@@ -54,6 +55,9 @@ def start(
     chosen.check(stored.config)
     base = chosen.base(stored.config)
     names = objectives(objective or chosen.search.objective, base)
+    feasibility = studies.feasibility_on(stored.data)
+    for name in names:
+        feasibility.check_metric(name, stored.config, "objective: ")
     if chosen.search.constraints:
         raise ConfigError("search.constraints: nothing is trained here, so there is no cost to constrain")
     settings = chosen.search.model_copy(update={"objective": list(names), "scheduler": "none", "grace_steps": None})
@@ -71,18 +75,33 @@ def resume(
     study: Study,
     output: Path,
     *,
+    run: Path | None = None,
     data: Path | None,
     trials: int | None,
     progress: Progresses,
     url: str | None = None,
     force: bool = False,
 ) -> list[Entry]:
-    """Finishes a search that `start` began. Raises ConfigError where run, data or code are no longer what they were."""
+    """Finishes a search that `start` began. Raises ConfigError where run, data or code are no longer what they were.
+
+    Args:
+        run: where the run is now; default: where it was, or where it has moved to with the search.
+    """
+    home = output.resolve()
     with progress("raw outputs of the validation split") as tell:
-        stored = store(Path(study.train.removeprefix(OF_PREDICTIONS)), data or study.data, progress=tell)
+        stored = store(run or _run_of(study, home), studies.found_data(study, home, data), progress=tell)
     study = studies.as_now(study, output, stored.data.resolve(), stored.data_digest, _digest(stored), force)
     with opened(storages.again(study.storage, url, output), study.plan) as mirror:
         return _run(studies.with_trials(study, trials), stored, output, mirror)
+
+
+def _run_of(study: Study, home: Path) -> Path:
+    """The run whose outputs are searched: its best checkpoint has the digest by which the study knows it."""
+    known = Path(study.train.removeprefix(OF_PREDICTIONS))
+    found = moved.find(known, home, lambda run: moved.has_digest(run, study.start_digest))
+    if found is None:
+        raise ConfigError(f"{home}: the run that it searches is no longer at {known}; give --from-predictions")
+    return found
 
 
 def check_space(space: Space) -> None:

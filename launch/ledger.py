@@ -16,7 +16,7 @@ import os
 import re
 import reprlib
 import time
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import NoneType
@@ -29,6 +29,7 @@ from speaq.files.atomic import append_to, check_links
 from speaq.files.locks import Busy, Gone, Lock, Taken
 from speaq.foreign import parse_json
 from speaq.parameters import Plain
+from speaq.training.moved import STARTS
 
 log = logging.getLogger(__name__)
 
@@ -292,11 +293,36 @@ def _asked(row: Mapping[str, Any]) -> Entry:
 
 
 def digest(config: Config) -> str:
-    """The same for two configs that ask for the same computation; a later version's new keys do not change it."""
+    """The same for two configs that ask for the same computation; a later version's new keys do not change it.
+
+    Of the weights to start from it holds whether there are any, not where they lie: a study has one start.
+    """
+    values = _telling(config)
+    start = sorted(values.keys() & set(STARTS))
+    return _sha256(
+        {**{key: value for key, value in values.items() if key not in start}, **({"start": start} if start else {})}
+    )
+
+
+def digests(config: Config) -> tuple[str, str]:
+    """By which a ledger may know a config: `digest`, and what earlier versions made of it, with the start's path."""
+    return digest(config), _sha256(_telling(config))
+
+
+def known_as(config: Config, known: Container[str]) -> str | None:
+    """The digest among `known` that is the config's; None where it is not known."""
+    return next((name for name in digests(config) if name in known), None)
+
+
+def _telling(config: Config) -> dict[str, Any]:
+    """What a result depends on, where it is not as usual."""
     usual = defaults()
-    values = {
+    return {
         key: value
         for key, value in flatten(to_dict(config)).items()
         if value != usual[key] and not key.startswith(("sinks.", "resources."))
     }
+
+
+def _sha256(values: Mapping[str, Any]) -> str:
     return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:16]

@@ -34,6 +34,7 @@ from speaq.terminal import echo, echo_lines
 from speaq.training import checkpoint
 from speaq.training.convert import convert
 from speaq.training.environment import hardware, source_commit, versions
+from speaq.training.feasible import Feasibility
 from speaq.training.loop import pick_device
 from speaq.training.run import RunEvaluation, evaluate_run
 from speaq.training.tasks import TaskName
@@ -74,6 +75,8 @@ def reproduce(request: Request, output: Path, progress: Progresses) -> int:
     record = Record(output / "reproduction.json", request.as_json())
     stages = Stages(output, _data(request, output, progress), record, progress)
     stages.look_at_data()
+    if request.checkpoint is None:
+        stages.check(config)
     record.note("versions", versions())
     record.note("commit", source_commit())
     if request.checkpoint is not None:
@@ -201,6 +204,10 @@ class Stages:
         self._record.finish("data", {**content, "warnings": len(problems)})
         counts = " · ".join(f"{name} {number:,}" for name, number in content["images"].items())
         echo(f"data: {self._data} · {counts} images · {len(problems)} warnings")
+
+    def check(self, config: Config) -> None:
+        """Raises ConfigError or DataError, before the detector is trained, where SpeaQ could not be trained."""
+        Feasibility(open_data(self._data, need_images=False, log=lambda line: None)).check(config)
 
     def detector(self, given: Path | None, config: Config) -> None:
         """What SpeaQ starts from: the detector given, or one trained here."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 import math
 from collections.abc import Mapping
@@ -12,8 +13,9 @@ from launch import compare
 from launch.compare import Metrics, Record
 from launch.seam import Progress, Progresses
 from speaq import config as configs
-from speaq.config import ConfigError
+from speaq.config import Config, ConfigError
 from speaq.terminal import echo
+from speaq.training import moved
 from speaq.training.metrics import read_lines
 
 log = logging.getLogger(__name__)
@@ -21,7 +23,7 @@ log = logging.getLogger(__name__)
 EQUAL, DIFFERENT = 0, 1
 
 
-def rerun(run: Path, output: Path | None, data: Path | None, progress: Progresses) -> int:
+def rerun(run: Path, output: Path | None, data: Path | None, progress: Progresses, *, start: Path | None = None) -> int:
     """Trains again what `run` says and compares the metrics. Returns 0 where all are equal, 1 where one differs.
 
     Config, seed and task are those of the folder; a run that was stopped early is stopped at the same step. Data of
@@ -30,7 +32,8 @@ def rerun(run: Path, output: Path | None, data: Path | None, progress: Progresse
     Args:
         run: folder of a run or trial that has ended.
         output: new folder, default: `<run>-rerun` beside it.
-        data: where the data are now, default: where they were.
+        data: where the data are now, default: where they were, or where they have moved to with the run.
+        start: where the weights that it started from are now, likewise.
         progress: context manager factory, title → callable(done, total, text).
 
     Raises:
@@ -43,7 +46,7 @@ def rerun(run: Path, output: Path | None, data: Path | None, progress: Progresse
     if output.exists() and (not output.is_dir() or any(output.iterdir())):
         raise ConfigError(f"{output}: is not empty; give another --output")
     where = _data(before, data)
-    _check_start(before)
+    before = dataclasses.replace(before, config=_with_start(before, start))
     with progress("training") as tell:
         _train(before, where, output, tell)
     after = compare.read(output)
@@ -68,15 +71,33 @@ def _data(before: Record, data: Path | None) -> Path:
     return where
 
 
-def _check_start(before: Record) -> None:
-    """A trial's study knows the digest of the weights that it started from. Raises ConfigError where they changed."""
-    file = before.folder.resolve().parent.parent / "study.yaml"
-    if not file.exists():
-        return
-    from launch import study as studies
+def _with_start(before: Record, given: Path | None) -> Config:
+    """The run's config with the weights that it started from where they are now, their digest as it was noted.
 
-    if studies.start_digest(before.config) != configs.read_yaml(file).get("start_digest"):
+    Raises ConfigError where they are gone or have changed.
+    """
+    then = _start_digest(before)
+    config: Config | None
+    if given is None:
+        config = moved.with_found_start(before.config, before.folder, then)
+    elif moved.start(before.config) is None:
+        raise ConfigError(f"--init-from {given}: has no effect, {before.folder} started from random weights")
+    else:
+        config = moved.with_start(before.config, given.resolve())
+    if config is None:
+        raise moved.missing_start(before.config, before.folder)
+    if then is not None and moved.start_digest(config) != then:
         raise ConfigError(f"{before.folder}: the weights that it started from have changed since")
+    return config
+
+
+def _start_digest(before: Record) -> str | None:
+    """As the run's data.json or, of a trial, its study notes it; None where neither does, or where there were none."""
+    noted = before.data.get("start_digest")
+    file = before.folder.resolve().parent.parent / "study.yaml"
+    if noted is None and file.exists():
+        noted = configs.read_yaml(file).get("start_digest")
+    return noted if isinstance(noted, str) else None
 
 
 def _train(before: Record, data: Path, output: Path, tell: Progress) -> None:

@@ -132,7 +132,7 @@ def write(output: Path, entries: Sequence[Entry], plan: Plan) -> None:
     write_text(output / "trials.csv", to_csv(rows(entries, plan)))
     best = best_entry(entries, plan.objective)
     if best is not None:
-        config = configs.apply(plan.base, best.overrides)
+        config = plan.placed(configs.apply(plan.base, best.overrides))
         if (fits := best.cost.get("micro_batch_size")) is not None:  # smaller than asked for, where that was too much
             config = configs.apply(config, {"training.micro_batch_size": int(fits)})
         write_text(output / "best.yaml", _header(best, plan) + configs.dump(config))

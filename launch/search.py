@@ -12,6 +12,7 @@ import random
 import sys
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from ray import tune
@@ -19,15 +20,17 @@ from ray.tune.search import Searcher
 
 from launch.budget import Budget, BudgetSpent
 from launch.failures import Halted, StorageLost
-from launch.ledger import Entry, Event, Ledger, LedgerError, digest
+from launch.ledger import Entry, Event, Ledger, LedgerError, digest, digests, known_as
 from launch.population import next_child
 from launch.sampler import Sampler
 from launch.seam import Metrics, is_number
 from speaq import config as configs
 from speaq.config import Config, ConfigError
+from speaq.data import DataError
 from speaq.evaluation.protocol import protocol_name
 from speaq.parameters import Plain
 from speaq.space import LOSSES, SearchConfig, Space
+from speaq.training.moved import with_start
 
 log = logging.getLogger(__name__)
 
@@ -41,6 +44,7 @@ MAX_ATTEMPTS = 200  # proposals in a row that are known or impossible before a s
 DIED = "the process of the trial died (killed, out of memory, or its node was lost)"
 
 Listener = Callable[[Entry, str], None]
+Feasible = Callable[[Config], None]
 
 
 @dataclass(frozen=True)
@@ -53,6 +57,11 @@ class Plan:
     trials: int
     objective: tuple[str, ...]
     references: Mapping[str, Config]  # label → config: the first trials, never stopped early
+    start: Path | None = None  # where the weights that trials start from are now; None: where their config says
+
+    def placed(self, config: Config) -> Config:
+        """The config of a trial, with its start where that is now."""
+        return config if self.start is None else with_start(config, self.start)
 
 
 class Search(Searcher):
@@ -66,14 +75,16 @@ class Search(Searcher):
         budget: Budget | None = None,
         places: Callable[[], int] = lambda: sys.maxsize,
         checkpoint: Callable[[str], object] = lambda trial: None,
+        feasible: Feasible = lambda config: None,
     ) -> None:
         """
         Args:
             places: trials that the cluster can run at once now; asked again and again, since nodes come and go.
             checkpoint: of a trial, what tells its last checkpoint from those before.
+            feasible: raises ConfigError or DataError for a config that the data cannot carry, which is not tried.
         """
         super().__init__(metric="value", mode="max")
-        self._budget, self._places, self._checkpoint = budget, places, checkpoint
+        self._budget, self._places, self._checkpoint, self._feasible = budget, places, checkpoint, feasible
         self._plan, self._ledger, self._listener = plan, ledger, listener
         self._sampler = Sampler(plan.space, plan.base, plan.settings, len(plan.objective), len(ledger.entries))
         self._numbers: dict[str, int] = {}  # our id → number of the Optuna trial
@@ -131,7 +142,7 @@ class Search(Searcher):
             "protected": entry.label is not None,
             "max_steps": max_steps(entry, self._plan),
             "start": entry.start,
-            "config": configs.to_dict(self.config_of(entry)),
+            "config": configs.to_dict(self._plan.placed(self.config_of(entry))),
         }
 
     def started(self, tune_id: str) -> None:
@@ -183,7 +194,7 @@ class Search(Searcher):
     def config_of(self, entry: Entry) -> Config:
         """The config of a trial of the ledger. Raises LedgerError where today's code makes another one of it."""
         config = configs.apply(self._plan.base, entry.overrides, f"trial {entry.id}")
-        if digest(config) != entry.digest:
+        if entry.digest not in digests(config):
             raise LedgerError(f"trial {entry.id}: its config is no longer what it was (other code or study.yaml)")
         return config
 
@@ -267,8 +278,8 @@ class Search(Searcher):
             if proposal is None:
                 break
             number, values = proposal
-            config = applied(self._plan, values)
-            if config is not None and digest(config) not in known:
+            config = applied(self._plan, values, self._feasible)
+            if config is not None and known_as(config, known) is None:
                 return self._ask(config, None, values, number)
             self._sampler.tell(number, "failed", None)
         return None
@@ -282,8 +293,8 @@ class Search(Searcher):
             random.Random(self._plan.settings.seed).shuffle(self._points)
         while self._points:
             values = self._points.pop()
-            config = applied(self._plan, values)
-            if config is not None and digest(config) not in known:
+            config = applied(self._plan, values, self._feasible)
+            if config is not None and known_as(config, known) is None:
                 number, values = self._sampler.adopt(values)
                 return self._ask(config, None, values, number)
         return None
@@ -302,7 +313,7 @@ class Search(Searcher):
             except ConfigError as error:
                 log.debug("%s", error)
                 continue
-            if digest(config) not in known:
+            if known_as(config, known) is None:
                 start = {"trial": child.parent.id, "step": child.step, "instead_of": child.instead_of}
                 return self._ask(config, None, None, None, start)
         return None
@@ -370,25 +381,27 @@ def is_countable(plan: Plan) -> bool:
     return plan.settings.scheduler != "pbt" and size is not None and size <= MAX_COUNTED
 
 
-def applied(plan: Plan, values: Mapping[str, Plain]) -> Config | None:
-    """The config of values of the space; None for a combination that the config refuses."""
+def applied(plan: Plan, values: Mapping[str, Plain], feasible: Feasible) -> Config | None:
+    """The config of values of the space; None for a combination that the config refuses, or the data cannot carry."""
     try:
-        return plan.space.apply(plan.base, values)
-    except ConfigError as error:
+        config = plan.space.apply(plan.base, values)
+        feasible(config)
+    except (ConfigError, DataError) as error:
         log.debug("%s", error)
         return None
+    return config
 
 
-def most_trials(plan: Plan, known: Collection[str]) -> int:
+def most_trials(plan: Plan, known: Collection[str], feasible: Feasible = lambda config: None) -> int:
     """How many different trials there can be, `known` ones (digests) included, counted up to `plan.trials`."""
     if not is_countable(plan):
         return plan.trials
-    found = {*known, *(digest(config) for config in plan.references.values())}
+    found = {*known, *(known_as(config, known) or digest(config) for config in plan.references.values())}
     for values in plan.space.points(plan.base):
         if len(found) >= plan.trials:
             break
-        if (config := applied(plan, values)) is not None:
-            found.add(digest(config))
+        if (config := applied(plan, values, feasible)) is not None:
+            found.add(known_as(config, known) or digest(config))
     return min(len(found), max(plan.trials, len(known)))
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import hashlib
 import logging
 import os
 import shutil
@@ -37,7 +36,7 @@ from launch.interrupts import Interrupts
 from launch.ledger import Entry, Ledger
 from launch.mirror import Mirror, joined, opened
 from launch.progress import Lines
-from launch.search import MEMORY, Plan, Search, Starts, compared, most_trials
+from launch.search import MEMORY, Feasible, Plan, Search, Starts, compared, most_trials
 from launch.sharing import check_shared, problem_of
 from launch.storage import Address
 from launch.telemetry import SearchMetrics
@@ -50,8 +49,9 @@ from speaq.files import atomic
 from speaq.files.locks import Gone, Taken
 from speaq.space import Space
 from speaq.terminal import shown
+from speaq.training import moved
 from speaq.training.environment import source_digest, versions
-from speaq.training.run_folder import find
+from speaq.training.feasible import Feasibility
 
 log = logging.getLogger(__name__)
 
@@ -95,6 +95,7 @@ class Study:
             "objective": list(plan.objective),
             "trials": plan.trials,
             "data": self.data_record,
+            "start": None if plan.start is None else str(plan.start),
             "start_digest": self.start_digest,
             "versions": dict(self.versions),
             "train": self.train,
@@ -130,6 +131,10 @@ def create(
             "outputs with speaq tune --from-predictions RUN"
         )
     space.check(config)
+    ours = train == Job.train  # what another training function can do with the data is its own affair
+    feasibility = feasibility_on(data) if ours else None
+    if feasibility is not None:
+        space = feasibility.narrowed(space)
     base = with_absolute_paths(space.base(config))
     check_groups(base, space, data)
     names = search.objectives(objective or space.search.objective, base)
@@ -138,16 +143,22 @@ def create(
     settings = space.with_search(
         {"objective": list(names)}, "--objective"
     ).search  # refused where the sampler takes one alone
-    references = {}
-    for label, values in (("published", PUBLISHED), ("baseline", BASELINE)):
-        references[label] = configs.apply(base, values, f"the {label} setting")
+    references = {
+        label: configs.apply(base, values, f"the {label} setting")
+        for label, values in (("published", PUBLISHED), ("baseline", BASELINE))
+    }
+    if feasibility is not None:
+        for name in names:
+            feasibility.check_metric(name, base, "objective: ")
+        feasibility.check_space(space, base)
+        references = feasibility.possible(references)
     plan = Plan(base, space, settings, trials or space.search.trials, names, references)
     if settings.sampler == "grid":
         from launch.samplers import grid
 
         grid(space, base, settings.seed)
     seen = look_again(data, {})[0]
-    return Study(plan, data.resolve(), data_digest(data), start_digest(base), versions(), train, seen=seen)
+    return Study(plan, data.resolve(), data_digest(data), moved.start_digest(base), versions(), train, seen=seen)
 
 
 def check_groups(base: Config, space: Space, data: Path) -> None:
@@ -165,6 +176,13 @@ def check_groups(base: Config, space: Space, data: Path) -> None:
             check_names(parse(text), predicates)
 
 
+def feasibility_on(data: Path) -> Feasibility:
+    """Judges configs against a data set. Raises DataError."""
+    from speaq.data.visual_genome import open_data
+
+    return Feasibility(open_data(data, need_images=False, log=lambda line: None))
+
+
 def data_digest(data: Path) -> str:
     """The digest by which a data set is known again. Raises DataError."""
     from speaq.data.visual_genome import open_data
@@ -179,22 +197,6 @@ def look_again(data: Path, before: Mapping[str, Any]) -> tuple[dict[str, Any], l
     return photo_digest.look_again(open_data(data, log=lambda line: None), before)
 
 
-def start_digest(config: Config) -> str | None:
-    """The digest of the file whose weights trials start from. Raises CheckpointError."""
-    file = _start_file(config)
-    if file is None:
-        return None
-    with file.open("rb") as content:
-        return hashlib.file_digest(content, "sha256").hexdigest()
-
-
-def _start_file(config: Config) -> Path | None:
-    training = config.training
-    if training.init_from is not None:
-        return find(Path(training.init_from))
-    return None if training.backbone_from is None else Path(training.backbone_from)
-
-
 def read(path: Path) -> Study:
     """study.yaml as it was written. Raises ConfigError."""
     content = configs.read_yaml(path)
@@ -206,7 +208,16 @@ def read(path: Path) -> Study:
         settings = spaces.SearchConfig.model_validate(content["search"])
         references = {label: configs.apply(base, values, str(path)) for label, values in content["references"].items()}
         space = spaces.from_dict(content["space"], str(path))
-        plan = Plan(base, space, settings, content["trials"], tuple(content["objective"]), references)
+        begins = content.get("start")  # where it has moved to
+        plan = Plan(
+            base,
+            space,
+            settings,
+            content["trials"],
+            tuple(content["objective"]),
+            references,
+            None if begins is None else Path(begins),
+        )
         data = content["data"]
         kept = content.get("storage")  # a study from before there was one has none
         known = None if kept is None else Address(**kept)
@@ -245,7 +256,14 @@ def start(study: Study, output: Path, budget: str | None = None, url: str | None
         output.mkdir(parents=True, exist_ok=True)
         with opened(address, study.plan) as mirror:
             write(study, output, address)
+            check_images(study)
             return run(study, output, budget, mirror)
+
+
+def check_images(study: Study) -> None:
+    """Raises DataError where the study's splits have no image to train on, or to evaluate."""
+    if study.train == Job.train:
+        feasibility_on(study.data).check_splits(study.plan.base)
 
 
 def write(study: Study, output: Path, address: Address | None) -> None:
@@ -275,12 +293,12 @@ def with_trials(study: Study, trials: int | None) -> Study:
     return dataclasses.replace(study, plan=dataclasses.replace(study.plan, trials=trials))
 
 
-def with_possible_trials(study: Study, ledger: Ledger) -> Study:
+def with_possible_trials(study: Study, ledger: Ledger, feasible: Feasible = lambda config: None) -> Study:
     """The study with no more trials than there can be, and no fewer than there are; says so where that is another
     number than was asked for.
     """
     plan, known = study.plan, {entry.digest for entry in ledger.entries.values()}
-    possible = most_trials(plan, known)
+    possible = most_trials(plan, known, feasible)
     if possible < plan.trials:
         references = " and ".join(plan.references)
         log.warning(
@@ -298,11 +316,16 @@ def as_exhausted(study: Study, ledger: Ledger) -> Study:
     return dataclasses.replace(study, plan=dataclasses.replace(study.plan, trials=there))
 
 
-def say_nothing_is_left(study: Study, ledger: Ledger) -> None:
+def feasible_on(study: Study) -> Feasible:
+    """What raises ConfigError or DataError for a config that the study's data cannot carry."""
+    return feasibility_on(study.data).check if study.train == Job.train else lambda config: None
+
+
+def say_nothing_is_left(study: Study, ledger: Ledger, feasible: Feasible = lambda config: None) -> None:
     """Of a study whose trials have all ended, and whether there could be more."""
     there = len(ledger.entries)
     known = {entry.digest for entry in ledger.entries.values()}
-    more = most_trials(dataclasses.replace(study.plan, trials=there + 1), known) > there
+    more = most_trials(dataclasses.replace(study.plan, trials=there + 1), known, feasible) > there
     remedy = "--trials asks for more" if more else "the space has no other"
     log.info("all %d trials have ended, nothing is left to do; %s", there, remedy)
 
@@ -311,6 +334,7 @@ def resume(
     output: Path,
     *,
     data: Path | None = None,
+    start: Path | None = None,
     trials: int | None = None,
     budget: str | None = None,
     url: str | None = None,
@@ -319,7 +343,8 @@ def resume(
     """Finishes the study in `output`: no finished trial is repeated, the others go on from their checkpoints.
 
     Args:
-        data: where the data set is now.
+        data: where the data set is now; default: where it was, or where it has moved to with the study.
+        start: where the weights that trials start from are now, likewise.
         trials: a new number of trials in all.
         budget: what the study may cost in all, what it has cost already included.
         url: of its storage, as `storage.again` takes it.
@@ -329,12 +354,55 @@ def resume(
         ConfigError: not a study, one that has changed, no such storage, or the study is running.
     """
     output = output.resolve()
-    study = read(output / "study.yaml")
-    where = (data or study.data).resolve()
-    study = as_now(study, output, where, data_digest(where), start_digest(study.plan.base), force)
-    study = with_trials(study, trials)
+    study = with_trials(with_start(read(output / "study.yaml"), output, start), trials)
+    where = found_data(study, output, data)
+    study = as_now(study, output, where, data_digest(where), begins_with(study, output), force)
     with opened(storage.again(study.storage, url, output), study.plan) as mirror:
         return run(study, output, budget, mirror)
+
+
+def found_data(study: Study, home: Path, given: Path | None) -> Path:
+    """Where the data are now: given, where they were, or moved with `home`. Raises ConfigError."""
+    found = moved.find_data(study.data, study.data_digest, home) if given is None else given
+    return found.resolve()
+
+
+def with_start(study: Study, home: Path, given: Path | None) -> Study:
+    """The study with the weights that its trials start from where they are now: given, or moved with `home`."""
+    plan = study.plan
+    if given is not None:
+        if study.start_digest is None:
+            raise ConfigError(f"--init-from {given}: has no effect, the trials of {home} start from random weights")
+        return dataclasses.replace(study, plan=dataclasses.replace(plan, start=given.resolve()))
+    found = moved.with_found_start(plan.placed(plan.base), home, study.start_digest)
+    named = None if found in (None, plan.base) else moved.start(found)
+    return study if named is None else dataclasses.replace(study, plan=dataclasses.replace(plan, start=named[1]))
+
+
+def begins_with(study: Study, home: Path, *, needed: bool | None = None) -> str | None:
+    """The digest of the weights that trials start from; as it was where they are gone and no trial needs them.
+
+    Args:
+        needed: whether they are needed; None: where a trial is still to begin.
+    Raises:
+        ConfigError: they are gone, and needed.
+    """
+    config = study.plan.placed(study.plan.base)
+    named = moved.start(config)
+    if named is None or named[1].exists():
+        return moved.start_digest(config)
+    if _has_to_begin(study, home) if needed is None else needed:
+        raise moved.missing_start(config, home)
+    return study.start_digest
+
+
+def _has_to_begin(study: Study, folder: Path) -> bool:
+    """Whether a trial has yet to be asked for, or to come to its first checkpoint."""
+    from launch import status  # here: it reads studies
+
+    entries = status.read(folder).entries
+    without = (e for e in entries if not e.ended and copies.last_checkpoint(folder / "trials" / e.id) is None)
+    return len(entries) < study.plan.trials or any(without)
 
 
 def as_now(study: Study, output: Path, data: Path, digest: str, start: str | None, force: bool) -> Study:
@@ -368,7 +436,9 @@ def keep(study: Study, output: Path) -> None:
     """
     file = output / "study.yaml"
     content = configs.read_yaml(file)
-    now = {"trials": study.plan.trials, "data": study.data_record}
+    now: dict[str, Any] = {"trials": study.plan.trials, "data": study.data_record}
+    if study.plan.start is not None:
+        now["start"] = str(study.plan.start)
     if content.get("forced", []) != list(study.forced):
         changed = {"start_digest": study.start_digest, "versions": dict(study.versions), "forced": list(study.forced)}
         now |= changed
@@ -381,7 +451,8 @@ def run(study: Study, output: Path, budget: str | None = None, mirror: Mirror | 
     """Runs what is left of a study and writes its results, also when it is interrupted. Returns all trials."""
     ledger = Ledger(output / "ledger.jsonl")
     with contextlib.closing(ledger):
-        study = with_possible_trials(study, ledger)
+        feasible = feasible_on(study)
+        study = with_possible_trials(study, ledger, feasible)
         keep(study, output)
         if mirror is not None:
             mirror.follow(ledger.entries.values())
@@ -391,7 +462,7 @@ def run(study: Study, output: Path, budget: str | None = None, mirror: Mirror | 
             raise ConfigError(f"--budget {budget}: the study has taken {spent:.0f} s already; give more")
         (output / "trials").mkdir(exist_ok=True)
         try:
-            study = _search(study, output, ledger, limit, mirror)
+            study = _search(study, output, ledger, limit, mirror, feasible)
         except BaseException:
             with contextlib.suppress(OSError, Gone, Taken):  # has been said already; a resume writes them
                 ledger.lock.check()
@@ -408,20 +479,22 @@ def _write_results(output: Path, ledger: Ledger, plan: Plan) -> list[Entry]:
     return entries
 
 
-def _search(study: Study, output: Path, ledger: Ledger, budget: Budget | None, mirror: Mirror | None) -> Study:
+def _search(
+    study: Study, output: Path, ledger: Ledger, budget: Budget | None, mirror: Mirror | None, feasible: Feasible
+) -> Study:
     """Runs what is left; returns the study, with fewer trials where there are no more. Raises StudyError."""
     from launch import live, status  # here: they read studies
 
     plan = study.plan
     if len(ledger.entries) >= plan.trials and all(entry.ended for entry in ledger.entries.values()):
-        say_nothing_is_left(study, ledger)
+        say_nothing_is_left(study, ledger, feasible)
         return study
     resources = plan.base.resources
     several = resources.num_workers > 1
     with cluster.connected(dashboard=several), copies.following(output) as follower:
         concurrent = cluster.check_fits(resources)
-        check_shared(output, study.data, plan.base)
-        nodes = Admission(lambda node: problem_of(node, output, study.data, plan.base))
+        check_shared(output, study.data, _where_it_is(plan))
+        nodes = Admission(lambda node: problem_of(node, output, study.data, _where_it_is(plan)))
         lines = Lines(plan, ledger.entries, concurrent)
         listener = joined(joined(lines, SearchMetrics(output.name, plan, ledger.entries)), mirror)
         listener = joined(listener, follower)
@@ -431,6 +504,7 @@ def _search(study: Study, output: Path, ledger: Ledger, budget: Budget | None, m
             ledger,
             listener,
             budget,
+            feasible=feasible,
             places=cluster.Places(resources, nodes),
             checkpoint=lambda trial: copies.last_checkpoint(trials / trial),
         )
@@ -471,6 +545,13 @@ def _search(study: Study, output: Path, ledger: Ledger, budget: Budget | None, m
             study = as_exhausted(study, ledger)
             keep(study, output)
         return study
+
+
+def _where_it_is(plan: Plan) -> Config:
+    """The study's config with its start; without, where that is gone and no trial needs it."""
+    config = plan.placed(plan.base)
+    named = moved.start(config)
+    return config if named is None or named[1].exists() else moved.without_start(config)
 
 
 def _tuner(

@@ -42,6 +42,7 @@ class _File(_Part):
     objective: list[str] = Field(min_length=1, max_length=2)
     trials: int = Field(ge=1, le=MOST_TRIALS)
     data: _Data
+    start: str | None = None  # where the start has moved to
     start_digest: str | None
     versions: dict[str, str]
     train: str

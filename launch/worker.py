@@ -34,7 +34,7 @@ from launch.telemetry import RunMetrics
 from speaq import config as configs
 from speaq.config import Config, ConfigError
 from speaq.files.locks import ORPHANS, Gone, Lock
-from speaq.training import distributed
+from speaq.training import distributed, moved, run_folder
 from speaq.training.endings import DivergedError, Interrupted, OutOfMemory, StopTraining
 from speaq.training.run_folder import own_folder
 
@@ -86,7 +86,9 @@ def train_distributed(
         Busy: another process trains in `output`.
         StorageLost: the storage of the run is full, read-only or away.
     """
-    output, data, config = output.resolve(), data.resolve(), cluster.with_absolute_paths(config)
+    output, data = output.resolve(), data.resolve()
+    begins = not (resume and run_folder.has_checkpoint(output))
+    config = cluster.with_absolute_paths(moved.placed(config, output) if resume else config, needed=begins)
     if not resume and (output / "config.yaml").exists():
         raise ConfigError(f"{output}: holds a run already; give another --output, or --resume to go on with it")
     job = {
@@ -102,7 +104,7 @@ def train_distributed(
         Lock(output, ORPHANS).close()  # not while another run, or a worker that outlived its driver, writes there
         cluster.check_fits(config.resources)
         if not shared:
-            sharing.check_shared(output, data, config)
+            sharing.check_shared(output, data, config if begins else moved.without_start(config))
         return _fit(job, config, Told(report, saved, progress))
 
 

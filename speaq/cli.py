@@ -28,8 +28,10 @@ from speaq.terminal import (
     ConfigFile,
     DataDir,
     Force,
+    InitFrom,
     OutputDir,
     Resume,
+    RunData,
     SplitOption,
     at_urls,
     command,
@@ -45,6 +47,7 @@ from speaq.terminal import (
     saver,
     shown,
 )
+from speaq.training.moved import check_resumable, run_data, with_start
 
 if TYPE_CHECKING:
     from speaq.training.run import RunEvaluation
@@ -140,14 +143,15 @@ def config_show(file: Path, assignments: Assignments, as_json: AsJson = False) -
 @at_urls(output="work")
 def pretrain(
     config: ConfigFile,
-    data: DataDir,
     output: OutputDir,
     assignments: Assignments,
+    data: RunData = None,
     resume: Resume = False,
+    init_from: InitFrom = None,
     force: Force = False,
 ) -> None:
     """Train the object detector that SpeaQ starts from (`training.init_from`)."""
-    _train("detector", configs.load(config, assignments), data, output, resume, force)
+    _train("detector", configs.load(config, assignments), data, output, resume, init_from, force)
 
 
 @app.command()
@@ -155,21 +159,33 @@ def pretrain(
 @at_urls(output="work")
 def train(
     config: ConfigFile,
-    data: DataDir,
     output: OutputDir,
     assignments: Assignments,
+    data: RunData = None,
     resume: Resume = False,
+    init_from: InitFrom = None,
     force: Force = False,
 ) -> None:
     """Train SpeaQ (one run); several workers run as a Ray Train job."""
-    _train("speaq", configs.load(config, assignments), data, output, resume, force)
+    _train("speaq", configs.load(config, assignments), data, output, resume, init_from, force)
 
 
 def _train(
-    task: Literal["speaq", "detector"], config: configs.Config, data: Path, output: Path, resume: bool, force: bool
+    task: Literal["speaq", "detector"],
+    config: configs.Config,
+    data: Path | None,
+    output: Path,
+    resume: bool,
+    init_from: Path | None,
+    force: bool,
 ) -> None:
     if force and not resume:
         raise configs.ConfigError("--force: has an effect with --resume alone")
+    if resume:
+        check_resumable(output)
+    data = run_data(output, data, resume=resume)
+    if init_from is not None:
+        config = with_start(config, init_from)
     saved = saver(output)
     with progress_bar("training") as progress:
         if config.resources.num_workers > 1:

@@ -7,7 +7,19 @@ from typing import Annotated, Literal
 
 import typer
 
-from speaq.terminal import AsJson, Assignments, OutputDir, StudyDir, at_urls, command, echo, launch, progress_bar, shown
+from speaq.terminal import (
+    AsJson,
+    Assignments,
+    InitFrom,
+    OutputDir,
+    StudyDir,
+    at_urls,
+    command,
+    echo,
+    launch,
+    progress_bar,
+    shown,
+)
 
 search_app = typer.Typer()
 
@@ -42,6 +54,7 @@ def tune(
         ),
     ] = None,
     resume: Annotated[Path | None, typer.Option("--resume", help="folder of a search to finish")] = None,
+    init_from: InitFrom = None,
     force: Annotated[
         bool, typer.Option("--force", help="with --resume: go on although data, start or code have changed")
     ] = False,
@@ -60,6 +73,7 @@ def tune(
         storage=storage,
         force=force,
         from_predictions=from_predictions,
+        init_from=init_from,
         progress=progress_bar,
         resume=resume,
     )
@@ -144,9 +158,10 @@ def rerun(
     trial: Annotated[Path, typer.Argument(help="folder of a run or trial that has ended")],
     output: Annotated[Path | None, typer.Option("--output", help="new folder, default: TRIAL-rerun")] = None,
     data: Annotated[Path | None, typer.Option("--data", help="default: where the run's data was")] = None,
+    init_from: InitFrom = None,
 ) -> int:
     """Train a run again from its folder; exit code 0 where all metrics are equal, 1 where not."""
-    result: int = launch("rerun").rerun(trial, output, data, progress_bar)
+    result: int = launch("rerun").rerun(trial, output, data, progress_bar, start=init_from)
     return result
 
 
@@ -158,10 +173,11 @@ def confirm(
     seeds: Annotated[str, typer.Option("--seeds", help="new seeds: 3..7 (both ends included), or 3,5,9")],
     top: Annotated[int, typer.Option("--top", help="best trials to train; the published setting comes besides")] = 5,
     data: Annotated[Path | None, typer.Option("--data", help="default: where the search's data was")] = None,
+    init_from: InitFrom = None,
     as_json: AsJson = False,
 ) -> int:
     """Train the best trials of a search with more seeds, as long as they cannot be told apart."""
-    result: int = launch("confirm").confirm(study, seeds, top, data, progress_bar, as_json=as_json)
+    result: int = launch("confirm").confirm(study, seeds, top, data, progress_bar, start=init_from, as_json=as_json)
     return result
 
 

@@ -35,10 +35,17 @@ DONE, FAILED, USAGE, INTERRUPTED = 0, 1, 2, 130
 
 ConfigFile = Annotated[Path, typer.Option("--config", help="YAML config, see configs/", dir_okay=False)]
 DataDir = Annotated[Path, typer.Option("--data", help="folder with the four files of the data set")]
+RunData = Annotated[
+    Path | None, typer.Option("--data", help="folder with the four files of the data set; --resume finds it again")
+]
 OutputDir = Annotated[Path, typer.Option("--output", help="folder to write")]
 Assignments = Annotated[list[str], typer.Option("--set", help="key=value, any number of times", default_factory=list)]
 Resume = Annotated[bool, typer.Option("--resume", help="go on with the run in --output")]
 Force = Annotated[bool, typer.Option("--force", help="with --resume: go on where the data set has changed since")]
+InitFrom = Annotated[
+    Path | None,
+    typer.Option("--init-from", help="run or file whose weights to start from; of a run or search: where they are now"),
+]
 SplitOption = Annotated[Literal["val", "test", "train"], typer.Option("--split")]
 StudyDir = Annotated[Path, typer.Argument(help="folder of a search", metavar="STUDY")]
 AsJson = Annotated[bool, typer.Option("--json", help="print JSON")]

@@ -536,7 +536,9 @@ def _study(folder: Path, file: str, changes: Sequence[Change], made_up: Any = No
     from launch.report_tables import confirmed
 
     space = spaces.from_dict({"parameters": {"matching.num_groups": {"type": "int", "low": 1, "high": 4}}})
-    made = study.create(tiny(), space, data_sets.write(folder / "data"), trials=4, objective="R@50")
+    made = study.create(
+        tiny(), space, data_sets.write(folder / "data"), trials=4, objective="R@50", train="tests.cheap_training:train"
+    )
     (folder / "study.yaml").write_text(made.dump())
     ledger = Ledger(folder / "ledger.jsonl")
     metrics = dict.fromkeys(("R@50", "mR@50", "F@50", "head@50", "body@50", "tail@50"), 0.5)

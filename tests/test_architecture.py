@@ -14,6 +14,7 @@ LIBRARY = sorted((ROOT / "speaq").rglob("*.py"))
 # A layer imports only layers before it (style: one direction).
 LAYERS = (
     ("structures", "boxes", "vocabulary", "plain_text", "drawing", "plain_yaml", "files", "foreign", "user_groups"),
+    ("group_limits",),
     ("sections", "config", "targets", "data"),
     ("model", "matching"),
     ("losses", "inference", "evaluation", "parameters", "space"),

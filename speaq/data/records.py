@@ -89,7 +89,8 @@ class VisualGenome:
         if not len(rows):
             taken = f"{config.num_val} of {len(candidates)} train images are val"
             filtered = ", in the rest no related boxes overlap" if config.filter_non_overlap else ""
-            raise DataError(f"{self.directory}: data.num_val leaves no image to train on ({taken}{filtered})")
+            reason = f"leaves no image to train on ({taken}{filtered}); set it lower"
+            raise DataError(f"{self.directory}: data.num_val {reason}")
         return self._gather(rows, keep)
 
     def _gather(self, rows: IntArray, keep: NDArray[np.bool_] | None) -> Split:

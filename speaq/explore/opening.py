@@ -19,7 +19,7 @@ from speaq.evaluation.protocols import check_source
 from speaq.explore.context import Context, NotFound
 from speaq.explore.judgement import Counting
 from speaq.explore.stored import find_predictions
-from speaq.explore.study import StudyFolder, open_study
+from speaq.explore.study import StudyFolder, data_of, open_study
 from speaq.explore.view import Note, Predictions, View
 from speaq.training import checkpoint, seal
 from speaq.training.evaluate import Progress
@@ -63,7 +63,7 @@ def explore(request: Request) -> Context:
         raise ConfigError(f"--study {request.study}: has runs of its own; leave --run and --predictions out")
     if request.study is not None:
         study = open_study(request.study)
-        data = _open(request.data or study.data)
+        data = _open(request.data or data_of(study))
         main = _data_view(data, request, study.config)
         return Context(data, _with_images(main), study, _trials(study, data, request))
     if request.run is not None:

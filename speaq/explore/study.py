@@ -13,6 +13,7 @@ from speaq.config import ConfigError, DataConfig, from_dict, read_yaml
 from speaq.data.records import SplitName
 from speaq.explore.stored import find_predictions
 from speaq.files.regular import check_regular
+from speaq.training.moved import find_data
 
 # Columns of trials.csv that hold words; the others are numbers and, behind `reason`, settings.
 TEXT = ("trial", "label", "status", "protocol", "reason")
@@ -109,3 +110,8 @@ def open_study(folder: Path) -> StudyFolder:
         return StudyFolder(folder, Path(content["data"]["directory"]), tuple(content["objective"]), config)
     except (KeyError, TypeError) as error:
         raise ConfigError(f"{file}: does not say data.directory, objective and config") from error
+
+
+def data_of(study: StudyFolder) -> Path:
+    """Where the data of a search are now. Raises ConfigError."""
+    return find_data(study.data, read_yaml(study.folder / "study.yaml")["data"].get("digest"), study.folder)

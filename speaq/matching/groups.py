@@ -14,6 +14,7 @@ from typing import Literal
 import numpy as np
 
 from speaq.config import ConfigError
+from speaq.group_limits import check_number
 from speaq.structures import IntArray
 from speaq.user_groups import UserGroup
 from speaq.vocabulary import difference, places
@@ -98,8 +99,7 @@ def make_groups(
     Raises:
         ConfigError: G exceeds P, Q is below G · min_queries, or no predicate ever occurs.
     """
-    if not 1 <= num_groups <= len(predicate_count):
-        raise ConfigError(f"matching.num_groups {num_groups} is not in 1 … {len(predicate_count)}, the predicates")
+    check_number(num_groups, len(predicate_count))
     order = sorted(range(len(predicate_count)), key=lambda p: (-predicate_count[p], p))
     split = (
         _by_count(order, num_groups) if rule == "equal_count" else _by_mass(order, predicate_count, num_groups, rule)

@@ -22,7 +22,6 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from speaq.config import Config, ConfigError, dump, from_dict, read_yaml, to_dict
-from speaq.data import DataError
 from speaq.data.dataset import RawBatch, train_loader
 from speaq.data.subset import looked_at
 from speaq.data.visual_genome import Split, VisualGenome, open_data
@@ -33,10 +32,12 @@ from speaq.training import checkpoint, distributed, same_data
 from speaq.training.endings import DivergedError, Interrupted, OutOfMemory, StopTraining
 from speaq.training.environment import hardware, peak_memory_mib, reset_peak_memory, versions
 from speaq.training.evaluate import Progress, _no_progress
+from speaq.training.feasible import Feasibility, check_splits
 from speaq.training.health import Health
 from speaq.training.metrics import Sink, open_sinks, read_lines
+from speaq.training.moved import noted_start, placed, start_digest, without_start
 from speaq.training.optimizer import clip_gradients, make_optimizer, set_learning_rate
-from speaq.training.resume import previous_run
+from speaq.training.resume import previous_run, with_known_start
 from speaq.training.run_folder import alone_in_output
 from speaq.training.tasks import Criterion, Task, TaskName, make_task
 
@@ -127,17 +128,20 @@ def train(
     if config.training.num_threads is not None:
         torch.set_num_threads(config.training.num_threads)
     torch.use_deterministic_algorithms(config.training.deterministic)
+    config = placed(config, output)
     previous = previous_run(config, output, task, resume)
+    if previous is not None:
+        config = with_known_start(config, previous)
     where = device or pick_device(config)
     reset_peak_memory(where)
-    run = _prepare(config, data, output, task, report, saved, where, progress)
+    run = _prepare(config, data, output, task, report, saved, where, progress, begins=previous is None)
     if previous:
         same_data.check_annotations(output, run.vg, previous, force)
     seen = same_data.look_at_photos(output, run.vg, resumed=bool(previous), force=force, main=run.main)
     state = _restore(run, previous) if previous else _State()
     try:
         if run.main:
-            _write_header(run, data, seen)
+            _write_header(run, data, seen, begins=previous is None)
             run.sinks = [*open_sinks(output, config, state.step, run.task.protocol), *sinks]
             run.health.resume(read_lines(output / "metrics.jsonl"))
         with _interruptible() as by_signal:
@@ -171,19 +175,16 @@ def _prepare(
     saved: Callable[[], None],
     device: torch.device,
     progress: Progress,
+    *,
+    begins: bool,
 ) -> _Run:
     vg = open_data(data)
     train_split = vg.split("train", config.data)
     val_split = looked_at(vg.split("val", config.data), config.evaluation)
-    if len(train_split) == 0:
-        raise DataError(
-            f"{data}: no image is left to train on (data.num_val {config.data.num_val} takes the first rows)"
-        )
-    if len(val_split) == 0:
-        raise DataError(
-            f"{data}: no image to evaluate on (data.num_val is {config.data.num_val}, data.val {config.data.val})"
-        )
-    task = make_task(task_name, config, vg, train_split)
+    if task_name == "speaq":
+        Feasibility(vg).check(config)
+    check_splits(vg, train_split, val_split, config)
+    task = make_task(task_name, config if begins else without_start(config), vg, train_split)
     task.model.to(device).to(memory_format=torch.channels_last)
     model: nn.Module = task.model
     if distributed.world()[1] > 1:
@@ -226,7 +227,8 @@ def _restore(run: _Run, previous: Mapping[str, Any]) -> _State:
     return _State(previous["step"], seconds, best=dict(previous["best"]), metrics=dict(previous["metrics"]))
 
 
-def _write_header(run: _Run, data: Path, seen: Mapping[str, Any]) -> None:
+def _write_header(run: _Run, data: Path, seen: Mapping[str, Any], *, begins: bool) -> None:
+    start = start_digest(run.config) if begins else noted_start(run.output)
     run.output.mkdir(parents=True, exist_ok=True)
     atomic.write_text(run.output / "config.yaml", dump(run.config))
     _write_json(
@@ -235,6 +237,7 @@ def _write_header(run: _Run, data: Path, seen: Mapping[str, Any]) -> None:
             "directory": str(data),
             "digest": run.vg.digest,
             **seen,
+            "start_digest": start,
             "train_images": len(run.train_split),
             "val_images": len(run.val_split),
             "task": run.task.name,

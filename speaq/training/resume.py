@@ -6,8 +6,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from speaq.config import Config, ConfigError, defaults, flatten, to_dict
-from speaq.training import checkpoint, distributed
+from speaq.config import Config, ConfigError, apply, defaults, flatten, to_dict
+from speaq.training import checkpoint, distributed, moved
 from speaq.training.tasks import TaskName
 
 # Keys that may differ when a run is resumed: they do not change what is computed, or only how long.
@@ -48,11 +48,42 @@ def previous_run(config: Config, output: Path, task: TaskName, resume: bool) -> 
     now = flatten(to_dict(config))
     for values in (before, now):
         values[SCHEDULE] = _until(previous["step"], values[SCHEDULE])
-    changed = [key for key in now if now[key] != before[key] and not key.startswith(RESUMABLE)]
+    changed = [
+        key for key in now if now[key] != before[key] and not key.startswith(RESUMABLE) and not moved.is_of_start(key)
+    ]
     if changed:
         what = ", ".join(f"{k}: {before[k]!r} then, {now[k]!r} now" for k in changed[:3])
         raise ConfigError(f"{output}: cannot resume with another config ({what})")
+    _check_start(config, output, before)
     return previous
+
+
+def _check_start(config: Config, output: Path, before: Mapping[str, Any]) -> None:
+    """Raises ConfigError where weights to start from are given that the run did not start from.
+
+    By what they hold: none need be given, and a path that leads nowhere is as good as none.
+    """
+    named = moved.start(config)
+    if named is None or before.get(named[0]) == str(named[1]) or not named[1].exists():
+        return
+    key, path = named
+    if all(before.get(name) is None for name in moved.STARTS):
+        raise ConfigError(f"{output}: cannot resume with another start ({key}: none then, {path} now)")
+    then = moved.noted_start(output)
+    if then is not None and (now := moved.start_digest(config)) != then:
+        what = f"{key}: digest {then[:12]} then, {path} has {(now or '')[:12]}"
+        raise ConfigError(f"{output}: cannot resume with another start ({what})")
+
+
+def with_known_start(config: Config, previous: Mapping[str, Any]) -> Config:
+    """The config of a run that goes on, with the start that it had where none that exists is given now."""
+    named = moved.start(config)
+    if named is not None and named[1].exists():
+        return config
+    before = flatten(previous["config"])
+    return apply(
+        config, {key: before[key] for key in flatten(to_dict(config)) if moved.is_of_start(key) and key in before}
+    )
 
 
 def _until(step: int, schedule: Sequence[Mapping[str, float]]) -> list[Mapping[str, float]]:

@@ -17,11 +17,11 @@ from speaq.data.statistics import predicate_count
 from speaq.data.visual_genome import Split, VisualGenome, open_data
 from speaq.evaluation.predictions import PredictionWriter, Source
 from speaq.evaluation.report import to_json
-from speaq.foreign import read_json
 from speaq.training import checkpoint, seal
 from speaq.training.evaluate import Evaluation, Progress, Store, _no_progress, evaluate_detector
 from speaq.training.heads import by_name
 from speaq.training.loop import pick_device
+from speaq.training.moved import data_directory as data_directory
 from speaq.training.tasks import REPLICATED, TaskName, evaluator, make_task, restored_model
 
 SplitName = Literal["train", "val", "test"]
@@ -45,17 +45,6 @@ class RunEvaluation:
             raise ConfigError(f"{self.checkpoint}: is a detector's; its evaluation has box AP and no recall")
         boxes = {name: value for name, value in self.evaluation.metrics.items() if "@" not in name}
         return to_json(self.evaluation.recall, self.predicates, detection=boxes)
-
-
-def data_directory(run: Path, data: Path | None) -> Path:
-    """The data folder given, or the one that the run's data.json names. Raises ConfigError where neither exists."""
-    if data is not None:
-        return data
-    record = run / "data.json"
-    try:
-        return Path(read_json(record)["directory"])
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise ConfigError(f"{record}: does not say where the data is; give --data") from error
 
 
 def evaluate_run(

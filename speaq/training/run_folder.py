@@ -70,6 +70,11 @@ def copy(source: Path, target: Path) -> None:
         shutil.copyfile(source, temporary)
 
 
+def has_checkpoint(run: Path) -> bool:
+    """Whether a run can go on from a checkpoint of its own."""
+    return any((run / "checkpoints" / name).exists() for name in (LAST, PREVIOUS))
+
+
 def find(path: Path) -> Path:
     """A checkpoint file as given, or the best (else last) one of a run folder."""
     if path.is_dir():
