@@ -9,7 +9,7 @@ from launch import results
 from launch import study as studies
 from launch.ledger import Entry
 from launch.seam import Progresses
-from launch.shipped import shipped
+from launch.shipped import for_detector, shipped
 from speaq import config as configs
 from speaq import space as spaces
 from speaq.config import Config
@@ -39,7 +39,7 @@ def run_demo(output: Path, images: int | None, assignments: list[str], progress:
         ConfigError: the checkout's configs are missing, or an assignment cannot be used.
     """
     begin = time.monotonic()
-    detector_config = configs.load(shipped("configs/toy_detector.yaml"), assignments)
+    detector_config = configs.load(shipped("configs/toy_detector.yaml"), for_detector(assignments))
     output.mkdir(parents=True, exist_ok=True)
     data = _data(output / "data", images or IMAGES, progress)
     detector = _detector(detector_config, data, output / "detector", progress)

@@ -22,7 +22,7 @@ from launch import published
 from launch.memory import train_in_parts
 from launch.record import Record, describe_data
 from launch.seam import TRAIN, Progresses, training_function
-from launch.shipped import shipped
+from launch.shipped import for_detector, shipped
 from speaq import config as configs
 from speaq.config import BASELINE, Config, ConfigError, ResourcesConfig
 from speaq.data import DataError
@@ -107,7 +107,7 @@ def _configs(request: Request) -> tuple[Config, Config]:
         config = configs.apply(config, BASELINE, "--baseline")
     published.require_published_protocol(config.evaluation)
     name = "configs/detector_vg.yaml" if full else "configs/toy_detector.yaml"
-    detector_config = configs.load(shipped(name), request.assignments)
+    detector_config = configs.load(shipped(name), for_detector(request.assignments))
     if request.backbone is not None:
         given = {"training.backbone_from": str(request.backbone.resolve())}
         detector_config = configs.apply(detector_config, given, "--backbone")

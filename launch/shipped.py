@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from speaq.config import ConfigError
@@ -15,3 +16,9 @@ def shipped(name: str) -> Path:
     if not path.exists():
         raise ConfigError(f"{path}: missing; this command runs from a checkout of the repository")
     return path
+
+
+def for_detector(assignments: Sequence[str]) -> list[str]:
+    """`key=value` of a whole way from nothing to SpeaQ, without the keys that a detector cannot have."""
+    of_speaq = ("training.relation_multiplier", "training.init_heads")
+    return [assignment for assignment in assignments if assignment.partition("=")[0].strip() not in of_speaq]

@@ -274,6 +274,15 @@ class TrainingConfig(Section):
     )
     learning_rate: float = Field(1e-4, gt=0, description="AdamW learning rate")
     backbone_multiplier: float = Field(0.1, gt=0, description="factor of the backbone's learning rate")
+    relation_multiplier: float = Field(
+        1.0, gt=0, description="factor of the relation stream's learning rate, its queries and predicate head included"
+    )
+    entity_multiplier: float = Field(
+        1.0,
+        gt=0,
+        description="factor of the learning rate of encoder layers, subject queries (a detector's: all) and, on top of "
+        "backbone_multiplier, the backbone",
+    )
     weight_decay: float = Field(1e-4, ge=0, description="AdamW weight decay, on every parameter")
     clip_norm: float = Field(0.01, gt=0, description="largest norm of the whole gradient")
     decay_steps: tuple[int, ...] = Field((96_000,), description="steps at which the learning rate is multiplied")

@@ -2,27 +2,54 @@
 
 from __future__ import annotations
 
+import re
 from bisect import bisect_right
+from typing import Literal
 
 import torch
 from torch import nn
 
 from speaq.config import TrainingConfig
 
+Part = Literal["rest", "relation", "entity", "backbone"]
+# What the factors of method section 8 apply to, by names; a detector's queries become the subject queries.
+RELATION = re.compile(
+    r"transformer\.(predicate_head\.|relation_queries$|decoder\.(relation_norm\.|layers\.\d+\.(refinements\.)?relation"
+    r"(_conditioning)?\.))"
+)
+ENTITY = re.compile(r"transformer\.(encoder\.(layers|norm)\.|(subject_)?queries$)")
+
+
+def part_of(name: str) -> Part:
+    """Which part of the network a parameter belongs to, by its name; `rest` is trained at the base learning rate."""
+    if name.startswith("backbone."):
+        return "backbone"
+    if RELATION.match(name):
+        return "relation"
+    return "entity" if ENTITY.match(name) else "rest"
+
 
 def parameter_groups(model: nn.Module, config: TrainingConfig) -> list[dict[str, object]]:
-    """Trainable parameters in two groups: everything else, and the backbone at its own learning rate.
+    """Trainable parameters in groups of one learning rate each, parts of the same rate together.
 
     Weight decay applies to every parameter, norms and biases included, as in the reference (golden G10).
     """
-    trainable = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
-    backbone = [p for name, p in trainable if name.startswith("backbone.")]
-    rest = [p for name, p in trainable if not name.startswith("backbone.")]
-    rates = (config.learning_rate, config.learning_rate * config.backbone_multiplier)
+    factors: dict[Part, float] = {
+        "rest": 1.0,
+        "relation": config.relation_multiplier,
+        "entity": config.entity_multiplier,
+        "backbone": config.backbone_multiplier * config.entity_multiplier,
+    }
+    groups: dict[tuple[bool, float], list[nn.Parameter]] = {}
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad:
+            part = part_of(name)
+            groups.setdefault((part == "backbone", factors[part]), []).append(parameter)
+    in_order = sorted(groups, key=lambda key: (key[0], key[1] != 1, key[1]))  # first what learns at the base rate
+    rates = [config.learning_rate * factor for _, factor in in_order]
     return [
-        {"params": params, "lr": rate, "base_lr": rate, "weight_decay": config.weight_decay}
-        for params, rate in zip((rest, backbone), rates, strict=True)
-        if params
+        {"params": groups[key], "lr": rate, "base_lr": rate, "weight_decay": config.weight_decay}
+        for key, rate in zip(in_order, rates, strict=True)
     ]
 
 

@@ -96,7 +96,15 @@ def restored_model(
 
 
 def make_task(task: TaskName, config: Config, vg: VisualGenome, train_split: Split) -> Task:
-    """Builds model, criterion and evaluation of a task; weights come from `init_from` or `backbone_from`."""
+    """Builds model, criterion and evaluation of a task; weights come from `init_from` or `backbone_from`.
+
+    Raises ConfigError for settings that the task, or the data, cannot have.
+    """
+    if task == "detector" and config.training.relation_multiplier != 1:
+        raise ConfigError(
+            f"training.relation_multiplier {config.training.relation_multiplier:g} has no effect on a detector, which "
+            "has no relation stream: leave it at 1"
+        )
     num_objects, num_predicates = len(vg.vocabulary.objects), len(vg.vocabulary.predicates)
     model = make_model(task, config, num_objects, num_predicates)
     if config.training.backbone_from is not None:

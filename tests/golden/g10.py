@@ -32,11 +32,12 @@ def run(case: Case) -> list[Check]:
 
 def training_config(content: dict[str, Any]) -> TrainingConfig:
     solver = {key.removeprefix("SOLVER."): value for key, value in content["config"].items()}
-    for name in ("RELATION_MULTIPLIER", "ENTITY_MULTIPLIER", "BIAS_LR_FACTOR"):
-        assert solver.get(name, 1.0) == 1.0, f"{name} other than 1 has no counterpart"
+    assert solver.get("BIAS_LR_FACTOR", 1.0) == 1.0, "BIAS_LR_FACTOR other than 1 has no counterpart"
     return TrainingConfig(
         learning_rate=solver["BASE_LR"],
         backbone_multiplier=solver["BACKBONE_MULTIPLIER"],
+        relation_multiplier=solver.get("RELATION_MULTIPLIER", 1.0),
+        entity_multiplier=solver.get("ENTITY_MULTIPLIER", 1.0),
         weight_decay=solver["WEIGHT_DECAY"],
         decay_steps=tuple(solver["STEPS"]),
         decay_factor=solver["GAMMA"],
