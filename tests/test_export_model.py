@@ -78,6 +78,17 @@ def test_onnx_needs_nothing_of_ours(folder: Path) -> None:
     assert boxes.shape == (3, 16, 4)
 
 
+def test_older_runtimes_read_the_file(folder: Path) -> None:
+    model = onnx.load(folder / "model.onnx")
+    release, ir_version, opset = next(row for row in onnx.helper.VERSION_TABLE if row[0] == "1.13.0")[:3]
+    assert model.ir_version == ir_version, release  # onnxruntime 1.14 has this release of ONNX, 1.17 has 1.15
+    assert [(one.domain, one.version) for one in model.opset_import] == [("", opset)]
+    assert not model.functions
+    onnx.checker.check_model(model, full_check=True)
+    parts = [*model.graph.node, *model.graph.value_info, *model.graph.input, *model.graph.output]
+    assert not [part.name for part in parts if part.metadata_props]  # came with IR version 10
+
+
 def test_a_file_that_differs_is_not_accepted(folder: Path, tmp_path: Path) -> None:
     ours = Predictor.load(folder / "run")
     batches = example_batches(ours, (), batch_size=2)

@@ -21,7 +21,7 @@ from speaq.prediction.exported import INPUTS, KEY, OUTPUTS, SCHEMA, SUFFIXES
 from speaq.prediction.predictor import Predictor, find_images
 from speaq.structures import LayerOutputs
 
-OPSET = 18
+OPSET, IR_VERSION = 18, 8  # of ONNX 1.13: read by onnxruntime 1.14 and newer; the exporter's own is 10 and more
 MOST_PHOTOS = 32  # are held in memory at once
 Progress = Callable[[int, int, str], None]
 ExampleBatch = tuple[Tensor, Tensor]  # [B, 3, H, W] uint8 and [B, 2] int64
@@ -197,6 +197,11 @@ def _write(program: torch.export.ExportedProgram, text: str, file: Path) -> None
         raise ConfigError(f'{error.name} is not installed: pip install -e ".[onnx]"') from error
     assert onnx is not None
     onnx.model.metadata_props[KEY] = text
+    onnx.model.ir_version = IR_VERSION
+    for node in onnx.model.graph.all_nodes():
+        node.metadata_props.clear()  # came with version 10, and say where in our code a node comes from
+        for value in node.outputs:
+            value.metadata_props.clear()
     onnx.save(file, external_data=False)
 
 
