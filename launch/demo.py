@@ -13,7 +13,7 @@ from launch.shipped import for_detector, shipped
 from speaq import config as configs
 from speaq import space as spaces
 from speaq.config import Config
-from speaq.data.toy import make_toy
+from speaq.data.toy import ANNOTATIONS, make_toy
 from speaq.evaluation.protocol import common_protocol
 from speaq.terminal import echo, show, table
 from speaq.training import seal
@@ -58,7 +58,7 @@ def run_demo(output: Path, images: int | None, assignments: list[str], progress:
 
 
 def _data(folder: Path, images: int, progress: Progresses) -> Path:
-    if not folder.exists():
+    if not (folder / ANNOTATIONS).exists():  # written last: without, it was cut off
         with progress("drawing the toy world") as tell:
             make_toy(folder, images, SEED, lambda done: tell(done, images, ""))
     echo(f"1/4 toy world: {folder}")

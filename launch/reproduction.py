@@ -27,7 +27,7 @@ from speaq import config as configs
 from speaq.config import BASELINE, Config, ConfigError, ResourcesConfig
 from speaq.data import DataError
 from speaq.data.photo_digest import look_again
-from speaq.data.toy import make_toy
+from speaq.data.toy import ANNOTATIONS, make_toy
 from speaq.data.visual_genome import check, open_data
 from speaq.files import atomic
 from speaq.terminal import echo, echo_lines
@@ -121,7 +121,7 @@ def _data(request: Request, output: Path, progress: Progresses) -> Path:
     if request.scale == "full":
         raise ConfigError("--data: the folder with the four files of Visual Genome is needed (or --scale toy)")
     folder = output / "data"
-    if not folder.exists():
+    if not (folder / ANNOTATIONS).exists():  # written last: without, it was cut off
         with progress("drawing the toy world") as tell:
             make_toy(folder, TOY_IMAGES, 0, lambda done: tell(done, TOY_IMAGES, ""))
     return folder
@@ -224,7 +224,7 @@ class Stages:
             checkpoint.load(path)
         except checkpoint.CheckpointError:
             converted = self._output / name
-            if not (converted / "checkpoints").exists():
+            if not (converted / "checkpoints" / checkpoint.BEST).exists():  # else it was cut off
                 convert(path, converted, data=self._data)
             return converted
         return path.resolve()

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import shutil
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -238,6 +240,37 @@ def test_a_run_is_not_overwritten(tmp_path: Path) -> None:
     assert (tmp_path / "ours" / "checkpoints" / "best.pt").read_bytes() == before
     with pytest.raises(ConfigError, match="is a file"):
         convert(reference, file, config=file)
+
+
+def test_a_conversion_that_was_cut_off_leaves_nothing_that_looks_whole(tmp_path: Path) -> None:
+    reference, file = write(tmp_path, STATE)
+    ours = tmp_path / "ours"
+    code = (
+        "import os, sys; from pathlib import Path\n"
+        "from speaq.files import atomic; from speaq.training.convert import convert\n"
+        "atomic.write_text = lambda *_: os._exit(7)\n"  # killed when the checkpoint is there and the config is not
+        "convert(Path(sys.argv[1]), Path(sys.argv[2]), config=Path(sys.argv[3]))"
+    )
+    done = subprocess.run([sys.executable, "-c", code, reference, ours, file], check=False)
+    assert done.returncode == 7
+    assert not ours.exists()
+    assert [path.name for path in tmp_path.glob(".*")] != []
+    convert(reference, ours, config=file)
+    assert written(ours)[0]["task"] == "speaq"
+    assert list(tmp_path.glob(".*")) == []
+
+
+def test_what_an_earlier_version_left_of_a_conversion_is_no_run(tmp_path: Path) -> None:
+    reference, file = write(tmp_path, STATE)
+    (tmp_path / "ours" / "checkpoints").mkdir(parents=True)
+    (tmp_path / "ours" / "checkpoints" / ".best.pt.7.tmp").write_bytes(b"half")
+    convert(reference, tmp_path / "ours", config=file)
+    assert written(tmp_path / "ours")[0]["task"] == "speaq"
+    (tmp_path / "notes").mkdir()
+    (tmp_path / "notes" / "notes.txt").write_text("mine", encoding="utf-8")
+    with pytest.raises(ConfigError, match="notes: is not empty; give a new folder"):
+        convert(reference, tmp_path / "notes", config=file)
+    assert [path.name for path in (tmp_path / "notes").iterdir()] == ["notes.txt"]
 
 
 # The pre-trained detector, its decoder replicated already.

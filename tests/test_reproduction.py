@@ -13,7 +13,8 @@ import pytest
 import torch
 
 from speaq import config as configs
-from speaq.config import BASELINE, Config, ConfigError, ModelConfig
+from speaq.config import BASELINE, Config, ConfigError, DataConfig, ModelConfig
+from speaq.data.visual_genome import open_data
 from speaq.model.reference_weights import to_reference
 from speaq.model.speaq import SpeaQ
 from tests.command import command, refusal
@@ -23,7 +24,7 @@ from tests.tiny import assignments, tiny
 
 pytest.importorskip("ray")
 
-from launch import published
+from launch import demo, published
 from launch.memory import smaller_micro_batch
 from launch.record import Record
 from launch.reproduction import Request, Stages, _configs, spread
@@ -115,6 +116,39 @@ def test_ray_workers_train_and_test(toy: Path, tmp_path: Path) -> None:
     assert "published" not in done.stdout.replace("no figures are published", "").replace("sgdet published", "")
     config = configs.load(output / "run" / "config.yaml")
     assert configs.flatten(configs.to_dict(config)).items() >= BASELINE.items()
+
+
+@pytest.mark.parametrize("left", [(), (".best.pt.7.tmp",)])
+def test_a_conversion_that_was_cut_off_is_made_again(left: tuple[str, ...], toy: Path, tmp_path: Path) -> None:
+    names = open_data(toy).vocabulary
+    small = ModelConfig(backbone="resnet18", hidden_dim=32, feedforward_dim=24, num_decoder_layers=1, num_queries=6)
+    model = SpeaQ(small, len(names.objects), len(names.predicates))
+    torch.save({"model": to_reference(model.state_dict())}, tmp_path / "reference.pth")
+    checkpoints = tmp_path / "out" / "detector" / "checkpoints"
+    checkpoints.mkdir(parents=True)
+    for name in left:
+        (checkpoints / name).write_bytes(b"half")
+    stages = Stages(tmp_path / "out", toy, Record(tmp_path / "out" / "reproduction.json", {}), quiet)
+    for _ in range(2):
+        assert stages.ours(tmp_path / "reference.pth", "detector") == tmp_path / "out" / "detector"
+        assert [path.name for path in checkpoints.iterdir()] == ["best.pt"]
+
+
+def test_a_world_that_was_cut_off_is_drawn_again(tmp_path: Path) -> None:
+    folder = tmp_path / "data"
+    (folder / "VG_100K").mkdir(parents=True)
+    (folder / "image_data.json").write_text("[]", encoding="utf-8")
+    assert demo._data(folder, 20, quiet) == folder
+    assert (
+        sum(
+            len(open_data(folder).split(name, DataConfig(num_val=0, keep_images_without_relations=True)))
+            for name in ("train", "test")
+        )
+        >= 18
+    )
+    before = {path: path.stat().st_mtime_ns for path in folder.rglob("*")}
+    assert demo._data(folder, 20, quiet) == folder
+    assert {path: path.stat().st_mtime_ns for path in folder.rglob("*")} == before
 
 
 @needs("data", "bad")

@@ -10,6 +10,7 @@ import errno
 import io
 import os
 import secrets
+import shutil
 import stat
 from collections.abc import Iterator
 from pathlib import Path
@@ -34,6 +35,32 @@ def replaced(path: Path) -> Iterator[Path]:
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def whole(folder: Path) -> Iterator[Path]:
+    """Yields a new folder to fill, which gets the name of `folder` at the end of the block: nobody meets half of it.
+
+    Where the block raises, the new folder is removed; what a killed process left is removed by the next one.
+
+    Raises OSError: `folder` is there and not empty, or cannot be written.
+    """
+    inside = folder.is_mount()  # no other folder can take its name
+    place = folder if inside else folder.absolute().parent
+    place.mkdir(parents=True, exist_ok=True)
+    for left in place.glob(f".*{MARK}{folder.name}"):
+        shutil.rmtree(left)
+    temporary = place / f".{secrets.token_hex(6)}{MARK}{folder.name}"
+    temporary.mkdir()
+    try:
+        yield temporary
+        if inside:
+            for path in sorted(temporary.iterdir()):
+                path.rename(folder / path.name)
+        else:
+            temporary.rename(folder)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
 
 
 def _to_disk(path: Path) -> None:

@@ -6,6 +6,7 @@ shape of the network is read off the parameters; what leaves no trace there is t
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -60,7 +61,7 @@ def convert(reference: Path, run: Path, data: Path | None = None, config: Path |
 
     Args:
         reference: `{"model": state dict, …}` as `torch.save` wrote it.
-        run: folder to write; holds no run yet.
+        run: folder to write, new or empty; it appears when it is whole.
         data: data set that names the object classes and predicates; without, their numbers alone are known.
         config: config that gives all but the shape of the network, and the number of heads; without, the published
             settings, or the baseline's for a SpeaQ with as many relation queries as subject queries.
@@ -69,10 +70,7 @@ def convert(reference: Path, run: Path, data: Path | None = None, config: Path |
         ConfigError: the file, its parameters, the config or the folder cannot be used, or contradict each other.
         DataError: the data cannot be used.
     """
-    if (run / "config.yaml").exists() or any((run / "checkpoints").glob("*.pt")):
-        raise ConfigError(f"{run}: holds a run already; give another folder")
-    if run.is_file():
-        raise ConfigError(f"{run}: is a file; give a folder to write")
+    _check_folder(run)
     try:
         state = load_reference_checkpoint(reference)
         shapes = _shapes(reference, state)
@@ -89,6 +87,20 @@ def convert(reference: Path, run: Path, data: Path | None = None, config: Path |
     return Conversion(task, settings, len(weights), unused, absent)
 
 
+def _check_folder(run: Path) -> None:
+    """Raises ConfigError unless `run` is new or empty; what an earlier version left when it was cut off is removed."""
+    if (run / "config.yaml").exists() or any((run / "checkpoints").glob("*.pt")):
+        raise ConfigError(f"{run}: holds a run already; give another folder")
+    if run.exists() and not run.is_dir():
+        raise ConfigError(f"{run}: is a file; give a folder to write")
+    if (run / "checkpoints").is_dir():
+        atomic.tidy(run / "checkpoints")
+        with contextlib.suppress(OSError):  # it holds something else
+            (run / "checkpoints").rmdir()
+    if run.exists() and any(run.iterdir()):
+        raise ConfigError(f"{run}: is not empty; give a new folder")
+
+
 def _write(run: Path, task: str, weights: Mapping[str, Tensor], config: Config, vocabulary: Vocabulary | None) -> None:
     content = {
         "task": task,
@@ -99,8 +111,12 @@ def _write(run: Path, task: str, weights: Mapping[str, Tensor], config: Config, 
         "predicates": None if vocabulary is None else list(vocabulary.predicates),
         "data_digest": None,
     }
-    checkpoint.save(run / "checkpoints" / checkpoint.BEST, content)
-    atomic.write_text(run / "config.yaml", configs.dump(config))
+    try:
+        with atomic.whole(run) as unfinished:
+            checkpoint.save(unfinished / "checkpoints" / checkpoint.BEST, content)
+            atomic.write_text(unfinished / "config.yaml", configs.dump(config))
+    except OSError as error:
+        raise ConfigError(f"{run}: cannot be written ({error.strerror or error})") from error
 
 
 def _shapes(reference: Path, state: Mapping[str, Tensor]) -> Shapes:
