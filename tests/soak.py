@@ -560,9 +560,9 @@ class Soak:
         """
         nodes = len(self.healthy)
         kinds = {"driver": 0.5, "interrupt": 0.3, "full": 0.4, "read_only": 0.4}  # after which the driver starts again
-        kinds |= {"unmounted": 0.8, "moved": 0.5, "moved_project": 0.3, **dict.fromkeys(FULL_AT, 0.3)}
+        kinds |= {"unmounted": 0.6, "moved": 0.4, "moved_project": 0.25, **dict.fromkeys(FULL_AT, 0.2)}
         if not driver.hung_up:
-            kinds |= {"hangup": 0.8} if driver.output == "terminal" else {"pipe": 1.5}
+            kinds |= {"hangup": 0.6} if driver.output == "terminal" else {"pipe": 1.2}
         kinds |= {} if self.away else {"head": 0.2, "bare": 1.0}
         kinds |= {"node": 0.8, "cut": 0.5} if nodes > FEWEST and self.fresh(tired) else {}
         kinds |= {"join": 3.0} if nodes < MOST else {}
