@@ -47,7 +47,7 @@ class Steps:
 @contextlib.contextmanager
 def log_to(path: Path) -> Iterator[Steps]:
     """Copies what the library says in this process into a file of the trial's folder, and how the block failed."""
-    path.parent.mkdir(parents=True, exist_ok=True)
+    path.parent.mkdir(exist_ok=True)  # not its parents: a study that was taken away is not made again
     steps = Steps()
     file = append_text(path)
     handler = logging.StreamHandler(file)

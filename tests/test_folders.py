@@ -20,12 +20,13 @@ from launch import study
 from launch.admission import Admission, OnAdmitted
 from launch.failures import Halted, StorageLost, outcome_of
 from launch.ledger import Ledger
+from launch.logs import LOG, log_to
 from launch.trial import Job
 from launch.worker import DRIVER, train_distributed
 from speaq import space as spaces
 from speaq.config import ConfigError, dump
 from speaq.data import DataError
-from speaq.files.locks import Busy, Gone, Lock
+from speaq.files.locks import Busy, Gone, Lock, held
 from speaq.training.environment import source_digest
 from speaq.training.loop import train
 from tests.command import command, refusal
@@ -206,6 +207,18 @@ def test_a_run_whose_folder_is_moved_stops_and_leaves_what_is_in_its_place_alone
     run.rmdir()
     moved.rename(run)
     assert train(tiny(), toy, run, resume=True)["status"] == "finished"
+
+
+def test_a_run_whose_folder_is_moved_before_its_first_step_makes_no_other(tmp_path: Path, toy: Path) -> None:
+    trials = tmp_path / "trials"
+    (trials / "0000").mkdir(parents=True)
+    with held(trials / "0000"):
+        trials.rename(tmp_path / "moved")
+        with pytest.raises(Gone, match="is not there any more"):
+            train(tiny(), toy, trials / "0000", resume=True)
+    with pytest.raises(FileNotFoundError), log_to(trials / "0001" / LOG):
+        pass
+    assert not trials.exists()
 
 
 def test_a_run_that_could_not_begin_leaves_no_folder(tmp_path: Path) -> None:

@@ -25,7 +25,7 @@ from speaq.config import Config, ConfigError, dump, from_dict, read_yaml, to_dic
 from speaq.data.dataset import RawBatch, train_loader
 from speaq.data.subset import looked_at
 from speaq.data.visual_genome import Split, VisualGenome, open_data
-from speaq.files import atomic
+from speaq.files import atomic, locks
 from speaq.matching import NonFiniteOutputError
 from speaq.structures import Batch
 from speaq.training import checkpoint, distributed, same_data
@@ -228,6 +228,7 @@ def _restore(run: _Run, previous: Mapping[str, Any]) -> _State:
 
 
 def _write_header(run: _Run, data: Path, seen: Mapping[str, Any], *, begins: bool) -> None:
+    locks.check_held(run.output)  # what was taken away while the run was prepared is not made again
     start = start_digest(run.config) if begins else noted_start(run.output)
     run.output.mkdir(parents=True, exist_ok=True)
     atomic.write_text(run.output / "config.yaml", dump(run.config))

@@ -12,7 +12,7 @@ from typing import ParamSpec, TypeVar
 
 from speaq.config import ConfigError
 from speaq.files.atomic import check_links, replaced
-from speaq.files.locks import NAME, Lock, held
+from speaq.files.locks import NAME, Lock, check_held, held
 
 LAST, PREVIOUS, BEST = "last.pt", "previous.pt", "best.pt"
 
@@ -47,7 +47,9 @@ def own_folder(output: Path, name: str = NAME) -> Iterator[Lock]:
 
     Raises:
         Busy: another process has it.
+        Gone, Taken: this thread had it already, and has it no more.
     """
+    check_held(output)  # what was taken away is not made again
     is_new = not output.exists()
     output.mkdir(parents=True, exist_ok=True)
     made = output.stat().st_ino
