@@ -59,16 +59,19 @@ def _id(value: Any) -> Any:
     return whole if not isinstance(value, str) or str(whole) == value else value
 
 
+def _tidy_ids(content: dict[str, Any]) -> None:
+    """All ids of an entry, in place; millions of entries have whole numbers, which need nothing."""
+    for key in IDS:
+        if key in content and type(content[key]) is not int:
+            content[key] = _id(content[key])
+
+
+IDS = ("id", "image_id", "category_id", "subject_id", "object_id", "predicate_id")
 Whole = Annotated[int, BeforeValidator(_whole)]
 Size = Annotated[int, BeforeValidator(_whole), Field(gt=0)]
-Number = Annotated[float, BeforeValidator(_number)]
 Id = int | str
-Key = Annotated[Id, BeforeValidator(_id)]
 Name = Annotated[str, Field(min_length=1)]
-# A list is one only in JSON; what `_take_box` returns is judged as Python's.
-Box = Annotated[
-    tuple[Number, Number, Number, Number], BeforeValidator(lambda box: tuple(box) if isinstance(box, list) else box)
-]
+Box = tuple[float, float, float, float]
 Model = TypeVar("Model", bound=BaseModel)
 
 
@@ -76,8 +79,17 @@ class _Entry(BaseModel):
     model_config = ConfigDict(strict=True, frozen=True, extra="ignore", allow_inf_nan=False)
 
 
-class Image(_Entry):
-    id: Key
+class _Numbered(_Entry):
+    @model_validator(mode="before")
+    @classmethod
+    def _tidy(cls, content: Any) -> Any:
+        if isinstance(content, dict):
+            _tidy_ids(content)
+        return content
+
+
+class Image(_Numbered):
+    id: Id
     file_name: str
     width: Size | None = None
     height: Size | None = None
@@ -85,10 +97,10 @@ class Image(_Entry):
 
 
 class Annotation(_Entry):
-    id: Key
-    image_id: Key
+    id: Id
+    image_id: Id
     bbox: Box | None = None  # None: it has neither a box nor a segmentation that one could be taken from
-    category_id: Key
+    category_id: Id
     iscrowd: Whole | None = 0
     from_segmentation: bool = False
 
@@ -99,24 +111,27 @@ class Annotation(_Entry):
         if not isinstance(content, dict):
             return content
         content = {key: value for key, value in content.items() if key != "from_segmentation"}
+        _tidy_ids(content)
         segmentation = content.pop("segmentation", None)
         if content.get("bbox") in (None, []):
             content["bbox"] = None if _whole(content.get("iscrowd")) else box_of(segmentation)
             content["from_segmentation"] = content["bbox"] is not None
+        elif isinstance(content.get("bbox"), list):  # a list is no tuple to who judges Python's values
+            content["bbox"] = tuple(map(_number, content["bbox"]))
         return content
 
 
-class Named(_Entry):
-    id: Key
+class Named(_Numbered):
+    id: Id
     name: Name
 
 
-class Relationship(_Entry):
-    subject_id: Key
-    object_id: Key
+class Relationship(_Numbered):
+    subject_id: Id
+    object_id: Id
     predicate: Name | None = None
-    predicate_id: Key | None = None
-    image_id: Key | None = None
+    predicate_id: Id | None = None
+    image_id: Id | None = None
 
 
 class Relations(_Entry):
