@@ -400,7 +400,7 @@ class SinksConfig(Section):
 
     tensorboard: bool = Field(False, description="write TensorBoard events into the run folder")
     wandb: Literal["off", "offline", "online"] = Field(
-        "off", description="Weights & Biases; online falls back to offline where no key is set"
+        "off", description="Weights & Biases; online falls back to offline where no key is set or no answer comes"
     )
     wandb_project: str = Field("speaq", min_length=1, description="Weights & Biases project")
 

@@ -7,6 +7,7 @@ import math
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 from collections.abc import Mapping
@@ -345,6 +346,17 @@ def test_sinks_receive_what_the_log_holds(toy: Path, tmp_path: Path) -> None:
     assert {event.step: event.value for event in events.Scalars("train/loss")} == pytest.approx(logged)
 
 
+def test_tensorboard_keeps_the_step_that_a_resumed_run_begins_at(toy: Path, tmp_path: Path) -> None:
+    pytest.importorskip("tensorboard")
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    for steps in (4, 6):
+        train(tiny(sinks__tensorboard=True, training__max_steps=steps), toy, tmp_path, resume=steps > 4)
+    events = EventAccumulator(str(tmp_path / "tensorboard"))
+    events.Reload()
+    assert [event.step for event in events.Scalars("train/loss")] == [2, 4, 6]
+
+
 def test_wandb_writes_offline_without_a_key(toy: Path, tmp_path: Path) -> None:
     pytest.importorskip("wandb")
     (tmp_path / "config.yaml").write_text("", encoding="utf-8")
@@ -354,3 +366,23 @@ def test_wandb_writes_offline_without_a_key(toy: Path, tmp_path: Path) -> None:
     done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False, timeout=900)
     assert done.returncode == 0, done.stderr
     assert list((tmp_path / "run").glob("wandb/offline-run-*"))
+
+
+def test_wandb_without_network_trains_offline_and_says_it_once(toy: Path, tmp_path: Path) -> None:
+    pytest.importorskip("wandb")
+    (tmp_path / "config.yaml").write_text("", encoding="utf-8")
+    command = [sys.executable, "-m", "speaq.cli", "train", "--config", str(tmp_path / "config.yaml")]
+    command += ["--data", str(toy), "--output", str(tmp_path / "run"), *assignments(), "--set", "sinks.wandb=online"]
+    with socket.socket() as unheard:  # taken, and nobody listens
+        unheard.bind(("127.0.0.1", 0))
+        environment = {k: v for k, v in os.environ.items() if not k.startswith("WANDB")} | {"HOME": str(tmp_path)}
+        environment |= {"WANDB_API_KEY": "a" * 40, "WANDB_BASE_URL": f"http://127.0.0.1:{unheard.getsockname()[1]}"}
+        for more in (["--set", "training.max_steps=5"], ["--resume"]):
+            line = [*command, *more]
+            done = subprocess.run(line, capture_output=True, text=True, env=environment, check=False, timeout=900)
+            assert done.returncode == 0, done.stderr
+            assert done.stderr.count("sinks.wandb: offline from here on, the server cannot be used") == 1
+            assert "Traceback" not in done.stderr
+    (name,) = json.loads((tmp_path / "run" / "wandb.json").read_text()).values()
+    parts = [path.name.rpartition("-")[2] for path in (tmp_path / "run" / "wandb").glob("offline-run-*")]
+    assert parts == [name, name]

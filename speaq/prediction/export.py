@@ -198,10 +198,11 @@ def _write(program: torch.export.ExportedProgram, text: str, file: Path) -> None
     assert onnx is not None
     onnx.model.metadata_props[KEY] = text
     onnx.model.ir_version = IR_VERSION
-    for node in onnx.model.graph.all_nodes():
-        node.metadata_props.clear()  # came with version 10, and say where in our code a node comes from
-        for value in node.outputs:
-            value.metadata_props.clear()
+    graph = onnx.model.graph  # what follows came with version 10, and says where in our code a node comes from
+    for node in graph.all_nodes():
+        node.metadata_props.clear()
+    for value in (*graph.inputs, *graph.initializers.values(), *(v for n in graph.all_nodes() for v in n.outputs)):
+        value.metadata_props.clear()
     onnx.save(file, external_data=False)
 
 

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import functools
 import json
+import logging
 import os
+import uuid
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Protocol
@@ -11,7 +14,12 @@ from typing import Any, Protocol
 from speaq.config import Config, ConfigError, SinksConfig, to_dict
 from speaq.files import atomic
 from speaq.files.regular import check_regular
-from speaq.foreign import ForeignError, parse_json
+from speaq.foreign import ForeignError, first_line, parse_json, read_json
+
+log = logging.getLogger(__name__)
+
+WANDB = "wandb.json"  # in the run folder: ids of its Weights & Biases runs by project
+ANSWER = 15.0  # seconds that their server is given at the begin and at the end; no step waits for it
 
 
 class Sink(Protocol):
@@ -72,7 +80,8 @@ class TensorBoard:
             from torch.utils.tensorboard import SummaryWriter
         except ImportError as error:
             raise ConfigError('sinks.tensorboard: pip install -e ".[tensorboard]" first') from error
-        self._writer: Any = SummaryWriter(str(folder / "tensorboard"), purge_step=start_step or None)
+        # Events of an earlier attempt are hidden from `purge_step` on; those of `start_step` are not made again.
+        self._writer: Any = SummaryWriter(str(folder / "tensorboard"), purge_step=start_step + 1)
 
     def write(self, step: int, values: Mapping[str, float | None]) -> None:
         for name, value in values.items():
@@ -84,28 +93,64 @@ class TensorBoard:
 
 
 class Wandb:
-    """A Weights & Biases run, offline where no key is at hand; the key itself is never read or written here."""
+    """A Weights & Biases run, offline where no key is at hand or the server does not answer.
+
+    A run that is resumed goes on under its id, which its folder keeps. The key is never read or written here.
+    """
 
     def __init__(self, folder: Path, config: Config, start_step: int) -> None:
         try:
             import wandb
         except ImportError as error:
             raise ConfigError('sinks.wandb: pip install -e ".[wandb]" first') from error
-        online = config.sinks.wandb == "online" and (os.environ.get("WANDB_API_KEY") or _has_netrc())
-        self._run: Any = wandb.init(
+        options = {"silent": True, "console": "off", "disable_git": True, "save_code": False, "init_timeout": ANSWER}
+        if "finish_timeout" in wandb.Settings.model_fields:  # what is not sent by then stays in the folder
+            options["finish_timeout"] = ANSWER
+        begin = functools.partial(
+            wandb.init,
             project=config.sinks.wandb_project,
+            id=_wandb_id(folder, config.sinks.wandb_project),
+            resume="allow",
             dir=str(folder),
             name=folder.name,
-            mode="online" if online else "offline",
             config={**to_dict(config), "start_step": start_step},
-            settings=wandb.Settings(silent=True, console="off", disable_git=True, save_code=False),
+            settings=wandb.Settings(**options),
         )
+        self._run: Any = None
+        if config.sinks.wandb == "online" and (os.environ.get("WANDB_API_KEY") or _has_netrc()):
+            try:
+                self._run = begin(mode="online")
+            except wandb.errors.Error as error:
+                log.warning(
+                    "sinks.wandb: offline from here on, the server cannot be used (%s); wandb sync %s sends it later",
+                    first_line(error),
+                    folder / "wandb" / "offline-run-*",
+                )
+                wandb.teardown()  # it would hold the id for the attempt
+        if self._run is None:
+            self._run = begin(mode="offline")
 
     def write(self, step: int, values: Mapping[str, float | None]) -> None:
         self._run.log({name: value for name, value in values.items() if value is not None}, step=step)
 
     def close(self) -> None:
         self._run.finish()
+
+
+def _wandb_id(folder: Path, project: str) -> str:
+    """The id of the folder's run in a project, made at the first call. Raises ConfigError where the file is odd."""
+    path = folder / WANDB
+    try:
+        content = read_json(path) if path.exists() else {}
+    except ForeignError as error:
+        raise ConfigError(f"{path}: {error}") from error
+    if not isinstance(content, dict) or not all(isinstance(one, str) and one.isalnum() for one in content.values()):
+        raise ConfigError(f"{path}: is not what speaq writes (a project's name: the id of its run)")
+    if project not in content:
+        content[project] = uuid.uuid4().hex[:16]
+        atomic.write_text(path, json.dumps(content) + "\n")
+    found: str = content[project]
+    return found
 
 
 def _has_netrc() -> bool:
