@@ -13,17 +13,18 @@ import functools
 import json
 import logging
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from launch import compare, copies, results, status
+from launch import copies, results, status
 from launch import study as studies
 from launch.fence import Claim, FencedError
 from launch.ledger import Entry, digest, digests
 from launch.memory import train_in_parts
 from launch.race import Setting, leader, race
-from launch.seam import Metrics, Progresses
+from launch.seam import Metrics, Progress, Progresses, on_workers
 from launch.search import compared
 from launch.status import Snapshot
 from launch.trial import Job, run_training
@@ -36,7 +37,10 @@ from speaq.files import atomic
 from speaq.files.atomic import check_links
 from speaq.foreign import whole_number
 from speaq.terminal import echo, echo_json
-from speaq.training import run_folder
+from speaq.training import run_files, run_folder
+
+if TYPE_CHECKING:
+    from speaq.training.run import RunEvaluation
 
 log = logging.getLogger(__name__)
 
@@ -83,13 +87,22 @@ def confirm(
         claim = Claim(snapshot.folder / FOLDER, wait=0.0)
     except FencedError as error:
         raise ConfigError(f"{folder}: another speaq confirm is running on this study") from error
-    with claim:
+    with claim, _connected(snapshot.plan.base):
         content = _Confirmation(snapshot, where, wanted, chosen, progress).run()
     if as_json:
         echo_json(content)
     else:
         print_confirmation(content)
     return DONE if content["leader"] is not None else FAILED
+
+
+def _connected(config: Config) -> AbstractContextManager[None]:
+    """A connection to Ray for all runs together, where they train on its workers."""
+    if not on_workers(config):
+        return nullcontext()
+    from launch import cluster
+
+    return cluster.connected(dashboard=True)
 
 
 def parse_seeds(text: str) -> list[int]:
@@ -215,7 +228,7 @@ class _Confirmation:
 
     def _trained(self, folder: Path, config: Config, title: str) -> Mapping[str, Any]:
         """result.json of the run, which is trained to its end where it has not ended."""
-        result = compare.read_json(folder / "result.json")
+        result = run_files.read(folder / run_files.RESULT)
         if result is not None:
             if digest(_whole(configs.load(folder / "config.yaml"))) != digest(_whole(config)):
                 raise ConfigError(f"{folder}: holds a run of another config; move it away")
@@ -237,10 +250,8 @@ class _Confirmation:
         """Recalls by image on the validation split, kept beside the run."""
         path = folder / IMAGES
         if not path.exists():
-            from speaq.training.run import evaluate_run
-
             with self.progress(f"{folder.parent.name} {folder.name} by image") as tell:
-                done = evaluate_run(folder, "val", self.data, progress=tell)
+                done = self._evaluate(folder, tell)
             result, table = done.evaluation.recall, done.evaluation.table
             assert result is not None
             assert table is not None
@@ -251,6 +262,17 @@ class _Confirmation:
         self.first = self.first or record
         check_pair(self.first, record)
         return record
+
+    def _evaluate(self, folder: Path, tell: Progress) -> RunEvaluation:
+        """Of the validation split, where the config says."""
+        resources = self.snapshot.plan.base.resources
+        if resources.gpus_per_worker:
+            from launch.remote_evaluation import evaluate_remotely
+
+            return evaluate_remotely(folder, "val", self.data, resources)
+        from speaq.training.run import evaluate_run
+
+        return evaluate_run(folder, "val", self.data, progress=tell)
 
     def _write(self, settings: Sequence[Setting], *, complete: bool) -> dict[str, Any]:
         content = {

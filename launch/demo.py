@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from pathlib import Path
 
-from launch import results
+from launch import results, seam
 from launch import study as studies
 from launch.ledger import Entry
 from launch.seam import Progresses
@@ -18,7 +18,6 @@ from speaq.evaluation.protocol import common_protocol
 from speaq.terminal import echo, show, table
 from speaq.training import seal
 from speaq.training.evaluate import Evaluation
-from speaq.training.loop import train
 from speaq.training.run import evaluate_run, evaluate_start
 
 IMAGES = 6000  # of them 1,500 are the test split
@@ -68,7 +67,7 @@ def _data(folder: Path, images: int, progress: Progresses) -> Path:
 def _detector(config: Config, data: Path, folder: Path, progress: Progresses) -> Path:
     if not (folder / "result.json").exists():
         with progress("pre-training the detector") as tell:
-            train(config, data, folder, task="detector", resume=True, progress=tell)
+            seam.where_asked(config)(config, data, folder, task="detector", resume=True, progress=tell)
     echo(f"2/4 detector: {folder}")
     return folder
 

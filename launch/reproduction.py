@@ -7,7 +7,6 @@ A stage found finished in the output folder is not repeated; an interrupted one 
 from __future__ import annotations
 
 import contextlib
-import functools
 import json
 import logging
 import time
@@ -21,7 +20,8 @@ import torch
 from launch import published
 from launch.memory import train_in_parts
 from launch.record import Record, describe_data
-from launch.seam import TRAIN, Progresses, training_function
+from launch.remote_evaluation import evaluate_remotely
+from launch.seam import TRAIN, Progresses, on_workers, where_asked
 from launch.shipped import for_detector, shipped
 from speaq import config as configs
 from speaq.config import BASELINE, Config, ConfigError, ResourcesConfig
@@ -36,7 +36,7 @@ from speaq.training.convert import convert
 from speaq.training.environment import hardware, source_commit, versions
 from speaq.training.feasible import Feasibility
 from speaq.training.loop import pick_device
-from speaq.training.run import RunEvaluation, evaluate_run
+from speaq.training.run import evaluate_run
 from speaq.training.tasks import TaskName
 
 log = logging.getLogger(__name__)
@@ -132,7 +132,7 @@ def _cluster(config: Config, assignments: Sequence[str]) -> Iterator[ResourcesCo
     """What Ray's workers take of the GPUs that it finds, unless `assignments` say how many work; None where the work is
     done in this process.
     """
-    if not config.resources.gpus_per_worker and config.resources.num_workers == 1:
+    if not on_workers(config):
         yield None
         return
     try:
@@ -237,14 +237,9 @@ class Stages:
         self._note_training(name, config, result)
 
     def _train_once(self, task: TaskName, config: Config, name: str) -> dict[str, Any]:
-        output, resources = self._output / name, config.resources
+        output = self._output / name
         with self._progress(f"training, {name}") as tell:
-            if resources.num_workers == 1 and not resources.gpus_per_worker:
-                train = training_function(self._train_function)
-            else:
-                from launch.worker import train_distributed
-
-                train = functools.partial(train_distributed, train=self._train_function)
+            train = where_asked(config, self._train_function)
             return train(config, self._data, output, task=task, resume=True, progress=tell)
 
     def _note_training(self, name: str, config: Config, result: Mapping[str, Any]) -> None:
@@ -270,7 +265,7 @@ class Stages:
             if resources is None:
                 result = evaluate_run(file, "test", self._data, progress=tell)
             else:
-                result = _evaluate_remotely(file, self._data, resources)
+                result = evaluate_remotely(file, "test", self._data, resources)
         seconds = time.monotonic() - begin
         content = {"checkpoint": str(file), "images": result.images, "step": result.step, "report": result.report()}
         text = json.dumps(content, indent=1, allow_nan=False) + "\n"
@@ -292,15 +287,3 @@ class Stages:
             echo("no figures are published for the baseline in the method's description")
         elif not published.is_visual_genome(self._record.stage("data") or {}):
             echo("the published figures are Visual Genome's; on another data set the difference says nothing")
-
-
-def _evaluate_remotely(file: Path, data: Path, resources: ResourcesConfig) -> RunEvaluation:
-    """The evaluation on a worker of the cluster: the driver may have no GPU."""
-    import ray
-
-    task: Any = ray.remote(num_cpus=resources.cpus_per_worker, num_gpus=resources.gpus_per_worker)(evaluate_run)
-    try:
-        result: RunEvaluation = ray.get(task.remote(file, "test", data))
-    except ray.exceptions.RayTaskError as error:
-        raise error.cause from error
-    return result

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from launch import compare
+from launch import compare, seam
 from launch.compare import Metrics, Record
 from launch.seam import Progress, Progresses
 from speaq import config as configs
@@ -40,7 +40,7 @@ def rerun(run: Path, output: Path | None, data: Path | None, progress: Progresse
         ConfigError, DataError: the run has not ended, its data or start have changed, or `output` holds a run.
     """
     before = compare.read(run)
-    if not before.metrics:
+    if not before.metrics or "step" not in before.result:
         raise ConfigError(f"{run}: has no result.json with metrics: the run has not ended, there is nothing to compare")
     output = output or run.with_name(f"{run.resolve().name}-rerun")
     if output.exists() and (not output.is_dir() or any(output.iterdir())):
@@ -111,14 +111,7 @@ def _train(before: Record, data: Path, output: Path, tell: Progress) -> None:
             raise StopTraining
 
     options: dict[str, Any] = {"task": before.data["task"], "report": report, "progress": tell}
-    if before.config.resources.num_workers > 1:
-        from launch.worker import train_distributed
-
-        train_distributed(before.config, data, output, **options)
-    else:
-        from speaq.training.loop import train
-
-        train(before.config, data, output, **options)
+    seam.where_asked(before.config)(before.config, data, output, **options)
 
 
 def _judge(before: Record, after: Record) -> int:

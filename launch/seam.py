@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import importlib
 import json
 import math
@@ -11,7 +12,7 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any, TypeGuard
 
-from speaq.plain_yaml import ConfigError
+from speaq.config import Config, ConfigError
 
 TRAIN = "speaq.training.loop:train"
 Metrics = Mapping[str, float | None]
@@ -27,6 +28,24 @@ def training_function(path: str) -> Callable[..., dict[str, Any]]:
     module, _, name = path.partition(":")
     function: Callable[..., dict[str, Any]] = getattr(importlib.import_module(module), name)
     return function
+
+
+def on_workers(config: Config) -> bool:
+    """Whether a run trains on Ray workers rather than in the process that starts it: several, or one with GPUs.
+
+    A config that asks for GPUs goes where Ray has them, never onto the CPU of whoever starts it.
+    """
+    return config.resources.num_workers > 1 or config.resources.gpus_per_worker > 0
+
+
+def where_asked(config: Config, path: str = TRAIN) -> Callable[..., dict[str, Any]]:
+    """The training function `path` as it runs where the config says: `on_workers`, or here. Raises ConfigError."""
+    function = training_function(path)
+    if not on_workers(config):
+        return function
+    from launch.worker import train_distributed
+
+    return functools.partial(train_distributed, train=path)
 
 
 def trial_result(step: int, metrics: Metrics, value: float | None, seconds: float) -> dict[str, Any]:

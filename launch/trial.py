@@ -217,6 +217,7 @@ class Run:
             saved=self._save,
             progress=steps,
             interrupted=lambda: self._terminated,
+            placed=True,
         )
         return train_in_parts(self._config, train) if self._job.in_parts else (self._config, train(self._config))
 
@@ -243,14 +244,16 @@ def run_training(
     saved: Callable[[], None] = lambda: None,
     progress: Progress = lambda done, total, text: None,
     interrupted: Callable[[], bool] = lambda: False,
+    placed: bool = False,
 ) -> dict[str, Any]:
     """Trains where it should: here, or on workers of its own. A run found in `folder` goes on.
 
     Args:
+        placed: this process holds what one worker takes, GPUs included, as a trial of Tune does.
         saved, interrupted: as `train` takes them; with workers of their own, the one is called at evaluations alone,
             the other not at all.
     """
-    if config.resources.num_workers > 1:
+    if config.resources.num_workers > 1 or (seam.on_workers(config) and not placed):
         from launch.worker import train_distributed
 
         return train_distributed(
@@ -262,7 +265,7 @@ def run_training(
             resume=True,
             progress=progress,
             train=job.train,
-            shared=True,  # the search has looked
+            shared=placed,  # the search has looked
             force=job.train == seam.TRAIN,  # whether the data have changed, the study has judged
         )
     with Claim(folder) as claim:

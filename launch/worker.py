@@ -12,6 +12,7 @@ import concurrent.futures
 import contextlib
 import logging
 import os
+import platform
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -217,7 +218,10 @@ def _trainer(job: dict[str, Any], number: int, config: Config) -> ray.train.torc
         storage_path=str(output.parent),
         failure_config=FailureConfig(max_failures=0, controller_failure_limit=0),  # starting again is `_attempts`'
     )
-    return ray.train.torch.TorchTrainer(work, train_loop_config=job, scaling_config=scaling, run_config=run)
+    group = ray.train.torch.TorchConfig(backend="gloo" if number == 1 else None)  # one alone sends nothing to others
+    return ray.train.torch.TorchTrainer(
+        work, train_loop_config=job, scaling_config=scaling, run_config=run, torch_config=group
+    )
 
 
 def work(job: dict[str, Any]) -> None:
@@ -296,6 +300,12 @@ def _throttled(relay: Any, steps: Progress) -> Progress:
 def _device() -> Any:
     import torch
 
+    if not torch.cuda.is_available():
+        given = os.environ.get("CUDA_VISIBLE_DEVICES", "")
+        raise ConfigError(
+            f"resources.gpus_per_worker: Ray gave a worker on {platform.node()} GPU {given}, but PyTorch sees no CUDA "
+            "device there; install PyTorch for its CUDA, or set resources.gpus_per_worker to 0"
+        )
     device = ray.train.torch.get_device()
     torch.cuda.set_device(device)
     return device

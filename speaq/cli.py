@@ -188,7 +188,7 @@ def _train(
         config = with_start(config, init_from)
     saved = saver(output)
     with progress_bar("training") as progress:
-        if config.resources.num_workers > 1:
+        if _on_workers(config):
             worker = launch("worker")
             result = worker.train_distributed(
                 config, data, output, resume=resume, task=task, progress=progress, saved=saved, force=force
@@ -203,6 +203,26 @@ def _train(
         f"best {best['metric']} {best['value']:.4f} at step {best['step']} · {result['protocol']} · "
         f"{result['seconds']:.0f} s · {shown(output)}"
     )
+
+
+def _on_workers(config: configs.Config) -> bool:
+    """Whether a run of the command line trains on Ray's workers: several, or one with GPUs of the cluster that
+    RAY_ADDRESS names. Without one, a single worker's GPU is that of this machine.
+
+    Raises ConfigError where there is none: a config that asks for a GPU does not train on a CPU without a word.
+    """
+    wanted = config.resources.gpus_per_worker
+    if config.resources.num_workers > 1 or (wanted and os.environ.get("RAY_ADDRESS")):
+        return True
+    if wanted and config.training.device != "cpu":
+        import torch
+
+        if not torch.cuda.is_available():
+            raise configs.ConfigError(
+                f"resources.gpus_per_worker: {wanted:g} asked for, but PyTorch sees no CUDA device; set RAY_ADDRESS "
+                "to a cluster that has one, or --set resources.gpus_per_worker=0 to train on the CPU"
+            )
+    return False
 
 
 def _metrics_line(metrics: dict[str, float | None]) -> str:

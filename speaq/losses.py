@@ -209,7 +209,7 @@ def _box_losses(queries: Queries, truth: Truth, pairs: Pairs) -> Tensor:
 def _divisors(num_pairs: Tensor) -> Tensor:
     """[L] matched pairs of every layer, averaged over the workers in one all-reduce, at least 1."""
     mean = num_pairs.float()
-    if dist.is_available() and dist.is_initialized():
+    if dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1:
         dist.all_reduce(mean)
         mean = mean / dist.get_world_size()
     return mean.clamp(min=1)
