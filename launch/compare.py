@@ -9,12 +9,11 @@ from pathlib import Path
 from typing import Any
 
 from speaq import config as configs
-from speaq import foreign
 from speaq.config import Config, ConfigError
 from speaq.evaluation.protocol import common_protocol
 from speaq.terminal import echo, echo_json, show, table
-
-EVALUATION = "evaluation.json"  # in a run folder: what `speaq evaluate RUN --json` prints
+from speaq.training import run_files
+from speaq.training.run_files import DATA, EVALUATION, RESULT
 
 Metrics = Mapping[str, float | None]
 Pairs = dict[str, tuple[Any, Any]]
@@ -44,7 +43,7 @@ class Record:
 def read(folder: Path) -> Record:
     """Raises ConfigError where `folder` is no run, or a file in it cannot be read."""
     config = configs.load(folder / "config.yaml")
-    data, result = (read_json(folder / name) or {} for name in ("data.json", "result.json"))
+    data, result = (run_files.read(folder / name) or {} for name in (DATA, RESULT))
     return Record(folder, config, data, result, stored_evaluation(folder))
 
 
@@ -54,30 +53,13 @@ def stored_evaluation(folder: Path) -> dict[str, Any] | None:
     Raises ConfigError where the file is something else, or of another checkpoint.
     """
     path = folder / EVALUATION
-    content = read_json(path)
+    content = run_files.read(path)
     if content is None:
         return None
-    try:
-        {row["predicate"]: row["images"] for row in content["report"]["predicates"]}
-        step, _ = content["step"], (content["split"], content["protocol"])
-    except (KeyError, TypeError) as error:
-        raise ConfigError(f"{path}: is not what `speaq evaluate {folder} --json` prints") from error
-    kept = (read_json(folder / "result.json") or {}).get("best", {}).get("step", step)
+    best = (run_files.read(folder / RESULT) or {}).get("best") or {}
+    step, kept = content["step"], best.get("step", content["step"])
     if step != kept:
         raise ConfigError(f"{path}: is of step {step}, the kept checkpoint of step {kept}: evaluate again")
-    return content
-
-
-def read_json(path: Path) -> dict[str, Any] | None:
-    """A JSON object, None where there is no such file. Raises ConfigError where the file is something else."""
-    try:
-        content = foreign.read_json(path)
-    except FileNotFoundError:
-        return None
-    except (OSError, ValueError) as error:
-        raise ConfigError(f"{path}: cannot be read as JSON ({error})") from error
-    if not isinstance(content, dict):
-        raise ConfigError(f"{path}: a JSON object is expected, not {type(content).__name__}")
     return content
 
 
@@ -118,7 +100,7 @@ def _differing(one: Mapping[str, Any], other: Mapping[str, Any]) -> Pairs:
 
 def _made_from(record: Record) -> dict[str, Any]:
     """What besides the config a result depends on."""
-    versions = {f"version of {name}": value for name, value in record.result.get("versions", {}).items()}
+    versions = {f"version of {name}": value for name, value in (record.result.get("versions") or {}).items()}
     return {"data digest": record.data.get("digest"), "hardware": record.result.get("hardware"), **versions}
 
 

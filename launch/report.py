@@ -15,7 +15,7 @@ from speaq.config import ConfigError
 from speaq.files import atomic
 from speaq.files.atomic import check_links
 from speaq.space import GROUPS
-from speaq.training import seal
+from speaq.training import run_files, seal
 from speaq.user_groups import label
 
 MORE_TRIALS = 20  # that the report proposes to add to a search that is complete
@@ -147,7 +147,7 @@ def _predicates(snapshot: Snapshot) -> list[str]:
         folder = snapshot.trial_folder(entry)
         evaluation = compare.stored_evaluation(folder)
         if evaluation is None:
-            lacking.append(f"speaq evaluate {_quoted(folder)} --json > {_quoted(folder / compare.EVALUATION)}")
+            lacking.append(f"speaq evaluate {_quoted(folder)} --json > {_quoted(folder / run_files.EVALUATION)}")
             continue
         recall, recalls = compare.predicate_recalls(evaluation)
         kept.setdefault(f"{recall}, {evaluation['split']}", {})[name] = recalls

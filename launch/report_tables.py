@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import launch.report_html as html
-from launch import compare, confirm, results
+from launch import confirm, results
 from launch.ledger import Entry
 from launch.report_plots import objective_name
 from launch.status import Snapshot
@@ -14,6 +14,7 @@ from speaq.data.statistics import predicate_count
 from speaq.data.visual_genome import VisualGenome, open_data
 from speaq.matching.groups import PredicateGroups
 from speaq.structures import IntArray
+from speaq.training import run_files
 from speaq.training.tasks import groups_for
 
 BEST = 3  # trials whose groups are shown, beside the published setting's
@@ -59,7 +60,7 @@ def _names(vg: VisualGenome, members: tuple[int, ...]) -> str:
 
 def confirmed(snapshot: Snapshot) -> list[str]:
     """The leader board of `speaq confirm`, with its intervals."""
-    content = compare.read_json(snapshot.folder / confirm.FOLDER / confirm.FILE)
+    content = run_files.read_object(snapshot.folder / confirm.FOLDER / confirm.FILE)
     if content is None or not content["images"]:
         return [
             html.text("Not done yet: intervals need runs that were not chosen by their own result (speaq confirm).")

@@ -27,6 +27,7 @@ from PIL import Image
 from speaq import config as configs
 from speaq import space as spaces
 from speaq.config import Config
+from speaq.explore.tables import Order, in_order
 from speaq.structures import Vocabulary
 from tests import data_sets
 from tests.tiny import tiny
@@ -589,3 +590,89 @@ def metrics_lines(folder: Path) -> Target:
 @target("test-looks", "test_looks.jsonl")
 def test_looks(folder: Path) -> Target:
     return _study(folder, "test_looks.jsonl", (change_bytes, change_json_lines))
+
+
+@target("report", "ledger.jsonl")
+def report_(folder: Path) -> Target:
+    """The page of a study, with all that others wrote into its ledger."""
+    from launch import report
+
+    def read(folder: Path) -> None:
+        report.write_report(folder, folder / "page.html")
+
+    return dataclasses.replace(ledger_(folder), read=read)
+
+
+def _run_folder(folder: Path, file: str) -> Target:
+    from launch import compare
+    from speaq.explore.study import StudyFolder
+
+    metrics = {"R@20": 0.5, "mR@20": None}
+    best = {"metric": "R@20", "value": 0.5, "step": 6, "metrics": metrics}
+    result = {"status": "finished", "step": 6, "protocol": "sgdet published", "metrics": metrics, "best": best}
+    result |= {"seconds": 1.0, "cost": {"steps": 6}, "versions": {"torch": "2"}, "hardware": {"device": "cpu"}}
+    row = {"predicate": "on", "images": 3, "R@20": 0.5, "R@50": None}
+    evaluation = {"step": 6, "split": "val", "protocol": "sgdet published", "report": {"predicates": [row]}}
+    data = {"directory": str(folder), "digest": "0" * 64, "task": "speaq"}
+    run = folder / "trials" / "0000"
+    run.mkdir(parents=True)
+    (run / "config.yaml").write_text(configs.dump(tiny()))
+    for name, content in (("result", result), ("evaluation", evaluation), ("data", data)):
+        (run / f"{name}.json").write_text(json.dumps(content))
+
+    def read(folder: Path) -> None:
+        with contextlib.redirect_stdout(io.StringIO()):
+            compare.diff(run, run)
+            compare.diff(run, run, as_json=True)
+        study = StudyFolder(folder, folder, ("R@20",), configs.DataConfig())
+        rows = study.trials("val")
+        for column in study.columns(rows):
+            in_order(rows, Order(column, True))
+
+    path = run / file
+    return Target(path, [path.read_bytes()], read, (change_bytes, change_json, change_json), values)
+
+
+@target("result-json", "trials/0000/result.json")
+def result_json(folder: Path) -> Target:
+    return _run_folder(folder, "result.json")
+
+
+@target("evaluation-json", "trials/0000/evaluation.json")
+def evaluation_json(folder: Path) -> Target:
+    return _run_folder(folder, "evaluation.json")
+
+
+@target("data-json", "trials/0000/data.json")
+def data_json(folder: Path) -> Target:
+    return _run_folder(folder, "data.json")
+
+
+@target("onnx-metadata", "metadata.json")
+def onnx_metadata(folder: Path) -> Target:
+    """The JSON that an exported network carries; the network itself is whole."""
+    import onnx
+    from onnx import TensorProto, helper
+
+    from speaq.prediction.exported import INPUTS, KEY, OUTPUTS, SCHEMA
+    from speaq.prediction.predictor import Predictor
+
+    given = [helper.make_tensor_value_info(name, TensorProto.INT64, [1]) for name in INPUTS]
+    classes = {"subject_logits": len(data_sets.OBJECTS) + 1, "predicate_logits": len(data_sets.PREDICATES) + 1}
+    made = [helper.make_tensor_value_info(name, TensorProto.INT64, [classes.get(name, 4)]) for name in OUTPUTS]
+    nodes = [helper.make_node("Identity", [INPUTS[0]], [name]) for name in OUTPUTS]
+    graph = helper.make_graph(nodes, "network", given, made)
+    opset = [helper.make_opsetid("", 17)]
+    model = helper.make_model(graph, opset_imports=opset, ir_version=8)
+
+    def read(folder: Path) -> None:
+        text = (folder / "metadata.json").read_text("utf-8", "replace")
+        del model.metadata_props[:]
+        helper.set_model_props(model, {KEY: text})
+        onnx.save(model, folder / "network.onnx")
+        Predictor.load(folder / "network.onnx")
+
+    names = {"objects": list(data_sets.OBJECTS), "predicates": list(data_sets.PREDICATES)}
+    content = {"schema": SCHEMA, "config": configs.to_dict(tiny()), "step": 6, **names}
+    seeds = [json.dumps(content).encode()]
+    return Target(folder / "metadata.json", seeds, read, (change_bytes, change_json, change_json), values)

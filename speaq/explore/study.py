@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +12,7 @@ from speaq.config import ConfigError, DataConfig, from_dict, read_yaml
 from speaq.data.records import SplitName
 from speaq.explore.stored import find_predictions
 from speaq.files.regular import check_regular
+from speaq.training import run_files
 from speaq.training.moved import find_data
 
 # Columns of trials.csv that hold words; the others are numbers and, behind `reason`, settings.
@@ -69,15 +69,13 @@ class StudyFolder:
         return [_typed(row) for row in rows]
 
     def _result(self, name: str, folder: Path) -> dict[str, Any]:
-        path = folder / "result.json"
         row = {"trial": name, "label": "", "status": "not ended", "reason": "", "settings": {}}
-        if not path.exists():
+        result = run_files.read(folder / run_files.RESULT)
+        if result is None:
             return row
-        try:
-            best = json.loads(check_regular(path).read_text(encoding="utf-8"))["best"]
-            metrics = {key: value for key, value in best["metrics"].items() if value is not None}
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
-            raise ConfigError(f"{path}: is no result of a run ({error})") from error
+        if not result.get("best"):
+            raise ConfigError(f"{folder / run_files.RESULT}: is no result of a run (it has no best)")
+        metrics = {key: value for key, value in result["best"]["metrics"].items() if value is not None}
         return row | {"status": "ended", **{key: metrics[key] for key in self.objective if key in metrics}}
 
 

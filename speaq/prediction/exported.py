@@ -10,18 +10,18 @@ Letters: B images, H x W pixels, R relation queries, C object classes, P predica
 
 from __future__ import annotations
 
-import json
 import zipfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
 import torch
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from torch import Tensor
 
-from speaq.config import Config, ConfigError, from_dict
-from speaq.foreign import is_zip
+from speaq.config import Config, ConfigError, from_dict, short
+from speaq.foreign import is_zip, parse_json
 from speaq.structures import LayerOutputs, Vocabulary
 
 SCHEMA = "speaq-model/1"
@@ -60,24 +60,55 @@ def open_exported(file: Path, device: str = "auto", *, trusted: bool = False) ->
             f"{file}: a program of torch.export can run code when it is opened, so none is opened here; give the run "
             "or its .onnx, or open a file of your own with torch.export.load"
         )
-    network, text = _open_onnx(file) if file.suffix == ".onnx" else _open_program(file)
+    session = _session(file) if file.suffix == ".onnx" else None
+    network, text = _open_program(file) if session is None else _of_session(session)
     content = _metadata(file, text)
-    vocabulary = Vocabulary(tuple(content["objects"]), tuple(content["predicates"]))
-    return Exported(network, from_dict(content["config"], str(file)), vocabulary, int(content["step"]))
+    if session is not None:
+        _check_names(file, session, content)
+    vocabulary = Vocabulary(tuple(content.objects), tuple(content.predicates))
+    return Exported(network, from_dict(content.config, str(file)), vocabulary, content.step)
 
 
-def _metadata(file: Path, text: str | None) -> Mapping[str, Any]:
+class _Metadata(BaseModel):
+    """What a file carries besides its network; later versions may add to it."""
+
+    model_config = ConfigDict(strict=True, extra="ignore")
+
+    objects: list[str] = Field(min_length=1)
+    predicates: list[str] = Field(min_length=1)
+    step: int = Field(ge=0)
+    config: dict[str, Any]
+
+
+def _metadata(file: Path, text: str | None) -> _Metadata:
     try:
-        content = json.loads(text or "null")
+        content = parse_json((text or "null").encode("utf-8", "surrogatepass"))
     except ValueError as error:
         raise ConfigError(f"{file}: its metadata {KEY!r} are no JSON ({error})") from error
     if not isinstance(content, dict) or content.get("schema") != SCHEMA:
         found = content.get("schema") if isinstance(content, dict) else content
-        raise ConfigError(f"{file}: metadata {KEY!r} · schema is {SCHEMA!r} · {found!r}")
-    return content
+        raise ConfigError(f"{file}: metadata {KEY!r} · schema is {SCHEMA!r} · {short(repr(found))}")
+    try:
+        return _Metadata.model_validate(content)
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        where = short(" ".join(".".join(map(str, first["loc"])).split()))
+        raise ConfigError(f"{file}: metadata {KEY!r} · {where} · {first['msg']}; export the run again") from error
 
 
-def _open_onnx(file: Path) -> tuple[Network, str | None]:
+def _check_names(file: Path, session: Any, content: _Metadata) -> None:
+    """Raises ConfigError where an ONNX network has other inputs or outputs, or other numbers of classes than names."""
+    given, made = ({node.name: node.shape for node in nodes} for nodes in (session.get_inputs(), session.get_outputs()))
+    if missing := [*(name for name in INPUTS if name not in given), *(name for name in OUTPUTS if name not in made)]:
+        raise ConfigError(f"{file}: its network has no {missing[0]!r}; write one by speaq export-model")
+    for name, names in (("subject_logits", "objects"), ("predicate_logits", "predicates")):
+        classes, named = (made[name] or [None])[-1], len(getattr(content, names))
+        if isinstance(classes, int) and classes != named + 1:
+            raise ConfigError(f"{file}: metadata {KEY!r} · {names} names {named}, the network knows {classes - 1}")
+
+
+def _session(file: Path) -> Any:
+    """An ONNX network in its runtime. Raises ConfigError."""
     try:
         import onnxruntime  # type: ignore[import-untyped]
     except ModuleNotFoundError as error:
@@ -85,10 +116,12 @@ def _open_onnx(file: Path) -> tuple[Network, str | None]:
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = torch.get_num_threads()
     try:
-        session = onnxruntime.InferenceSession(file, options, providers=["CPUExecutionProvider"])
+        return onnxruntime.InferenceSession(file, options, providers=["CPUExecutionProvider"])
     except Exception as error:  # its errors have no common type but this
         raise ConfigError(f"{file}: not a readable ONNX file ({' '.join(str(error).split())[:160]})") from error
 
+
+def _of_session(session: Any) -> tuple[Network, str | None]:
     def network(images: Tensor, sizes_hw: Tensor) -> LayerOutputs:
         given = dict(zip(INPUTS, (images.numpy(), sizes_hw.numpy()), strict=True))
         return _one_layer(torch.from_numpy(output) for output in session.run(list(OUTPUTS), given))
