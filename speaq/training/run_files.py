@@ -100,5 +100,8 @@ def read(path: Path) -> dict[str, Any] | None:
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         where = " ".join(".".join(str(part) for part in first["loc"]).split())
-        raise ConfigError(f"{path}: {short(where)}: {first['msg'].removeprefix('Value error, ')}") from error
+        what = f"{short(where)}: {first['msg'].removeprefix('Value error, ')}"
+        if path.name == EVALUATION:
+            what = f"is not what `speaq evaluate {path.parent} --json` prints ({what})"
+        raise ConfigError(f"{path}: {what}") from error
     return content
