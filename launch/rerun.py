@@ -40,7 +40,7 @@ def rerun(run: Path, output: Path | None, data: Path | None, progress: Progresse
         ConfigError, DataError: the run has not ended, its data or start have changed, or `output` holds a run.
     """
     before = compare.read(run)
-    if not before.metrics or "step" not in before.result:
+    if not before.metrics or not before.result.keys() >= {"step", "status", "metrics"}:
         raise ConfigError(f"{run}: has no result.json with metrics: the run has not ended, there is nothing to compare")
     output = output or run.with_name(f"{run.resolve().name}-rerun")
     if output.exists() and (not output.is_dir() or any(output.iterdir())):
@@ -110,7 +110,7 @@ def _train(before: Record, data: Path, output: Path, tell: Progress) -> None:
         if stopped and step >= last:
             raise StopTraining
 
-    options: dict[str, Any] = {"task": before.data["task"], "report": report, "progress": tell}
+    options: dict[str, Any] = {"task": before.data.get("task", "speaq"), "report": report, "progress": tell}
     seam.where_asked(before.config)(before.config, data, output, **options)
 
 
