@@ -113,17 +113,28 @@ def _found(asked: str) -> str:
 
 def _init(**options: Any) -> None:
     logging.getLogger("ray").setLevel(logging.ERROR)
-    terminate = signal.getsignal(signal.SIGTERM)
     what = "did not start here" if options["address"] == "local" else f"{options['address']}: could not be joined"
     try:
         # Ray's workers import from the directory that it is started in.
-        with bounded(CONNECT, f"Ray: {what} within {CONNECT:g} s"), contextlib.chdir(CODE):
+        with bounded(CONNECT, f"Ray: {what} within {CONNECT:g} s"), contextlib.chdir(CODE), _own_signals():
             ray.init(logging_level=logging.ERROR, log_to_driver=False, **options)
     except (ConnectionError, RuntimeError, ValueError) as error:
         told = "its token is another one (RAY_AUTH_MODE, RAY_AUTH_TOKEN)" if _is_of_token(error) else str(error)
         raise ClusterError(f"Ray: {options['address']}: {' '.join(told.split())[:300]}") from error
-    if threading.current_thread() is threading.main_thread():
-        signal.signal(signal.SIGTERM, terminate)  # Ray's own exits with code 15
+
+
+@contextlib.contextmanager
+def _own_signals() -> Iterator[None]:
+    """Keeps our handlers: Ray's of SIGTERM exits with code 15. What Ray starts ignores a closed terminal; we end it."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    terminate, hang_up = signal.getsignal(signal.SIGTERM), signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, terminate)
+        signal.signal(signal.SIGHUP, hang_up)
 
 
 def _is_of_token(error: BaseException | None) -> bool:

@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM that do not get lost while Ray runs."""
+"""Ctrl-C, SIGTERM and SIGHUP that do not get lost while Ray runs."""
 
 from __future__ import annotations
 
@@ -9,6 +9,8 @@ from types import FrameType
 from typing import Any
 
 from ray import tune
+
+from speaq.training.endings import count_hang_up_once, ending_signals, restore
 
 GRACE = 1.0  # seconds in which an exception reaches us, where it does
 
@@ -26,15 +28,15 @@ class Interrupts(tune.Callback):
 
     def __enter__(self) -> Interrupts:
         if threading.current_thread() is threading.main_thread():
-            self._before = {s: signal.signal(s, self._handle) for s in (signal.SIGINT, signal.SIGTERM)}
+            self._before = {s: signal.signal(s, self._handle) for s in ending_signals()}
         return self
 
     def __exit__(self, *_: object) -> None:
-        for number, handler in self._before.items():
-            signal.signal(number, handler)
+        restore(self._before)
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
         self._received = time.monotonic()
+        count_hang_up_once(number)
         raise KeyboardInterrupt
 
     def on_step_begin(self, iteration: int, trials: list[Any], **info: Any) -> None:

@@ -53,14 +53,14 @@ def keep(trial: Path, step: int) -> None:
     url = copies.url_of(trial)
     if url is not None:
         store = Store(url)
-        for name in (run_folder.LAST, run_folder.BEST):
+        for name in (run_folder.BEST, run_folder.LAST):
             there, kept = store.stamp(f"checkpoints/{name}", _kept(step, name))
             if there is not None and kept is None:
                 store.copy(f"checkpoints/{name}", _kept(step, name))
         return
     folder = rung_folder(trial, step)
     folder.mkdir(exist_ok=True)
-    for name in (run_folder.LAST, run_folder.BEST):
+    for name in (run_folder.BEST, run_folder.LAST):  # in this order, see `is_kept`
         source, target = trial / "checkpoints" / name, folder / name
         if source.exists() and not target.exists():
             try:

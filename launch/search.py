@@ -223,9 +223,9 @@ class Search(Searcher):
             return
         report = json.loads(result["report"])
         step, metrics = report["step"], report["metrics"]
-        self._deaths.pop(entry.id, None)
-        if step in entry.reports:
+        if step in entry.reports:  # a trial that goes on tells its last evaluation again
             return
+        self._deaths.pop(entry.id, None)
         self._append("reported", entry.id, step=step, metrics=metrics, seconds=report["seconds"])
         if entry.id in self._numbers and is_number(result["value"]):
             self._sampler.report(self._numbers[entry.id], step, result["value"])

@@ -35,7 +35,7 @@ from speaq import config as configs
 from speaq.config import Config
 from speaq.files import locks
 from speaq.files.home import make_up_home
-from speaq.training.endings import Interrupted, StopTraining
+from speaq.training.endings import Interrupted, StopTraining, ending_signals
 from speaq.training.environment import source_digest
 
 log = logging.getLogger(__name__)
@@ -90,7 +90,9 @@ class Trial(tune.Trainable):
         self._job = job
         self._run = Run(job, config)
         if threading.current_thread() is threading.main_thread():
-            signal.signal(signal.SIGTERM, lambda *_: self._run.terminate())  # as machines that are taken away send it
+            for number in ending_signals():  # as machines that are taken away send SIGTERM
+                if number != signal.SIGINT:
+                    signal.signal(number, lambda *_: self._run.terminate())
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
         self._run.stop()
@@ -225,6 +227,8 @@ class Run:
         if self._stopped:
             raise StopTraining
         self._job.check()
+        if step == self._last.get("step"):  # told already: it goes on from there with smaller parts
+            return
         shown = (f"{name} {value:.4f}" for name, value in metrics.items() if value is not None)
         log.info("evaluated: %s", " · ".join(shown))
         seconds = time.monotonic() - self._begin

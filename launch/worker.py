@@ -14,7 +14,7 @@ import logging
 import os
 import platform
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -163,11 +163,12 @@ class _Carrier:
 
     def __init__(self, relay: Any, config: Config, told: Told, last: Path) -> None:
         self._relay, self._config, self._told, self._last = relay, config, told, last
-        self._number = 0  # of the last report
+        self._number = self._step = 0  # of the last report; of those told
+        self._stop = False
 
     def run(self, trainer: ray.train.torch.TorchTrainer, workers: int) -> tuple[BaseException | None, bool]:
         """Until the workers have ended: (what they failed of, whether they got to an evaluation)."""
-        before = self._number
+        before = self._step
         pool = concurrent.futures.ThreadPoolExecutor(max_workers=1)
         try:
             run = pool.submit(trainer.fit)  # in a thread of its own: this one carries reports
@@ -175,7 +176,7 @@ class _Carrier:
                 self._carry(workers)
         finally:
             pool.shutdown(wait=False)
-        return run.exception(), self._number > before
+        return run.exception(), self._step > before
 
     def _carry(self, workers: int) -> None:
         offer = ray.get(self._relay.take.remote(self._number))
@@ -187,11 +188,15 @@ class _Carrier:
         ray.get(self._relay.answer.remote(self._number, self._answer(step, metrics, workers)))
 
     def _answer(self, step: int, metrics: Metrics, workers: int) -> Answer:
+        if step <= self._step:  # workers that start again tell their last evaluation again
+            return "stop" if self._stop else "go on"
+        self._step = step
         try:
             self._told.saved()
             if self._told.report is not None:
                 self._told.report(step, metrics, self._last)
         except StopTraining:
+            self._stop = True
             return "stop"
         if step < self._config.training.max_steps and elastic.can_grow(self._config, workers):
             log.info("step %d: there is room for more than %d workers", step, workers)
@@ -230,14 +235,17 @@ def work(job: dict[str, Any]) -> None:
     main = distributed.world()[0] == 0
     try:
         output = Path(job["output"])
-        said = log_to(output / WORKER_LOG) if main else contextlib.nullcontext()
-        with said as steps, Claim(output) if main else contextlib.nullcontext() as claim:
+        with (
+            log_to(output / WORKER_LOG) if main else _failing_to(output / WORKER_LOG) as steps,
+            Claim(output) if main else contextlib.nullcontext() as claim,
+        ):
             result = _train(job, relay, claim, steps)
     except Interrupted:  # to start again with more workers
         return
     except (ValueError, ArithmeticError) as error:
         kind = "user" if isinstance(error, ValueError) else "run"
         ray.get(relay.end.remote({"failure": [kind, " ".join(str(error).split())]}))
+        raise  # the others wait for this worker
     except (OutOfMemory, DivergedError, Gone, OSError) as error:
         if isinstance(error, OSError) and not is_of_storage(error):
             raise
@@ -248,6 +256,18 @@ def work(job: dict[str, Any]) -> None:
     else:
         if main:
             ray.get(relay.end.remote({"result": result}))
+
+
+@contextlib.contextmanager
+def _failing_to(path: Path) -> Iterator[None]:
+    """Writes into the first worker's log how the block failed on another one."""
+    try:
+        yield
+    except Interrupted:
+        raise
+    except BaseException:
+        with log_to(path):
+            raise
 
 
 def _train(job: Mapping[str, Any], relay: Any, claim: Claim | None, steps: Progress | None) -> dict[str, Any]:

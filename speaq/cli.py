@@ -18,6 +18,7 @@ from speaq.cli_logs import logs_app
 from speaq.cli_microscope import microscope_app
 from speaq.cli_model import model_app
 from speaq.cli_search import search_app
+from speaq.files import storage
 from speaq.files.home import make_up_home
 from speaq.terminal import (
     DONE,
@@ -48,6 +49,7 @@ from speaq.terminal import (
     shown,
 )
 from speaq.training.moved import check_resumable, run_data, with_start
+from speaq.training.run_folder import LAST, PREVIOUS
 
 if TYPE_CHECKING:
     from speaq.training.run import RunEvaluation
@@ -186,17 +188,12 @@ def _train(
     data = run_data(output, data, resume=resume)
     if init_from is not None:
         config = with_start(config, init_from)
-    saved = saver(output)
-    with progress_bar("training") as progress:
-        if _on_workers(config):
-            worker = launch("worker")
-            result = worker.train_distributed(
-                config, data, output, resume=resume, task=task, progress=progress, saved=saved, force=force
-            )
-        else:
-            from speaq.training.loop import train as run
-
-            result = run(config, data, output, task=task, resume=resume, progress=progress, saved=saved, force=force)
+    try:
+        result = _trained(task, config, data, output, resume, force)
+    except OSError as error:
+        if (said := storage.line(error)) is None:
+            raise
+        raise RuntimeError(f"{said}; {_afterwards(output)}") from error
     echo(_metrics_line(result["metrics"]))
     best = result["best"]
     echo(
@@ -223,6 +220,30 @@ def _on_workers(config: configs.Config) -> bool:
                 "to a cluster that has one, or --set resources.gpus_per_worker=0 to train on the CPU"
             )
     return False
+
+
+def _trained(
+    task: Literal["speaq", "detector"], config: configs.Config, data: Path, output: Path, resume: bool, force: bool
+) -> dict[str, Any]:
+    saved = saver(output)
+    with progress_bar("training") as progress:
+        if _on_workers(config):
+            result: dict[str, Any] = launch("worker").train_distributed(
+                config, data, output, resume=resume, task=task, progress=progress, saved=saved, force=force
+            )
+            return result
+        from speaq.training.loop import train as run
+
+        return run(config, data, output, task=task, resume=resume, progress=progress, saved=saved, force=force)
+
+
+def _afterwards(output: Path) -> str:
+    """What the user can do with a run whose storage failed, when that is mended."""
+    if any((output / "checkpoints" / name).exists() for name in (LAST, PREVIOUS)):
+        return "then --resume goes on from its last checkpoint"
+    if (output / "config.yaml").exists():
+        return "then --resume begins again: there is no checkpoint yet"
+    return "then give the same command again"
 
 
 def _metrics_line(metrics: dict[str, float | None]) -> str:

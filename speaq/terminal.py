@@ -24,7 +24,9 @@ import typer
 
 from speaq import config as configs
 from speaq.data import DataError
+from speaq.files import storage
 from speaq.plain_text import visible
+from speaq.training.endings import count_hang_up_once, ending_signals
 
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType
@@ -154,7 +156,9 @@ def command(function: Callable[P, int | None]) -> Callable[P, None]:
 
     @functools.wraps(function)
     def wrapper(*args: P.args, **kwargs: P.kwargs) -> None:
-        signal.signal(signal.SIGTERM, _raise_interrupt)
+        for number in ending_signals():
+            if number != signal.SIGINT:  # which does so already
+                signal.signal(number, _raise_interrupt)
         try:
             with ExitStack() as stack:
                 code = function(*args, **_here(kwargs, _kinds.get(function, {}), stack))
@@ -163,6 +167,8 @@ def command(function: Callable[P, int | None]) -> Callable[P, None]:
         except Exception as error:
             if _traceback:
                 echo_lines(visible(tracebacks.format_exc().rstrip(), keep="\n"), err=True)
+            if (said := storage.line(error)) is not None:
+                _complain(said, FAILED)
             text = " ".join(str(error).split())
             if isinstance(error, configs.ConfigError | DataError):
                 _complain(text, USAGE)
@@ -249,6 +255,7 @@ def shown(text: object) -> str:
 
 
 def _raise_interrupt(number: int, frame: object) -> None:
+    count_hang_up_once(number)
     raise KeyboardInterrupt
 
 

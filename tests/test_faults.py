@@ -229,6 +229,29 @@ def test_a_trial_is_given_up_where_it_dies_again_and_again_at_one_place(tmp_path
     assert tune.entry(name).attempts == 5 + searches.MAX_DEATHS
 
 
+def test_a_report_that_was_lost_is_told_again(toy: Path, tmp_path: Path) -> None:
+    """Where a process ends between its checkpoint and the row of the ledger."""
+    first = run_of(tiny(), toy, tmp_path)
+    assert first.next()["step"] == 3
+    first.stop()
+    again = run_of(tiny(), toy, tmp_path)
+    assert again.next()["step"] == 3
+    assert outcome(again)["step"] == 6
+
+
+def test_a_report_that_is_told_again_is_no_progress(tmp_path: Path) -> None:
+    tune = Fake(make_plan(trials=2), tmp_path)
+    name, _ = tune.ask()
+    for _ in range(searches.MAX_DEATHS):
+        tune.report(name, 10, 0.1)
+        tune.search.on_trial_complete(name, None, error=True)
+        name, _ = tune.ask()
+    tune.report(name, 10, 0.1)
+    tune.search.on_trial_complete(name, None, error=True)
+    assert tune.entry(name).state == "failed"
+    assert list(tune.entry(name).reports) == [10]
+
+
 def test_a_trial_that_gets_to_another_checkpoint_before_it_dies_is_not_given_up(tmp_path: Path) -> None:
     """On machines that are taken away again and again, each time after less than an evaluation."""
     folder = tmp_path / "checkpoints"

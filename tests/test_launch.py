@@ -20,7 +20,9 @@ import pytest
 from speaq import config as configs
 from speaq import space as spaces
 from speaq.config import Config, ConfigError, ResourcesConfig
+from speaq.data.dataset import train_loader
 from speaq.data.toy import make_toy
+from speaq.data.visual_genome import open_data
 from speaq.training.loop import train
 from speaq.training.run import evaluate_run
 
@@ -173,6 +175,21 @@ def test_what_the_user_did_wrong_is_said_once_by_all_workers(toy: Path, tmp_path
     config = configs.apply(CONFIG, {"resources.num_workers": 2, "data.num_val": 10_000})
     with pytest.raises(ConfigError, match="no image to train on"):
         train_distributed(config, toy, tmp_path / "run")
+
+
+def test_a_photo_that_one_worker_cannot_read_ends_all_of_them(toy: Path, tmp_path: Path, ray_cluster: None) -> None:
+    """The others would wait for it in the sum of the gradients."""
+    data = tmp_path / "data"
+    shutil.copytree(toy, data)
+    config = configs.apply(CONFIG, {"resources.num_workers": 2, "data.cache_images": False})
+    split = open_data(data).split("train", config.data)
+    drawn = [next(train_loader(split, config, rank, 2)).indices for rank in (0, 1)]
+    photo = split.image_path(next(row for row in drawn[1] if row not in drawn[0]))
+    photo.write_bytes(photo.read_bytes()[:100])
+    with pytest.raises(ConfigError, match=photo.name):
+        train_distributed(config, data, tmp_path / "run")
+    logged = [json.loads(line) for line in (tmp_path / "run" / "log.worker.jsonl").read_text().splitlines()]
+    assert any(photo.name in row["message"] and "read_image" in row.get("traceback", "") for row in logged)
 
 
 def test_trials_of_two_workers_are_stopped_and_free_their_place(toy: Path, tmp_path: Path, ray_cluster: None) -> None:

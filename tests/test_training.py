@@ -129,7 +129,7 @@ def test_resume_of_a_finished_run_repeats_nothing(run: Path, toy: Path, tmp_path
     assert timeless(folder) == timeless(run)
 
 
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 130)])
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 130), (signal.SIGHUP, 130)])
 def test_a_signal_saves_and_the_run_resumes_bit_for_bit(
     number: signal.Signals, code: int, run: Path, toy: Path, tmp_path: Path
 ) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 
 class LoaderDied(RuntimeError):
-    """A process that decodes images was killed. What it was decoding for can be resumed."""
+    """A process that decodes images was killed, or gave nothing for minutes. What it worked for can be resumed."""
 
 
 class DataError(ValueError):

@@ -7,7 +7,7 @@ the seed and the position alone: not on the number of workers, nor on where a ru
 from __future__ import annotations
 
 import weakref
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
@@ -15,10 +15,10 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import Dataset
 
 from speaq.config import Config, DataConfig
-from speaq.data import DataError, LoaderDied
+from speaq.data import workers
 from speaq.data.images import read_image
 from speaq.data.sampling import OrientationBatchSampler, drop_relations, make_resampling, one_predicate_per_pair
 from speaq.data.transforms import Picture, eval_transform, finish, scale_boxes, train_transform
@@ -27,7 +27,6 @@ from speaq.structures import Batch, Pending, Sample, Target, split_by_counts
 from speaq.targets import make_target
 
 _AUGMENTATION = 1  # keeps the random streams of draws apart from those of the order of epochs
-_PREFETCH = 4  # batches that each decoding worker is ahead
 
 
 class SceneGraphDataset(Dataset[Sample]):
@@ -175,6 +174,10 @@ class _Packed:
     num_boxes: list[int]
     num_relations: list[int]
 
+    def tensors(self) -> list[Tensor]:
+        images = self.batch.pixels if isinstance(self.batch, RawBatch) else self.batch.images
+        return [images, self.batch.sizes_hw, *self.columns]
+
     def pin_memory(self) -> _Packed:
         return replace(self, batch=self.batch.pin_memory())
 
@@ -212,12 +215,13 @@ def train_loader(
     start_step: int = 0,
     *,
     enlarge_on_device: bool = False,
+    waiting: Callable[[], None] = lambda: None,
 ) -> Iterator[Batch | RawBatch]:
     """Endless micro-batches of worker `rank`: those of optimizer step `start_step` first, as if never interrupted.
 
     A step takes batch_size / world_size images, in pieces of micro_batch_size. All images of a step have one
     orientation. With `enlarge_on_device` images get larger in `RawBatch.to`: there is less to send, and decoding
-    workers do little but decode. Raises `DataError` where a photo cannot be read.
+    workers do little but decode. `waiting` and what is raised: as in `workers.load`.
     """
     training = config.training
     sampler = OrientationBatchSampler(
@@ -231,19 +235,29 @@ def train_loader(
         micro_batch_size=training.micro_batch_size,
     )
     dataset = SceneGraphDataset(split, config.data, train=True, seed=config.seed, enlarge=not enlarge_on_device)
-    return _load(dataset, sampler, config, raw=enlarge_on_device)
+    images = training.micro_batch_size or training.batch_size // world_size
+    pixels = images * _largest_side(config.data, train=True) * config.data.train_max_side
+    return _load(dataset, sampler, config, pixels, waiting, raw=enlarge_on_device)
 
 
-def eval_loader(split: Split, config: Config, rank: int = 0, world_size: int = 1) -> Iterator[Batch]:
+def eval_loader(
+    split: Split,
+    config: Config,
+    rank: int = 0,
+    world_size: int = 1,
+    *,
+    waiting: Callable[[], None] = lambda: None,
+) -> Iterator[Batch]:
     """Batches of similar shape that hold every image of the split once over all ranks; a rank may have none.
 
-    Raises `DataError` where a photo cannot be read.
+    `waiting` and what is raised: as in `workers.load`.
     """
     training = config.training
     share = training.batch_size // world_size
     batch_size = config.evaluation.batch_size or training.micro_batch_size or max(share, 1)
     batches = eval_batches(split, batch_size, rank, world_size)
-    for batch in _load(SceneGraphDataset(split, config.data, train=False), batches, config):
+    pixels = batch_size * config.data.eval_side * config.data.eval_max_side
+    for batch in _load(SceneGraphDataset(split, config.data, train=False), batches, config, pixels, waiting):
         assert isinstance(batch, Batch)
         yield batch
 
@@ -260,31 +274,22 @@ def eval_batches(split: Split, batch_size: int, rank: int, world_size: int) -> l
 
 
 def _load(
-    dataset: SceneGraphDataset, batches: Iterable[list[Any]], config: Config, *, raw: bool = False
+    dataset: SceneGraphDataset,
+    batches: Iterable[list[Any]],
+    config: Config,
+    pixels: int,
+    waiting: Callable[[], None],
+    *,
+    raw: bool = False,
 ) -> Iterator[Batch | RawBatch]:
-    num_workers = config.data.num_workers
-    if num_workers == 0:
+    """`pixels`: what the images of a batch have at most, all together."""
+    if config.data.num_workers == 0:
         for draws in batches:
             samples = [dataset[draw] for draw in draws]
             yield gather(samples) if raw else collate(samples)
         return
-    loader: Iterable[_Packed] = DataLoader(
-        dataset,
-        batch_sampler=batches,
-        num_workers=num_workers,
-        collate_fn=partial(_pack, raw=raw),
-        pin_memory=config.training.device != "cpu" and torch.cuda.is_available(),
-        prefetch_factor=_PREFETCH,
-        generator=torch.Generator(),  # else it draws from the one of dropout, and a resumed run's first step differs
-    )
-    try:
-        for packed in loader:
-            yield _unpack(packed)
-    except DataError as error:  # the loader puts the worker's whole traceback into the message
-        raise DataError(str(error).rpartition("DataError: ")[2].strip()) from None
-    except (RuntimeError, ConnectionError, EOFError) as error:  # the last two: of a batch that lay ready when it died
-        if isinstance(error, RuntimeError) and not str(error).startswith("DataLoader worker"):
-            raise
-        raise LoaderDied(
-            f"data.num_workers: one of {num_workers} processes that decode images was killed (too little memory?)"
-        ) from error
+    pin_memory = config.training.device != "cpu" and torch.cuda.is_available()
+    pack = partial(_pack, raw=raw)
+    number = config.data.num_workers
+    for packed in workers.load(dataset, batches, pack, number, 3 * pixels, pin_memory=pin_memory, waiting=waiting):
+        yield _unpack(packed)

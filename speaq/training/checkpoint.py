@@ -5,8 +5,9 @@ from __future__ import annotations
 import contextlib
 import errno
 import logging
+import os
 import reprlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,18 +15,18 @@ import torch
 from torch import Tensor
 
 from speaq.config import ConfigError
-from speaq.files.atomic import replaced
+from speaq.files.atomic import MARK, replaced
 from speaq.files.atomic import tidy as tidy
 from speaq.files.locks import check_held
 from speaq.files.regular import check_regular
 from speaq.foreign import ForeignError, is_zip, load_tensors, skipped
 from speaq.model.reference_weights import is_reference
+from speaq.training import run_folder
 from speaq.training.run_folder import BEST as BEST
 from speaq.training.run_folder import LAST as LAST
 from speaq.training.run_folder import PREVIOUS as PREVIOUS
 from speaq.training.run_folder import CheckpointError as CheckpointError
 from speaq.training.run_folder import copy as copy
-from speaq.training.run_folder import find as find
 
 log = logging.getLogger(__name__)
 
@@ -42,16 +43,60 @@ def save(path: Path, content: Mapping[str, Any], *, keep_previous: bool = False)
         Gone, Taken: this thread has the run folder no more, see `speaq.files.locks`.
         OSError: the file cannot be written.
     """
+    with _replaced(path, content):
+        if keep_previous:
+            _keep_previous(path)
+
+
+def save_step(folder: Path, last: Mapping[str, Any], best: Mapping[str, Any] | None = None) -> None:
+    """Writes last.pt, whose older file stays as previous.pt, and best.pt where it is given, as one step.
+
+    Both are complete on disk before the first of them takes its place, so that a full disk changes nothing. Then
+    best.pt comes first: a last.pt that says what the best is never lies beside the best.pt of another step. A process
+    that is killed in between leaves the new last.pt, complete, under its temporary name: `settle` gives it its place.
+    Raises as `save`.
+    """
+    with _replaced(folder / LAST, last):
+        if best is not None:
+            save(folder / BEST, best)
+        _keep_previous(folder / LAST)
+
+
+@contextlib.contextmanager
+def _replaced(path: Path, content: Mapping[str, Any]) -> Iterator[None]:
+    """A new file is complete on disk when the block begins, and takes the place of `path` when it ends."""
     check_held(path.parent.parent)
     path.parent.mkdir(parents=True, exist_ok=True)
-    with replaced(path) as temporary:
-        with temporary.open("wb") as file:
-            try:
-                torch.save({"format": FORMAT, **content}, file)
-            except RuntimeError as error:  # PyTorch's own words for a full disk
-                raise error.__context__ if isinstance(error.__context__, OSError) else error from None
-        if keep_previous and path.exists():
-            path.replace(path.with_name(PREVIOUS))
+    try:
+        with replaced(path) as temporary:
+            with temporary.open("wb") as file:
+                try:
+                    torch.save({"format": FORMAT, **content}, file)
+                except RuntimeError as error:  # PyTorch's own words for a full disk
+                    raise error.__context__ if isinstance(error.__context__, OSError) else error from None
+                file.flush()
+                os.fsync(file.fileno())
+            yield
+    except OSError as error:
+        error.filename = error.filename or str(path)  # a failed write does not say of which file
+        raise
+
+
+def _keep_previous(path: Path) -> None:
+    if path.exists():
+        path.replace(path.with_name(PREVIOUS))
+
+
+def find(path: Path) -> Path:
+    """A checkpoint file as given, or the best one of a run folder; where that is missing the last one, which is said.
+
+    Raises CheckpointError where there is none, or the one that is left cannot be read.
+    """
+    file = run_folder.find(path)
+    if path.is_dir() and file.name != BEST:
+        step = load(file)["step"]
+        log.warning("%s: has no %s; %s of step %d is used, which need not be its best", path, BEST, file.name, step)
+    return file
 
 
 def load(path: Path) -> dict[str, Any]:
@@ -107,6 +152,12 @@ def _are_names(value: Any) -> bool:
     )
 
 
+def _is_evaluation(value: Any) -> bool:
+    """What a run notes of its best evaluation."""
+    kinds = {"metric": str, "value": int | float, "step": int, "metrics": dict}
+    return isinstance(value, dict) and all(isinstance(value.get(name), kind) for name, kind in kinds.items())
+
+
 _WANTED: Mapping[str, Callable[[Any], bool]] = {
     "model": _is_state,
     "config": lambda value: isinstance(value, dict),
@@ -115,6 +166,8 @@ _WANTED: Mapping[str, Callable[[Any], bool]] = {
     "objects": _are_names,
     "predicates": _are_names,
     "data_digest": lambda value: isinstance(value, str | None),
+    "best": lambda value: value is None or value == {} or _is_evaluation(value),
+    "evaluated": lambda value: value is None or type(value) is int,
 }
 
 
@@ -146,3 +199,35 @@ def load_latest(folder: Path) -> dict[str, Any] | None:
             with contextlib.suppress(FileNotFoundError):  # another worker of the run was quicker
                 path.replace(path.with_name(DAMAGED))
     return None
+
+
+def settle(folder: Path) -> None:
+    """Ends what a process that was killed while it wrote has begun, or undoes it. Only for who has the run to himself.
+
+    A new last.pt that is complete takes its place where best.pt is already the one that it names, see `save_step`.
+    """
+    for path in folder.glob(f".*{MARK}{LAST}"):
+        try:
+            content = load(path)
+        except CheckpointError:  # killed earlier: no file has taken its place yet
+            continue
+        best = content.get("best")
+        if holds(folder / BEST, best) if best else not (folder / BEST).exists():
+            _keep_previous(folder / LAST)
+            path.replace(folder / LAST)
+    tidy(folder)
+
+
+def holds(path: Path, best: Mapping[str, Any]) -> bool:
+    """Whether the file is a checkpoint of the evaluation `best` (its metric, value and step)."""
+    try:
+        content = load(path)
+    except CheckpointError:
+        return False
+    return content["step"] == best["step"] and _same_evaluation(content.get("best"), best)
+
+
+def _same_evaluation(one: Any, other: Mapping[str, Any]) -> bool:
+    if one is None:  # earlier versions wrote the step alone
+        return True
+    return isinstance(one, dict) and all(one.get(name) == other.get(name) for name in ("metric", "value", "step"))

@@ -62,7 +62,11 @@ def _outputs(
     was_training = model.training
     model.eval()
     done, total = 0, -(-len(split) // size)
-    for batch in eval_loader(split, config, rank, size):
+
+    def waiting() -> None:
+        progress(done, total, "evaluating")
+
+    for batch in eval_loader(split, config, rank, size, waiting=waiting):
         begin = time.perf_counter()
         yield batch, model(batch.images.to(device), batch.sizes_hw.to(device)), begin
         done += len(batch.indices)

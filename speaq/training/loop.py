@@ -8,81 +8,42 @@ from __future__ import annotations
 import contextlib
 import json
 import logging
-import signal
-import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from speaq.config import Config, ConfigError, dump, from_dict, read_yaml, to_dict
+from speaq.config import Config, ConfigError, TrainingConfig, dump, from_dict, read_yaml, to_dict
+from speaq.data import DataError, LoaderDied
 from speaq.data.dataset import RawBatch, train_loader
 from speaq.data.subset import looked_at
-from speaq.data.visual_genome import Split, VisualGenome, open_data
+from speaq.data.visual_genome import VisualGenome, open_data
 from speaq.files import atomic, locks
 from speaq.matching import NonFiniteOutputError
 from speaq.structures import Batch
 from speaq.training import checkpoint, distributed, same_data
-from speaq.training.endings import DivergedError, Interrupted, OutOfMemory, StopTraining
+from speaq.training.endings import DivergedError, Interrupted, OutOfMemory, StopTraining, interruptible
 from speaq.training.environment import hardware, peak_memory_mib, reset_peak_memory, versions
 from speaq.training.evaluate import Progress, _no_progress
 from speaq.training.feasible import Feasibility, check_splits
 from speaq.training.health import Health
+from speaq.training.mending import best_of
 from speaq.training.metrics import Sink, open_sinks, read_lines
 from speaq.training.moved import noted_start, placed, start_digest, without_start
 from speaq.training.optimizer import clip_gradients, make_optimizer, set_learning_rate
 from speaq.training.resume import previous_run, with_known_start
 from speaq.training.run_folder import alone_in_output
+from speaq.training.state import Report as Report
+from speaq.training.state import Run as _Run
+from speaq.training.state import State as _State
 from speaq.training.tasks import Criterion, Task, TaskName, make_task
 
 log = logging.getLogger(__name__)
-
-Report = Callable[[int, Mapping[str, float | None], Path], None]
-
-
-@dataclass
-class _State:
-    """What changes while training."""
-
-    step: int = 0
-    seconds: float = 0.0
-    waited: float = 0.0  # seconds, for data, since this process began
-    trained: float = 0.0  # seconds in steps, since this process began
-    latency_ms: float | None = None  # see `Evaluation`
-    best: dict[str, Any] = field(default_factory=dict)
-    metrics: dict[str, float | None] = field(default_factory=dict)
-
-
-@dataclass
-class _Run:
-    """What stays the same while training."""
-
-    config: Config
-    output: Path
-    task: Task
-    criterion: Criterion  # what holds of the schedule of loss weights
-    model: nn.Module  # wrapped for several workers
-    optimizer: torch.optim.Optimizer
-    scaler: torch.amp.GradScaler
-    vg: VisualGenome
-    train_split: Split
-    val_split: Split
-    device: torch.device
-    report: Report | None
-    saved: Callable[[], None]
-    progress: Progress
-    health: Health
-    sinks: list[Sink] = field(default_factory=list)
-
-    @property
-    def main(self) -> bool:
-        return distributed.world()[0] == 0
 
 
 @alone_in_output
@@ -116,10 +77,10 @@ def train(
 
     Raises:
         ConfigError, DataError: what the user gave cannot be used.
-        LoaderDied: a process that decodes images was killed.
+        LoaderDied: a process that decodes images was killed, or gave nothing for minutes. A checkpoint was written.
         Busy: another process trains in `output`.
         Gone, Taken: `output` was taken away, or taken over by another process.
-        Interrupted: Ctrl-C or SIGTERM, after a checkpoint was written.
+        Interrupted: Ctrl-C, SIGTERM or SIGHUP, after a checkpoint was written.
         DivergedError: outputs or a loss that are not finite.
         OutOfMemory: the device's memory is too small.
     """
@@ -134,18 +95,20 @@ def train(
         config = with_known_start(config, previous)
     where = device or pick_device(config)
     reset_peak_memory(where)
-    run = _prepare(config, data, output, task, report, saved, where, progress, begins=previous is None)
+    run = _prepare(config, data, output, task, report, saved, where, progress, interrupted, begins=previous is None)
     if previous:
         same_data.check_annotations(output, run.vg, previous, force)
     seen = same_data.look_at_photos(output, run.vg, resumed=bool(previous), force=force, main=run.main)
     state = _restore(run, previous) if previous else _State()
+    reported = previous is not None and _was_evaluated_here(run, previous)
     try:
         if run.main:
             _write_header(run, data, seen, begins=previous is None)
             run.sinks = [*open_sinks(output, config, state.step, run.task.protocol), *sinks]
             run.health.resume(read_lines(output / "metrics.jsonl"))
-        with _interruptible() as by_signal:
-            status = _loop(run, state, lambda: by_signal() or interrupted())
+        with interruptible() as by_signal:
+            run.interrupted = lambda: by_signal() or interrupted()
+            status = _loop(run, state, again=reported)
     finally:
         for sink in run.sinks:
             sink.close()
@@ -175,6 +138,7 @@ def _prepare(
     saved: Callable[[], None],
     device: torch.device,
     progress: Progress,
+    interrupted: Callable[[], bool],
     *,
     begins: bool,
 ) -> _Run:
@@ -209,6 +173,7 @@ def _prepare(
         saved,
         progress,
         health,
+        interrupted,
     )
 
 
@@ -223,8 +188,24 @@ def _restore(run: _Run, previous: Mapping[str, Any]) -> _State:
     run.optimizer.load_state_dict(previous["optimizer"])
     run.scaler.load_state_dict(previous["scaler"])
     began_here = (run.output / "config.yaml").exists()  # else it goes on from another run's checkpoint
-    seconds = previous["seconds"] if began_here else 0.0
-    return _State(previous["step"], seconds, best=dict(previous["best"]), metrics=dict(previous["metrics"]))
+    best = distributed.broadcast(best_of(run.output, previous) if run.main else None)
+    return _State(
+        step := previous["step"],
+        previous["seconds"] if began_here else 0.0,
+        best=best,
+        metrics=dict(previous["metrics"]),
+        evaluated=previous["evaluated"],
+        kept=step,
+    )
+
+
+def _was_evaluated_here(run: _Run, previous: Mapping[str, Any]) -> bool:
+    """Whether this run has evaluated the checkpoint that it goes on from: the report may have been lost.
+
+    The checkpoint of another run, from which a child of pbt begins, lacks the child's last change of loss weights.
+    """
+    same: bool = previous["config"].get("losses", {}).get("schedule") == to_dict(run.config)["losses"]["schedule"]
+    return same and previous["evaluated"] == previous["step"]
 
 
 def _write_header(run: _Run, data: Path, seen: Mapping[str, Any], *, begins: bool) -> None:
@@ -250,52 +231,45 @@ def _write_json(path: Path, content: Mapping[str, Any]) -> None:
     atomic.write_text(path, json.dumps(content, indent=1, allow_nan=False) + "\n")
 
 
-@contextlib.contextmanager
-def _interruptible() -> Iterator[Callable[[], bool]]:
-    """Turns the first SIGINT or SIGTERM into a flag, so that a step is never torn; the second acts as usual."""
-    received: list[int] = []
-    if threading.current_thread() is not threading.main_thread():
-        yield lambda: False
-        return
-    before = {s: signal.getsignal(s) for s in (signal.SIGINT, signal.SIGTERM)}
+def _loop(run: _Run, state: _State, *, again: bool) -> str:
+    """Trains to the end. Where it cannot go on, what was trained is kept first.
 
-    def handle(number: int, frame: FrameType | None) -> None:
-        received.append(number)
-        for s, handler in before.items():
-            signal.signal(s, handler)
-
-    for s in before:
-        signal.signal(s, handle)
+    Args:
+        again: report the last evaluation once more, before anything else.
+    """
     try:
-        yield lambda: bool(received)
-    finally:
-        for s, handler in before.items():
-            signal.signal(s, handler)
+        if again and not _report(run, state):
+            return "stopped"
+        return _steps(run, state)
+    except (Interrupted, LoaderDied, DataError, ConfigError) as error:  # of which none tears a step
+        if state.kept != state.step and run.main:  # other workers are not waited for: they may not come here
+            _write(run, state)
+            run.saved()
+        also = isinstance(error, LoaderDied) and distributed.world()[1] == 1 and run.interrupted()
+        if isinstance(error, Interrupted) or also:  # the processes that decode may get the signal too
+            raise Interrupted(f"interrupted at step {state.step}; {run.output} can be resumed") from error
+        raise
 
 
-def _loop(run: _Run, state: _State, interrupted: Callable[[], bool]) -> str:
+def _steps(run: _Run, state: _State) -> str:
     config = run.config.training
     rank, size = distributed.world()
     on_device = run.device.type != "cpu"
-    batches = train_loader(run.train_split, run.config, rank, size, state.step, enlarge_on_device=on_device)
+    batches = train_loader(
+        run.train_split, run.config, rank, size, state.step, enlarge_on_device=on_device, waiting=run.wait
+    )
     run.model.train()
     meter = _Meter(state.step)
     turns = {state.step, *(change["step"] for change in run.config.losses.schedule)}
+    unfinished = state.evaluated is not None and state.evaluated < state.step  # the evaluation was interrupted
+    if unfinished and _is_due(config, state) and not _evaluate(run, state):
+        return "stopped"
     while state.step < config.max_steps:
         begin = time.perf_counter()
         if state.step in turns:
             run.criterion = _criterion(run.config, run.task, state.step, run.device)
             run.health.watch(run.criterion)
-        try:
-            _step(run, state.step, batches, meter)
-        except NonFiniteOutputError as error:
-            raise DivergedError(run.health.explain(state.step + 1, str(error))) from error
-        except torch.OutOfMemoryError as error:
-            share = config.micro_batch_size or config.batch_size // size
-            raise OutOfMemory(
-                f"training.micro_batch_size: {share} images at once do not fit into the device's memory at step "
-                f"{state.step}; set a smaller one"
-            ) from error
+        _explained_step(run, state.step, batches, meter)
         state.step += 1
         spent = time.perf_counter() - begin
         state.seconds += spent
@@ -303,20 +277,25 @@ def _loop(run: _Run, state: _State, interrupted: Callable[[], bool]) -> str:
         state.waited = meter.waited_in_all
         if state.step % config.log_every == 0 or state.step == config.max_steps:
             _log_figures(run, state, meter)
-        run.progress(state.step, config.max_steps, meter.text)
-        stop = distributed.any_worker(interrupted()) if size == 1 or state.step % config.log_every == 0 else False
-        last = state.step == config.max_steps
-        if state.step % config.eval_every == 0 or last:
+        agree = size == 1 or state.step % config.log_every == 0
+        stop = distributed.any_worker(run.interrupted()) if agree else False
+        if not stop:  # a terminal that was closed cannot be written to
+            run.progress(state.step, config.max_steps, meter.text)
+        if _is_due(config, state) and not (stop and size == 1):
             begin = time.perf_counter()
             if not _evaluate(run, state):
                 return "stopped"
             meter.begin += time.perf_counter() - begin  # the speed is that of the steps
         elif stop or (config.checkpoint_every is not None and state.step % config.checkpoint_every == 0):
             _save(run, state)
-            _keep(run)
-        if stop and not last:
-            raise Interrupted(f"interrupted at step {state.step}; {run.output} can be resumed")
+        if stop and (size == 1 or state.step < config.max_steps):
+            raise Interrupted
     return "finished"
+
+
+def _is_due(config: TrainingConfig, state: _State) -> bool:
+    """Whether the step that was just made is one to evaluate at."""
+    return state.step > 0 and (state.step % config.eval_every == 0 or state.step == config.max_steps)
 
 
 @dataclass
@@ -335,6 +314,21 @@ class _Meter:
 
     def reset(self, step: int) -> None:
         self.since, self.begin, self.waited = step, time.perf_counter(), 0.0
+
+
+def _explained_step(run: _Run, step: int, batches: Iterator[Batch | RawBatch], meter: _Meter) -> None:
+    """A step; one that cannot be made says why. Raises DivergedError, OutOfMemory."""
+    try:
+        _step(run, step, batches, meter)
+    except NonFiniteOutputError as error:
+        raise DivergedError(run.health.explain(step + 1, str(error))) from error
+    except torch.OutOfMemoryError as error:
+        config = run.config.training
+        share = config.micro_batch_size or config.batch_size // distributed.world()[1]
+        raise OutOfMemory(
+            f"training.micro_batch_size: {share} images at once do not fit into the device's memory at step "
+            f"{step}; set a smaller one"
+        ) from error
 
 
 def _step(run: _Run, step: int, batches: Iterator[Batch | RawBatch], meter: _Meter) -> None:
@@ -401,6 +395,7 @@ def _evaluate(run: _Run, state: _State) -> bool:
     """Evaluates, keeps the best, saves, reports; False where the report asked to stop."""
 
     def progress(done: int, total: int, text: str) -> None:
+        run.wait()
         run.progress(state.step, run.config.training.max_steps, f"{text} {done}/{total}")
 
     begin = time.perf_counter()
@@ -417,16 +412,18 @@ def _evaluate(run: _Run, state: _State) -> bool:
     improved = not state.best or value > state.best["value"]
     if improved:
         state.best = {"metric": name, "value": value, "step": state.step, "metrics": metrics}
-    _save(run, state)
-    if improved and run.main:
-        content = checkpoint_content(run.task, run.config, run.vg, state.step)
-        checkpoint.save(run.output / "checkpoints" / checkpoint.BEST, content)
-    if run.main:
+    state.evaluated = state.step
+    if run.main:  # before the checkpoint: a resumed run drops lines that come after it, and cannot make one again
         _emit(run, state.step, {**{f"val/{k}": v for k, v in metrics.items()}, "val/seconds": state.seconds})
-    _keep(run)
+    _save(run, state, improved=improved)
+    return _report(run, state)
+
+
+def _report(run: _Run, state: _State) -> bool:
+    """Reports the last evaluation; False where the report asked to stop."""
     if run.report is not None:
         try:
-            run.report(state.step, metrics, run.output / "checkpoints" / checkpoint.LAST)
+            run.report(state.step, state.metrics, run.output / "checkpoints" / checkpoint.LAST)
         except StopTraining:
             return False
     return True
@@ -445,23 +442,30 @@ def checkpoint_content(task: Task, config: Config, vg: VisualGenome, step: int) 
     }
 
 
-def _save(run: _Run, state: _State) -> None:
+def _save(run: _Run, state: _State, *, improved: bool = False) -> None:
     if run.main:
-        content = {
-            **checkpoint_content(run.task, run.config, run.vg, state.step),
-            "optimizer": run.optimizer.state_dict(),
-            "scaler": run.scaler.state_dict(),
-            "seconds": state.seconds,
-            "best": state.best,
-            "metrics": state.metrics,
-        }
-        checkpoint.save(run.output / "checkpoints" / checkpoint.LAST, content, keep_previous=True)
+        _write(run, state, improved=improved)
     distributed.barrier()
-
-
-def _keep(run: _Run) -> None:
     if run.main:
         run.saved()
+
+
+def _write(run: _Run, state: _State, *, improved: bool = False) -> None:
+    """The checkpoint; with `improved` the weights are the best so far."""
+    folder = run.output / "checkpoints"
+    content = checkpoint_content(run.task, run.config, run.vg, state.step)
+    last = {
+        **content,
+        "optimizer": run.optimizer.state_dict(),
+        "scaler": run.scaler.state_dict(),
+        "seconds": state.seconds,
+        "best": state.best,
+        "metrics": state.metrics,
+        "evaluated": state.evaluated,
+    }
+    (run.output / "result.json").unlink(missing_ok=True)  # of fewer steps: it is written again at the end
+    checkpoint.save_step(folder, last, {**content, "best": state.best} if improved else None)
+    state.kept = state.step
 
 
 def _result(run: _Run, state: _State, status: str) -> dict[str, Any]:

@@ -44,6 +44,8 @@ class JsonLines:
         evaluated = any(name.startswith("val/") for name in values)
         said = {"protocol": self._protocol} if evaluated else {}
         self._file.write(json.dumps({"step": step, **said, **values}, allow_nan=False) + "\n")
+        if evaluated:  # a checkpoint follows, which a resumed run believes
+            os.fsync(self._file.fileno())
 
     def close(self) -> None:
         self._file.close()

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from speaq.config import Config, ConfigError, apply, defaults, flatten, to_dict
 from speaq.training import checkpoint, distributed, moved
+from speaq.training.mending import ended_at_first_evaluation
 from speaq.training.tasks import TaskName
 
 # Keys that may differ when a run is resumed: they do not change what is computed, or only how long.
@@ -18,11 +19,15 @@ RESUMABLE = (
     "training.micro_batch_size",  # memory that proved too small is no reason to start again; see `OutOfMemory`
     "training.num_threads",
     "training.log_every",
+    "training.eval_every",
+    "training.checkpoint_every",
     "data.num_workers",
     "sinks.",
     "resources.",
 )
-SCHEDULE = "losses.schedule"  # may differ in what is still to come
+# These may differ in what is still to come.
+SCHEDULE, DECAYS, DECAY_FACTOR = "losses.schedule", "training.decay_steps", "training.decay_factor"
+STATE = ("optimizer", "scaler", "seconds", "best", "metrics")  # of a run, in its checkpoints
 
 
 def previous_run(config: Config, output: Path, task: TaskName, resume: bool) -> dict[str, Any] | None:
@@ -33,21 +38,28 @@ def previous_run(config: Config, output: Path, task: TaskName, resume: bool) -> 
             raise ConfigError(f"{output}: holds a run already; give another --output, or --resume to go on with it")
         return None
     if distributed.world()[0] == 0:
-        checkpoint.tidy(folder)
+        checkpoint.settle(folder)
+        checkpoint.tidy(output)
+    distributed.barrier()
     previous = checkpoint.load_latest(folder)
     steps = distributed.gather(None if previous is None else previous["step"])
     if len(set(steps)) > 1:
         raise RuntimeError(f"{output}: the workers see checkpoints of different steps ({steps})")
     if previous is None:
-        if (folder / checkpoint.BEST).exists():
+        if (folder / checkpoint.BEST).exists() and not ended_at_first_evaluation(output):
             raise ConfigError(f"{output}: holds weights alone, no run to resume; give it as training.init_from")
         return None
     if previous.get("task") != task:
         raise ConfigError(f"{output}: is a run of a {previous.get('task')}, not of a {task}")
+    if lacking := [name for name in STATE if previous.get(name) is None]:
+        raise ConfigError(
+            f"{output}: its checkpoint has no {lacking[0]}: it holds weights alone, no run to resume; give it as "
+            "training.init_from"
+        )
     before = {**defaults(), **flatten(previous["config"])}  # a later version has more keys
     now = flatten(to_dict(config))
     for values in (before, now):
-        values[SCHEDULE] = _until(previous["step"], values[SCHEDULE])
+        _forget_what_is_to_come(values, previous["step"])
     changed = [
         key for key in now if now[key] != before[key] and not key.startswith(RESUMABLE) and not moved.is_of_start(key)
     ]
@@ -86,6 +98,9 @@ def with_known_start(config: Config, previous: Mapping[str, Any]) -> Config:
     )
 
 
-def _until(step: int, schedule: Sequence[Mapping[str, float]]) -> list[Mapping[str, float]]:
-    """The changes of a schedule that the first `step` steps have seen."""
-    return [change for change in schedule if change["step"] < step]
+def _forget_what_is_to_come(values: dict[str, Any], steps: int) -> None:
+    """Of a flat config: changes that the first `steps` steps have not seen."""
+    values[SCHEDULE] = [change for change in values[SCHEDULE] if change["step"] < steps]
+    values[DECAYS] = [step for step in values[DECAYS] if step < steps]
+    if not values[DECAYS]:
+        values[DECAY_FACTOR] = None

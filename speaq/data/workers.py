@@ -1,0 +1,226 @@
+"""Processes that decode images: how they send batches, and how long a batch is waited for.
+
+A batch travels in shared memory. Where there is too little of it (a container has 64 MiB unless it is told otherwise),
+or none can be used, its bytes go through the pipe between the processes instead: slower, and always possible.
+"""
+
+from __future__ import annotations
+
+import logging
+import multiprocessing
+import os
+import pickle
+import signal
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from multiprocessing.connection import Listener
+from pathlib import Path
+from typing import Any, Generic, Protocol, TypeVar
+
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from speaq.config import ConfigError
+from speaq.data import DataError, LoaderDied
+
+log = logging.getLogger(__name__)
+
+AHEAD = 4  # batches that each process is ahead
+LOOK = 1.0  # seconds between looks whether to wait on
+LIMIT = 300.0  # seconds without a batch after which a run ends
+SHARED_MEMORY = Path("/dev/shm")  # where Linux has it
+MIB = 2**20
+
+
+class Sendable(Protocol):
+    """What a process makes of the samples of a batch."""
+
+    def tensors(self) -> list[Tensor]: ...
+
+    def pin_memory(self) -> Sendable: ...
+
+
+S = TypeVar("S", bound=Sendable)
+Pack = Callable[[list[Any]], S]
+
+
+@dataclass(frozen=True)
+class _Piped(Generic[S]):
+    """A batch as bytes."""
+
+    content: bytes
+
+    def unpack(self) -> S:
+        unpacked: S = pickle.loads(self.content)  # of our own process
+        return unpacked
+
+    def pin_memory(self) -> Sendable:
+        return self.unpack().pin_memory()
+
+
+@dataclass(frozen=True)
+class _Sender(Generic[S]):
+    """Called in a process that decodes."""
+
+    pack: Pack[S]
+    shared: bool
+
+    def __call__(self, samples: list[Any]) -> S | _Piped[S]:
+        packed = self.pack(samples)
+        if self.shared:
+            try:
+                for tensor in packed.tensors():
+                    tensor.share_memory_()  # type: ignore[no-untyped-call]
+                return packed
+            except RuntimeError:  # others have filled it; later, in the queue, this would be lost without a word
+                pass
+        return _Piped(pickle.dumps(packed, pickle.HIGHEST_PROTOCOL))
+
+
+def load(
+    dataset: Dataset[Any],
+    batches: Iterable[list[Any]],
+    pack: Pack[S],
+    num_workers: int,
+    batch_bytes: int,
+    *,
+    pin_memory: bool,
+    waiting: Callable[[], None] = lambda: None,
+    limit: float = LIMIT,
+) -> Iterator[S]:
+    """What `pack` makes of the samples of each batch, in order, from `num_workers` processes.
+
+    Args:
+        batch_bytes: what a batch may take at most.
+        waiting: called every `LOOK` seconds in which there is no batch; may raise.
+        limit: seconds without a batch.
+
+    Raises:
+        DataError: a photo cannot be read.
+        ConfigError: no processes can be started here.
+        LoaderDied: one was killed, or they gave nothing within `limit`.
+    """
+    reason = _why_not_shared(num_workers * AHEAD * batch_bytes)
+    if reason is not None:
+        _say_piped(reason)
+    _check_queues()
+    loader = _started(
+        DataLoader(
+            dataset,
+            batch_sampler=batches,
+            num_workers=num_workers,
+            collate_fn=_Sender(pack, reason is None),
+            pin_memory=pin_memory,
+            prefetch_factor=AHEAD,
+            worker_init_fn=_leave_signals_to_the_main_process,
+            timeout=LOOK,
+            generator=torch.Generator(),  # else it draws from dropout's, and a resumed run's first step differs
+        )
+    )
+    while True:
+        try:
+            received = _next(loader, num_workers, waiting, limit)
+        except StopIteration:
+            return
+        if isinstance(received, _Piped):
+            if reason is None:
+                _say_piped("is full")
+            received = received.unpack()
+        yield received
+
+
+def _check_queues() -> None:
+    """Raises ConfigError where processes cannot have queues between them, whatever travels in these."""
+    try:
+        multiprocessing.Lock()
+    except OSError as error:
+        raise ConfigError(
+            f"data.num_workers: no process that decodes images can be started ({SHARED_MEMORY}: {error.strerror}); "
+            "make it a folder that can be written, or set data.num_workers=0, which needs none"
+        ) from error
+
+
+def _started(loader: DataLoader[Any]) -> Iterator[Any]:
+    """The loader's iterator, without PyTorch's handler that raises in the middle of a step when a process dies.
+
+    That one died is noticed where a batch is waited for.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        return iter(loader)
+    before = signal.getsignal(signal.SIGCHLD)
+    try:
+        return iter(loader)
+    finally:
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL if before is None else before)
+
+
+def _leave_signals_to_the_main_process(worker: int) -> None:
+    """Ctrl-C and a closed terminal reach all processes; the main one saves first, and still needs its batches."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
+
+
+def _next(loader: Iterator[S | _Piped[S]], num_workers: int, waiting: Callable[[], None], limit: float) -> Any:
+    end = time.monotonic() + limit
+    while True:
+        try:
+            return next(loader)
+        except DataError as error:  # the loader puts the whole traceback of the process into the message
+            raise DataError(str(error).rpartition("DataError: ")[2].strip()) from None
+        except (RuntimeError, ConnectionError, EOFError) as error:  # the last two: of a batch that lay ready
+            if isinstance(error, RuntimeError) and not str(error).startswith("DataLoader "):
+                raise
+            if not str(error).startswith("DataLoader timed out"):
+                raise LoaderDied(
+                    f"data.num_workers: one of {num_workers} processes that decode images was killed (too little "
+                    "memory?)"
+                ) from error
+        waiting()
+        if time.monotonic() > end:
+            raise LoaderDied(
+                f"data.num_workers: {num_workers} processes that decode images gave no batch within {limit:.0f} s; "
+                "look whether the photos can be read (a file system that hangs?), or set data.num_workers=0"
+            )
+
+
+def _why_not_shared(need: int) -> str | None:
+    """Why batches of `need` bytes in all cannot travel in shared memory; None where they can."""
+    try:
+        with Listener(family="AF_UNIX"):  # by such a socket a batch's file descriptor is fetched
+            pass
+    except OSError as error:
+        return f"cannot be used: no socket can be made in {_temporary()} ({error.strerror or error})"
+    try:
+        status = os.statvfs(SHARED_MEMORY)
+    except OSError:  # another system, with shared memory elsewhere
+        return None
+    free = status.f_bavail * status.f_frsize
+    if need <= free:
+        return None
+    return f"has {free // MIB} MiB free, of {-(-need // MIB)} MiB that {AHEAD} batches of every process may take"
+
+
+def _temporary() -> str:
+    try:
+        return tempfile.gettempdir()
+    except FileNotFoundError:
+        return "any temporary folder (set TMPDIR)"
+
+
+_said: set[str] = set()  # how the reasons began that were said: the loaders of a run are many
+
+
+def _say_piped(reason: str) -> None:
+    if (begin := reason.partition(" ")[0]) in _said:
+        return
+    _said.add(begin)
+    log.warning(
+        "data.num_workers: shared memory (%s) %s; batches go through pipes, which is slower. More of it: "
+        "docker run --shm-size=8g, or an emptyDir of medium Memory on Kubernetes",
+        SHARED_MEMORY,
+        reason,
+    )
