@@ -32,7 +32,9 @@ log = logging.getLogger(__name__)
 CODE = Path(__file__).resolve().parents[1]  # where this code lies
 LOOK = 1.0  # seconds between looks at the nodes
 FIND = 8.0  # seconds in which the head of RAY_ADDRESS must answer
-CONNECT = 90.0  # seconds for Ray to connect to a head that answers, or to start one here
+CONNECT = 90.0  # seconds for Ray to connect to a head that answers
+START = 300.0  # seconds to start one here: Ray's processes take turns on a busy machine
+SLOW = "timed out during startup"  # how Ray says that it gave up
 MAX_SOCKET = 107  # bytes of a socket's path
 SOCKET = "/speaq-12345678/r/session_2026-01-01_00-00-00_000000_1234567/sockets/plasma_store"  # Ray's longest
 OBJECT_STORE = 100 * 2**20  # bytes; only configs and metrics travel through it
@@ -113,14 +115,22 @@ def _found(asked: str) -> str:
 
 def _init(**options: Any) -> None:
     logging.getLogger("ray").setLevel(logging.ERROR)
-    what = "did not start here" if options["address"] == "local" else f"{options['address']}: could not be joined"
+    local = options["address"] == "local"
+    limit, what = (START, "did not start here") if local else (CONNECT, f"{options['address']}: could not be joined")
     try:
         # Ray's workers import from the directory that it is started in.
-        with bounded(CONNECT, f"Ray: {what} within {CONNECT:g} s"), contextlib.chdir(CODE), _own_signals():
+        with bounded(limit, f"Ray: {what} within {limit:g} s"), contextlib.chdir(CODE), _own_signals():
             ray.init(logging_level=logging.ERROR, log_to_driver=False, **options)
     except (ConnectionError, RuntimeError, ValueError) as error:
         told = "its token is another one (RAY_AUTH_MODE, RAY_AUTH_TOKEN)" if _is_of_token(error) else str(error)
         raise ClusterError(f"Ray: {options['address']}: {' '.join(told.split())[:300]}") from error
+    except Exception as error:
+        if SLOW not in str(error):  # Ray has no type of its own for it
+            raise
+        raise ClusterError(
+            f"Ray: {what}: its processes were too slow (a busy machine, a full {tempfile.gettempdir()}); look at both, "
+            "then give the same command again"
+        ) from error
 
 
 @contextlib.contextmanager
@@ -217,6 +227,11 @@ def worker_resources(resources: ResourcesConfig) -> dict[str, float]:
     return {name: amount for name, amount in needs.items() if amount > 0}
 
 
+def wanted(resources: ResourcesConfig) -> str:
+    """The same in words."""
+    return " and ".join(f"{amount:g} {name}" for name, amount in worker_resources(resources).items())
+
+
 def places(resources: ResourcesConfig, *, free: bool = False, among: Collection[str] | None = None) -> int:
     """Workers of this kind that the cluster can run at once.
 
@@ -266,10 +281,9 @@ def check_fits(resources: ResourcesConfig) -> int:
     """Runs that fit at once. Raises ClusterError where not even one does."""
     if fit := runs(resources):
         return fit
-    wanted = " and ".join(f"{amount:g} {name}" for name, amount in worker_resources(resources).items())
     nodes = nodes_alive().values()
     have = ", ".join(" ".join(f"{node.get(name, 0):g} {name}" for name in ("CPU", "GPU")) for node in nodes)
     raise ClusterError(
-        f"resources: one run needs {resources.least_workers} workers with {wanted} each; "
+        f"resources: one run needs {resources.least_workers} workers with {wanted(resources)} each; "
         f"the cluster's nodes have {have}"
     )

@@ -120,6 +120,7 @@ def _digest(stored: StoredRun) -> str:
 def _run(study: Study, stored: StoredRun, output: Path, mirror: Mirror | None) -> list[Entry]:
     ledger = Ledger(output / "ledger.jsonl")
     with contextlib.closing(ledger):
+        ledger.check_objectives(study.plan.objective)
         study = studies.with_possible_trials(study, ledger)
         studies.keep(study, output)
         if mirror is not None:

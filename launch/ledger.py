@@ -16,7 +16,7 @@ import os
 import re
 import reprlib
 import time
-from collections.abc import Container, Mapping
+from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import NoneType
@@ -141,6 +141,16 @@ class Ledger:
                     f"{self.path} line {number}: not a row of a ledger ({error}); speaq doctor {self.path.parent} "
                     "keeps what is whole"
                 ) from error
+
+    def check_objectives(self, names: Sequence[str]) -> None:
+        """Raises LedgerError where a finished trial lacks the value of an objective: no search writes that."""
+        for entry in self.entries.values():
+            lacking = [name for name in names if entry.metrics.get(name) is None]
+            if entry.state == "finished" and lacking:
+                raise LedgerError(
+                    f"{self.path}: trial {entry.id} has finished without {', '.join(lacking)}, which study.yaml names "
+                    "as objective; the two files do not belong together"
+                )
 
     def append(self, event: Event, trial: str, **fields: Any) -> None:
         """Writes one row; it is on disk when this returns. Raises StorageLost (disk full, …)."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import time
 from pathlib import Path
 from typing import Any
 
@@ -15,14 +16,22 @@ from speaq.training.run import RunEvaluation, evaluate_run
 
 log = logging.getLogger(__name__)
 
+ROOM = 600.0  # seconds
 
-def evaluate_remotely(run: Path, split: SplitName, data: Path, resources: ResourcesConfig) -> RunEvaluation:
+
+def evaluate_remotely(
+    run: Path, split: SplitName, data: Path, resources: ResourcesConfig, *, room: float = ROOM
+) -> RunEvaluation:
     """What `evaluate_run` says of a run folder or checkpoint, computed on one worker with `resources`.
 
-    Raises ClusterError where no node has room for one, and what `evaluate_run` raises.
+    Args:
+        room: seconds in which a worker must become free.
+
+    Raises ClusterError where no node has room for one, or none becomes free in time, and what `evaluate_run` raises.
     """
     one = resources.model_copy(update={"num_workers": 1, "min_workers": None})
     cluster.check_fits(one)
+    _wait_for_room(one, room)
     log.info("evaluating %s on a worker", run.name)
     task: Any = ray.remote(num_cpus=one.cpus_per_worker, num_gpus=one.gpus_per_worker)(evaluate_run)
     try:
@@ -30,3 +39,14 @@ def evaluate_remotely(run: Path, split: SplitName, data: Path, resources: Resour
     except ray.exceptions.RayTaskError as error:
         raise error.cause from error
     return result
+
+
+def _wait_for_room(one: ResourcesConfig, limit: float) -> None:
+    deadline = time.monotonic() + limit
+    while not cluster.places(one, free=True):
+        if time.monotonic() > deadline:
+            raise cluster.ClusterError(
+                f"resources: no worker with {cluster.wanted(one)} became free within {limit:g} s; give the same "
+                "command again when the cluster has room"
+            )
+        time.sleep(cluster.LOOK)

@@ -71,6 +71,7 @@ def read(folder: Path) -> Snapshot:
     study = studies.read(folder / "study.yaml")
     path = folder / "ledger.jsonl"
     rows = _Rows(path)
+    rows.check_objectives(study.plan.objective)
     return Snapshot(folder, study, list(rows.entries.values()), works or holder(folder) is not None, rows.wall_seconds)
 
 

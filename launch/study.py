@@ -451,6 +451,7 @@ def run(study: Study, output: Path, budget: str | None = None, mirror: Mirror | 
     """Runs what is left of a study and writes its results, also when it is interrupted. Returns all trials."""
     ledger = Ledger(output / "ledger.jsonl")
     with contextlib.closing(ledger):
+        ledger.check_objectives(study.plan.objective)
         feasible = feasible_on(study)
         study = with_possible_trials(study, ledger, feasible)
         keep(study, output)

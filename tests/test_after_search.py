@@ -176,6 +176,14 @@ def test_status_shows_the_best_of_each_objective_and_a_study_without_trials(tmp_
     assert "line 1: not a row of a ledger" in refusal("status", folder)
 
 
+def test_a_ledger_of_other_objectives_is_refused(tmp_path: Path) -> None:
+    folder = searched(tmp_path / "study", finished=3)
+    ledger = folder / "ledger.jsonl"
+    ledger.write_text(ledger.read_text().replace('"F@50"', '"F@70"'))  # rows from elsewhere
+    for arguments in (("status", folder), ("export", folder, tmp_path / "trials.csv"), ("report", folder)):
+        assert "trial 0000 has finished without F@50, which study.yaml names as objective" in refusal(*arguments)
+
+
 # export
 
 

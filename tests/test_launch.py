@@ -399,3 +399,24 @@ def test_an_interrupt_leaves_a_folder_to_resume_and_nothing_elsewhere(toy: Path,
     assert list(home.rglob("*")) == []
     assert list(temporary.iterdir()) == []
     temporary.rmdir()
+
+
+def test_an_evaluation_on_a_worker_does_not_wait_for_ever(toy: Path, tmp_path: Path, ray_cluster: None) -> None:
+    import ray  # noqa: TID251
+
+    from launch.remote_evaluation import evaluate_remotely
+
+    everything = ray.cluster_resources()["CPU"]
+    ray.get((holder := ray.remote(num_cpus=everything)(_Holder).remote()).hold.remote())
+    try:
+        with pytest.raises(ConfigError, match="no worker with 1 CPU became free within 1 s"):
+            evaluate_remotely(tmp_path / "run", "val", toy, ResourcesConfig(), room=1.0)
+    finally:
+        ray.kill(holder)
+
+
+class _Holder:
+    """An actor that takes what it was given."""
+
+    def hold(self) -> None:
+        pass

@@ -156,7 +156,7 @@ def test_a_broken_photo_costs_no_step(toy: Path, tmp_path: Path) -> None:
         train(config, data, tmp_path / "run")
     assert checkpoint.load(tmp_path / "run" / "checkpoints" / "last.pt")["step"] == step
     shutil.copy2(tmp_path / "whole.jpg", photo)
-    train(config, data, tmp_path / "run", resume=True)
+    train(config, data, tmp_path / "run", resume=True, force=True)  # the photo has changed
     train(config, data, tmp_path / "undisturbed")
     assert_same_run(tmp_path / "run", tmp_path / "undisturbed")
 

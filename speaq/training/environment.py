@@ -40,6 +40,9 @@ def source_digest() -> str:
     return digest.hexdigest()[:12]
 
 
+GIT_LIMIT = 10.0  # seconds: a checkout on storage that hangs is no reason to wait
+
+
 def source_commit() -> str | None:
     """The commit that this code was checked out from, marked where files differ from it; None outside a checkout."""
     root = Path(__file__).resolve().parents[2]
@@ -48,13 +51,13 @@ def source_commit() -> str | None:
     try:
         commit = _git(root, "rev-parse", "HEAD")
         return f"{commit} with changes" if _git(root, "status", "--porcelain", "--untracked-files=no") else commit
-    except (OSError, subprocess.CalledProcessError):
+    except (OSError, subprocess.SubprocessError):
         return None
 
 
 def _git(root: Path, *arguments: str) -> str:
     command = ["git", "-C", str(root), *arguments]
-    return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+    return subprocess.run(command, capture_output=True, text=True, check=True, timeout=GIT_LIMIT).stdout.strip()
 
 
 def hardware(device: torch.device) -> str:
