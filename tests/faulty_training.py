@@ -39,6 +39,7 @@ def slowly(config: Config, data: Path, output: Path, **options: Any) -> dict[str
 def main() -> None:
     """`python -m tests.faulty_training CONFIG DATA TRIALS`: what a process of Tune does, without Tune."""
     config, data, trials = (Path(argument) for argument in sys.argv[1:])
+    trials.mkdir(exist_ok=True)
     job = Job(str(data), str(trials), "F@50", "tests.faulty_training:slowly")
 
     class Alone(Trial):

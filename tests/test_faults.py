@@ -40,6 +40,7 @@ SMALL = "tests.faulty_training:one_image_at_a_time"
 
 
 def run_of(config: Config, toy: Path, folder: Path, train: str = seam.TRAIN, **options: Any) -> Run:
+    folder.mkdir(exist_ok=True)  # as the driver of a search makes it: trials make none above their own
     return Run(
         Job(str(toy), str(folder), "F@50", train, **options), {"config": configs.to_dict(config), "trial": "0000"}
     )
