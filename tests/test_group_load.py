@@ -89,7 +89,7 @@ def test_the_command_shows_every_predicate_and_the_users_groups(crowded: Path, t
     assert sum(row["share"] for row in rows) == pytest.approx(1, abs=1e-3)
     done = command("groups", "--data", crowded, "--groups", file, "--table")
     assert done.exit_code == 0, done.exception
-    lines = [line for line in done.stdout.splitlines() if line.startswith(" hanging from")]
+    lines = [line for line in done.stdout.splitlines() if line.startswith("hanging from")]
     assert [line.split()[2:4] for line in lines] == [["1", "even"]]
     line = refusal("groups", "--data", crowded, "--groups", file, "--num-groups", "2")
     assert line.endswith("num_groups 2 has no effect with groups, which say it: leave it at 4")

@@ -37,6 +37,7 @@ def rows(path: Path) -> list[dict[str, Any]]:
 
 def test_a_row_says_when_where_and_what(tmp_path: Path) -> None:
     path = tmp_path / "trials" / "0004" / LOG
+    (tmp_path / "trials").mkdir()
     other = logging.getLogger("elsewhere")
     with log_to(path) as steps:
         logging.getLogger("speaq.data").warning("odd %s\nand more", "sizes")

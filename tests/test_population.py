@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -145,7 +146,7 @@ def test_the_same_ledger_gives_the_same_child(tmp_path: Path) -> None:
         folder = tmp_path / copy
         (folder / "trials").mkdir(parents=True)
         (folder / "ledger.jsonl").write_bytes((tmp_path / "ledger.jsonl").read_bytes())
-        (folder / "trials" / "0000").symlink_to(tmp_path / "trials" / "0000")
+        shutil.copytree(tmp_path / "trials" / "0000", folder / "trials" / "0000")
         again = Fake(tune.plan, folder)
         for _ in range(5):  # those that had not ended go on first
             assert again.ask()[1]["start"] is None

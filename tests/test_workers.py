@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import math
 import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
@@ -22,8 +25,8 @@ ROOT = Path(__file__).parents[1]
 class Packed(list[Tensor]):
     """The smallest batch that can be sent."""
 
-    def tensors(self) -> list[Tensor]:
-        return list(self)
+    def mapped(self, function: Callable[[Any], Any]) -> Packed:
+        return Packed(map(function, self))
 
     def pin_memory(self) -> Packed:
         return self
@@ -49,6 +52,16 @@ class Hanging(Dataset[Tensor]):
 def batches(claimed: int, count: int = 20) -> Iterator[Packed]:
     """`count` batches of a MiB, which are said to be of `claimed` bytes."""
     return workers.load(Numbers(), [[i] for i in range(count)], Packed, 2, claimed, pin_memory=False)
+
+
+@pytest.mark.parametrize("shape", [(2, 3, 5, 4), (7,), (1, 2), (0, 4)])
+def test_a_tensor_that_travels_as_an_array_keeps_its_layout(shape: tuple[int, ...]) -> None:
+    tensor = torch.arange(math.prod(shape)).reshape(shape)
+    for sent in (tensor, tensor.movedim(0, -1)):
+        order, array = workers._as_array(sent)
+        received = workers._as_tensor((order, np.ascontiguousarray(array)))  # what a pipe makes of it
+        assert torch.equal(received, sent)
+        assert received.stride() == sent.stride() or not sent.numel()
 
 
 def test_processes_that_hang_end_the_run_with_a_line(tmp_path: Path) -> None:

@@ -174,9 +174,11 @@ class _Packed:
     num_boxes: list[int]
     num_relations: list[int]
 
-    def tensors(self) -> list[Tensor]:
-        images = self.batch.pixels if isinstance(self.batch, RawBatch) else self.batch.images
-        return [images, self.batch.sizes_hw, *self.columns]
+    def mapped(self, function: Callable[[Any], Any]) -> _Packed:
+        """The same with what `function` makes of each tensor."""
+        images = "pixels" if isinstance(self.batch, RawBatch) else "images"
+        changed = {name: function(getattr(self.batch, name)) for name in (images, "sizes_hw")}
+        return replace(self, batch=replace(self.batch, **changed), columns=tuple(map(function, self.columns)))
 
     def pin_memory(self) -> _Packed:
         return replace(self, batch=self.batch.pin_memory())

@@ -1,7 +1,7 @@
 """Processes that decode images: how they send batches, and how long a batch is waited for.
 
 A batch travels in shared memory. Where there is too little of it (a container has 64 MiB unless it is told otherwise),
-or none can be used, its bytes go through the pipe between the processes instead: slower, and always possible.
+or none can be used, its values go through the pipe between the processes instead: slower, and always possible.
 """
 
 from __future__ import annotations
@@ -9,7 +9,6 @@ from __future__ import annotations
 import logging
 import multiprocessing
 import os
-import pickle
 import signal
 import tempfile
 import threading
@@ -18,9 +17,11 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from multiprocessing.connection import Listener
 from pathlib import Path
-from typing import Any, Generic, Protocol, TypeVar
+from typing import Any, Generic, Protocol, Self, TypeVar
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
@@ -39,7 +40,7 @@ MIB = 2**20
 class Sendable(Protocol):
     """What a process makes of the samples of a batch."""
 
-    def tensors(self) -> list[Tensor]: ...
+    def mapped(self, function: Callable[[Any], Any]) -> Self: ...
 
     def pin_memory(self) -> Sendable: ...
 
@@ -50,13 +51,12 @@ Pack = Callable[[list[Any]], S]
 
 @dataclass(frozen=True)
 class _Piped(Generic[S]):
-    """A batch as bytes."""
+    """A batch with arrays in the place of its tensors, which PyTorch sends through shared memory alone."""
 
-    content: bytes
+    content: S
 
     def unpack(self) -> S:
-        unpacked: S = pickle.loads(self.content)  # of our own process
-        return unpacked
+        return self.content.mapped(_as_tensor)
 
     def pin_memory(self) -> Sendable:
         return self.unpack().pin_memory()
@@ -73,12 +73,21 @@ class _Sender(Generic[S]):
         packed = self.pack(samples)
         if self.shared:
             try:
-                for tensor in packed.tensors():
-                    tensor.share_memory_()  # type: ignore[no-untyped-call]
-                return packed
+                return packed.mapped(Tensor.share_memory_)
             except RuntimeError:  # others have filled it; later, in the queue, this would be lost without a word
                 pass
-        return _Piped(pickle.dumps(packed, pickle.HIGHEST_PROTOCOL))
+        return _Piped(packed.mapped(_as_array))
+
+
+def _as_array(tensor: Tensor) -> tuple[list[int], NDArray[Any]]:
+    """The order of the dimensions in memory, and the values in that order: an array that is sent loses its strides."""
+    order = sorted(range(tensor.dim()), key=lambda dimension: -tensor.stride()[dimension])
+    return order, tensor.permute(order).numpy()
+
+
+def _as_tensor(sent: tuple[list[int], NDArray[Any]]) -> Tensor:
+    order, array = sent
+    return torch.from_numpy(array).permute(np.argsort(order).tolist())
 
 
 def load(
