@@ -20,12 +20,16 @@ AGAIN = 30.0  # seconds after which a node that was refused is looked at again
 
 
 class Admission:
-    """Which nodes may get trials: those of the start, and later ones in which `problem` finds nothing."""
+    """Which nodes may get trials: those that were looked at before, and others in which `problem` finds nothing."""
 
-    def __init__(self, problem: Callable[[Node], str]) -> None:
-        """`problem`: why a node cannot take part, or ""; called in a thread, as it may take minutes."""
+    def __init__(self, admitted: Collection[str], problem: Callable[[Node], str]) -> None:
+        """
+        Args:
+            admitted: ids of nodes that take part; one that joined after they were listed is not among them.
+            problem: why a node cannot take part, or ""; called in a thread, as it may take minutes.
+        """
         self._problem = problem
-        self._admitted = set(cluster.nodes_alive())
+        self._admitted = set(admitted)
         self._looked: dict[str, float] = {}  # nodes that are looked at or were refused → when their turn comes again
         self._refused: set[str] = set()
 

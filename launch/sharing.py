@@ -15,8 +15,8 @@ from speaq.config import Config
 LIMIT = 120.0  # seconds for each question: Ray gives its workers the lowest priority on a busy node
 
 
-def check_shared(output: Path, data: Path, config: Config) -> None:
-    """Raises ClusterError, in one line, unless every node of the cluster sees what a run reads and writes.
+def check_shared(output: Path, data: Path, config: Config) -> frozenset[str]:
+    """The ids of the cluster's nodes, all of which see what a run reads and writes. Raises ClusterError in one line.
 
     Args:
         output: folder that the run writes; need not be there yet.
@@ -24,10 +24,10 @@ def check_shared(output: Path, data: Path, config: Config) -> None:
         config: its paths are absolute.
     """
     nodes = alive()
-    if len(nodes) < 2:
-        return
-    for what, problems in _problems(nodes, output, data, config):
-        _refuse(what, nodes, problems)
+    if len(nodes) > 1:
+        for what, problems in _problems(nodes, output, data, config):
+            _refuse(what, nodes, problems)
+    return frozenset(node.id for node in nodes)
 
 
 def problem_of(node: Node, output: Path, data: Path, config: Config) -> str:

@@ -494,8 +494,8 @@ def _search(
     several = resources.num_workers > 1
     with cluster.connected(dashboard=several), copies.following(output) as follower:
         concurrent = cluster.check_fits(resources)
-        check_shared(output, study.data, _where_it_is(plan))
-        nodes = Admission(lambda node: problem_of(node, output, study.data, _where_it_is(plan)))
+        shared = check_shared(output, study.data, _where_it_is(plan))
+        nodes = Admission(shared, lambda node: problem_of(node, output, study.data, _where_it_is(plan)))
         lines = Lines(plan, ledger.entries, concurrent)
         listener = joined(joined(lines, SearchMetrics(output.name, plan, ledger.entries)), mirror)
         listener = joined(listener, follower)

@@ -11,6 +11,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import time
 from pathlib import Path
 from typing import Any
 
@@ -67,8 +68,8 @@ def test_a_search_whose_folder_is_moved_halts_writes_nothing_in_its_place_and_go
 def test_trials_are_placed_on_admitted_nodes(ray_cluster: None) -> None:
     import ray  # noqa: TID251
 
-    nodes = Admission(lambda node: "")
     here = {ray.get_runtime_context().get_node_id()}
+    nodes = Admission(here, lambda node: "not to be asked")
     assert set(nodes()) == here
     for among, is_placed, limit in ((nodes, True, 100), (lambda: {"0" * 56}, False, 2)):
         group = OnAdmitted({"CPU": 0.01}, among).to_placement_group()
@@ -76,6 +77,20 @@ def test_trials_are_placed_on_admitted_nodes(ray_cluster: None) -> None:
             assert group.wait(limit) is is_placed
         finally:
             ray.util.remove_placement_group(group)
+
+
+def test_a_node_that_joined_while_the_others_were_looked_at_is_looked_at_too(ray_cluster: None) -> None:
+    import ray  # noqa: TID251
+
+    here = ray.get_runtime_context().get_node_id()
+    asked: list[str] = []
+    nodes = Admission((), lambda node: asked.append(node.id) or "")
+    assert not nodes()
+    until = time.monotonic() + 60
+    while not nodes():
+        assert time.monotonic() < until, "it is never admitted"
+        time.sleep(0.05)
+    assert (set(nodes()), asked) == ({here}, [here])
 
 
 # From elsewhere
