@@ -49,7 +49,7 @@ from speaq.terminal import (
     shown,
 )
 from speaq.training.moved import check_resumable, run_data, with_start
-from speaq.training.run_folder import LAST, PREVIOUS
+from speaq.training.run_folder import has_checkpoint
 
 if TYPE_CHECKING:
     from speaq.training.run import RunEvaluation
@@ -239,7 +239,7 @@ def _trained(
 
 def _afterwards(output: Path) -> str:
     """What the user can do with a run whose storage failed, when that is mended."""
-    if any((output / "checkpoints" / name).exists() for name in (LAST, PREVIOUS)):
+    if has_checkpoint(output):
         return "then --resume goes on from its last checkpoint"
     if (output / "config.yaml").exists():
         return "then --resume begins again: there is no checkpoint yet"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import unicodedata
 
-_JOINERS = "\u200c\u200d"  # between letters of Persian and Indic words, and inside emoji
+JOINERS = frozenset("\u200c\u200d")  # between letters of Persian and Indic words, and inside emoji
 _OBEYED = ("Cc", "Cs", "Zl", "Zp")  # categories: control characters, halves of surrogates, line separators
 
 
@@ -23,4 +23,4 @@ def visible(text: object, keep: str = "") -> str:
 def is_obeyed(character: str) -> bool:
     """Whether a terminal or a text layout may act on it instead of showing it."""
     category = unicodedata.category(character)
-    return category in _OBEYED or (category == "Cf" and character not in _JOINERS)
+    return category in _OBEYED or (category == "Cf" and character not in JOINERS)

@@ -6,7 +6,8 @@ import re
 import unicodedata
 from collections.abc import Iterable
 
-JOINERS = frozenset("\u200c\u200d")  # Persian and emoji need them, though Python calls them unprintable
+from speaq.plain_text import JOINERS
+
 _EMPTY = dict.fromkeys(map(ord, "\u200b\u2060\ufeff"))  # take no space and show nothing
 
 
@@ -16,7 +17,7 @@ def tidy(name: str) -> str:
 
 
 def is_text(name: str) -> bool:
-    """Whether a terminal shows every character of the name as one."""
+    """Whether a terminal shows every character of the name as one; Python calls the joiners unprintable."""
     return all(letter.isprintable() or letter in JOINERS for letter in name)
 
 
