@@ -17,10 +17,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from launch import results, status
+from launch import copies, results, study_creation
 from launch import study as studies
+from launch.plan import MAX_STEPS, compared, max_steps
 from launch.scheduler import Halving, Named
-from launch.search import MAX_STEPS, compared
 from speaq import config as configs
 from speaq import space as spaces
 from speaq.config import ConfigError
@@ -122,7 +122,7 @@ def _run(output: Path, config: Path, space: Path, data: Path, trials: int | None
     settings = SearchConfig(
         objective=asked.search.objective, seed=asked.search.seed, trials=number, sampler="random", scheduler="none"
     )
-    study = studies.create(
+    study = study_creation.create(
         configs.load(config, assignments),
         asked.model_copy(update={"search": settings}),
         data,
@@ -133,12 +133,12 @@ def _run(output: Path, config: Path, space: Path, data: Path, trials: int | None
 
 def judge(folder: Path) -> Calibration:
     """What the full trials of a search tell about its budgets. Raises ConfigError."""
-    snapshot = status.read(folder)
+    snapshot = copies.read_study(folder)
     plan = snapshot.plan
     full = [entry for entry in snapshot.entries if entry.state in ("finished", "infeasible")]
-    if len({status.max_steps(entry, plan) for entry in full}) > 1:
+    if len({max_steps(entry, plan) for entry in full}) > 1:
         raise ConfigError(f"{folder}: its trials differ in training.max_steps; a budget must mean the same to all")
-    last = plan.base.training.max_steps if not full else status.max_steps(full[0], plan)
+    last = plan.base.training.max_steps if not full else max_steps(full[0], plan)
     metric = compared(plan)
     steps = sorted({step for entry in full for step in entry.reports if step < last})
     curves = np.array([[_number(entry.reports.get(step, {}).get(metric)) for step in steps] for entry in full])

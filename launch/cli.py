@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from launch import results
+from launch import results, status, study_creation, study_record
 from launch import study as studies
 from launch.ledger import Entry
 from launch.seam import Progresses
@@ -51,7 +51,7 @@ def tune_command(
         if not (resume / "study.yaml").exists():
             near = moved.near_names(resume, "study.yaml")
             raise ConfigError(f"--resume {resume}: holds no search (study.yaml){near}; to begin one, give --output")
-        study = studies.read(resume / "study.yaml")
+        study = study_record.read(resume / "study.yaml")
         if study.of_predictions:
             from launch import from_predictions as predictions  # with PyTorch, which takes seconds to import
 
@@ -102,7 +102,7 @@ def tune_command(
     assert data is not None
     assert output is not None
     asked = configs.load(config, assignments)
-    study = studies.create(
+    study = study_creation.create(
         asked if init_from is None else moved.with_start(asked, init_from),
         spaces.load(space).with_search(configs.parse_overrides(search, "--search")),
         data,
@@ -149,8 +149,8 @@ def _tune_predictions(
 
 def _report(entries: list[Entry], output: Path) -> int:
     """Prints the table and where things are. Returns 1 where no trial finished, or none but references."""
-    plan = studies.read(output / "study.yaml").plan
-    results.print_table(entries, plan)
+    plan = study_record.read(output / "study.yaml").plan
+    status.print_table(entries, plan)
     best = results.best_entry(entries, plan.objective)
     if best is None:
         echo(shown(f"no trial finished; see {output / 'trials'}"))

@@ -23,8 +23,7 @@ from ray._private.state import available_resources_per_node
 
 from launch import head
 from launch.limits import bounded
-from speaq import config as configs
-from speaq.config import Config, ConfigError, ResourcesConfig
+from speaq.config import ConfigError, ResourcesConfig
 from speaq.files.home import make_up_home
 
 log = logging.getLogger(__name__)
@@ -205,20 +204,6 @@ def _use_own_token() -> None:
     path.touch(mode=0o600)
     path.write_text(secrets.token_hex(32))
     os.environ["RAY_AUTH_TOKEN_PATH"] = str(path)
-
-
-def with_absolute_paths(config: Config, *, needed: bool = True) -> Config:
-    """For workers, which have other working directories: files of the config made absolute, and there.
-
-    Raises ConfigError where one is missing that is needed.
-    """
-    paths = {}
-    for key, value in (("init_from", config.training.init_from), ("backbone_from", config.training.backbone_from)):
-        if value is not None:
-            paths[f"training.{key}"] = str(Path(value).resolve())
-            if needed and not Path(value).exists():
-                raise ConfigError(f"training.{key}: {paths[f'training.{key}']} does not exist")
-    return configs.apply(config, paths) if paths else config
 
 
 def worker_resources(resources: ResourcesConfig) -> dict[str, float]:

@@ -18,15 +18,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from launch import copies, results, status
-from launch import study as studies
+from launch import copies, results, study_changes, study_creation
 from launch.fence import Claim, FencedError
 from launch.ledger import Entry, digest, digests
 from launch.memory import train_in_parts
+from launch.plan import compared
 from launch.race import Setting, leader, race
-from launch.seam import Metrics, Progress, Progresses, on_workers
-from launch.search import compared
-from launch.status import Snapshot
+from launch.seam import Metrics, Progress, Progresses
+from launch.snapshot import Snapshot
+from launch.training_place import on_workers
 from launch.trial import Job, run_training
 from speaq import config as configs
 from speaq.config import Config, ConfigError
@@ -75,10 +75,10 @@ def confirm(
         Interrupted: Ctrl-C while training; the same command goes on.
     """
     wanted = parse_seeds(seeds)
-    snapshot = status.read(folder.resolve())
+    snapshot = copies.read_study(folder.resolve())
     chosen = choose(snapshot, top)
     _check_seeds(wanted, chosen, seeds)
-    study = studies.with_start(snapshot.study, snapshot.folder, start)
+    study = study_changes.with_start(snapshot.study, snapshot.folder, start)
     snapshot = dataclasses.replace(snapshot, study=study)
     needed = any(not run_folder.has_checkpoint(_folder(snapshot, e, seed)) for e in chosen for seed in wanted)
     where = _check_unchanged(snapshot, data, needed=needed)
@@ -170,14 +170,14 @@ def _check_unchanged(snapshot: Snapshot, data: Path | None, *, needed: bool) -> 
         needed: whether a run has yet to begin from those weights.
     """
     study = snapshot.study
-    where = studies.found_data(study, snapshot.folder, data)
-    now = studies.data_digest(where)
+    where = study_changes.found_data(study, snapshot.folder, data)
+    now = study_creation.data_digest(where)
     if now != study.data_digest:
         then = study.data_digest[:12]
         raise ConfigError(f"{snapshot.folder}: was searched on other data (digest {then}, {where} has {now[:12]})")
-    if changes := studies.look_again(where, study.seen)[1]:
+    if changes := study_creation.look_again(where, study.seen)[1]:
         raise ConfigError(f"{snapshot.folder}: {where} has changed since the search ({'; '.join(changes)})")
-    if studies.begins_with(study, snapshot.folder, needed=needed) != study.start_digest:
+    if study_changes.begins_with(study, snapshot.folder, needed=needed) != study.start_digest:
         raise ConfigError(f"{snapshot.folder}: the weights that its trials start from have changed since")
     return where
 

@@ -19,11 +19,12 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Literal
 
-from launch import folder_copy
+from launch import folder_copy, snapshot
 from launch.failures import StorageLost
 from launch.fence import WAIT, FencedError
 from launch.folder_copy import BEAT, CLAIM, LAST, Copy, said
 from launch.remote import Store, StoreError, joined, local_name, parent
+from launch.snapshot import Snapshot
 
 log = logging.getLogger(__name__)
 
@@ -208,6 +209,11 @@ def looked_at_again(folder: Path) -> bool | None:
     claim, beat = said(copy.store.read(CLAIM)), copy.store.stamp(BEAT)[0]
     lives = beat is not None and time.time() - beat[1] / 1e9 < folder_copy.SILENT
     return lives and bool(claim) and not claim.get("released")
+
+
+def read_study(folder: Path) -> Snapshot:
+    """A study as it is now, here or at the URL that its folder is a copy of. Raises as `snapshot.read`, StorageLost."""
+    return snapshot.read(folder, active=looked_at_again(folder) or None)
 
 
 class Follower:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from pathlib import Path
 
-from launch import results, seam
+from launch import results, status, study_creation, study_record, training_place
 from launch import study as studies
 from launch.ledger import Entry
 from launch.seam import Progresses
@@ -44,7 +44,7 @@ def run_demo(output: Path, images: int | None, assignments: list[str], progress:
     detector = _detector(detector_config, data, output / "detector", progress)
     config = configs.load(shipped("configs/toy.yaml"), [*assignments, f"training.init_from={detector}"])
     entries = _search(config, data, output / "search", assignments)
-    best = results.best_entry(entries, studies.read(output / "search" / "study.yaml").plan.objective)
+    best = results.best_entry(entries, study_record.read(output / "search" / "study.yaml").plan.objective)
     if best is None:
         echo("no trial finished")
         return 1
@@ -67,7 +67,7 @@ def _data(folder: Path, images: int, progress: Progresses) -> Path:
 def _detector(config: Config, data: Path, folder: Path, progress: Progresses) -> Path:
     if not (folder / "result.json").exists():
         with progress("pre-training the detector") as tell:
-            seam.where_asked(config)(config, data, folder, task="detector", resume=True, progress=tell)
+            training_place.where_asked(config)(config, data, folder, task="detector", resume=True, progress=tell)
     echo(f"2/4 detector: {folder}")
     return folder
 
@@ -78,9 +78,9 @@ def _search(config: Config, data: Path, folder: Path, assignments: list[str]) ->
     else:
         space = spaces.load(shipped("search_spaces/toy.yaml"))
         fixed = list(configs.parse_overrides(assignments))
-        entries = studies.start(studies.create(config, space, data, overrides=fixed), folder)
+        entries = studies.start(study_creation.create(config, space, data, overrides=fixed), folder)
     echo(f"3/4 search on {config.data.num_val} validation images: {folder}")
-    results.print_table(entries, studies.read(folder / "study.yaml").plan)
+    status.print_table(entries, study_record.read(folder / "study.yaml").plan)
     return entries
 
 

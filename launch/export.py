@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from launch import results, status
-from launch.status import Snapshot
+from launch import copies, results
+from launch.snapshot import Snapshot
 from speaq.config import ConfigError
 from speaq.files.atomic import replaced
 
@@ -26,7 +26,7 @@ def export(study: Path, output: Path) -> int:
         raise ConfigError(f"{output}: the ending is one of {', '.join(ENDINGS)}, not {output.suffix!r}")
     if output.exists():
         raise ConfigError(f"{output}: exists already; give another file")
-    snapshot = status.read(study)
+    snapshot = copies.read_study(study)
     rows = results.rows(snapshot.entries, snapshot.plan)
     if not rows:
         raise ConfigError(f"{study}: has no trial yet")
@@ -54,7 +54,8 @@ def _write(path: Path, ending: str, rows: Sequence[Row], snapshot: Snapshot) -> 
             from sqlalchemy import URL
 
             from launch.frozen import rebuild
-            from launch.storage import Address, connect
+            from launch.storage import connect
+            from launch.study_record import Address
 
             url = URL.create("sqlite", database=str(path.resolve())).render_as_string()
             name = snapshot.folder.resolve().name

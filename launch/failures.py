@@ -7,13 +7,8 @@ last checkpoint (the first counts, see `search.MAX_DEATHS`); `halted` ends the s
 from __future__ import annotations
 
 import errno
-import traceback
-from pathlib import Path
 
-from launch.fence import FencedError
-from speaq.data import LoaderDied
-from speaq.files import atomic
-from speaq.files.locks import Busy, Gone
+from speaq.files.locks import Gone
 
 # What the storage of a run does to it: full, read-only, away. No trial is at fault, and the next one would fail too.
 STORAGE = frozenset(
@@ -38,25 +33,6 @@ class Halted(RuntimeError):
 
 class StorageLost(RuntimeError):
     """The storage of a run cannot be written."""
-
-
-def outcome_of(error: BaseException, folder: Path) -> dict[str, str]:
-    """What a trial in `folder` tells of `error`; the traceback is kept in error.txt there."""
-    reason = one_line(error)
-    if isinstance(error, FencedError | Busy):
-        return {"again": reason}
-    if isinstance(error, LoaderDied):
-        return {"died": reason}
-    if isinstance(error, Gone | Halted):  # sentences of their own
-        return {"halted": str(error)}
-    if is_of_storage(error):
-        return {"halted": reason}
-    try:
-        atomic.write_text(folder / "error.txt", "".join(traceback.format_exception(error)))
-    except OSError as second:  # libraries wrap the first one beyond recognition
-        if is_of_storage(second):
-            return {"halted": f"{one_line(second)} ({reason})"}
-    return {"failure": reason}
 
 
 def is_of_storage(error: BaseException) -> bool:

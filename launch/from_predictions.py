@@ -12,16 +12,18 @@ import json
 import time
 from pathlib import Path
 
-from launch import results, seam
+from launch import results, seam, study_changes, study_creation, study_extent, study_record
 from launch import storage as storages
 from launch import study as studies
 from launch.ledger import Entry, Ledger
 from launch.mirror import Mirror, joined, opened
+from launch.plan import Plan, objectives
+from launch.plots import write_results
 from launch.progress import Lines
 from launch.seam import Progresses
-from launch.search import Plan, Search, objectives
+from launch.search import Search
 from launch.shipped import shipped
-from launch.study import OF_PREDICTIONS, Study
+from launch.study_record import OF_PREDICTIONS, Study
 from speaq import config as configs
 from speaq import space as spaces
 from speaq.config import ConfigError
@@ -49,13 +51,13 @@ def start(
     """Searches in `output`, which must be new or empty. Raises ConfigError, DataError."""
     chosen = spaces.load(shipped("search_spaces/inference.yaml") if space is None else space).with_search(search)
     check_space(chosen)
-    studies.check_new(output)
+    study_record.check_new(output)
     with progress("raw outputs of the validation split") as tell:
         stored = store(run, data, progress=tell)
     chosen.check(stored.config)
     base = chosen.base(stored.config)
     names = objectives(objective or chosen.search.objective, base)
-    feasibility = studies.feasibility_on(stored.data)
+    feasibility = study_creation.feasibility_on(stored.data)
     for name in names:
         feasibility.check_metric(name, stored.config, "objective: ")
     if chosen.search.constraints:
@@ -89,10 +91,10 @@ def resume(
     """
     home = output.resolve()
     with progress("raw outputs of the validation split") as tell:
-        stored = store(run or _run_of(study, home), studies.found_data(study, home, data), progress=tell)
-    study = studies.as_now(study, output, stored.data.resolve(), stored.data_digest, _digest(stored), force)
+        stored = store(run or _run_of(study, home), study_changes.found_data(study, home, data), progress=tell)
+    study = study_changes.as_now(study, output, stored.data.resolve(), stored.data_digest, _digest(stored), force)
     with opened(storages.again(study.storage, url, output), study.plan) as mirror:
-        return _run(studies.with_trials(study, trials), stored, output, mirror)
+        return _run(study_extent.with_trials(study, trials), stored, output, mirror)
 
 
 def _run_of(study: Study, home: Path) -> Path:
@@ -121,17 +123,17 @@ def _run(study: Study, stored: StoredRun, output: Path, mirror: Mirror | None) -
     ledger = Ledger(output / "ledger.jsonl")
     with contextlib.closing(ledger):
         ledger.check_objectives(study.plan.objective)
-        study = studies.with_possible_trials(study, ledger)
-        studies.keep(study, output)
+        study = study_extent.with_possible_trials(study, ledger)
+        study_record.keep(study, output)
         if mirror is not None:
             mirror.follow(ledger.entries.values())
         try:
             study = _search(study, stored, ledger, mirror)
-            studies.keep(study, output)
+            study_record.keep(study, output)
         finally:
             entries = list(ledger.entries.values())
             if entries:
-                results.write(output, entries, study.plan)
+                write_results(output, entries, study.plan)
                 _write_curve(output / "curve.csv", entries, study.plan)
     return entries
 
@@ -157,8 +159,8 @@ def _search(study: Study, stored: StoredRun, ledger: Ledger, mirror: Mirror | No
         search.on_trial_complete(name, {"outcome": json.dumps(_plain(outcome))})
         number += 1
     if not number:
-        studies.say_nothing_is_left(study, ledger)
-    return studies.as_exhausted(study, ledger) if search.exhausted else study
+        study_extent.say_nothing_is_left(study, ledger)
+    return study_extent.as_exhausted(study, ledger) if search.exhausted else study
 
 
 def _plain(outcome: dict[str, object]) -> dict[str, object]:

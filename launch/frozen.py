@@ -14,9 +14,9 @@ from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
 from launch.ledger import Entry
+from launch.plan import Plan, excess
 from launch.samplers import distribution
 from launch.seam import is_number
-from launch.search import Plan, excess
 from speaq.space import GROUPS
 from speaq.user_groups import label
 

@@ -27,6 +27,7 @@ from launch.seam import Metrics
 from speaq.config import Config, ConfigError, defaults, flatten, to_dict
 from speaq.files.atomic import append_to, check_links
 from speaq.files.locks import Busy, Gone, Lock, Taken
+from speaq.files.regular import check_regular
 from speaq.foreign import parse_json
 from speaq.parameters import Plain
 from speaq.training.moved import STARTS
@@ -87,55 +88,23 @@ LONGEST = 1e10  # seconds, 317 years
 LONGEST_GAP = 86_400.0  # seconds between two rows without a driver's own clock: one that was set cannot spend a budget
 
 
-class Ledger:
-    """Reads what is there, then appends; holds a lock, so that one driver at a time works on a study."""
+class Rows:
+    """What the rows of a ledger tell, in the order in which they were written."""
 
     wall_seconds = 0.0  # from a driver's start to its last row, of all drivers
     _row_time: float | None = None  # of the last row, Unix time
     _row_clock = 0.0  # of the last row, seconds since its driver began
 
     def __init__(self, path: Path) -> None:
-        """Takes the study's folder.
-
-        Raises:
-            LedgerError: another process has it, or a line cannot be read.
-            ConfigError: it holds links that lead out of it.
-        """
+        """Reads nothing yet. `path` is named in complaints."""
         self.path = path
         self.entries: dict[str, Entry] = {}
-        self._torn = False  # whether a row was written in part
-        check_links(path.parent)
-        try:
-            self.lock = Lock(path.parent)
-        except Busy as error:
-            raise LedgerError(f"{path.parent}: another search is running on this folder ({error.owner})") from error
-        except OSError as error:
-            raise LedgerError(f"{path}: cannot be written ({error.strerror})") from error
-        try:
-            self._file = append_to(path)
-            self._replay()
-        except OSError as error:
-            self.lock.close()
-            raise LedgerError(f"{path}: cannot be written ({error.strerror})") from error
-        except LedgerError:
-            self.lock.close()
-            raise
-        self._opened, self._began = time.time(), time.monotonic()
-        self._wrote = False  # a driver that finds nothing to do leaves no trace
 
-    def _replay(self) -> None:
-        content = self.path.read_bytes()
-        complete = content.rfind(b"\n") + 1
-        if complete < len(content):  # killed in the middle of a line: the event did not happen
-            log.warning("%s: dropping a torn last line", self.path)
-            os.truncate(self.path, complete)
-        self._read(content[:complete])
-
-    def _read(self, rows: bytes) -> None:
+    def read(self, rows: bytes) -> None:
         """Takes whole rows. Raises LedgerError at the first that is none."""
         for number, line in enumerate(rows.splitlines(), start=1):
             try:
-                self._apply(checked(parse_json(line)))
+                self.take(checked(parse_json(line)))
             except (ValueError, KeyError, TypeError, AttributeError) as error:
                 raise LedgerError(
                     f"{self.path} line {number}: not a row of a ledger ({error}); speaq doctor {self.path.parent} "
@@ -152,34 +121,8 @@ class Ledger:
                     "as objective; the two files do not belong together"
                 )
 
-    def append(self, event: Event, trial: str, **fields: Any) -> None:
-        """Writes one row; it is on disk when this returns. Raises StorageLost (disk full, …)."""
-        if not self._wrote:
-            self._write({"event": "opened", "time": self._opened})
-            self._wrote = True
-        self._write({"event": event, "trial": trial, **self._now(), **fields})
-
-    def _now(self) -> dict[str, float]:
-        """`time` is for people and may jump; `clock`, seconds since this driver began, is what is counted."""
-        return {"time": time.time(), "clock": round(time.monotonic() - self._began, 3)}
-
-    def _write(self, row: Mapping[str, Any]) -> None:
-        line = json.dumps(row, allow_nan=False).encode() + b"\n"
-        if self._torn:  # a row behind half of one could not be read
-            raise StorageLost(f"{self.path}: could not be written before; resume the search")
-        try:
-            self.lock.check()
-            if self._file.write(line) != len(line):
-                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-            os.fsync(self._file.fileno())
-        except (Gone, Taken) as error:
-            raise StorageLost(str(error)) from error
-        except OSError as error:
-            self._torn = True
-            raise StorageLost(f"{self.path}: cannot be written ({error.strerror}); --resume goes on") from error
-        self._apply(json.loads(line))
-
-    def _apply(self, row: Mapping[str, Any]) -> None:
+    def take(self, row: Mapping[str, Any]) -> None:
+        """Takes one row. Raises ValueError or KeyError where it does not follow from those before."""
         event = row["event"]
         self._count(row)
         if event in ("opened", "closed"):
@@ -223,6 +166,73 @@ class Ledger:
             self.wall_seconds += min(max(0.0, row["time"] - self._row_time), LONGEST_GAP)
         self._row_time, self._row_clock = row["time"], clock
 
+
+class Ledger(Rows):
+    """Reads what is there, then appends; holds a lock, so that one driver at a time works on a study."""
+
+    def __init__(self, path: Path) -> None:
+        """Takes the study's folder.
+
+        Raises:
+            LedgerError: another process has it, or a line cannot be read.
+            ConfigError: it holds links that lead out of it.
+        """
+        super().__init__(path)
+        self._torn = False  # whether a row was written in part
+        check_links(path.parent)
+        try:
+            self.lock = Lock(path.parent)
+        except Busy as error:
+            raise LedgerError(f"{path.parent}: another search is running on this folder ({error.owner})") from error
+        except OSError as error:
+            raise LedgerError(f"{path}: cannot be written ({error.strerror})") from error
+        try:
+            self._file = append_to(path)
+            self._replay()
+        except OSError as error:
+            self.lock.close()
+            raise LedgerError(f"{path}: cannot be written ({error.strerror})") from error
+        except LedgerError:
+            self.lock.close()
+            raise
+        self._opened, self._began = time.time(), time.monotonic()
+        self._wrote = False  # a driver that finds nothing to do leaves no trace
+
+    def _replay(self) -> None:
+        content = self.path.read_bytes()
+        complete = content.rfind(b"\n") + 1
+        if complete < len(content):  # killed in the middle of a line: the event did not happen
+            log.warning("%s: dropping a torn last line", self.path)
+            os.truncate(self.path, complete)
+        self.read(content[:complete])
+
+    def append(self, event: Event, trial: str, **fields: Any) -> None:
+        """Writes one row; it is on disk when this returns. Raises StorageLost (disk full, …)."""
+        if not self._wrote:
+            self._write({"event": "opened", "time": self._opened})
+            self._wrote = True
+        self._write({"event": event, "trial": trial, **self._now(), **fields})
+
+    def _now(self) -> dict[str, float]:
+        """`time` is for people and may jump; `clock`, seconds since this driver began, is what is counted."""
+        return {"time": time.time(), "clock": round(time.monotonic() - self._began, 3)}
+
+    def _write(self, row: Mapping[str, Any]) -> None:
+        line = json.dumps(row, allow_nan=False).encode() + b"\n"
+        if self._torn:  # a row behind half of one could not be read
+            raise StorageLost(f"{self.path}: could not be written before; resume the search")
+        try:
+            self.lock.check()
+            if self._file.write(line) != len(line):
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            os.fsync(self._file.fileno())
+        except (Gone, Taken) as error:
+            raise StorageLost(str(error)) from error
+        except OSError as error:
+            self._torn = True
+            raise StorageLost(f"{self.path}: cannot be written ({error.strerror}); --resume goes on") from error
+        self.take(json.loads(line))
+
     def wall_now(self) -> float:
         """Seconds in which drivers worked on the study, this one up to now."""
         return self.wall_seconds + time.monotonic() - self._began - (self._row_clock if self._wrote else 0.0)
@@ -233,6 +243,17 @@ class Ledger:
                 self._write({"event": "closed", **self._now()})
         self._file.close()
         self.lock.close()
+
+
+def read_rows(path: Path) -> Rows:
+    """A ledger that may be growing: nothing is locked, and a torn last line is left alone. Raises LedgerError."""
+    rows = Rows(path)
+    try:
+        content = check_regular(path).read_bytes() if path.exists() else b""
+    except OSError as error:
+        raise LedgerError(f"{path}: cannot be read ({error.strerror})") from error
+    rows.read(content[: content.rfind(b"\n") + 1])
+    return rows
 
 
 # What the fields of a row may hold; a ledger can come from elsewhere, and an id becomes the name of a folder.

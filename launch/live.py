@@ -9,8 +9,8 @@ from rich.console import Console, Group
 from rich.live import Live
 from rich.text import Text
 
-from launch import status
-from launch.status import Snapshot
+from launch import board, status
+from launch.snapshot import Snapshot
 from speaq.plain_text import visible
 
 FAILURES = 5  # shown: the last ones
@@ -35,12 +35,12 @@ def live(console: Console, snapshot: Callable[[], Snapshot]) -> Iterator[None]:
 
 def render(snapshot: Snapshot) -> Group:
     """Best of each objective, a row for each running trial, the last failures, the sums."""
-    trials = status.trial_statuses(snapshot)
+    trials = board.trial_statuses(snapshot)
     running = [trial for trial in trials if trial.state == "running"]
     failed = [trial for trial in trials if trial.reason][-FAILURES:]
     return Group(
-        *(Text(visible(line)) for line in status.best_lines(status.best_by_objective(snapshot))),
+        *(Text(visible(line)) for line in board.best_lines(board.best_by_objective(snapshot))),
         status.trial_table(running, snapshot.plan.objective),
         *(Text(visible(f"trial {trial.trial} {trial.state}: {trial.reason}"), style="red") for trial in failed),
-        Text(status.totals_line(status.totals(trials, snapshot), snapshot.active)),
+        Text(board.totals_line(board.totals(trials, snapshot), snapshot.active)),
     )

@@ -17,8 +17,9 @@ from optuna.trial import FrozenTrial
 
 from launch.frozen import TRIAL, frozen, open_study
 from launch.ledger import Entry
-from launch.search import Listener, Plan
-from launch.storage import Address, connect, refusal
+from launch.plan import Listener, Plan
+from launch.storage import connect, masked, refusal
+from launch.study_record import Address
 
 log = logging.getLogger(__name__)
 
@@ -92,7 +93,7 @@ class Mirror:
         self._thread.join(LAST_SECONDS)
         if self._behind:
             left = f"{len(self._behind)} trials, from {next(iter(self._behind))} on"
-            log.warning("storage %s: lacks the last state of %s; a resume brings it", self._address, left)
+            log.warning("storage %s: lacks the last state of %s; a resume brings it", masked(self._address.url), left)
         if not self._thread.is_alive():
             self._drop()
 
@@ -122,7 +123,7 @@ class Mirror:
                     del self._behind[entry.id]
         if self._lost:
             self._lost = False
-            log.info("storage %s: has caught up", self._address)
+            log.info("storage %s: has caught up", masked(self._address.url))
 
     def _next(self) -> Entry | None:
         with self._changed:
@@ -176,7 +177,7 @@ class Mirror:
         if not same and not self._foreign:
             self._foreign = True
             text = "storage %s: trial %s ended there otherwise than here, and stays so: is %s a copy of another study?"
-            log.warning(text, self._address, entry.id, self._address.study)
+            log.warning(text, masked(self._address.url), entry.id, self._address.study)
 
 
 def _add(storage: BaseStorage, trial: int, found: FrozenTrial, wanted: FrozenTrial) -> None:

@@ -11,13 +11,20 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from launch import results
 from launch.ledger import Entry
+from launch.plan import Plan
 from launch.results import pareto, score, table_k
-from launch.search import Plan
 from speaq.files.atomic import replaced
 from speaq.plain_text import visible
 
 COLOURS = {"published": "#c2410c", "baseline": "#1d4ed8"}
+
+
+def write_results(output: Path, entries: Sequence[Entry], plan: Plan) -> None:
+    """All that a search leaves behind in its folder: trials.csv, best.yaml and search.png."""
+    results.write(output, entries, plan)
+    draw(output / "search.png", entries, plan)
 
 
 def draw(path: Path, entries: Sequence[Entry], plan: Plan) -> None:

@@ -6,8 +6,8 @@ import time
 from collections.abc import Mapping
 
 from launch.ledger import Entry
+from launch.plan import Plan, max_steps
 from launch.results import best_entry, metric_columns
-from launch.search import Plan, max_steps
 from speaq.plain_text import visible
 from speaq.terminal import console
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from launch.ledger import Ledger, checked, digest
+from launch.ledger import Rows, checked, digest
 from speaq import config as configs
 from speaq.config import ConfigError
 from speaq.files.atomic import check_links, replaced
@@ -46,7 +46,7 @@ def repair(folder: Path) -> int:
         raise ConfigError(f"{folder}: holds no ledger.jsonl, so it is no study that has begun")
     check_links(folder)
     with Lock(folder):
-        found, ledger = sorted_out(path.read_bytes())
+        found, ledger = sorted_out(path, path.read_bytes())
         if not found.aside:
             echo(f"{path}: {len(found.kept)} rows, all whole; nothing to do")
             return DONE
@@ -67,9 +67,9 @@ def repair(folder: Path) -> int:
     return DONE
 
 
-def sorted_out(content: bytes) -> tuple[Repair, Ledger]:
+def sorted_out(path: Path, content: bytes) -> tuple[Repair, Rows]:
     """The rows of a ledger that can be kept, and those that cannot, with what the former tell."""
-    found, ledger = Repair(), _Reader()
+    found, ledger = Repair(), Rows(path)
     for line, row in _by_driver(content, found):
         trial = row.get("trial", "")
         known = ledger.entries.get(trial)
@@ -85,16 +85,6 @@ def sorted_out(content: bytes) -> tuple[Repair, Ledger]:
         else:
             found.kept.append(line)
     return found, ledger
-
-
-class _Reader(Ledger):
-    """Rows that are taken one by one."""
-
-    def __init__(self) -> None:
-        self.entries = {}
-
-    def take(self, row: Mapping[str, Any]) -> None:
-        self._apply(row)
 
 
 def _by_driver(content: bytes, found: Repair) -> Iterator[tuple[bytes, Mapping[str, Any]]]:
@@ -125,7 +115,7 @@ def _by_driver(content: bytes, found: Repair) -> Iterator[tuple[bytes, Mapping[s
         yield from part
 
 
-def _is_of(run: Path, ledger: Ledger, trial: str) -> bool:
+def _is_of(run: Path, ledger: Rows, trial: str) -> bool:
     """Whether a run folder holds the trial that the ledger tells of; one that is not there is as good."""
     if not (run / "config.yaml").exists():
         return not run.exists()

@@ -7,10 +7,11 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import launch.report_html as html
-from launch import compare, report_health, report_plots, report_png, report_tables, results, status
+from launch import board, compare, copies, report_health, report_plots, report_png, report_tables, results
+from launch.board import TrialStatus
 from launch.ledger import Entry
-from launch.search import Plan
-from launch.status import Snapshot, TrialStatus
+from launch.plan import Plan
+from launch.snapshot import Snapshot
 from speaq.config import ConfigError
 from speaq.files import atomic
 from speaq.files.atomic import check_links
@@ -33,7 +34,7 @@ def write_report(study: Path, output: Path | None = None) -> Path:
     if output is None:
         check_links(study)
         output = study / "report.html"
-    snapshot = status.read(study)
+    snapshot = copies.read_study(study)
     content = html.page(f"Search {study.resolve().name}", _sections(snapshot))
     try:
         atomic.write_text(output, content)
@@ -45,7 +46,7 @@ def write_report(study: Path, output: Path | None = None) -> Path:
 
 
 def _sections(snapshot: Snapshot) -> Iterator[str]:
-    trials = status.trial_statuses(snapshot)
+    trials = board.trial_statuses(snapshot)
     yield html.section("What was asked", *_asked(snapshot))
     finished = any(entry.state == "finished" for entry in snapshot.entries)
     if not finished:
@@ -162,7 +163,7 @@ def _quoted(path: Path) -> str:
 
 
 def _cost(snapshot: Snapshot, trials: Sequence[TrialStatus]) -> list[str]:
-    sums = status.totals(trials, snapshot)
+    sums = board.totals(trials, snapshot)
     resources = snapshot.plan.base.resources
     kind, each = ("GPU", resources.gpus_per_worker) if resources.gpus_per_worker else ("CPU", resources.cpus_per_worker)
     share = each * resources.num_workers / 3600

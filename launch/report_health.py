@@ -14,7 +14,7 @@ import plotly.graph_objects as go
 import launch.report_html as html
 from launch import results
 from launch.ledger import Entry
-from launch.status import Snapshot
+from launch.snapshot import Snapshot
 from speaq.training.metrics import read_lines
 
 BEST = 3  # trials shown, beside the published setting and the failed ones

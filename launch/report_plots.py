@@ -13,10 +13,10 @@ from optuna.trial import FrozenTrial
 
 from launch.frozen import quiet, rebuild
 from launch.ledger import Entry
+from launch.plan import Plan
 from launch.plots import COLOURS
 from launch.results import best_entry, score, table_k
 from launch.seam import is_number
-from launch.search import Plan
 
 MIN_TRIALS = 10  # with fewer finished trials an importance would be made of chance
 MIN_TOP = 5  # trials in the better part, as the documentation of PED-ANOVA asks for

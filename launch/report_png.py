@@ -11,7 +11,7 @@ from optuna.trial import FrozenTrial
 from launch import plots, report_plots, results
 from launch.frozen import quiet, rebuild
 from launch.ledger import Entry
-from launch.search import Plan
+from launch.plan import Plan
 from speaq.files.atomic import replaced
 
 Target = Callable[[FrozenTrial], float]

@@ -6,7 +6,7 @@ import launch.report_html as html
 from launch import confirm, results
 from launch.ledger import Entry
 from launch.report_plots import objective_name
-from launch.status import Snapshot
+from launch.snapshot import Snapshot
 from speaq import config as configs
 from speaq.config import Config
 from speaq.data import DataError

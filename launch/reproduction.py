@@ -21,8 +21,10 @@ from launch import published
 from launch.memory import train_in_parts
 from launch.record import Record, describe_data
 from launch.remote_evaluation import evaluate_remotely
-from launch.seam import TRAIN, Progresses, on_workers, where_asked
+from launch.seam import Progresses
 from launch.shipped import for_detector, shipped
+from launch.study_record import TRAIN
+from launch.training_place import on_workers, where_asked
 from speaq import config as configs
 from speaq.config import BASELINE, Config, ConfigError, ResourcesConfig
 from speaq.data import DataError

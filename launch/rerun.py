@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from launch import compare, seam
+from launch import compare, training_place
 from launch.compare import Metrics, Record
 from launch.seam import Progress, Progresses
 from speaq import config as configs
@@ -111,7 +111,7 @@ def _train(before: Record, data: Path, output: Path, tell: Progress) -> None:
             raise StopTraining
 
     options: dict[str, Any] = {"task": before.data.get("task", "speaq"), "report": report, "progress": tell}
-    seam.where_asked(before.config)(before.config, data, output, **options)
+    training_place.where_asked(before.config)(before.config, data, output, **options)
 
 
 def _judge(before: Record, after: Record) -> int:

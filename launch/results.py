@@ -1,4 +1,4 @@
-"""What a search leaves behind, made from the ledger alone: the table, trials.csv, best.yaml, search.png."""
+"""What a search leaves behind, made from the ledger alone: rows of a table, trials.csv, best.yaml."""
 
 from __future__ import annotations
 
@@ -9,13 +9,12 @@ from pathlib import Path
 from typing import Any
 
 from launch.ledger import Entry
+from launch.plan import Plan
 from launch.seam import Metrics
-from launch.search import Plan
 from speaq import config as configs
 from speaq.config import Config
 from speaq.evaluation.protocol import common_protocol
 from speaq.files.atomic import write_text
-from speaq.terminal import echo, show, table
 
 COSTS = ("peak_memory_mib", "data_wait_share", "latency_ms", "micro_batch_size")
 SHOWN = ("R", "mR", "F", "head", "body", "tail")
@@ -128,7 +127,7 @@ def best_and_published(entries: Sequence[Entry], objective: Sequence[str], numbe
 
 
 def write(output: Path, entries: Sequence[Entry], plan: Plan) -> None:
-    """Writes trials.csv and, where a trial has finished, best.yaml and search.png."""
+    """Writes trials.csv and, where a trial has finished, best.yaml."""
     write_text(output / "trials.csv", to_csv(rows(entries, plan)))
     best = best_entry(entries, plan.objective)
     if best is not None:
@@ -136,9 +135,6 @@ def write(output: Path, entries: Sequence[Entry], plan: Plan) -> None:
         if (fits := best.cost.get("micro_batch_size")) is not None:  # smaller than asked for, where that was too much
             config = configs.apply(config, {"training.micro_batch_size": int(fits)})
         write_text(output / "best.yaml", _header(best, plan) + configs.dump(config))
-    from launch.plots import draw  # matplotlib only where it is needed
-
-    draw(output / "search.png", entries, plan)
 
 
 def to_csv(content: Sequence[Mapping[str, Any]]) -> str:
@@ -156,54 +152,3 @@ def _header(best: Entry, plan: Plan) -> str:
     label = f" ({best.label})" if best.label else ""
     names += f" · {best.protocol}" if best.protocol else ""
     return f"# Best of {plan.trials} trials by {' and '.join(plan.objective)}: trial {best.id}{label}, {names}\n"
-
-
-def print_table(entries: Sequence[Entry], plan: Plan) -> None:
-    """The trials on stdout, the best one marked, then the protocol of the metrics and failures with their reason.
-
-    Raises ConfigError where the trials' protocols differ: they are not ranked together.
-    """
-    protocol = common_protocol(entry.protocol for entry in entries)
-    best = best_entry(entries, plan.objective)
-    columns = metric_columns(plan)
-    header = ("", "trial", "", "status", *columns, "steps", "s", "parameters")
-    marked = next((row for row, entry in enumerate(entries) if best is not None and entry.id == best.id), -1)
-    rows = [
-        (
-            "*" if row == marked else "",
-            entry.id,
-            entry.remark,
-            entry.state,
-            *(_number(entry.metrics.get(name)) for name in columns),
-            str(entry.step),
-            f"{entry.seconds:.0f}",
-            _parameters_text(entry, plan),
-        )
-        for row, entry in enumerate(entries)
-    ]
-    show(table(header, rows, numbers=(*columns, "steps", "s"), best=marked))
-    if protocol is not None:
-        echo(f"protocol: {protocol}")
-    for entry in entries:
-        if entry.reason:
-            echo(f"trial {entry.id} {entry.state}: {entry.reason}")
-
-
-def _number(value: float | None) -> str:
-    return "-" if value is None else f"{value:.3f}"
-
-
-def _parameters_text(entry: Entry, plan: Plan) -> str:
-    """Short names (the last part of the key), without what is not searched."""
-    names = [key.rpartition(".")[2] for key in plan.space.parameters]
-    values = parameters(entry, plan)
-
-    def short(key: str) -> str:
-        section, _, name = key.rpartition(".")
-        return name if names.count(name) == 1 else f"{section}.{name}"
-
-    return " ".join(f"{short(k)}={_plain(values[k])}" for k in plan.space.parameters)
-
-
-def _plain(value: Any) -> str:
-    return f"{value:.3g}" if isinstance(value, float) else str(value)

@@ -8,7 +8,8 @@ from typing import Any
 import optuna
 from optuna.trial import TrialState
 
-from launch.samplers import distribution, grid, make_sampler
+from launch.plan import grid
+from launch.samplers import distribution, make_sampler
 from speaq import config as configs
 from speaq.config import Config
 from speaq.parameters import Choice, FloatRange, IntRange, Plain

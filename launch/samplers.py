@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-import random
 import warnings
 
 import optuna
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
 
-from speaq.config import Config, ConfigError
-from speaq.parameters import Choice, FloatRange, IntRange, Plain
-from speaq.space import SearchConfig, Space
-
-MAX_GRID = 10_000
+from speaq.parameters import Choice, FloatRange, IntRange
+from speaq.space import SearchConfig
 
 
 def distribution(parameter: FloatRange | IntRange | Choice) -> BaseDistribution:
@@ -38,19 +34,6 @@ def parameter_of(given: BaseDistribution) -> FloatRange | IntRange | Choice:
             return Choice(type="categorical", choices=list(given.choices))
         case _:
             raise TypeError(f"{type(given).__name__} is not one of our distributions")
-
-
-def grid(space: Space, base: Config, seed: int) -> list[dict[str, Plain]]:
-    """Every combination of a space without continuous ranges, shuffled. Raises ConfigError."""
-    for key, parameter in space.parameters.items():
-        if parameter.values() is None:
-            raise ConfigError(f"sampler: grid: {key} is a continuous range; give it a step, or choices")
-    size = space.size() or 0
-    if size > MAX_GRID:
-        raise ConfigError(f"sampler: grid: {size} combinations, more than {MAX_GRID}; use tpe or fewer choices")
-    shuffled = list(space.points(base))
-    random.Random(seed).shuffle(shuffled)
-    return shuffled
 
 
 def make_sampler(settings: SearchConfig, seed: int) -> optuna.samplers.BaseSampler:

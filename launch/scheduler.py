@@ -12,7 +12,7 @@ from ray.tune.schedulers import AsyncHyperBandScheduler, FIFOScheduler, MedianSt
 
 from launch import population
 from launch.ledger import Entry
-from launch.search import MAX_STEPS
+from launch.plan import MAX_STEPS
 from speaq.space import SearchConfig
 
 

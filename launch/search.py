@@ -10,9 +10,7 @@ import logging
 import math
 import random
 import sys
-from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass
-from pathlib import Path
+from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
 from ray import tune
@@ -21,47 +19,23 @@ from ray.tune.search import Searcher
 from launch.budget import Budget, BudgetSpent
 from launch.failures import Halted, StorageLost
 from launch.ledger import Entry, Event, Ledger, LedgerError, digest, digests, known_as
+from launch.plan import MEMORY, Feasible, Listener, Plan, applied, compared, difference, excess, is_countable, max_steps
 from launch.population import next_child
 from launch.sampler import Sampler
 from launch.seam import Metrics, is_number
 from speaq import config as configs
 from speaq.config import Config, ConfigError
-from speaq.data import DataError
 from speaq.evaluation.protocol import protocol_name
 from speaq.parameters import Plain
-from speaq.space import LOSSES, SearchConfig, Space
-from speaq.training.moved import with_start
+from speaq.space import LOSSES
 
 log = logging.getLogger(__name__)
 
-MEMORY = "peak_memory_mib"
-MAX_STEPS = "training.max_steps"
 MAX_DEATHS = 2  # times that a trial whose process dies is started again from one and the same checkpoint
 OUT_OF_MEMORY = "OutOfMemory"  # how the reason of a trial begins that the device was too small for
-MAX_COUNTED = 10_000  # combinations up to which a space is counted
 MAX_REPEATS = 20  # proposals in a row that are known or impossible before one is taken of those that are left
 MAX_ATTEMPTS = 200  # proposals in a row that are known or impossible before a space that is not counted is exhausted
 DIED = "the process of the trial died (killed, out of memory, or its node was lost)"
-
-Listener = Callable[[Entry, str], None]
-Feasible = Callable[[Config], None]
-
-
-@dataclass(frozen=True)
-class Plan:
-    """What is searched, fixed for the life of a study."""
-
-    base: Config  # with the space's fixed values and those of the command line
-    space: Space
-    settings: SearchConfig
-    trials: int
-    objective: tuple[str, ...]
-    references: Mapping[str, Config]  # label → config: the first trials, never stopped early
-    start: Path | None = None  # where the weights that trials start from are now; None: where their config says
-
-    def placed(self, config: Config) -> Config:
-        """The config of a trial, with its start where that is now."""
-        return config if self.start is None else with_start(config, self.start)
 
 
 class Search(Searcher):
@@ -370,59 +344,6 @@ class Starts(tune.Callback):
             raise BudgetSpent
 
 
-def compared(plan: Plan) -> str:
-    """The metric by which the scheduler compares trials: the objective, or of two the best-checkpoint metric."""
-    return plan.objective[0] if len(plan.objective) == 1 else plan.base.training.best_metric
-
-
-def is_countable(plan: Plan) -> bool:
-    """Whether the points of the space can be looked at one by one. With pbt, trials are no points of it."""
-    size = plan.space.size()
-    return plan.settings.scheduler != "pbt" and size is not None and size <= MAX_COUNTED
-
-
-def applied(plan: Plan, values: Mapping[str, Plain], feasible: Feasible) -> Config | None:
-    """The config of values of the space; None for a combination that the config refuses, or the data cannot carry."""
-    try:
-        config = plan.space.apply(plan.base, values)
-        feasible(config)
-    except (ConfigError, DataError) as error:
-        log.debug("%s", error)
-        return None
-    return config
-
-
-def most_trials(plan: Plan, known: Collection[str], feasible: Feasible = lambda config: None) -> int:
-    """How many different trials there can be, `known` ones (digests) included, counted up to `plan.trials`."""
-    if not is_countable(plan):
-        return plan.trials
-    found = {*known, *(known_as(config, known) or digest(config) for config in plan.references.values())}
-    for values in plan.space.points(plan.base):
-        if len(found) >= plan.trials:
-            break
-        if (config := applied(plan, values, feasible)) is not None:
-            found.add(known_as(config, known) or digest(config))
-    return min(len(found), max(plan.trials, len(known)))
-
-
-def max_steps(entry: Entry, plan: Plan) -> int:
-    """Steps of the trial when it is not stopped."""
-    steps: int = entry.overrides.get(MAX_STEPS, plan.base.training.max_steps)
-    return steps
-
-
-def excess(plan: Plan, cost: Metrics) -> dict[str, float]:
-    """By how much each constrained value that was measured lies above its limit."""
-    limits = plan.settings.constraints
-    return {name: value - limit for name, limit in limits.items() if is_number(value := cost.get(name))}
-
-
-def difference(base: Config, config: Config) -> dict[str, Any]:
-    """The dotted keys in which `config` differs from `base`, with its values."""
-    before, after = configs.flatten(configs.to_dict(base)), configs.flatten(configs.to_dict(config))
-    return {key: value for key, value in after.items() if value != before[key]}
-
-
 def _best_report(entry: Entry, metric: str) -> dict[str, Any]:
     """Of a trial that was stopped: the evaluation that its best checkpoint comes from."""
     if not entry.reports:
@@ -433,13 +354,3 @@ def _best_report(entry: Entry, metric: str) -> dict[str, Any]:
 
 def _number(value: float | None) -> float:
     return value if is_number(value) else -math.inf
-
-
-def objectives(text: str | Sequence[str], config: Config) -> tuple[str, ...]:
-    """`R@50,mR@50` → its names, one or two. Raises ConfigError."""
-    names = tuple(name.strip() for name in text.split(",")) if isinstance(text, str) else tuple(text)
-    if not 1 <= len(names) <= 2 or len(set(names)) < len(names):
-        raise ConfigError(f"--objective {text}: one metric, or two different ones with a comma between")
-    for name in names:
-        configs.check_metric(name, config)
-    return names

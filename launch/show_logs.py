@@ -10,7 +10,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from launch import status
+from launch import copies
 from launch.logs import LOG, WORKER_LOG
 from speaq.config import ConfigError
 from speaq.plain_text import visible
@@ -26,7 +26,7 @@ def print_logs(study: Path, trial: str, *, follow: bool = False, as_json: bool =
     Raises:
         ConfigError: no study, or no such trial in it.
     """
-    snapshot = status.read(study)
+    snapshot = copies.read_study(study)
     entries = {entry.id: entry for entry in snapshot.entries}
     if trial not in entries:
         known = ", ".join(entries) or "none yet"
@@ -45,7 +45,7 @@ def print_logs(study: Path, trial: str, *, follow: bool = False, as_json: bool =
 
 
 def _works(study: Path, trial: str) -> bool:
-    snapshot = status.read(study)
+    snapshot = copies.read_study(study)
     entry = next(entry for entry in snapshot.entries if entry.id == trial)
     return snapshot.active and not entry.ended
 

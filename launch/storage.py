@@ -11,7 +11,6 @@ import os
 import re
 import reprlib
 import secrets
-from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -23,6 +22,7 @@ from optuna.storages.journal import JournalFileBackend, JournalFileSymlinkLock
 from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import ArgumentError, NoSuchModuleError, SQLAlchemyError
 
+from launch.study_record import Address
 from speaq.config import ConfigError
 
 log = logging.getLogger(__name__)
@@ -40,17 +40,6 @@ PACKAGES = {"psycopg": "psycopg[binary]", "psycopg2": "psycopg2-binary", "pymysq
 
 class StorageError(ConfigError):
     """A storage that cannot be used."""
-
-
-@dataclass(frozen=True)
-class Address:
-    """A study in a storage. File paths are absolute, or relative to the study's folder."""
-
-    url: str = field(repr=False)
-    study: str
-
-    def __str__(self) -> str:
-        return masked(self.url)
 
 
 def choose(given: str | None, folder: Path) -> Address | None:
@@ -85,7 +74,9 @@ def again(known: Address | None, given: str | None, folder: Path) -> Address | N
     now = os.environ.get(VARIABLE)
     if now is None:
         why = "its password is not kept" if MASK in known.url else "is not in the study's folder"
-        raise StorageError(f"{known}: {why}; give the URL again in {VARIABLE} or by --storage, or --storage none")
+        raise StorageError(
+            f"{masked(known.url)}: {why}; give the URL again in {VARIABLE} or by --storage, or --storage none"
+        )
     return None if now == NONE else Address(located(now, Path.cwd()), study)
 
 
@@ -221,7 +212,7 @@ def refusal(address: Address, error: Exception) -> StorageError:
     cause: BaseException = error
     while isinstance(cause, StorageInternalError | ImportError) and cause.__cause__ is not None:
         cause = cause.__cause__
-    return StorageError(f"storage {address}: {_without_password(_reason(cause), address)}")
+    return StorageError(f"storage {masked(address.url)}: {_without_password(_reason(cause), address)}")
 
 
 def _reason(error: BaseException) -> str:

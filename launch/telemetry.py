@@ -17,7 +17,7 @@ from launch.ledger import Entry
 from speaq.config import Config
 
 if TYPE_CHECKING:
-    from launch.search import Plan  # with Optuna, which no trial needs
+    from launch.plan import Plan  # with Optuna, which no trial needs
 
 RUN = ("study", "trial")
 # Name → (what it is, tags besides those of Ray). Of a run, until it ends:

@@ -22,14 +22,16 @@ from typing import Any
 import ray
 from ray import tune
 
-from launch import copies, population, seam
-from launch.failures import Halted, outcome_of
+from launch import copies, outcomes, population, training_place
+from launch.failures import Halted
 from launch.fence import Claim
 from launch.folder_copy import Copy
 from launch.logs import LOG, log_to
 from launch.memory import train_in_parts
+from launch.outcomes import outcome_of
 from launch.remote import joined
 from launch.seam import Metrics, Progress, Report
+from launch.study_record import TRAIN
 from launch.telemetry import RunMetrics
 from speaq import config as configs
 from speaq.config import Config
@@ -51,7 +53,7 @@ class Job:
     data: str
     trials: str  # folder of the trials' folders
     metric: str  # what the scheduler compares
-    train: str = seam.TRAIN  # import path of the training function
+    train: str = TRAIN  # import path of the training function
     in_parts: bool = True  # a trial that is too large for its device goes on in smaller parts, see launch/memory.py
     url: str | None = None  # of `trials` in an object store, see launch/copies.py: nodes have folders of their own
     mark: str | None = None  # token of the search's lock on the study's folder
@@ -163,7 +165,7 @@ class Run:
                     self._save()
         except BaseException as error:
             outcome = self._outcome(error)
-        self._results.put(seam.final_result(self._last, outcome))
+        self._results.put(outcomes.final_result(self._last, outcome))
 
     def _logged(self) -> dict[str, Any]:
         """Trains and returns the outcome, also of a failure."""
@@ -232,7 +234,7 @@ class Run:
         shown = (f"{name} {value:.4f}" for name, value in metrics.items() if value is not None)
         log.info("evaluated: %s", " · ".join(shown))
         seconds = time.monotonic() - self._begin
-        self._last = seam.trial_result(step, metrics, metrics.get(self._job.metric), seconds)
+        self._last = outcomes.trial_result(step, metrics, metrics.get(self._job.metric), seconds)
         self._waits = True
         self._results.put(self._last)
         self._go.acquire()
@@ -257,7 +259,7 @@ def run_training(
         saved, interrupted: as `train` takes them; with workers of their own, the one is called at evaluations alone,
             the other not at all.
     """
-    if config.resources.num_workers > 1 or (seam.on_workers(config) and not placed):
+    if config.resources.num_workers > 1 or (training_place.on_workers(config) and not placed):
         from launch.worker import train_distributed
 
         return train_distributed(
@@ -270,7 +272,7 @@ def run_training(
             progress=progress,
             train=job.train,
             shared=placed,  # the search has looked
-            force=job.train == seam.TRAIN,  # whether the data have changed, the study has judged
+            force=job.train == TRAIN,  # whether the data have changed, the study has judged
         )
     with Claim(folder) as claim:
 
@@ -279,8 +281,8 @@ def run_training(
             saved()  # a training function may not call it itself
             report(step, metrics, checkpoint)
 
-        train = seam.training_function(job.train)
-        judged = {"force": True} if job.train == seam.TRAIN else {}  # the study has, whether the data have changed
+        train = training_place.training_function(job.train)
+        judged = {"force": True} if job.train == TRAIN else {}  # the study has, whether the data have changed
         sinks = [RunMetrics(folder, config)] if ray.is_initialized() else []
         return train(
             config,

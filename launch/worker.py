@@ -25,13 +25,15 @@ import ray.train.torch
 from ray.train.v2.api.config import FailureConfig  # ray.train's, with the types of V2
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from launch import cluster, elastic, sharing
+from launch import cluster, elastic, sharing, study_creation
 from launch.failures import StorageLost, is_of_storage, last_line
 from launch.fence import Claim
 from launch.logs import WORKER_LOG, log_to
 from launch.relay import Answer, Relay
-from launch.seam import TRAIN, Metrics, Progress, Report, training_function
+from launch.seam import Metrics, Progress, Report
+from launch.study_record import TRAIN
 from launch.telemetry import RunMetrics
+from launch.training_place import training_function
 from speaq import config as configs
 from speaq.config import Config, ConfigError
 from speaq.files.locks import ORPHANS, Gone, Lock
@@ -89,7 +91,7 @@ def train_distributed(
     """
     output, data = output.resolve(), data.resolve()
     begins = not (resume and run_folder.has_checkpoint(output))
-    config = cluster.with_absolute_paths(moved.placed(config, output) if resume else config, needed=begins)
+    config = study_creation.with_absolute_paths(moved.placed(config, output) if resume else config, needed=begins)
     if not resume and (output / "config.yaml").exists():
         raise ConfigError(f"{output}: holds a run already; give another --output, or --resume to go on with it")
     job = {

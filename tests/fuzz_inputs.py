@@ -24,6 +24,7 @@ import yaml
 from hypothesis import strategies as st
 from PIL import Image
 
+from launch import snapshot, study_creation
 from speaq import config as configs
 from speaq import space as spaces
 from speaq.config import Config
@@ -532,12 +533,12 @@ def raw_outputs(folder: Path) -> Target:
 
 
 def _study(folder: Path, file: str, changes: Sequence[Change], made_up: Any = None) -> Target:
-    from launch import export, status, study
+    from launch import export, status
     from launch.ledger import Ledger, digest
     from launch.report_tables import confirmed
 
     space = spaces.from_dict({"parameters": {"matching.num_groups": {"type": "int", "low": 1, "high": 4}}})
-    made = study.create(
+    made = study_creation.create(
         tiny(), space, data_sets.write(folder / "data"), trials=4, objective="R@50", train="tests.cheap_training:train"
     )
     (folder / "study.yaml").write_text(made.dump())
@@ -565,7 +566,7 @@ def _study(folder: Path, file: str, changes: Sequence[Change], made_up: Any = No
             status.print_status(folder, as_json=True)
         (folder / "trials.csv").unlink(missing_ok=True)
         export.export(folder, folder / "trials.csv")
-        confirmed(status.read(folder))
+        confirmed(snapshot.read(folder))
         Ledger(folder / "ledger.jsonl").close()
 
     path = folder / file

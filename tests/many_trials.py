@@ -14,6 +14,7 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
+from launch import study_creation
 from speaq.config import Config, ConfigError
 from tests import cheap_training
 from tests.hosts import Hosts
@@ -60,7 +61,7 @@ def search(output: Path, data: Path, nodes: int, cpus: int) -> dict[str, Any]:
     chosen = {"sampler": "random", "scheduler": "none", "trials": nodes * cpus * 5 // 4}
     space = spaces.from_dict({"search": chosen, "parameters": {"training.learning_rate": rate}})
     config = configs.apply(Config(), {"training.max_steps": 4, "training.eval_every": 2, "training.decay_steps": [3]})
-    study = studies.create(config, space, data, train="tests.many_trials:meet")
+    study = study_creation.create(config, space, data, train="tests.many_trials:meet")
     entries = studies.start(study, output, url="none")
     too_much = configs.apply(config, {"resources.cpus_per_worker": float(cpus + 1)})
     refusal = ""

@@ -20,6 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from launch import study_creation, study_record
 from tests.tiny import TINY
 
 ROOT = Path(__file__).parents[1]
@@ -125,11 +126,10 @@ def at_once(study: Path, data: Path, output: Path) -> dict[str, Kept]:
     """What each trial of a study that does nothing odd comes to where it is trained here without a search, without any
     fault; by its id. What is in `output` already, by digest, is not trained again.
     """
-    from launch import study as studies
     from speaq import config as configs
     from tests import sturdy_training
 
-    plan = studies.read(study / "study.yaml").plan
+    plan = study_record.read(study / "study.yaml").plan
     asked = [row for row in Trials(study).rows() if row["event"] == "asked"]
     for row in asked:
         config, folder = configs.apply(plan.base, row["overrides"]), output / row["digest"]
@@ -157,7 +157,7 @@ def write_study(output: Path, data: Path, decays: Sequence[float]) -> int:
     search = {"sampler": "grid", "scheduler": "none", "trials": trials}
     parameters = {"training.weight_decay": {"type": "categorical", "choices": list(decays)}}
     space = spaces.from_dict({"search": search, "parameters": parameters})
-    study = studies.create(configs.apply(Config(), CONFIG), space, data, train="tests.sturdy_training:train")
+    study = study_creation.create(configs.apply(Config(), CONFIG), space, data, train="tests.sturdy_training:train")
     output.mkdir(parents=True)
     studies.write(study, output, None)
     return trials

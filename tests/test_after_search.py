@@ -17,6 +17,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from launch import outcomes
+from launch import snapshot as snapshots
 from speaq import config as configs
 from speaq.data.toy import make_toy
 from speaq.evaluation.bootstrap import Interval
@@ -34,10 +36,10 @@ pytest.importorskip("plotly")
 from plotly.offline import get_plotlyjs
 from rich.console import Console
 
-from launch import live, report, report_plots, results, seam, status
+from launch import live, report, report_plots, results
 from launch.export import latex_escape
 from launch.ledger import Ledger
-from launch.study import Study
+from launch.study_record import Study
 from tests.test_search import Fake, make_plan
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
@@ -63,15 +65,15 @@ class Search(Fake):
         last: dict[str, Any] = {}
         for step in range(10, reached + 1, 10):
             metrics = cheap_training.evaluate(config, step)
-            last = seam.trial_result(step, metrics, metrics["F@50"], step / 10)
+            last = outcomes.trial_result(step, metrics, metrics["F@50"], step / 10)
             self.search.on_trial_result(name, last)
         if ending == "finished":
             outcome = {"metrics": metrics, "best_step": STEPS, "step": STEPS, "seconds": 9.0}
-            self.search.on_trial_complete(name, seam.final_result(last, outcome))
+            self.search.on_trial_complete(name, outcomes.final_result(last, outcome))
         elif ending == "pruned":
             self.search.on_trial_complete(name, last)
         elif ending == "failed":
-            self.search.on_trial_complete(name, seam.final_result(last, {"failure": reason}))
+            self.search.on_trial_complete(name, outcomes.final_result(last, {"failure": reason}))
         return str(suggestion["trial"])
 
 
@@ -96,7 +98,7 @@ def test_a_terminal_shows_the_best_what_runs_and_what_failed(tmp_path: Path, ter
     trial.mkdir(parents=True)
     (trial / "metrics.jsonl").write_text(json.dumps({"step": 45, "train/seconds": 9.0}) + "\n")
     console = Console(file=io.StringIO(), width=140, force_terminal=terminal)
-    with live.live(console, lambda: status.read(tmp_path / "study")):
+    with live.live(console, lambda: snapshots.read(tmp_path / "study")):
         console.print("a line")
     shown = console.file.getvalue()
     search.ledger.close()
@@ -161,7 +163,7 @@ def test_status_shows_the_best_of_each_objective_and_a_study_without_trials(tmp_
     objective = ("R@50", "mR@50")
     folder = searched(tmp_path / "study", objective, finished=4)
     shown = json.loads(command("status", folder, "--json").stdout)
-    entries = status.read(folder).entries
+    entries = snapshots.read(folder).entries
     for name in objective:
         values = [e.metrics[name] or 0.0 for e in entries if e.state == "finished"]
         assert shown["best"][name]["value"] == max(values)
@@ -195,7 +197,7 @@ def test_csv_and_parquet_hold_the_same_trials(tmp_path: Path) -> None:
         done = command("export", folder, tmp_path / f"trials.{ending}")
         assert done.exit_code == 0, done.output
         assert "16 trials" in done.stdout
-    snapshot = status.read(folder)
+    snapshot = snapshots.read(folder)
     expected = results.rows(snapshot.entries, snapshot.plan)
     with (tmp_path / "trials.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
@@ -213,7 +215,7 @@ def test_the_same_study_opens_in_optuna(tmp_path: Path) -> None:
     odd.rename(tmp_path / "study.db")
     optuna = pytest.importorskip("optuna")
     study = optuna.load_study(study_name="study", storage=f"sqlite:///{tmp_path / 'study.db'}")
-    entries = status.read(folder).entries
+    entries = snapshots.read(folder).entries
     states = {"finished": "COMPLETE", "pruned": "PRUNED", "failed": "FAIL"}
     assert [trial.state.name for trial in study.trials] == [states.get(entry.state, "RUNNING") for entry in entries]
     assert [trial.user_attrs["trial"] for trial in study.trials] == [entry.id for entry in entries]
@@ -231,7 +233,7 @@ def test_latex_is_escaped_and_says_objective_and_protocol(tmp_path: Path) -> Non
     text = (tmp_path / "trials.tex").read_text(encoding="utf-8")
     assert r"by F@50, the best one bold. Protocol: sgdet published." in text
     assert r"training.learning\_rate" in text
-    best = results.best_entry(status.read(folder).entries, ("F@50",))
+    best = results.best_entry(snapshots.read(folder).entries, ("F@50",))
     assert best is not None
     assert [line for line in text.splitlines() if line.startswith(r"\textbf{")] == [
         line for line in text.splitlines() if line.startswith(rf"\textbf{{{best.id}}}")
@@ -428,7 +430,7 @@ def logged(folder: Path, trial: str, gradient_norms: list[float | None]) -> None
 
 def test_the_report_shows_how_training_went_in_the_best_and_in_failed_trials(tmp_path: Path) -> None:
     folder = searched(tmp_path / "study")
-    best = results.best_entry(status.read(folder).entries, ("F@50",))
+    best = results.best_entry(snapshots.read(folder).entries, ("F@50",))
     assert best is not None
     logged(folder, best.id, [1.0, 3.0, 2.0])
     logged(folder, "0015", [1.0, 400.0, None])  # the failed one
@@ -468,14 +470,14 @@ def test_the_report_shows_groups_confirmation_and_what_was_forced(tmp_path: Path
     assert "+10.0 F@50 [5.0, 15.0]</td>" in page
     assert "The best of 14 trials promised +0.1000 over its mean" in page
     assert "torch 2.0 then, 2.1 now" in page
-    best = results.best_entry(status.read(folder).entries, ("F@50",))
+    best = results.best_entry(snapshots.read(folder).entries, ("F@50",))
     assert best is not None
     assert f"<p>Trial {best.id}: " in page
     assert re.search(r"\d groups? of \d+ relation queries|one group, all predicates share", page)
 
 
 def test_cost_to_target_and_pairs_are_those_of_the_trials(tmp_path: Path) -> None:
-    snapshot = status.read(searched(tmp_path / "study"))
+    snapshot = snapshots.read(searched(tmp_path / "study"))
     entries, plan = snapshot.entries, snapshot.plan
     figure, said = report_plots.cost_to_target(entries, plan)
     best, target = figure.data
@@ -530,7 +532,7 @@ def test_recall_by_predicate_is_drawn_for_trials_whose_evaluation_was_kept(tmp_p
 
 def test_two_objectives_have_a_front_with_the_references_and_a_hypervolume(tmp_path: Path) -> None:
     folder = searched(tmp_path / "study", ("R@50", "mR@50"))
-    snapshot = status.read(folder)
+    snapshot = snapshots.read(folder)
     plane, volume = report_plots.front(snapshot.entries, snapshot.plan)
     names = {trace.name for trace in plane.data}
     assert {"published", "baseline"} <= names
@@ -544,9 +546,9 @@ def test_two_objectives_have_a_front_with_the_references_and_a_hypervolume(tmp_p
 
 
 def test_importance_needs_ten_finished_trials_and_finds_what_matters(tmp_path: Path) -> None:
-    few = status.read(searched(tmp_path / "few", finished=9))
+    few = snapshots.read(searched(tmp_path / "few", finished=9))
     assert report_plots.of_the_space(few.entries) == "Needs 10 finished trials of the search space; there are 8."
-    snapshot = status.read(searched(tmp_path / "many", finished=30))
+    snapshot = snapshots.read(searched(tmp_path / "many", finished=30))
     inside = report_plots.of_the_space(snapshot.entries)
     assert not isinstance(inside, str)
     figure = report_plots.importance(inside, snapshot.plan)

@@ -16,6 +16,8 @@ from typing import Any
 import numpy as np
 import pytest
 
+from launch import study_creation, study_record
+
 pytest.importorskip("ray")
 pytest.importorskip("optuna")
 
@@ -23,7 +25,7 @@ from launch import study as studies
 from launch.confirm import parse_seeds
 from launch.fence import Claim
 from launch.ledger import Ledger
-from launch.seam import TRAIN
+from launch.study_record import TRAIN
 from speaq import space as spaces
 from speaq.config import Config, ConfigError
 from speaq.evaluation.seeds import load_record, measure, save_record
@@ -41,7 +43,7 @@ SPACE = {
 def make_study(folder: Path, toy: Path, config: Config, train: str = TRAIN) -> Path:
     """Four finished trials with recalls of our choice, and one that was stopped."""
     folder.mkdir()
-    made = studies.create(config, spaces.from_dict(SPACE), toy, trials=5, train=train)
+    made = study_creation.create(config, spaces.from_dict(SPACE), toy, trials=5, train=train)
     studies.write(made, folder, None)
     tune = Fake(made.plan, folder)
     for value in (0.3, 0.1, 0.9, 0.2):
@@ -196,7 +198,7 @@ def test_what_cannot_be_confirmed_is_refused(copy: Path, tmp_path: Path) -> None
         assert "another speaq confirm is running" in refusal("confirm", copy, "--seeds", "3")
     file = copy / "study.yaml"
     text = file.read_text()
-    digest = studies.read(file).data_digest
+    digest = study_record.read(file).data_digest
     file.write_text(text.replace(digest, "0" * len(digest)))
     assert "was searched on other data (digest 000000000000" in refusal("confirm", copy, "--seeds", "3")
     file.write_text(text.replace("start_digest: null", "start_digest: abc"))

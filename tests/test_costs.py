@@ -13,8 +13,8 @@ import pytest
 import torch
 
 from launch import budget as budgets
-from launch import results, seam, status
-from launch import study as studies
+from launch import outcomes, results, study_creation
+from launch import snapshot as snapshots
 from launch.budget import parse
 from launch.ledger import Ledger
 from launch.search import Search
@@ -34,7 +34,7 @@ LIMITS = {"latency_ms": 50.0, "peak_memory_mib": 1000.0}
 def finish(tune: Fake, name: str, value: float, cost: dict[str, float | None]) -> None:
     metrics = dict.fromkeys([*tune.plan.objective, "F@50"], value)
     outcome = {"metrics": metrics, "best_step": 90, "step": 90, "seconds": 2.0, "cost": cost}
-    tune.search.on_trial_complete(name, seam.final_result(seam.trial_result(90, metrics, value, 1.0), outcome))
+    tune.search.on_trial_complete(name, outcomes.final_result(outcomes.trial_result(90, metrics, value, 1.0), outcome))
 
 
 def test_a_trial_above_a_constraint_is_infeasible_and_never_the_best(tmp_path: Path) -> None:
@@ -43,8 +43,8 @@ def test_a_trial_above_a_constraint_is_infeasible_and_never_the_best(tmp_path: P
     finish(tune, names[0], 0.3, {"latency_ms": 50.0, "peak_memory_mib": 900.0})
     finish(tune, names[1], 0.9, {"latency_ms": 61.5, "peak_memory_mib": 2000.0})
     finish(tune, names[2], 0.9, {"latency_ms": None, "peak_memory_mib": 900.0})
-    last = seam.trial_result(10, {"F@50": 0.1}, 0.1, 1.0)
-    tune.search.on_trial_complete(names[3], seam.final_result(last, {"failure": "OutOfMemory: too small"}))
+    last = outcomes.trial_result(10, {"F@50": 0.1}, 0.1, 1.0)
+    tune.search.on_trial_complete(names[3], outcomes.final_result(last, {"failure": "OutOfMemory: too small"}))
     entries = [tune.entry(name) for name in names]
     assert [entry.state for entry in entries] == ["finished", "infeasible", "failed", "infeasible"]
     assert entries[1].reason == "latency_ms 61.5 is above 50; peak_memory_mib 2000 is above 1000"
@@ -165,7 +165,7 @@ def test_a_spent_budget_ends_a_search_that_can_be_resumed(toy: Path, tmp_path: P
     space.write_text("search: {scheduler: none}\nparameters: {matching.num_groups: {type: int, low: 1, high: 8}}\n")
     config = tmp_path / "config.yaml"
     config.write_text(configs.dump(tiny(training__max_steps=40, training__eval_every=4)))
-    study = studies.create(configs.load(config, []), spaces.load(space), toy, trials=6, train=CHEAP)
+    study = study_creation.create(configs.load(config, []), spaces.load(space), toy, trials=6, train=CHEAP)
     output = tmp_path / "study"
     environment = {**os.environ, "CHEAP_TRAINING_SLEEP": "0.05"}
     output.mkdir()
@@ -175,7 +175,7 @@ def test_a_spent_budget_ends_a_search_that_can_be_resumed(toy: Path, tmp_path: P
     said = subprocess.run(line, capture_output=True, text=True, check=False, env=environment, timeout=360)
     assert "budget 3cpu-s is spent, trials left: " in said.stderr
     assert f"--resume {output}" in said.stderr
-    snapshot = status.read(output)
+    snapshot = snapshots.read(output)
     assert snapshot.wall_seconds > 0
     assert budgets.device_seconds(snapshot.entries, snapshot.plan.base.resources, "cpu") >= 3
     ended = {entry.id for entry in snapshot.entries if entry.ended}
@@ -183,7 +183,7 @@ def test_a_spent_budget_ends_a_search_that_can_be_resumed(toy: Path, tmp_path: P
     assert "the study has taken" in refusal("tune", "--resume", output, "--budget", "3cpu-s")
     done = command(*resume, "1h")
     assert done.exit_code == 0, (done.output, done.exception)
-    snapshot = status.read(output)
+    snapshot = snapshots.read(output)
     assert [entry.state for entry in snapshot.entries] == ["finished"] * 6
     for entry in snapshot.entries:  # a trial that had ended was not run again
         starts = (snapshot.trial_folder(entry) / "steps.txt").read_text().splitlines()

@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 
+from launch import outcomes, study_record
 from speaq import config as configs
 from speaq.config import Config
 from speaq.data.dataset import train_loader
@@ -27,10 +28,11 @@ from tests.tiny import tiny
 pytest.importorskip("ray")
 pytest.importorskip("optuna")
 
-from launch import copies, seam
+from launch import copies
 from launch import search as searches
-from launch.failures import Halted, StorageLost, outcome_of
+from launch.failures import Halted, StorageLost
 from launch.fence import FencedError
+from launch.outcomes import outcome_of
 from launch.trial import Job, Run
 from tests.test_search import Fake, make_plan
 
@@ -39,7 +41,7 @@ ROOT = Path(__file__).parents[1]
 SMALL = "tests.faulty_training:one_image_at_a_time"
 
 
-def run_of(config: Config, toy: Path, folder: Path, train: str = seam.TRAIN, **options: Any) -> Run:
+def run_of(config: Config, toy: Path, folder: Path, train: str = study_record.TRAIN, **options: Any) -> Run:
     folder.mkdir(exist_ok=True)  # as the driver of a search makes it: trials make none above their own
     return Run(
         Job(str(toy), str(folder), "F@50", train, **options), {"config": configs.to_dict(config), "trial": "0000"}
@@ -202,7 +204,7 @@ print(outcome_of(RuntimeError("written badly"), Path(sys.argv[1])))
 def test_a_search_whose_storage_is_lost_ends_and_keeps_its_trials(tmp_path: Path) -> None:
     tune = Fake(make_plan(trials=3), tmp_path)
     first, _ = tune.ask()
-    lost = seam.final_result({}, {"halted": "OSError: [Errno 28] No space left on device"})
+    lost = outcomes.final_result({}, {"halted": "OSError: [Errno 28] No space left on device"})
     tune.search.on_trial_complete(first, lost)
     assert isinstance(tune.search.error, Halted)
     assert str(tune.search.error) == "trial 0000: OSError: [Errno 28] No space left on device; --resume goes on"
@@ -220,12 +222,12 @@ def test_a_trial_is_given_up_where_it_dies_again_and_again_at_one_place(tmp_path
         name, again = tune.ask()
         assert again["trial"] == "0000"
     for _ in range(searches.MAX_DEATHS - 1):
-        tune.search.on_trial_complete(name, seam.final_result({}, {"died": "LoaderDied: no"}))
+        tune.search.on_trial_complete(name, outcomes.final_result({}, {"died": "LoaderDied: no"}))
         name, again = tune.ask()
         assert again["trial"] == "0000"
-    tune.search.on_trial_complete(name, seam.final_result({}, {"again": "FencedError: wait"}))  # does not count
+    tune.search.on_trial_complete(name, outcomes.final_result({}, {"again": "FencedError: wait"}))  # does not count
     name, again = tune.ask()
-    tune.search.on_trial_complete(name, seam.final_result({}, {"died": "LoaderDied: no"}))
+    tune.search.on_trial_complete(name, outcomes.final_result({}, {"died": "LoaderDied: no"}))
     assert (tune.entry(name).state, tune.entry(name).reason) == ("failed", "LoaderDied: no")
     assert tune.entry(name).attempts == 5 + searches.MAX_DEATHS
 

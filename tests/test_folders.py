@@ -17,11 +17,12 @@ from typing import Any
 
 import pytest
 
-from launch import study
+from launch import study, study_creation, study_record
 from launch.admission import Admission, OnAdmitted
-from launch.failures import Halted, StorageLost, outcome_of
+from launch.failures import Halted, StorageLost
 from launch.ledger import Ledger
 from launch.logs import LOG, log_to
+from launch.outcomes import outcome_of
 from launch.trial import Job
 from launch.worker import DRIVER, train_distributed
 from speaq import space as spaces
@@ -40,9 +41,9 @@ SPACE = spaces.from_dict(
 )
 
 
-def make_study(toy: Path, train: str, trials: int = 3) -> study.Study:
+def make_study(toy: Path, train: str, trials: int = 3) -> study_record.Study:
     config = tiny(**{"training.max_steps": 4, "training.eval_every": 1})
-    return study.create(config, SPACE, toy, trials=trials, train=train)
+    return study_creation.create(config, SPACE, toy, trials=trials, train=train)
 
 
 # Taken away

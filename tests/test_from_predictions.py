@@ -11,7 +11,7 @@ import h5py
 import numpy as np
 import pytest
 
-from launch import status
+from launch import snapshot as snapshots
 from speaq import config as configs
 from speaq.data import DataError
 from speaq.evaluation.raw_outputs import RawOutputs
@@ -62,7 +62,7 @@ def test_a_search_starts_with_the_run_as_trained_and_leaves_a_curve(run: Path, t
     output = tmp_path / "study"
     done = command("tune", "--from-predictions", run, "--output", output, "--trials", "12")
     assert done.exit_code == 0, (done.output, done.exception)
-    snapshot = status.read(output)
+    snapshot = snapshots.read(output)
     assert [entry.state for entry in snapshot.entries] == ["finished"] * 12
     first = snapshot.entries[0]
     assert first.label == "as trained"
@@ -92,7 +92,7 @@ def test_it_resumes_and_repeats_nothing(run: Path, tmp_path: Path) -> None:
     (output / "ledger.jsonl").write_text("\n".join(rows[:last]) + "\n")  # killed before its end
     done = command("tune", "--resume", output, "--trials", "5")
     assert done.exit_code == 0, (done.output, done.exception)
-    entries = status.read(output).entries
+    entries = snapshots.read(output).entries
     assert [(entry.state, entry.attempts) for entry in entries] == [("finished", 1)] * 2 + [("finished", 2)] + [
         ("finished", 1)
     ] * 2

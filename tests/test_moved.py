@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from launch import study_changes, study_record
 from speaq import config as configs
 from speaq.config import ConfigError
 from speaq.data.toy import make_toy
@@ -118,7 +119,6 @@ def test_a_run_is_repeated_where_its_project_is_now(project: Path) -> None:
 
 def test_a_study_of_an_earlier_version_is_known_at_its_new_place(toy: Path, tmp_path: Path) -> None:
     pytest.importorskip("ray")
-    from launch import study
     from launch.ledger import Ledger, digest
     from launch.search import Search
 
@@ -126,10 +126,10 @@ def test_a_study_of_an_earlier_version_is_known_at_its_new_place(toy: Path, tmp_
     shutil.copytree(EARLIER, project)
     (project / "data").symlink_to(toy)
     home = project / "study"
-    found = study.with_start(study.read(home / "study.yaml"), home, None)
+    found = study_changes.with_start(study_record.read(home / "study.yaml"), home, None)
     assert found.plan.start == project / "detector"
-    assert study.found_data(found, home, None) == toy
-    assert study.begins_with(found, home) == found.start_digest
+    assert study_changes.found_data(found, home, None) == toy
+    assert study_changes.begins_with(found, home) == found.start_digest
     ledger = Ledger(home / "ledger.jsonl")
     search = Search(replace(found.plan, trials=5), ledger)
     for entry in ledger.entries.values():  # their digests hold the path of the start
@@ -151,8 +151,8 @@ def test_a_study_needs_its_start_only_for_trials_that_begin(toy: Path, tmp_path:
     shutil.rmtree(project / "detector")
     (project / "data").symlink_to(toy)
     home = project / "study"
-    asked = study.read(home / "study.yaml")
-    assert study.begins_with(asked, home) == asked.start_digest
+    asked = study_record.read(home / "study.yaml")
+    assert study_changes.begins_with(asked, home) == asked.start_digest
     assert len(study.resume(home, force=True)) == 4  # the code was another
     line = refusal("tune", "--resume", home, "--trials", "5")
     assert line == (

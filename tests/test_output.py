@@ -13,6 +13,8 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
+from launch import snapshot as snapshots
+from launch import status
 from speaq.plain_text import visible
 from speaq.terminal import echo, echo_lines, print_table, progress_bar
 from tests.command import command
@@ -101,15 +103,14 @@ def hostile(tmp_path: Path) -> Path:
 
 
 def test_a_ledger_of_others_drives_no_terminal(hostile: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    from launch import results, status
     from launch.live import render
     from launch.progress import Lines
 
     shown = command("status", hostile)
     assert shown.exit_code == 0
     assert shown.stdout.count(SHOWN) >= 3  # in the table, as the best, as a reason
-    snapshot = status.read(hostile)
-    results.print_table(snapshot.entries, snapshot.plan)
+    snapshot = snapshots.read(hostile)
+    status.print_table(snapshot.entries, snapshot.plan)
     terminal = Console(file=io.StringIO(), width=400, force_terminal=True, color_system=None)
     terminal.print(render(snapshot))
     lines = Lines(snapshot.plan, {entry.id: entry for entry in snapshot.entries}, 1)

@@ -10,6 +10,8 @@ from typing import Any
 
 import pytest
 
+from launch import board, study_creation
+from launch import snapshot as snapshots
 from speaq import config as configs
 from speaq import space as spaces
 from speaq.config import Config, ConfigError
@@ -20,7 +22,7 @@ from tests.tiny import tiny
 pytest.importorskip("ray")
 pytest.importorskip("optuna")
 
-from launch import population, results, status, study
+from launch import population, results, study
 from launch.population import explored, rung_folder
 from launch.scheduler import Population, make_scheduler
 from tests.test_search import BASE, Fake, judge, make_plan
@@ -215,7 +217,7 @@ def test_a_search_breeds_schedules_that_train_alone_to_the_same_result(
     parameters = {**SPACE, "training.learning_rate": {"type": "float", "low": 1e-4, "high": 1e-2, "log": True}}
     # Half of the trials are replaced at the only judgement: with six trials there is at least one child.
     search = {"scheduler": "pbt", "perturb_steps": 2, "quantile": 0.5, "objective": ["R@20"], "sampler": "random"}
-    asked = study.create(base, spaces.from_dict({"search": search, "parameters": parameters}), toy, trials=6)
+    asked = study_creation.create(base, spaces.from_dict({"search": search, "parameters": parameters}), toy, trials=6)
     entries = study.start(asked, tmp_path / "study")
     children = [entry for entry in entries if entry.start is not None]
     assert children
@@ -228,6 +230,6 @@ def test_a_search_breeds_schedules_that_train_alone_to_the_same_result(
     config = configs.load(tmp_path / "study" / "trials" / children[0].id / "config.yaml")
     alone = train(config, toy, tmp_path / "alone")
     assert alone["best"]["metrics"] == children[0].metrics
-    snapshot = status.read(tmp_path / "study")
+    snapshot = snapshots.read(tmp_path / "study")
     steps = sum(e.step - e.first_step for e in entries)
-    assert status.totals(status.trial_statuses(snapshot), snapshot).steps == steps
+    assert board.totals(board.trial_statuses(snapshot), snapshot).steps == steps

@@ -11,6 +11,8 @@ from typing import Any
 
 import pytest
 
+from launch import outcomes, status, study_creation
+from launch import plan as plans
 from speaq import config as configs
 from speaq import space as spaces
 from speaq.config import BASELINE, PUBLISHED, Config, ConfigError
@@ -18,12 +20,12 @@ from speaq.config import BASELINE, PUBLISHED, Config, ConfigError
 pytest.importorskip("ray")
 pytest.importorskip("optuna")
 
-from launch import results, seam, search, study
+from launch import plots, results, search
 from launch.ledger import Ledger, LedgerError, digest
+from launch.plan import Plan, grid
 from launch.sampler import Sampler
-from launch.samplers import grid
 from launch.scheduler import Halving, Stopping, make_scheduler
-from launch.search import Plan, Search
+from launch.search import Search
 from speaq.explore.study import StudyFolder
 
 BASE = configs.apply(Config(), {"training.max_steps": 90, "training.eval_every": 10, "training.decay_steps": [50]})
@@ -66,16 +68,16 @@ class Fake:
 
     def report(self, name: str, step: int, value: float | None) -> None:
         metrics = dict.fromkeys([*self.plan.objective, "F@50"], value)
-        self.search.on_trial_result(name, seam.trial_result(step, metrics, value, 1.0))
+        self.search.on_trial_result(name, outcomes.trial_result(step, metrics, value, 1.0))
 
     def finish(self, name: str, value: float | None = 0.5, step: int = 90) -> None:
         metrics = dict.fromkeys([*self.plan.objective, "F@50"], value)
-        last = seam.trial_result(step, metrics, value, 1.0)
+        last = outcomes.trial_result(step, metrics, value, 1.0)
         outcome = {"metrics": metrics, "best_step": step, "step": step, "seconds": 2.0}
-        self.search.on_trial_complete(name, seam.final_result(last, outcome))
+        self.search.on_trial_complete(name, outcomes.final_result(last, outcome))
 
     def prune(self, name: str, step: int, value: float) -> None:
-        self.search.on_trial_complete(name, seam.trial_result(step, {"F@50": value}, value, 1.0))
+        self.search.on_trial_complete(name, outcomes.trial_result(step, {"F@50": value}, value, 1.0))
 
     def entry(self, name: str) -> Any:
         return self.search.entry(name)
@@ -108,7 +110,7 @@ def test_how_trials_end(tmp_path: Path) -> None:
     tune.finish(names[0], 0.5)
     tune.report(names[1], 10, 0.1)
     tune.prune(names[1], 20, 0.2)
-    tune.search.on_trial_complete(names[2], seam.final_result({}, {"failure": "ValueError: no"}))
+    tune.search.on_trial_complete(names[2], outcomes.final_result({}, {"failure": "ValueError: no"}))
     tune.search.on_trial_complete(names[3], None, error=True)
     for _ in range(search.MAX_DEATHS):
         again, _ = tune.ask()
@@ -263,12 +265,12 @@ def test_two_objectives_give_a_front_and_a_knee(tmp_path: Path) -> None:
     for recall, mean in points:
         name, _ = tune.ask()
         metrics = {"R@50": recall, "mR@50": mean, "F@50": 0.0}
-        last = seam.trial_result(90, metrics, 0.0, 1.0)
+        last = outcomes.trial_result(90, metrics, 0.0, 1.0)
         if recall == 0.9:  # stopped early: not compared with full runs
             tune.search.on_trial_complete(name, last)
         else:
             outcome = {"metrics": metrics, "best_step": 90, "step": 90, "seconds": 1.0}
-            tune.search.on_trial_complete(name, seam.final_result(last, outcome))
+            tune.search.on_trial_complete(name, outcomes.final_result(last, outcome))
     entries = list(tune.ledger.entries.values())
     assert [e.id for e in results.pareto(entries, ("R@50", "mR@50"))] == ["0002", "0001", "0000"]
     best = results.best_entry(entries, ("R@50", "mR@50"))
@@ -281,7 +283,7 @@ def trial(name: str, protected: bool = False) -> Any:
 
 
 def judge(scheduler: Any, name: str, step: int, value: float, protected: bool = False) -> str:
-    result = seam.trial_result(step, {}, value, 1.0)
+    result = outcomes.trial_result(step, {}, value, 1.0)
     decision: str = scheduler.on_trial_result(None, trial(name, protected), result)
     return decision
 
@@ -321,7 +323,7 @@ def test_two_objectives_are_refused_to_cmaes_in_one_line(toy: Path) -> None:
     parameters = {"matching.num_groups": GROUPS, "training.learning_rate": rate}
     space = spaces.from_dict({"search": {"sampler": "cmaes"}, "parameters": parameters})
     with pytest.raises(ConfigError, match="--objective: search: sampler: cmaes has one objective"):
-        study.create(configs.Config(), space, toy, objective="R@50,mR@50")
+        study_creation.create(configs.Config(), space, toy, objective="R@50,mR@50")
 
 
 def test_the_median_rule_waits_for_enough_trials_and_stops_what_is_below_them() -> None:
@@ -379,9 +381,9 @@ def test_the_table_has_all_that_was_asked_for(tmp_path: Path, capsys: pytest.Cap
     for value in (0.2, 0.3):
         tune.finish(tune.ask()[0], value)
     name, _ = tune.ask()
-    tune.search.on_trial_complete(name, seam.final_result({}, {"failure": "RuntimeError: [no] luck"}))
+    tune.search.on_trial_complete(name, outcomes.final_result({}, {"failure": "RuntimeError: [no] luck"}))
     entries = list(tune.ledger.entries.values())
-    results.write(tmp_path, entries, tune.plan)
+    plots.write_results(tmp_path, entries, tune.plan)
     header, *lines = (tmp_path / "trials.csv").read_text().splitlines()
     columns = header.split(",")
     assert {"trial", "label", "status", "protocol", "R@50", "mR@50", "F@50", "head@50", "body@50", "tail@50"} <= set(
@@ -397,7 +399,7 @@ def test_the_table_has_all_that_was_asked_for(tmp_path: Path, capsys: pytest.Cap
     best = configs.load(tmp_path / "best.yaml")
     assert best == configs.apply(BASE, BASELINE)
     assert (tmp_path / "search.png").read_bytes()[:4] == b"\x89PNG"
-    results.print_table(entries, tune.plan)
+    status.print_table(entries, tune.plan)
     text = capsys.readouterr().out
     assert "RuntimeError: [no] luck" in text
     assert "baseline" in text
@@ -416,7 +418,7 @@ def test_trials_of_different_protocols_are_not_ranked(tmp_path: Path) -> None:
     for refused in (
         lambda: results.best_entry([one, strict], ("F@50",)),
         lambda: results.pareto([one, strict], ("F@50", "F@50")),
-        lambda: results.print_table([one, strict], tune.plan),
+        lambda: status.print_table([one, strict], tune.plan),
     ):
         with pytest.raises(ConfigError, match="'sgdet published' and 'sgdet strict'"):
             refused()
@@ -435,12 +437,12 @@ def test_a_ledger_that_does_not_say_the_protocol_opens(tmp_path: Path, capsys: p
     best = results.best_entry(entries, ("F@50",))
     assert best is not None
     assert best.id == "0001"
-    results.print_table(entries, tune.plan)
+    status.print_table(entries, tune.plan)
     assert "protocol" not in capsys.readouterr().out
 
 
 def test_objectives_are_one_or_two_metrics() -> None:
-    assert search.objectives("R@50, mR@50", BASE) == ("R@50", "mR@50")
+    assert plans.objectives("R@50, mR@50", BASE) == ("R@50", "mR@50")
     for text in ("", "R@50,R@50", "R@20,R@50,R@100", "R@7", "loss"):
         with pytest.raises(ConfigError):
-            search.objectives(text, BASE)
+            plans.objectives(text, BASE)

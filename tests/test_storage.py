@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 
+from launch import outcomes, study_creation, study_record
 from speaq.config import ConfigError
 
 pytest.importorskip("ray")
@@ -22,13 +23,14 @@ pytest.importorskip("optuna")
 
 import optuna  # noqa: TID251
 
-from launch import seam, storage
+from launch import storage
 from launch import study as studies
 from launch.frozen import frozen
 from launch.ledger import Entry, Ledger
 from launch.mirror import Mirror
-from launch.search import Plan
-from launch.storage import Address, StorageError
+from launch.plan import Plan
+from launch.storage import StorageError
+from launch.study_record import Address
 from tests import postgres
 from tests.command import refusal
 from tests.test_search import BASE, Fake, make_plan
@@ -94,7 +96,9 @@ class Mirrored(Fake):
     def end(self, name: str, value: float, latency: float) -> None:
         metrics = dict.fromkeys([*self.plan.objective, "F@50"], value)
         outcome = {"metrics": metrics, "best_step": 90, "step": 90, "seconds": 2.0, "cost": {"latency_ms": latency}}
-        self.search.on_trial_complete(name, seam.final_result(seam.trial_result(90, metrics, value, 1.0), outcome))
+        self.search.on_trial_complete(
+            name, outcomes.final_result(outcomes.trial_result(90, metrics, value, 1.0), outcome)
+        )
 
     def check(self) -> None:
         assert self.mirror.settle()
@@ -123,7 +127,7 @@ def test_the_storage_follows_the_ledger_row_by_row(
     tune.report(names[1], 10, 0.1)
     tune.prune(names[1], 20, 0.05)
     tune.check()
-    tune.search.on_trial_complete(names[2], seam.final_result({}, {"failure": "ValueError: no"}))
+    tune.search.on_trial_complete(names[2], outcomes.final_result({}, {"failure": "ValueError: no"}))
     tune.end(names[3], 0.9, 61.5)
     tune.check()
     states = [entry.state for entry in tune.ledger.entries.values()]
@@ -331,9 +335,9 @@ def test_a_storage_that_cannot_be_used_is_refused_before_anything_starts(
 def kept(output: Path, url: str | None) -> Address:
     """What study.yaml holds of the storage of a new study."""
     output.mkdir(parents=True)
-    study = studies.Study(make_plan(), output, "digest", None, {})
+    study = study_record.Study(make_plan(), output, "digest", None, {})
     studies.write(study, output, storage.choose(url, output))
-    known = studies.read(output / "study.yaml").storage
+    known = study_record.read(output / "study.yaml").storage
     assert known is not None
     return known
 
@@ -374,8 +378,8 @@ def test_a_storage_in_the_folder_is_remembered_and_moves_with_its_folder(tmp_pat
 
 def test_a_study_without_a_storage_gets_one_when_asked_and_finds_it_again(tmp_path: Path) -> None:
     plan = make_plan()
-    studies.write(studies.Study(plan, tmp_path, "digest", None, {}), tmp_path, None)
-    assert studies.read(tmp_path / "study.yaml").storage is None
+    studies.write(study_record.Study(plan, tmp_path, "digest", None, {}), tmp_path, None)
+    assert study_record.read(tmp_path / "study.yaml").storage is None
     assert storage.again(None, None, tmp_path) is None
     first = storage.again(None, f"sqlite:///{tmp_path / 'late.db'}", tmp_path)
     assert first is not None
@@ -414,9 +418,9 @@ def test_the_dashboard_lists_the_trials(tmp_path: Path) -> None:
 def test_a_search_with_ray_is_in_its_folders_storage_and_goes_on_in_it(toy: Path, tmp_path: Path) -> None:
     output = tmp_path / "study"
     plan = make_plan(trials=4)
-    asked = studies.create(BASE, plan.space, toy, trials=4, train="tests.cheap_training:train")
+    asked = study_creation.create(BASE, plan.space, toy, trials=4, train="tests.cheap_training:train")
     entries = studies.start(asked, output)
-    written = studies.read(output / "study.yaml")
+    written = study_record.read(output / "study.yaml")
     assert written.storage is not None
     assert written.storage.url == "sqlite:///study.db"
     found = storage.again(written.storage, None, output)

@@ -8,6 +8,9 @@ from typing import Any
 
 import pytest
 
+from launch import board, study_creation, study_extent, study_record
+from launch import plan as plans
+from launch import snapshot as snapshots
 from speaq import config as configs
 from speaq import space as spaces
 from speaq.config import Config, ConfigError
@@ -15,9 +18,10 @@ from speaq.config import Config, ConfigError
 pytest.importorskip("ray")
 pytest.importorskip("optuna")
 
-from launch import calibrate, scheduler, search, status, study
+from launch import calibrate, scheduler, study
 from launch.ledger import Entry, Ledger
-from launch.search import Plan, Search
+from launch.plan import Plan
+from launch.search import Search
 from speaq.parameters import Plain
 from tests.command import command
 
@@ -27,9 +31,9 @@ GROUPS = {"type": "int", "low": 2, "high": 4}
 LENGTH = {"type": "categorical", "choices": [30, 270]}
 
 
-def make_study(data: Path, parameters: dict[str, Any], trials: int, **settings: Any) -> study.Study:
+def make_study(data: Path, parameters: dict[str, Any], trials: int, **settings: Any) -> study_record.Study:
     space = spaces.from_dict({"search": settings, "parameters": parameters})
-    return study.create(BASE, space, data, trials=trials, train=CHEAP)
+    return study_creation.create(BASE, space, data, trials=trials, train=CHEAP)
 
 
 def ask_all(plan: Plan, folder: Path) -> tuple[Search, list[dict[str, Plain] | None]]:
@@ -58,10 +62,10 @@ def test_more_trials_than_the_space_has_points_are_said_kept_and_not_promised(
     (said,) = [record.getMessage() for record in caplog.records if "holds" in record.getMessage()]
     assert said.startswith("the space holds 4 different trials, published and baseline included")
     assert said.endswith("not after the 20 asked for")
-    snapshot = status.read(tmp_path / "study")
-    totals = status.totals(status.trial_statuses(snapshot), snapshot)
+    snapshot = snapshots.read(tmp_path / "study")
+    totals = board.totals(board.trial_statuses(snapshot), snapshot)
     assert (totals.trials, totals.projected_seconds) == (4, 0.0)
-    assert "to come" not in status.totals_line(totals, active=False)
+    assert "to come" not in board.totals_line(totals, active=False)
 
     caplog.clear()
     with caplog.at_level(logging.INFO):
@@ -76,7 +80,7 @@ def test_more_trials_than_the_space_has_points_are_said_kept_and_not_promised(
 def test_every_sampler_comes_to_the_end_of_a_space_that_can_be_counted(sampler: str, toy: Path, tmp_path: Path) -> None:
     parameters = {"matching.num_groups": GROUPS, "matching.max_repeats": {"type": "categorical", "choices": [2, 4]}}
     plan = make_study(toy, parameters, 50, sampler=sampler, scheduler="none").plan
-    assert search.most_trials(plan, ()) == 7  # six points, and the baseline
+    assert plans.most_trials(plan, ()) == 7  # six points, and the baseline
     _, values = ask_all(plan, tmp_path)
     inside = {tuple(value.items()) for value in values if value is not None}
     assert (len(values), len(inside)) == (7, 6)
@@ -103,7 +107,7 @@ def test_a_space_that_cannot_be_counted_ends_with_what_was_found(
     assert found.exhausted
     ledger = Ledger(tmp_path / "ledger.jsonl")
     with caplog.at_level(logging.WARNING):
-        left = study.as_exhausted(asked, ledger)
+        left = study_extent.as_exhausted(asked, ledger)
     assert left.plan.trials == len(values) < 9
     assert f"the search ends after {len(values)} of 9" in caplog.text
 
@@ -129,12 +133,12 @@ def test_trials_of_different_lengths_are_judged_at_equal_shares_and_finish_at_th
         assert (entry.state == "finished") == (entry.step == length)
         if entry.state == "pruned":  # at a rung: a third or two thirds of its own steps
             assert entry.step * 3 in (length, 2 * length)
-    snapshot = status.read(output)
-    trials = status.trial_statuses(snapshot)
+    snapshot = snapshots.read(output)
+    trials = board.trial_statuses(snapshot)
     assert all(trial.max_steps in (30, 90, 270) for trial in trials)
-    assert (snapshot.plan.trials, status.totals(trials, snapshot).trials) == (9, 9)
+    assert (snapshot.plan.trials, board.totals(trials, snapshot).trials) == (9, 9)
     assert len(study.resume(output, trials=1)) == 9  # fewer than there are
-    assert study.read(output / "study.yaml").plan.trials == 9
+    assert study_record.read(output / "study.yaml").plan.trials == 9
 
 
 @pytest.mark.parametrize("name", ["asha", "hyperband", "median"])

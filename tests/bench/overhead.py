@@ -15,7 +15,7 @@ import sys
 import time
 from pathlib import Path
 
-from launch import search, status
+from launch import search, snapshot, study_creation
 from launch import study as studies
 from speaq import config as configs
 from speaq import space as spaces
@@ -32,7 +32,7 @@ def run(folder: Path, trials: int) -> dict[str, float]:
     make_toy(folder / "data", 60, seed=0)
     config = configs.apply(configs.Config(), TINY | SHORT)
     space = spaces.load(ROOT / "search_spaces" / "speaq.yaml").with_search({"scheduler": "none"})
-    study = studies.create(config, space, folder / "data", trials=trials, train="tests.cheap_training:train")
+    study = study_creation.create(config, space, folder / "data", trials=trials, train="tests.cheap_training:train")
     asking: list[float] = []
     begin = time.perf_counter()
     original = search.Search.suggest
@@ -49,7 +49,7 @@ def run(folder: Path, trials: int) -> dict[str, float]:
     seconds = time.perf_counter() - begin
     assert [entry.state for entry in entries] == ["finished"] * trials
     begin = time.perf_counter()
-    status.read(folder / "study")
+    snapshot.read(folder / "study")
     last = asking[-max(trials // 10, 1) :]
     return {
         "trials": trials,
