@@ -70,7 +70,7 @@ def test_more_trials_than_the_space_has_points_are_said_kept_and_not_promised(
     caplog.clear()
     with caplog.at_level(logging.INFO):
         study.resume(tmp_path / "study")
-    assert [record.getMessage() for record in caplog.records if record.name == "launch.study"] == [
+    assert [record.getMessage() for record in caplog.records if record.name == "launch.study_extent"] == [
         "all 4 trials have ended, nothing is left to do; the space has no other"
     ]
     assert command("tune", "--resume", tmp_path / "study").exit_code == 0
