@@ -228,7 +228,7 @@ def _trained(
     saved = saver(output)
     with progress_bar("training") as progress:
         if _on_workers(config):
-            result: dict[str, Any] = launch("worker").train_distributed(
+            result: dict[str, Any] = launch("trials.worker").train_distributed(
                 config, data, output, resume=resume, task=task, progress=progress, saved=saved, force=force
             )
             return result

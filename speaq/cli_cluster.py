@@ -39,6 +39,6 @@ def doctor(
         return repaired
     where = None if storage is None else place(storage)
     shared = str(where.resolve()) if isinstance(where, Path) else where
-    request = launch("checks").Request(shared, None if data is None else data.resolve(), min_free, limit)
-    result: int = launch("doctor").doctor(request, as_json=as_json)
+    request = launch("cluster.checks").Request(shared, None if data is None else data.resolve(), min_free, limit)
+    result: int = launch("cluster.doctor").doctor(request, as_json=as_json)
     return result

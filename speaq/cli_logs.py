@@ -21,4 +21,4 @@ def logs(
     as_json: AsJson = False,
 ) -> None:
     """Print what a trial has logged: times, levels, steps, and the traceback of a failure."""
-    launch("show_logs").print_logs(study, trial, follow=follow, as_json=as_json)
+    launch("jobs.show_logs").print_logs(study, trial, follow=follow, as_json=as_json)

@@ -60,7 +60,7 @@ def tune(
     ] = False,
 ) -> int:
     """Search hyper-parameters with Ray Tune and Optuna."""
-    result: int = launch("cli").tune_command(
+    result: int = launch("jobs.tune_command").tune_command(
         config=config,
         space=space,
         data=data,
@@ -85,7 +85,7 @@ def tune(
 @at_urls(study="small")
 def status(study: StudyDir, as_json: AsJson = False) -> None:
     """What a search has done, is doing and costs, from another terminal or afterwards."""
-    launch("status").print_status(study, as_json=as_json)
+    launch("jobs.status").print_status(study, as_json=as_json)
 
 
 @search_app.command()
@@ -100,7 +100,7 @@ def calibrate(
     trials: Annotated[int | None, typer.Option("--trials", help="settings to train in full, default: 8")] = None,
 ) -> int:
     """Find out when trials may be stopped: ranks at smaller budgets against the full one."""
-    result: int = launch("calibrate").calibrate(
+    result: int = launch("jobs.calibrate").calibrate(
         output, config=config, space=space, data=data, trials=trials, assignments=assignments
     )
     return result
@@ -137,7 +137,7 @@ def report(
     output: Annotated[Path | None, typer.Option("--output", help="default: report.html in the study")] = None,
 ) -> None:
     """Write a page about a search, with plots, that needs no network."""
-    echo(shown(launch("report").write_report(study, output)))
+    echo(shown(launch("report.page").write_report(study, output)))
 
 
 @search_app.command()
@@ -149,7 +149,7 @@ def diff(
     as_json: AsJson = False,
 ) -> None:
     """Compare two runs: config, data, versions, metrics, recall by predicate."""
-    launch("compare").diff(first, second, as_json=as_json)
+    launch("jobs.compare").diff(first, second, as_json=as_json)
 
 
 @search_app.command()
@@ -161,7 +161,7 @@ def rerun(
     init_from: InitFrom = None,
 ) -> int:
     """Train a run again from its folder; exit code 0 where all metrics are equal, 1 where not."""
-    result: int = launch("rerun").rerun(trial, output, data, progress_bar, start=init_from)
+    result: int = launch("jobs.rerun").rerun(trial, output, data, progress_bar, start=init_from)
     return result
 
 
@@ -177,7 +177,9 @@ def confirm(
     as_json: AsJson = False,
 ) -> int:
     """Train the best trials of a search with more seeds, as long as they cannot be told apart."""
-    result: int = launch("confirm").confirm(study, seeds, top, data, progress_bar, start=init_from, as_json=as_json)
+    result: int = launch("jobs.confirm").confirm(
+        study, seeds, top, data, progress_bar, start=init_from, as_json=as_json
+    )
     return result
 
 
@@ -196,7 +198,7 @@ def reproduce(
     scale: Annotated[Literal["full", "toy"], typer.Option(help="toy: the whole way in minutes")] = "full",
 ) -> int:
     """Reproduce the published figures: check the data, train, test once, compare. See launch/reproduce."""
-    module = launch("reproduction")
+    module = launch("jobs.reproduce")
     request = module.Request(
         scale=scale,
         baseline=baseline,
@@ -218,5 +220,5 @@ def demo(
     images: Annotated[int | None, typer.Option(min=100, help="size of the toy world")] = None,
 ) -> int:
     """The main job on a generated world: data, detector, search, table, picture."""
-    result: int = launch("demo").run_demo(output, images, assignments, progress_bar)
+    result: int = launch("jobs.demo").run_demo(output, images, assignments, progress_bar)
     return result

@@ -186,7 +186,7 @@ def command(function: Callable[P, int | None]) -> Callable[P, None]:
 def at_urls(**kinds: str) -> Callable[[Callable[P, int | None]], Callable[P, int | None]]:
     """Which arguments of a command may be URLs of an object store, and how it uses what lies there.
 
-    The command gets the path of a copy; kinds are those of `launch.copies.opened`: work, small, weights, all.
+    The command gets the path of a copy; kinds are those of `launch.store.workspace.opened`: work, small, weights, all.
     """
 
     def mark(function: Callable[P, int | None]) -> Callable[P, int | None]:
@@ -218,7 +218,7 @@ def _here(arguments: Mapping[str, Any], kinds: Mapping[str, str], stack: ExitSta
                 "Filestore; for data alone also a bucket by mount-s3 or gcsfuse)"
             )
         try:
-            path: Path = stack.enter_context(launch("copies").opened(where, kinds[name]))
+            path: Path = stack.enter_context(launch("store.workspace").opened(where, kinds[name]))
         except configs.ConfigError as error:
             raise configs.ConfigError(f"{name}: {error}") from error
         _urls[str(path)] = where
@@ -240,7 +240,7 @@ def saver(output: Path) -> Callable[[], None]:
     """What a run in `output` calls after each checkpoint: at a URL, it is uploaded."""
     if str(output) not in _urls:
         return lambda: None
-    save: Callable[[], None] = launch("copies").saver(output)
+    save: Callable[[], None] = launch("store.workspace").saver(output)
     return save
 
 

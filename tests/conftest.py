@@ -68,8 +68,8 @@ def toy(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def ray_cluster() -> Iterator[None]:
     """A cluster of our own, started once: whatever searches or trains inside this process uses it from then on."""
     pytest.importorskip("ray")
-    from launch import cluster
+    from launch.cluster import connection
 
     os.environ["PYTHONPATH"] = str(Path(__file__).parents[1])  # workers import tests.cheap_training
-    with cluster.connected(dashboard=True):
+    with connection.connected(dashboard=True):
         yield

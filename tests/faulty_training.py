@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from launch.trial import Job, Trial
+from launch.trials.trial import Job, Trial
 from speaq import config as configs
 from speaq.config import Config
 from speaq.model.speaq import SpeaQ

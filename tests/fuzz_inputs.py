@@ -24,12 +24,12 @@ import yaml
 from hypothesis import strategies as st
 from PIL import Image
 
-from launch import snapshot, study_creation
 from speaq import config as configs
 from speaq import space as spaces
 from speaq.config import Config
 from speaq.explore.tables import Order, in_order
 from speaq.structures import Vocabulary
+from speaq.study import creation, snapshot
 from tests import data_sets
 from tests.tiny import tiny
 
@@ -533,12 +533,13 @@ def raw_outputs(folder: Path) -> Target:
 
 
 def _study(folder: Path, file: str, changes: Sequence[Change], made_up: Any = None) -> Target:
-    from launch import export, status
-    from launch.ledger import Ledger, digest
-    from launch.report_tables import confirmed
+    from launch.jobs import status
+    from launch.report import export
+    from launch.report.tables import confirmed
+    from speaq.study.ledger import Ledger, digest
 
     space = spaces.from_dict({"parameters": {"matching.num_groups": {"type": "int", "low": 1, "high": 4}}})
-    made = study_creation.create(
+    made = creation.create(
         tiny(), space, data_sets.write(folder / "data"), trials=4, objective="R@50", train="tests.cheap_training:train"
     )
     (folder / "study.yaml").write_text(made.dump())
@@ -596,16 +597,16 @@ def test_looks(folder: Path) -> Target:
 @target("report", "ledger.jsonl")
 def report_(folder: Path) -> Target:
     """The page of a study, with all that others wrote into its ledger."""
-    from launch import report
+    from launch.report import page
 
     def read(folder: Path) -> None:
-        report.write_report(folder, folder / "page.html")
+        page.write_report(folder, folder / "page.html")
 
     return dataclasses.replace(ledger_(folder), read=read)
 
 
 def _run_folder(folder: Path, file: str) -> Target:
-    from launch import compare
+    from launch.jobs import compare
     from speaq.explore.study import StudyFolder
 
     metrics = {"R@20": 0.5, "mR@20": None}

@@ -88,15 +88,15 @@ def join(hosts: Hosts) -> None:
 
 
 def lose(hosts: Hosts, folder: Path, data: Path) -> dict[str, Any]:
-    from launch import cluster
-    from launch.worker import train_distributed
+    from launch.cluster import connection
+    from launch.trials.worker import train_distributed
 
     def run(name: str, config: Config, faults: Mapping[int, Callable[[Hosts], None]]) -> Watch:
         watch = Watch(hosts, faults)
         train_distributed(config, data, folder / name, report=watch.report)
         return watch
 
-    with cluster.connected():
+    with connection.connected():
         run("undisturbed", CONFIG, {})
         lost = run("disturbed", CONFIG, {INTERVAL: kill_worker, 3 * INTERVAL: kill_node})  # two nodes are left
         elastic = configs.apply(CONFIG, {"resources.min_workers": 1})

@@ -14,8 +14,8 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-from launch import study_creation
 from speaq.config import Config, ConfigError
+from speaq.study import creation
 from tests import cheap_training
 from tests.hosts import Hosts
 
@@ -52,8 +52,8 @@ def main() -> None:
 
 
 def search(output: Path, data: Path, nodes: int, cpus: int) -> dict[str, Any]:
-    from launch import cluster
-    from launch import study as studies
+    from launch.cluster import connection
+    from launch.jobs import tune as studies
     from speaq import config as configs
     from speaq import space as spaces
 
@@ -61,13 +61,13 @@ def search(output: Path, data: Path, nodes: int, cpus: int) -> dict[str, Any]:
     chosen = {"sampler": "random", "scheduler": "none", "trials": nodes * cpus * 5 // 4}
     space = spaces.from_dict({"search": chosen, "parameters": {"training.learning_rate": rate}})
     config = configs.apply(Config(), {"training.max_steps": 4, "training.eval_every": 2, "training.decay_steps": [3]})
-    study = study_creation.create(config, space, data, train="tests.many_trials:meet")
+    study = creation.create(config, space, data, train="tests.many_trials:meet")
     entries = studies.start(study, output, url="none")
     too_much = configs.apply(config, {"resources.cpus_per_worker": float(cpus + 1)})
     refusal = ""
     try:
-        with cluster.connected():
-            cluster.check_fits(too_much.resources)
+        with connection.connected():
+            connection.check_fits(too_much.resources)
     except ConfigError as error:
         refusal = str(error)
     rows = [json.loads(line) for line in (output / "ledger.jsonl").read_text().splitlines()]

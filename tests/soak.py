@@ -47,7 +47,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from launch.search import MAX_DEATHS
+from launch.search.searcher import MAX_DEATHS
 from tests.hosts import Host, Hosts
 from tests.sturdy_study import (
     END,

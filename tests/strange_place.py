@@ -21,7 +21,7 @@ def look() -> dict[str, Any]:
 def main() -> None:
     import ray  # noqa: TID251
 
-    from launch.cluster import connected
+    from launch.cluster.connection import connected
     from speaq.prediction.picture import draw  # noqa: F401  # with matplotlib
 
     with connected():

@@ -20,7 +20,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from launch import study_creation, study_record
+from speaq.study import creation
+from speaq.study import file as study_record
 from tests.tiny import TINY
 
 ROOT = Path(__file__).parents[1]
@@ -145,7 +146,7 @@ def _ignore(step: int, metrics: Mapping[str, float | None], checkpoint: Path) ->
 
 def write_study(output: Path, data: Path, decays: Sequence[float]) -> int:
     """A grid over weight decays, which say what trials do, with a toy world; returns the number of its trials."""
-    from launch import study as studies
+    from launch.jobs import tune as studies
     from speaq import config as configs
     from speaq import space as spaces
     from speaq.config import Config
@@ -157,7 +158,7 @@ def write_study(output: Path, data: Path, decays: Sequence[float]) -> int:
     search = {"sampler": "grid", "scheduler": "none", "trials": trials}
     parameters = {"training.weight_decay": {"type": "categorical", "choices": list(decays)}}
     space = spaces.from_dict({"search": search, "parameters": parameters})
-    study = study_creation.create(configs.apply(Config(), CONFIG), space, data, train="tests.sturdy_training:train")
+    study = creation.create(configs.apply(Config(), CONFIG), space, data, train="tests.sturdy_training:train")
     output.mkdir(parents=True)
     studies.write(study, output, None)
     return trials

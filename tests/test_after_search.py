@@ -17,11 +17,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from launch import outcomes
-from launch import snapshot as snapshots
+from launch.trials import outcomes
 from speaq import config as configs
 from speaq.data.toy import make_toy
 from speaq.evaluation.bootstrap import Interval
+from speaq.study import snapshot as snapshots
 from speaq.training.endings import StopTraining
 from speaq.training.environment import versions
 from speaq.training.loop import train
@@ -36,10 +36,13 @@ pytest.importorskip("plotly")
 from plotly.offline import get_plotlyjs
 from rich.console import Console
 
-from launch import live, report, report_plots, results
-from launch.export import latex_escape
-from launch.ledger import Ledger
-from launch.study_record import Study
+from launch.jobs import live
+from launch.report import figures as report_plots
+from launch.report import page as report
+from launch.report.export import latex_escape
+from speaq.study import results
+from speaq.study.file import Study
+from speaq.study.ledger import Ledger
 from tests.test_search import Fake, make_plan
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")

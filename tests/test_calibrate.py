@@ -14,7 +14,7 @@ from tests.command import command, refusal
 pytest.importorskip("ray")
 pytest.importorskip("optuna")
 
-from launch import calibrate
+from launch.jobs import calibrate
 from tests.test_after_search import Search, searched
 from tests.test_launch import make_space, toy  # noqa: F401
 from tests.tiny import tiny

@@ -13,12 +13,12 @@ from pathlib import Path
 
 import pytest
 
-from launch import study_record
+from speaq.study import file
 
 pytest.importorskip("ray")
 pytest.importorskip("optuna")
 
-from launch import head
+from launch.cluster import head
 from speaq import config as configs
 from speaq.config import ConfigError
 from tests.listening import free_port
@@ -126,14 +126,14 @@ def test_a_search_whose_cluster_is_gone_leaves_nothing(toy: Path, tmp_path: Path
 def test_the_folder_of_a_search_that_never_began_is_taken_again(tmp_path: Path) -> None:
     (tmp_path / "trials").mkdir()
     with pytest.raises(ConfigError, match="is not empty"):
-        study_record.check_new(tmp_path)
+        file.check_new(tmp_path)
     (tmp_path / "study.yaml").write_text("{}")
-    study_record.check_new(tmp_path)
+    file.check_new(tmp_path)
     (tmp_path / "ledger.jsonl").touch()
-    study_record.check_new(tmp_path)
+    file.check_new(tmp_path)
     (tmp_path / "ledger.jsonl").write_text('{"event": "opened"')
     with pytest.raises(ConfigError, match="is not empty"):
-        study_record.check_new(tmp_path)
+        file.check_new(tmp_path)
 
 
 def test_ctrl_c_ends_a_command_that_waits_for_a_head() -> None:

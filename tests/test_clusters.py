@@ -1,4 +1,4 @@
-"""The files of launch/clusters: valid as their readers see them, closed to the outside, and Slurm's run for real."""
+"""The files of launch/files/clusters: valid as their readers see them, closed to the outside, and Slurm's run for real."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ runtime_env = pytest.importorskip("ray.runtime_env")
 jsonschema = pytest.importorskip("jsonschema")
 
 ROOT = Path(__file__).resolve().parents[1]
-FOLDER = ROOT / "launch" / "clusters"
+FOLDER = ROOT / "launch" / "files" / "clusters"
 FILES = sorted(FOLDER.iterdir())
 LAUNCHER = [FOLDER / "ray_aws.yaml", FOLDER / "ray_on_premise.yaml"]
 KUBERNETES = [FOLDER / "kuberay_cluster.yaml", FOLDER / "kuberay_job.yaml"]
@@ -45,7 +45,7 @@ def comments(path: Path) -> list[str]:
 @pytest.mark.parametrize("path", FILES, ids=name)
 def test_a_file_says_what_it_is_and_how_it_is_used(path: Path) -> None:
     assert len(comments(path)) > 4
-    used = [line for line in comments(path) if f"launch/clusters/{path.name}" in line]
+    used = [line for line in comments(path) if f"launch/files/clusters/{path.name}" in line]
     assert used, "no command with the file in it"
 
 
@@ -113,7 +113,7 @@ def test_the_job_file_is_one_that_ray_takes() -> None:
     entries = [words[words.index("--") + 1 :] for words in submissions()]
     assert [entry[3] for entry in entries] == ["doctor", "train", "tune", "tune", "reproduce"]
     for words in submissions():
-        assert words[words.index("--runtime-env") + 1] == "launch/clusters/job.yaml"
+        assert words[words.index("--runtime-env") + 1] == "launch/files/clusters/job.yaml"
         for word in words:
             if word.startswith(("configs/", "search_spaces/")):
                 assert (ROOT / word).is_file()

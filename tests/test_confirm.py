@@ -16,20 +16,21 @@ from typing import Any
 import numpy as np
 import pytest
 
-from launch import study_creation, study_record
+from speaq.study import creation
+from speaq.study import file as study_record
 
 pytest.importorskip("ray")
 pytest.importorskip("optuna")
 
-from launch import study as studies
-from launch.confirm import parse_seeds
-from launch.fence import Claim
-from launch.ledger import Ledger
-from launch.study_record import TRAIN
+from launch.jobs import tune as studies
+from launch.jobs.confirm import parse_seeds
+from launch.store.claim import Claim
 from speaq import space as spaces
 from speaq.config import Config, ConfigError
 from speaq.evaluation.seeds import load_record, measure, save_record
 from speaq.evaluation.table import NEVER
+from speaq.study.file import TRAIN
+from speaq.study.ledger import Ledger
 from tests.command import command, refusal
 from tests.test_search import Fake
 from tests.tiny import tiny
@@ -43,7 +44,7 @@ SPACE = {
 def make_study(folder: Path, toy: Path, config: Config, train: str = TRAIN) -> Path:
     """Four finished trials with recalls of our choice, and one that was stopped."""
     folder.mkdir()
-    made = study_creation.create(config, spaces.from_dict(SPACE), toy, trials=5, train=train)
+    made = creation.create(config, spaces.from_dict(SPACE), toy, trials=5, train=train)
     studies.write(made, folder, None)
     tune = Fake(made.plan, folder)
     for value in (0.3, 0.1, 0.9, 0.2):

@@ -12,15 +12,16 @@ from typing import Any
 import pytest
 import torch
 
-from launch import budget as budgets
-from launch import outcomes, results, study_creation
-from launch import snapshot as snapshots
-from launch.budget import parse
-from launch.ledger import Ledger
-from launch.search import Search
+from launch.search.searcher import Search
+from launch.trials import outcomes
 from speaq import config as configs
 from speaq import space as spaces
 from speaq.config import ConfigError, ResourcesConfig
+from speaq.study import budget as budgets
+from speaq.study import creation, results
+from speaq.study import snapshot as snapshots
+from speaq.study.budget import parse
+from speaq.study.ledger import Ledger
 from speaq.training.environment import peak_memory_mib, reset_peak_memory
 from tests.command import command, refusal
 from tests.test_after_search import Search as Search_
@@ -165,7 +166,7 @@ def test_a_spent_budget_ends_a_search_that_can_be_resumed(toy: Path, tmp_path: P
     space.write_text("search: {scheduler: none}\nparameters: {matching.num_groups: {type: int, low: 1, high: 8}}\n")
     config = tmp_path / "config.yaml"
     config.write_text(configs.dump(tiny(training__max_steps=40, training__eval_every=4)))
-    study = study_creation.create(configs.load(config, []), spaces.load(space), toy, trials=6, train=CHEAP)
+    study = creation.create(configs.load(config, []), spaces.load(space), toy, trials=6, train=CHEAP)
     output = tmp_path / "study"
     environment = {**os.environ, "CHEAP_TRAINING_SLEEP": "0.05"}
     output.mkdir()

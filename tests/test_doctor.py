@@ -26,9 +26,9 @@ from tests.tiny import assignments
 
 pytest.importorskip("ray")
 
-from launch.checks import Row, _wrong_interface
-from launch.nodes import Node
-from launch.probe import Probe, interface_of
+from launch.cluster.checks import Row, _wrong_interface
+from launch.cluster.nodes import Node
+from launch.cluster.probe import Probe, interface_of
 
 BIN = Path(sys.executable).parent
 ROOT = Path(__file__).resolve().parents[1]
@@ -60,7 +60,7 @@ def test_a_node_knows_the_interface_of_its_address() -> None:
 
 
 def test_storage_is_what_every_node_wrote(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("launch.probe.CACHED", 0.1)
+    monkeypatch.setattr("launch.cluster.probe.CACHED", 0.1)
     probe, folder = Probe(), str(tmp_path / "new")
     probe.write_token(folder, "first", "abc")
     assert probe.unseen(folder, {"first": "abc"}) == []

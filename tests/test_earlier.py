@@ -61,9 +61,9 @@ def test_a_study_is_shown(project: Path) -> None:
 
 
 def test_a_study_goes_on(project: Path, ray_cluster: None) -> None:
-    from launch import study
+    from launch.jobs import tune
 
-    entries = study.resume(project / "study", trials=5, force=True)  # its code was another, data and start have moved
+    entries = tune.resume(project / "study", trials=5, force=True)  # its code was another, data and start have moved
     assert [entry.state for entry in entries] == ["finished"] * 5
     assert [entry.attempts for entry in entries] == [1] * 5  # none was trained again
     assert len({entry.digest for entry in entries}) == 5

@@ -14,11 +14,12 @@ from typing import Any
 
 import pytest
 
-from launch import outcomes, study_record
+from launch.trials import outcomes
 from speaq import config as configs
 from speaq.config import Config
 from speaq.data.dataset import train_loader
 from speaq.data.visual_genome import open_data
+from speaq.study import file
 from speaq.training import checkpoint
 from speaq.training.loop import train
 from tests.listening import free_port
@@ -28,12 +29,12 @@ from tests.tiny import tiny
 pytest.importorskip("ray")
 pytest.importorskip("optuna")
 
-from launch import copies
-from launch import search as searches
-from launch.failures import Halted, StorageLost
-from launch.fence import FencedError
-from launch.outcomes import outcome_of
-from launch.trial import Job, Run
+from launch.search import searcher as searches
+from launch.store import workspace
+from launch.store.claim import FencedError
+from launch.trials.outcomes import outcome_of
+from launch.trials.trial import Job, Run
+from speaq.study.errors import Halted, StorageLost
 from tests.test_search import Fake, make_plan
 
 pytestmark = pytest.mark.slow
@@ -41,7 +42,7 @@ ROOT = Path(__file__).parents[1]
 SMALL = "tests.faulty_training:one_image_at_a_time"
 
 
-def run_of(config: Config, toy: Path, folder: Path, train: str = study_record.TRAIN, **options: Any) -> Run:
+def run_of(config: Config, toy: Path, folder: Path, train: str = file.TRAIN, **options: Any) -> Run:
     folder.mkdir(exist_ok=True)  # as the driver of a search makes it: trials make none above their own
     return Run(
         Job(str(toy), str(folder), "F@50", train, **options), {"config": configs.to_dict(config), "trial": "0000"}
@@ -260,7 +261,7 @@ def test_a_trial_that_gets_to_another_checkpoint_before_it_dies_is_not_given_up(
     folder = tmp_path / "checkpoints"
     folder.mkdir()
     tune = Fake(make_plan(trials=2), tmp_path)
-    tune.search = searches.Search(tune.plan, tune.ledger, checkpoint=lambda trial: copies.last_checkpoint(tmp_path))
+    tune.search = searches.Search(tune.plan, tune.ledger, checkpoint=lambda trial: workspace.last_checkpoint(tmp_path))
     name, _ = tune.ask()
     for step in range(4 * searches.MAX_DEATHS):
         if step % searches.MAX_DEATHS == 0:

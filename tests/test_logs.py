@@ -14,11 +14,11 @@ import pytest
 pytest.importorskip("ray")
 pytest.importorskip("optuna")
 
-from launch import show_logs
-from launch.ledger import Entry, Ledger
-from launch.logs import LOG, WORKER_LOG, log_to
-from launch.show_logs import print_logs
-from launch.telemetry import STATES, trials_by_state
+from launch.jobs import show_logs
+from launch.jobs.show_logs import print_logs
+from launch.trials.logs import LOG, WORKER_LOG, log_to
+from launch.trials.telemetry import STATES, trials_by_state
+from speaq.study.ledger import Entry, Ledger
 from tests.command import command
 from tests.fuzz_inputs import TARGETS
 
@@ -42,7 +42,7 @@ def test_a_row_says_when_where_and_what(tmp_path: Path) -> None:
     with log_to(path) as steps:
         logging.getLogger("speaq.data").warning("odd %s\nand more", "sizes")
         steps(7, 10, "loss 1")
-        logging.getLogger("launch.trial").info("evaluated")
+        logging.getLogger("launch.trials.trial").info("evaluated")
         other.warning("not ours")
     logging.getLogger("speaq.data").warning("afterwards")
     first, second = rows(path)

@@ -10,10 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from launch import study_changes, study_record
 from speaq import config as configs
 from speaq.config import ConfigError
 from speaq.data.toy import make_toy
+from speaq.study import changes, file
 from speaq.training import moved
 from speaq.training.endings import StopTraining
 from speaq.training.loop import load_config, train
@@ -105,7 +105,7 @@ def test_data_are_found_by_their_digest_alone(project: Path) -> None:
 
 def test_a_run_is_repeated_where_its_project_is_now(project: Path) -> None:
     pytest.importorskip("ray")
-    from launch.rerun import EQUAL, rerun
+    from launch.jobs.rerun import EQUAL, rerun
     from speaq.terminal import progress_bar
 
     run = project / "runs" / "ended"
@@ -119,17 +119,17 @@ def test_a_run_is_repeated_where_its_project_is_now(project: Path) -> None:
 
 def test_a_study_of_an_earlier_version_is_known_at_its_new_place(toy: Path, tmp_path: Path) -> None:
     pytest.importorskip("ray")
-    from launch.ledger import Ledger, digest
-    from launch.search import Search
+    from launch.search.searcher import Search
+    from speaq.study.ledger import Ledger, digest
 
     project = tmp_path / "now"
     shutil.copytree(EARLIER, project)
     (project / "data").symlink_to(toy)
     home = project / "study"
-    found = study_changes.with_start(study_record.read(home / "study.yaml"), home, None)
+    found = changes.with_start(file.read(home / "study.yaml"), home, None)
     assert found.plan.start == project / "detector"
-    assert study_changes.found_data(found, home, None) == toy
-    assert study_changes.begins_with(found, home) == found.start_digest
+    assert changes.found_data(found, home, None) == toy
+    assert changes.begins_with(found, home) == found.start_digest
     ledger = Ledger(home / "ledger.jsonl")
     search = Search(replace(found.plan, trials=5), ledger)
     for entry in ledger.entries.values():  # their digests hold the path of the start
@@ -144,16 +144,16 @@ def test_a_study_of_an_earlier_version_is_known_at_its_new_place(toy: Path, tmp_
 
 def test_a_study_needs_its_start_only_for_trials_that_begin(toy: Path, tmp_path: Path) -> None:
     pytest.importorskip("ray")
-    from launch import study
+    from launch.jobs import tune
 
     project = tmp_path / "now"
     shutil.copytree(EARLIER, project)
     shutil.rmtree(project / "detector")
     (project / "data").symlink_to(toy)
     home = project / "study"
-    asked = study_record.read(home / "study.yaml")
-    assert study_changes.begins_with(asked, home) == asked.start_digest
-    assert len(study.resume(home, force=True)) == 4  # the code was another
+    asked = file.read(home / "study.yaml")
+    assert changes.begins_with(asked, home) == asked.start_digest
+    assert len(tune.resume(home, force=True)) == 4  # the code was another
     line = refusal("tune", "--resume", home, "--trials", "5")
     assert line == (
         f"speaq: {home}: training.init_from: /project/detector is not there; "

@@ -13,9 +13,9 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from launch import snapshot as snapshots
-from launch import status
+from launch.jobs import status
 from speaq.plain_text import visible
+from speaq.study import snapshot as snapshots
 from speaq.terminal import echo, echo_lines, print_table, progress_bar
 from tests.command import command
 from tests.test_foreign import SOURCES, calls
@@ -103,8 +103,8 @@ def hostile(tmp_path: Path) -> Path:
 
 
 def test_a_ledger_of_others_drives_no_terminal(hostile: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    from launch.live import render
-    from launch.progress import Lines
+    from launch.jobs.live import render
+    from launch.jobs.progress import Lines
 
     shown = command("status", hostile)
     assert shown.exit_code == 0
@@ -124,9 +124,9 @@ def test_a_ledger_of_others_drives_no_terminal(hostile: Path, capsys: pytest.Cap
 
 def test_a_page_shows_foreign_text_in_its_order() -> None:
     pytest.importorskip("plotly")
-    from launch import report_html
+    from launch.report import html
 
-    page = report_html.table([ODD], [[ODD]]) + report_html.text(ODD)
+    page = html.table([ODD], [[ODD]]) + html.text(ODD)
     assert page.count(r"\u202enrut") == 3
     assert "\u202e" not in page
 

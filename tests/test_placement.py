@@ -14,7 +14,7 @@ import torch
 pytest.importorskip("ray")
 pytest.importorskip("optuna")
 
-from launch.training_place import on_workers
+from launch.trials.place import on_workers
 from speaq import config as configs
 from speaq.training.loop import train
 from tests.command import refusal

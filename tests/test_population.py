@@ -10,11 +10,11 @@ from typing import Any
 
 import pytest
 
-from launch import board, study_creation
-from launch import snapshot as snapshots
 from speaq import config as configs
 from speaq import space as spaces
 from speaq.config import Config, ConfigError
+from speaq.study import board, creation
+from speaq.study import snapshot as snapshots
 from speaq.training import checkpoint
 from speaq.training.loop import train
 from tests.tiny import tiny
@@ -22,9 +22,11 @@ from tests.tiny import tiny
 pytest.importorskip("ray")
 pytest.importorskip("optuna")
 
-from launch import population, results, study
-from launch.population import explored, rung_folder
-from launch.scheduler import Population, make_scheduler
+from launch.jobs import tune as study
+from launch.search import population
+from launch.search.population import explored, rung_folder
+from launch.search.scheduler import Population, make_scheduler
+from speaq.study import results
 from tests.test_search import BASE, Fake, judge, make_plan
 
 WEIGHT = {"type": "float", "low": 0.5, "high": 4.0, "log": True}
@@ -217,7 +219,7 @@ def test_a_search_breeds_schedules_that_train_alone_to_the_same_result(
     parameters = {**SPACE, "training.learning_rate": {"type": "float", "low": 1e-4, "high": 1e-2, "log": True}}
     # Half of the trials are replaced at the only judgement: with six trials there is at least one child.
     search = {"scheduler": "pbt", "perturb_steps": 2, "quantile": 0.5, "objective": ["R@20"], "sampler": "random"}
-    asked = study_creation.create(base, spaces.from_dict({"search": search, "parameters": parameters}), toy, trials=6)
+    asked = creation.create(base, spaces.from_dict({"search": search, "parameters": parameters}), toy, trials=6)
     entries = study.start(asked, tmp_path / "study")
     children = [entry for entry in entries if entry.start is not None]
     assert children

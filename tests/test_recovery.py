@@ -13,7 +13,7 @@ from speaq.config import Config, ConfigError
 
 pytest.importorskip("ray")
 
-from launch import elastic
+from launch.trials import elastic
 
 ROOT = Path(__file__).parents[1]
 HEAD = """

@@ -30,11 +30,12 @@ pytest.importorskip("ray")
 pytest.importorskip("moto")
 pytest.importorskip("flask")
 
-from launch import copies, folder_copy, population, remote
-from launch.failures import StorageLost
-from launch.fence import FencedError
-from launch.probe import Probe
-from launch.remote import Store, StoreError, joined, local_name
+from launch.cluster.probe import Probe
+from launch.search import population
+from launch.store import folder_copy, remote, workspace
+from launch.store.claim import FencedError
+from launch.store.remote import Store, StoreError, joined, local_name
+from speaq.study.errors import StorageLost
 from tests.s3 import Server, server
 
 pytestmark = pytest.mark.slow
@@ -49,7 +50,7 @@ def s3() -> Iterator[Server]:
 
 @pytest.fixture
 def scratch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setenv(copies.VARIABLE, str(tmp_path / "scratch"))
+    monkeypatch.setenv(workspace.VARIABLE, str(tmp_path / "scratch"))
     monkeypatch.setattr(folder_copy, "SETTLE", 0.0)
     monkeypatch.setattr(folder_copy, "SILENT", 1.5)
     return tmp_path / "scratch"
@@ -120,9 +121,9 @@ def test_a_name_that_would_leave_the_folder_is_refused(s3: Server, scratch: Path
 # Copies
 
 
-def lines(url: str, kind: copies.Kind = "work") -> dict[str, str]:
+def lines(url: str, kind: workspace.Kind = "work") -> dict[str, str]:
     """What is there for who opens it."""
-    with copies.opened(url, kind) as folder:
+    with workspace.opened(url, kind) as folder:
         return {p.relative_to(folder).as_posix(): p.read_text() for p in folder.rglob("*") if p.is_file()}
 
 
@@ -130,7 +131,7 @@ def test_what_one_machine_writes_another_goes_on_with(
     s3: Server, scratch: Path, name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     url = s3.url(name)
-    with copies.opened(url, "work") as folder:
+    with workspace.opened(url, "work") as folder:
         folder.mkdir(parents=True)
         (folder / "checkpoints").mkdir()
         for step in ("one", "two"):
@@ -139,23 +140,23 @@ def test_what_one_machine_writes_another_goes_on_with(
             if last.exists():
                 last.replace(last.with_name("previous.pt"))
             (folder / "checkpoints" / "new").replace(last)
-            copies.saver(folder)()
+            workspace.saver(folder)()
         (folder / ".hidden").write_text("stays here")
         (folder / "half.tmp").write_text("stays here")
         (folder / "trials").mkdir()
         (folder / "trials" / "x").write_text("is the trial's affair")
         (folder / "empty").write_text("")
     expected = {"checkpoints/last.pt": "two", "checkpoints/previous.pt": "one", "empty": ""}
-    assert s3.names(name) == {*expected, copies.CLAIM}
+    assert s3.names(name) == {*expected, workspace.CLAIM}
     shutil.rmtree(scratch)
     assert lines(url) == expected
-    with copies.opened(url, "work") as folder:  # a machine on its own from here on
+    with workspace.opened(url, "work") as folder:  # a machine on its own from here on
         (folder / "empty").unlink()
         (folder / "more").write_text("more")
     shutil.copytree(scratch, scratch.with_name("other"))
     with monkeypatch.context() as other:  # meanwhile another machine is at work
-        other.setenv(copies.VARIABLE, str(scratch.with_name("other")))
-        with copies.opened(url, "work") as folder:
+        other.setenv(workspace.VARIABLE, str(scratch.with_name("other")))
+        with workspace.opened(url, "work") as folder:
             (folder / "more").write_text("less")
     assert lines(url) == {**expected, "more": "less"}
     assert lines(url, "small") == {"empty": "", "more": "less"}
@@ -165,14 +166,14 @@ def test_what_one_machine_writes_another_goes_on_with(
 def test_a_reader_adds_what_it_made_and_nothing_else(s3: Server, scratch: Path, name: str) -> None:
     s3.write(f"{name}/study.yaml", b"a study")
     s3.write(f"{name}/trials/0000/result.json", b"{}")
-    with copies.opened(s3.url(name), "small") as folder:
+    with workspace.opened(s3.url(name), "small") as folder:
         (folder / "report.html").write_text("a page")
         s3.write(f"{name}/study.yaml", b"another study")  # by who works on it
     assert s3.read(f"{name}/study.yaml") == b"another study"
     assert s3.read(f"{name}/report.html") == b"a page"
     trial = s3.url(f"{name}/trials/0000")
     assert lines(trial, "small") == {"result.json": "{}"}
-    with copies.opened(trial, "small") as folder:
+    with workspace.opened(trial, "small") as folder:
         study = seal.study_of(folder)
         assert study is not None
         seal.unseal(study, "paper")
@@ -183,12 +184,12 @@ def test_a_store_that_is_away_for_a_while_costs_time_alone(
     s3: Server, scratch: Path, name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(remote, "PAUSE", 0.1)
-    with copies.opened(s3.url(name), "work") as folder:
+    with workspace.opened(s3.url(name), "work") as folder:
         folder.mkdir(parents=True)
         (folder / "result.json").write_text("{}")
         s3.way.cut()
         threading.Timer(8.0, s3.way.heal).start()
-        copies.saver(folder)()
+        workspace.saver(folder)()
         assert s3.read(f"{name}/result.json") == b"{}"
 
 
@@ -202,7 +203,7 @@ def test_a_store_that_stays_away_ends_the_work_and_the_copy_has_it_all(
     def work(folder: Path) -> None:
         folder.mkdir(parents=True)
         ledger = folder / "ledger.jsonl"
-        with copies.following(folder) as follower:
+        with workspace.following(folder) as follower:
             assert follower is not None
             follower.halt = told.append
             ledger.write_text("one\n")
@@ -211,7 +212,10 @@ def test_a_store_that_stays_away_ends_the_work_and_the_copy_has_it_all(
             s3.way.cut()
             follower(None, "asked")
 
-    with pytest.raises(StorageLost, match=f"{name}.*NETWORK_CONNECTION"), copies.opened(s3.url(name), "work") as folder:
+    with (
+        pytest.raises(StorageLost, match=f"{name}.*NETWORK_CONNECTION"),
+        workspace.opened(s3.url(name), "work") as folder,
+    ):
         work(folder)
     s3.way.heal()
     assert [type(error) for error in told] == [StorageLost]
@@ -220,7 +224,7 @@ def test_a_store_that_stays_away_ends_the_work_and_the_copy_has_it_all(
     assert lines(s3.url(name)) == {"ledger.jsonl": "one\ntwo\n"}
     assert s3.read(f"{name}/ledger.jsonl") == b"one\ntwo\n"
     s3.write(f"{name}/ledger.jsonl", b"one\nanother\n")
-    monkeypatch.setenv(copies.VARIABLE, str(scratch.with_name("kept")))
+    monkeypatch.setenv(workspace.VARIABLE, str(scratch.with_name("kept")))
     found = lines(s3.url(name))
     assert found.pop("ledger.jsonl") == "one\nanother\n"
     assert list(found.values()) == ["one\ntwo\n"]  # set aside
@@ -229,16 +233,16 @@ def test_a_store_that_stays_away_ends_the_work_and_the_copy_has_it_all(
 def test_one_at_a_time_works_on_a_url(s3: Server, scratch: Path, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     url = s3.url(name)
     monkeypatch.setattr(folder_copy, "BEAT_EVERY", 0.2)
-    with copies.opened(url, "work") as folder:
+    with workspace.opened(url, "work") as folder:
         folder.mkdir(parents=True)
         with (
             pytest.raises(ConfigError, match="another process of this machine works on it"),
-            copies.opened(url, "work"),
+            workspace.opened(url, "work"),
         ):
             pass
-        monkeypatch.setenv(copies.VARIABLE, str(scratch / "elsewhere"))
+        monkeypatch.setenv(workspace.VARIABLE, str(scratch / "elsewhere"))
         monkeypatch.setattr(folder_copy, "_place", lambda: "another machine")
-        with pytest.raises(ConfigError, match=r"process \d+ on .* works on it"), copies.opened(url, "work"):
+        with pytest.raises(ConfigError, match=r"process \d+ on .* works on it"), workspace.opened(url, "work"):
             pass
     assert lines(url) == {}
 
@@ -250,30 +254,30 @@ def test_who_is_dead_is_waited_for_and_who_comes_back_writes_no_more(
 
     def work(folder: Path) -> None:
         folder.mkdir(parents=True)
-        copies.held(folder).fall_silent()  # type: ignore[union-attr]
+        workspace.held(folder).fall_silent()  # type: ignore[union-attr]
         time.sleep(0.2)
         with monkeypatch.context() as other:
-            other.setenv(copies.VARIABLE, str(scratch / "elsewhere"))
+            other.setenv(workspace.VARIABLE, str(scratch / "elsewhere"))
             other.setattr(folder_copy, "_place", lambda: "another machine")
-            with copies.opened(url, "work") as taken:
+            with workspace.opened(url, "work") as taken:
                 taken.mkdir(parents=True)
                 (taken / "result.json").write_text("ours")
-                copies.saver(taken)()
+                workspace.saver(taken)()
                 (folder / "result.json").write_text("theirs")
-                copies.saver(folder)()
+                workspace.saver(folder)()
 
-    with pytest.raises(FencedError, match="another process works on it now"), copies.opened(url, "work") as folder:
+    with pytest.raises(FencedError, match="another process works on it now"), workspace.opened(url, "work") as folder:
         work(folder)
     assert s3.read(f"{name}/result.json") == b"ours"
 
 
 def test_the_latest_attempt_of_a_trial_writes(s3: Server, scratch: Path, name: str) -> None:
     url = s3.url(name)
-    with copies.of_trial(url, scratch / "a" / "0000") as first:
+    with workspace.of_trial(url, scratch / "a" / "0000") as first:
         first.folder.mkdir()
         (first.folder / "config.yaml").write_text("first")
         first.push()
-        with copies.of_trial(url, scratch / "b" / "0000") as second:
+        with workspace.of_trial(url, scratch / "b" / "0000") as second:
             assert (second.folder / "config.yaml").read_text() == "first"
             (second.folder / "result.json").write_text("second")
             second.push()
@@ -281,13 +285,13 @@ def test_the_latest_attempt_of_a_trial_writes(s3: Server, scratch: Path, name: s
             with pytest.raises(FencedError):
                 first.push()
     (scratch / "a" / "0000" / "log.jsonl").write_text("never uploaded")
-    with copies.of_trial(url, scratch / "a" / "0000") as third:
+    with workspace.of_trial(url, scratch / "a" / "0000") as third:
         assert (third.folder / "result.json").read_text() == "second"
         assert not (third.folder / "log.jsonl").exists()
 
 
 def test_a_population_keeps_its_checkpoints_in_the_store(s3: Server, scratch: Path, name: str) -> None:
-    with copies.opened(s3.url(name), "work") as folder:
+    with workspace.opened(s3.url(name), "work") as folder:
         trial = folder / "trials" / "0000"  # which runs on another node
         s3.write(f"{name}/trials/0000/checkpoints/last.pt", b"at 40")
         assert not population.is_kept(trial, 40)
@@ -296,14 +300,14 @@ def test_a_population_keeps_its_checkpoints_in_the_store(s3: Server, scratch: Pa
         population.keep(trial, 40)
         assert population.is_kept(trial, 40)
         child = scratch / "b" / "0001"
-        population.adopt(Path("not here"), 40, child, copies.url_of(trial))
+        population.adopt(Path("not here"), 40, child, workspace.url_of(trial))
         assert {p.name: p.read_bytes() for p in (child / "checkpoints").iterdir()} == {"last.pt": b"at 40"}
 
 
 def test_nodes_are_asked_whether_they_see_what_others_write_at_a_url(
     s3: Server, name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("launch.probe.CACHED", 0.1)
+    monkeypatch.setattr("launch.cluster.probe.CACHED", 0.1)
     probe, where = Probe(), joined(s3.url(name), ".speaq-doctor")
     probe.write_token(where, "first", "abc")
     assert probe.unseen(where, {"first": "abc"}) == []
@@ -319,7 +323,7 @@ def test_a_job_that_is_started_again_goes_on_at_a_url(s3: Server, tmp_path: Path
     shows = f'#!/bin/sh\n[ "$1" = -c ] && exec {sys.executable} "$@"\nshift 2; echo "$@"\n'
     (tmp_path / "python").write_text(shows)
     (tmp_path / "python").chmod(0o755)
-    script, url = ROOT / "launch" / "clusters" / "again.sh", s3.url(name)
+    script, url = ROOT / "launch" / "files" / "clusters" / "again.sh", s3.url(name)
     environment = {**os.environ, "PATH": f"{tmp_path}:{os.environ['PATH']}", "PYTHONPATH": str(ROOT)}
 
     def called() -> str:
@@ -351,7 +355,7 @@ def test_a_run_survives_its_machine_bit_for_bit(s3: Server, toy: Path, tmp_path:
     assert done.exit_code == 0, (done.output, done.exception)
     assert url in done.stdout
     train(asked, toy, tmp_path / "undisturbed")
-    with copies.opened(url, "all") as folder:
+    with workspace.opened(url, "all") as folder:
         assert_same_run(tmp_path / "undisturbed", folder)
         begun = load(folder / "checkpoints" / "previous.pt")["step"], load(folder / "checkpoints" / "last.pt")["step"]
         assert begun == (8, 10)
@@ -391,7 +395,7 @@ def test_a_search_survives_its_machine_on_nodes_that_share_nothing(
         monkeypatch.setenv(key, value)
     monkeypatch.setattr(folder_copy, "SILENT", 60.0)
     url = s3.url("study")
-    own = [{"num_cpus": 1, "env_vars": {copies.VARIABLE: str(tmp_path / node)}} for node in ("a", "b")]
+    own = [{"num_cpus": 1, "env_vars": {workspace.VARIABLE: str(tmp_path / node)}} for node in ("a", "b")]
     folder = tempfile.mkdtemp(prefix="speaq-", dir="/tmp")  # short: it holds sockets
     nodes = Cluster(initialize_head=True, head_node_args={**own[0], "include_dashboard": False, "temp_dir": folder})
     try:
@@ -414,7 +418,7 @@ def test_a_search_survives_its_machine_on_nodes_that_share_nothing(
         shutil.rmtree(folder, ignore_errors=True)
     seen_by = [(row["state"], row["outcome"]) for row in looked if row["check"] == "storage"]
     assert seen_by == [("ok", "every node reads what every node writes")] * 2
-    assert all(copies.VARIABLE in row["outcome"] for row in looked if row["check"] == "free disk")
+    assert all(workspace.VARIABLE in row["outcome"] for row in looked if row["check"] == "free disk")
     after = rows(s3)
     assert after[: len(before)] == before
     ended = {row["trial"] for row in before if row["event"] in ("finished", "pruned")}

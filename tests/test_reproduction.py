@@ -24,11 +24,11 @@ from tests.tiny import assignments, tiny
 
 pytest.importorskip("ray")
 
-from launch import demo, published
-from launch.memory import smaller_micro_batch
-from launch.record import Record
-from launch.reproduction import Request, Stages, _configs, spread
-from launch.worker import train_distributed
+from launch.jobs import demo, published
+from launch.jobs.record import Record
+from launch.jobs.reproduce import Request, Stages, _configs, spread
+from launch.trials.memory import smaller_micro_batch
+from launch.trials.worker import train_distributed
 
 CHEAP = "tests.cheap_training:train"
 FIGURES = {f"{name}@{k}": 0.5 for name in ("R", "ngR", "zR", "mR") for k in (20, 50, 100)}
@@ -175,7 +175,7 @@ def test_what_cannot_be_reproduced_is_refused(arguments: list[str], message: str
     assignments = (parsed["--set"],) if "--set" in parsed else ()
     backbone = Path(parsed["--backbone"]) if "--backbone" in parsed else None
     wanted = request(scale=parsed.get("--scale", "full"), backbone=backbone, assignments=assignments)
-    from launch.reproduction import reproduce
+    from launch.jobs.reproduce import reproduce
 
     with pytest.raises(ConfigError, match=message):
         reproduce(wanted, tmp_path / "out", quiet)

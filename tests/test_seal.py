@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from launch.ledger import Ledger
 from speaq.config import ConfigError
+from speaq.study.ledger import Ledger
 from speaq.training import seal
 from speaq.training.loop import train
 from speaq.training.run import evaluate_run

@@ -11,22 +11,26 @@ from typing import Any
 
 import pytest
 
-from launch import outcomes, status, study_creation
-from launch import plan as plans
+from launch.jobs import status
+from launch.trials import outcomes
 from speaq import config as configs
 from speaq import space as spaces
 from speaq.config import BASELINE, PUBLISHED, Config, ConfigError
+from speaq.study import creation
+from speaq.study import plan as plans
 
 pytest.importorskip("ray")
 pytest.importorskip("optuna")
 
-from launch import plots, results, search
-from launch.ledger import Ledger, LedgerError, digest
-from launch.plan import Plan, grid
-from launch.sampler import Sampler
-from launch.scheduler import Halving, Stopping, make_scheduler
-from launch.search import Search
+from launch.report import overview
+from launch.search import searcher
+from launch.search.sampler import Sampler
+from launch.search.scheduler import Halving, Stopping, make_scheduler
+from launch.search.searcher import Search
 from speaq.explore.study import StudyFolder
+from speaq.study import results
+from speaq.study.ledger import Ledger, LedgerError, digest
+from speaq.study.plan import Plan, grid
 
 BASE = configs.apply(Config(), {"training.max_steps": 90, "training.eval_every": 10, "training.decay_steps": [50]})
 TRIALS = Path("trials")
@@ -112,7 +116,7 @@ def test_how_trials_end(tmp_path: Path) -> None:
     tune.prune(names[1], 20, 0.2)
     tune.search.on_trial_complete(names[2], outcomes.final_result({}, {"failure": "ValueError: no"}))
     tune.search.on_trial_complete(names[3], None, error=True)
-    for _ in range(search.MAX_DEATHS):
+    for _ in range(searcher.MAX_DEATHS):
         again, _ = tune.ask()
         assert tune.entry(again) is tune.entry(names[3])
         tune.search.on_trial_complete(again, None, error=True)
@@ -323,7 +327,7 @@ def test_two_objectives_are_refused_to_cmaes_in_one_line(toy: Path) -> None:
     parameters = {"matching.num_groups": GROUPS, "training.learning_rate": rate}
     space = spaces.from_dict({"search": {"sampler": "cmaes"}, "parameters": parameters})
     with pytest.raises(ConfigError, match="--objective: search: sampler: cmaes has one objective"):
-        study_creation.create(configs.Config(), space, toy, objective="R@50,mR@50")
+        creation.create(configs.Config(), space, toy, objective="R@50,mR@50")
 
 
 def test_the_median_rule_waits_for_enough_trials_and_stops_what_is_below_them() -> None:
@@ -383,7 +387,7 @@ def test_the_table_has_all_that_was_asked_for(tmp_path: Path, capsys: pytest.Cap
     name, _ = tune.ask()
     tune.search.on_trial_complete(name, outcomes.final_result({}, {"failure": "RuntimeError: [no] luck"}))
     entries = list(tune.ledger.entries.values())
-    plots.write_results(tmp_path, entries, tune.plan)
+    overview.write_results(tmp_path, entries, tune.plan)
     header, *lines = (tmp_path / "trials.csv").read_text().splitlines()
     columns = header.split(",")
     assert {"trial", "label", "status", "protocol", "R@50", "mR@50", "F@50", "head@50", "body@50", "tail@50"} <= set(

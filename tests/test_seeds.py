@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from launch.race import Setting, leader, race
+from launch.jobs.race import Setting, leader, race
 from speaq.config import ConfigError
 from speaq.evaluation.bootstrap import ImageRecord, paired_difference
 from speaq.evaluation.seeds import (

@@ -15,22 +15,24 @@ from typing import Any
 
 import pytest
 
-from launch import outcomes, study_creation, study_record
+from launch.trials import outcomes
 from speaq.config import ConfigError
+from speaq.study import creation
+from speaq.study import file as study_record
 
 pytest.importorskip("ray")
 pytest.importorskip("optuna")
 
 import optuna  # noqa: TID251
 
-from launch import storage
-from launch import study as studies
-from launch.frozen import frozen
-from launch.ledger import Entry, Ledger
-from launch.mirror import Mirror
-from launch.plan import Plan
-from launch.storage import StorageError
-from launch.study_record import Address
+from launch.jobs import tune as studies
+from launch.search import storage
+from launch.search.mirror import Mirror
+from launch.search.optuna_study import frozen
+from launch.search.storage import StorageError
+from speaq.study.file import Address
+from speaq.study.ledger import Entry, Ledger
+from speaq.study.plan import Plan
 from tests import postgres
 from tests.command import refusal
 from tests.test_search import BASE, Fake, make_plan
@@ -418,7 +420,7 @@ def test_the_dashboard_lists_the_trials(tmp_path: Path) -> None:
 def test_a_search_with_ray_is_in_its_folders_storage_and_goes_on_in_it(toy: Path, tmp_path: Path) -> None:
     output = tmp_path / "study"
     plan = make_plan(trials=4)
-    asked = study_creation.create(BASE, plan.space, toy, trials=4, train="tests.cheap_training:train")
+    asked = creation.create(BASE, plan.space, toy, trials=4, train="tests.cheap_training:train")
     entries = studies.start(asked, output)
     written = study_record.read(output / "study.yaml")
     assert written.storage is not None

@@ -8,21 +8,22 @@ from typing import Any
 
 import pytest
 
-from launch import board, study_creation, study_extent, study_record
-from launch import plan as plans
-from launch import snapshot as snapshots
 from speaq import config as configs
 from speaq import space as spaces
 from speaq.config import Config, ConfigError
+from speaq.study import board, creation, extent, file
+from speaq.study import plan as plans
+from speaq.study import snapshot as snapshots
 
 pytest.importorskip("ray")
 pytest.importorskip("optuna")
 
-from launch import calibrate, scheduler, study
-from launch.ledger import Entry, Ledger
-from launch.plan import Plan
-from launch.search import Search
+from launch.jobs import calibrate, tune
+from launch.search import scheduler
+from launch.search.searcher import Search
 from speaq.parameters import Plain
+from speaq.study.ledger import Entry, Ledger
+from speaq.study.plan import Plan
 from tests.command import command
 
 CHEAP = "tests.cheap_training:train"
@@ -31,9 +32,9 @@ GROUPS = {"type": "int", "low": 2, "high": 4}
 LENGTH = {"type": "categorical", "choices": [30, 270]}
 
 
-def make_study(data: Path, parameters: dict[str, Any], trials: int, **settings: Any) -> study_record.Study:
+def make_study(data: Path, parameters: dict[str, Any], trials: int, **settings: Any) -> file.Study:
     space = spaces.from_dict({"search": settings, "parameters": parameters})
-    return study_creation.create(BASE, space, data, trials=trials, train=CHEAP)
+    return creation.create(BASE, space, data, trials=trials, train=CHEAP)
 
 
 def ask_all(plan: Plan, folder: Path) -> tuple[Search, list[dict[str, Plain] | None]]:
@@ -57,7 +58,7 @@ def test_more_trials_than_the_space_has_points_are_said_kept_and_not_promised(
 ) -> None:
     asked = make_study(toy, {"matching.num_groups": GROUPS}, 20, scheduler="none")
     with caplog.at_level(logging.INFO):
-        entries = study.start(asked, tmp_path / "study")
+        entries = tune.start(asked, tmp_path / "study")
     assert [entry.state for entry in entries] == ["finished"] * 4  # the published setting is one of the three points
     (said,) = [record.getMessage() for record in caplog.records if "holds" in record.getMessage()]
     assert said.startswith("the space holds 4 different trials, published and baseline included")
@@ -69,8 +70,8 @@ def test_more_trials_than_the_space_has_points_are_said_kept_and_not_promised(
 
     caplog.clear()
     with caplog.at_level(logging.INFO):
-        study.resume(tmp_path / "study")
-    assert [record.getMessage() for record in caplog.records if record.name == "launch.study_extent"] == [
+        tune.resume(tmp_path / "study")
+    assert [record.getMessage() for record in caplog.records if record.name == "speaq.study.extent"] == [
         "all 4 trials have ended, nothing is left to do; the space has no other"
     ]
     assert command("tune", "--resume", tmp_path / "study").exit_code == 0
@@ -107,7 +108,7 @@ def test_a_space_that_cannot_be_counted_ends_with_what_was_found(
     assert found.exhausted
     ledger = Ledger(tmp_path / "ledger.jsonl")
     with caplog.at_level(logging.WARNING):
-        left = study_extent.as_exhausted(asked, ledger)
+        left = extent.as_exhausted(asked, ledger)
     assert left.plan.trials == len(values) < 9
     assert f"the search ends after {len(values)} of 9" in caplog.text
 
@@ -122,9 +123,9 @@ def test_trials_of_different_lengths_are_judged_at_equal_shares_and_finish_at_th
     moved.symlink_to(toy)
     parameters = {"training.max_steps": LENGTH, "training.learning_rate": {"type": "float", "low": 1e-5, "high": 1e-2}}
     asked = make_study(toy, parameters, 5, grace_steps=30, reduction_factor=2.0, sampler="random")
-    study.start(asked, output)
+    tune.start(asked, output)
     with caplog.at_level(logging.INFO):  # the number of trials, and where the data are, is kept
-        entries = study.resume(output, trials=9, data=moved)
+        entries = tune.resume(output, trials=9, data=moved)
     assert "trials in all: 5 until now, 9 from now on" in caplog.text
     assert {entry.overrides.get("training.max_steps", 90) for entry in entries} == {30, 90, 270}
     for entry in entries:
@@ -137,8 +138,8 @@ def test_trials_of_different_lengths_are_judged_at_equal_shares_and_finish_at_th
     trials = board.trial_statuses(snapshot)
     assert all(trial.max_steps in (30, 90, 270) for trial in trials)
     assert (snapshot.plan.trials, board.totals(trials, snapshot).trials) == (9, 9)
-    assert len(study.resume(output, trials=1)) == 9  # fewer than there are
-    assert study_record.read(output / "study.yaml").plan.trials == 9
+    assert len(tune.resume(output, trials=1)) == 9  # fewer than there are
+    assert file.read(output / "study.yaml").plan.trials == 9
 
 
 @pytest.mark.parametrize("name", ["asha", "hyperband", "median"])

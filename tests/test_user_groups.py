@@ -191,7 +191,7 @@ def test_a_search_chooses_between_files(file: Path) -> None:
 
 
 def test_the_search_looks_at_the_data_before_any_trial(toy: Path, file: Path) -> None:
-    study = pytest.importorskip("launch.study", reason="the search needs Ray and Optuna")
+    study = pytest.importorskip("launch.jobs.tune", reason="the search needs Ray and Optuna")
     with pytest.raises(ConfigError, match=r"space: 'of' is no predicate of the data"):
         study.create(tiny(), spaces.from_dict(searched(None, str(file))), toy)
     config = tiny(matching__groups=str(file))
@@ -204,7 +204,7 @@ def test_the_search_looks_at_the_data_before_any_trial(toy: Path, file: Path) ->
 def test_figures_have_short_names_and_the_storage_the_whole(tmp_path: Path) -> None:
     pytest.importorskip("ray")
     optuna = pytest.importorskip("optuna")
-    from launch.frozen import rebuild
+    from launch.search.optuna_study import rebuild
     from tests.test_search import Fake, make_plan
 
     plan = make_plan(parameters=searched(None, HALVES)["parameters"])

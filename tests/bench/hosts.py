@@ -41,10 +41,10 @@ def main() -> None:
 
 def seconds(folder: Path, name: str) -> float:
     """Of training, without the start of the workers."""
-    from launch import cluster
-    from launch.worker import train_distributed
+    from launch.cluster import connection
+    from launch.trials.worker import train_distributed
 
-    with cluster.connected():
+    with connection.connected():
         result = train_distributed(CONFIG, folder / "data", folder / name)
     return float(result["seconds"])
 

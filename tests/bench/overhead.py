@@ -15,11 +15,12 @@ import sys
 import time
 from pathlib import Path
 
-from launch import search, snapshot, study_creation
-from launch import study as studies
+from launch.jobs import tune as studies
+from launch.search import searcher
 from speaq import config as configs
 from speaq import space as spaces
 from speaq.data.toy import make_toy
+from speaq.study import creation, snapshot
 from tests.tiny import TINY
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -32,19 +33,19 @@ def run(folder: Path, trials: int) -> dict[str, float]:
     make_toy(folder / "data", 60, seed=0)
     config = configs.apply(configs.Config(), TINY | SHORT)
     space = spaces.load(ROOT / "search_spaces" / "speaq.yaml").with_search({"scheduler": "none"})
-    study = study_creation.create(config, space, folder / "data", trials=trials, train="tests.cheap_training:train")
+    study = creation.create(config, space, folder / "data", trials=trials, train="tests.cheap_training:train")
     asking: list[float] = []
     begin = time.perf_counter()
-    original = search.Search.suggest
+    original = searcher.Search.suggest
 
-    def timed(self: search.Search, trial_id: str) -> object:
+    def timed(self: searcher.Search, trial_id: str) -> object:
         start = time.perf_counter()
         try:
             return original(self, trial_id)
         finally:
             asking.append(time.perf_counter() - start)
 
-    search.Search.suggest = timed  # type: ignore[assignment, method-assign]
+    searcher.Search.suggest = timed  # type: ignore[assignment, method-assign]
     entries = studies.start(study, folder / "study")
     seconds = time.perf_counter() - begin
     assert [entry.state for entry in entries] == ["finished"] * trials

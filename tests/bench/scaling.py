@@ -22,7 +22,7 @@ def scaling(workers: int, settings: Settings) -> Values:
     """
     if importlib.util.find_spec("ray") is None:
         raise LeftOut("Ray is not installed")
-    from launch.cluster import connected
+    from launch.cluster.connection import connected
 
     with tempfile.TemporaryDirectory() as folder, connected(dashboard=True):
         data = Path(folder) / "data"
@@ -44,7 +44,7 @@ def scaling(workers: int, settings: Settings) -> Values:
 
 def _train(workers: int, data: Path, output: Path, settings: Settings) -> tuple[float, float]:
     """Images per second and the share of the time spent waiting for data, medians of several stretches of steps."""
-    from launch.worker import train_distributed
+    from launch.trials.worker import train_distributed
 
     stretch = 1 if settings.quick else 10
     config = tiny(

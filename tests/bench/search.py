@@ -16,14 +16,14 @@ from typing import Any
 
 import numpy as np
 
-from launch import study as studies
-from launch import study_creation, study_record
-from launch.ledger import Entry
-from launch.scheduler import make_scheduler
+from launch.jobs import tune as studies
+from launch.search.scheduler import make_scheduler
 from speaq import config as configs
 from speaq import space as spaces
 from speaq.config import Config
 from speaq.data.toy import make_toy
+from speaq.study import creation, file
+from speaq.study.ledger import Entry
 from speaq.training.loop import train
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -77,7 +77,7 @@ def _study(folder: Path, config: Config, data: Path, changes: dict[str, Any]) ->
         return folder
     content = configs.read_yaml(ROOT / "search_spaces" / "speaq.yaml")
     space = spaces.from_dict({**content, "search": {**content["search"], "objective": [METRIC], **changes}})
-    studies.start(study_creation.create(config, space, data), folder)
+    studies.start(creation.create(config, space, data), folder)
     return folder
 
 
@@ -108,7 +108,7 @@ def reached(folder: Path, budget: float) -> Reached:
 
 def halving(folder: Path) -> tuple[float, float]:
     """(share of steps that successive halving would have saved, METRIC of the best trial that it would have lost)."""
-    study = study_record.read(folder / "study.yaml")
+    study = file.read(folder / "study.yaml")
     settings = study.plan.settings.model_copy(update={"scheduler": "asha"})
     chooser: Any = make_scheduler(settings, STEPS, EVERY, Path())
     stopped: dict[str, int] = {}
@@ -163,7 +163,7 @@ def figures(found: dict[str, list[Path]]) -> dict[str, Any]:
 
 def study_saved(folder: Path) -> float:
     """Share of the steps of ended trials that early stopping spared in this study."""
-    from launch.snapshot import read
+    from speaq.study.snapshot import read
 
     ended: list[Entry] = [e for e in read(folder).entries if e.state in ("finished", "pruned")]
     return 1 - sum(e.step for e in ended) / (STEPS * len(ended))

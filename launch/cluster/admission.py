@@ -1,0 +1,78 @@
+"""Nodes that join a search later get no trial before they are known to see what the others see."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable, Collection
+from typing import Any
+
+from ray import tune
+from ray.util.placement_group import PlacementGroup, placement_group
+
+from launch.cluster import connection
+from launch.cluster.nodes import Node, alive
+
+log = logging.getLogger(__name__)
+
+AGAIN = 30.0  # seconds after which a node that was refused is looked at again
+
+
+class Admission:
+    """Which nodes may get trials: those that were looked at before, and others in which `problem` finds nothing."""
+
+    def __init__(self, admitted: Collection[str], problem: Callable[[Node], str]) -> None:
+        """
+        Args:
+            admitted: ids of nodes that take part; one that joined after they were listed is not among them.
+            problem: why a node cannot take part, or ""; called in a thread, as it may take minutes.
+        """
+        self._problem = problem
+        self._admitted = set(admitted)
+        self._looked: dict[str, float] = {}  # nodes that are looked at or were refused → when their turn comes again
+        self._refused: set[str] = set()
+
+    def __call__(self) -> Collection[str]:
+        """Ids of the nodes that may get trials now; looks at new ones meanwhile."""
+        now = time.monotonic()
+        for node in connection.nodes_alive():
+            if node not in self._admitted and self._looked.get(node, 0.0) <= now:
+                self._looked[node] = float("inf")
+                threading.Thread(target=self._look, args=(node,), name=f"look-{node[:6]}", daemon=True).start()
+        return frozenset(self._admitted)
+
+    def _look(self, id: str) -> None:
+        node = next((node for node in alive() if node.id == id), None)
+        if node is None:  # gone already
+            self._looked.pop(id, None)
+            return
+        problem = self._problem(node)
+        if not problem:
+            self._admitted.add(id)
+            log.info("node %s: takes part from now on", node.name)
+            return
+        if id not in self._refused:
+            log.warning("node %s: gets no trial (%s); it is looked at again every %.0f s", node.name, problem, AGAIN)
+            self._refused.add(id)
+        self._looked[id] = time.monotonic() + AGAIN
+
+
+class OnAdmitted(tune.PlacementGroupFactory):
+    """A trial's resources, on nodes that may get trials alone."""
+
+    def __init__(self, bundle: dict[str, float], nodes: Callable[[], Collection[str]]) -> None:
+        super().__init__([bundle])
+        self._nodes = nodes
+
+    def to_placement_group(self) -> PlacementGroup:
+        label = {"ray.io/node-id": f"in({','.join(sorted(self._nodes()))})"}
+        group: PlacementGroup = placement_group(self.bundles, self.strategy, bundle_label_selector=[label])
+        return group
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> OnAdmitted:
+        return self
+
+    def __reduce__(self) -> tuple[type[tune.PlacementGroupFactory], tuple[Any, ...]]:
+        """Tune pickles it into its own state, which nobody reads."""
+        return tune.PlacementGroupFactory, (self.bundles,)

@@ -1,0 +1,245 @@
+"""`speaq calibrate`: how early a short training tells what the full one will, and when trials may be stopped.
+
+A few settings at random all train to the end; each evaluation on the way is a smaller budget. The ranks at a budget are
+held against the final ones (Kendall's tau), and successive halving is replayed over the same trials, in many orders.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import takewhile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from launch.jobs import tune as studies
+from launch.search.scheduler import Halving, Named
+from launch.store import workspace
+from speaq import config as configs
+from speaq import space as spaces
+from speaq.config import ConfigError
+from speaq.files import atomic
+from speaq.space import SearchConfig
+from speaq.study import creation, results
+from speaq.study.plan import MAX_STEPS, compared, max_steps
+from speaq.terminal import echo
+
+FILE = "calibration.json"
+FEWEST = 5  # trials: ranks of fewer say nothing
+RESAMPLES = 1000  # of the trials, for the intervals
+ORDERS = 100  # in which the trials may arrive
+FACTORS = (2.0, 3.0, 4.0)
+KEPT = 0.9  # share of the orders in which the best trial must survive
+SEED = 0
+
+FloatArray = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Budget:
+    """What an evaluation before the end tells about the end."""
+
+    step: int
+    share: float  # of the full budget
+    tau: float  # Kendall's tau-b with the full budget; nan where all trials are equal
+    low: float  # 95 % interval over trials
+    high: float
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """Successive halving from `grace_steps` on, replayed."""
+
+    grace_steps: int
+    reduction_factor: float
+    steps: float  # share of the full trials' steps that it takes
+    kept: float  # share of the orders in which the best trial is not stopped
+    lost: (
+        float  # of the objective's value between the best trial and the best that is not stopped, mean over the orders
+    )
+
+
+@dataclass(frozen=True)
+class Calibration:
+    metric: str
+    trials: int
+    left_out: int  # failed, or stopped early: nobody knows what they would have reached
+    budgets: list[Budget]
+    schedules: list[Schedule]
+    recommended: Schedule | None
+
+
+def calibrate(
+    output: Path,
+    *,
+    config: Path | None = None,
+    space: Path | None = None,
+    data: Path | None = None,
+    trials: int | None = None,
+    assignments: Sequence[str] = (),
+) -> int:
+    """Judges the search in `output`, after running it where there is none; prints, and writes calibration.json.
+
+    Args:
+        config, space, data, assignments: as `speaq tune` takes them; only where `output` is new.
+        trials: settings to train in full, drawn at random behind the published one and the baseline.
+
+    Raises:
+        ConfigError, DataError: too few trials went to their end, or they had different budgets.
+    """
+    spaces.check_trials(trials)
+    given = {"--config": config, "--space": space, "--data": data}
+    if (output / "study.yaml").exists():
+        if used := [name for name, value in (given | {"--trials": trials, "--set": assignments}).items() if value]:
+            raise ConfigError(f"{output}: holds a search already; {', '.join(used)} would have no effect on it")
+    else:
+        if missing := [name for name, value in given.items() if value is None]:
+            raise ConfigError(f"{output}: holds no search to judge; to run one, give {', '.join(missing)}")
+        assert config is not None
+        assert space is not None
+        assert data is not None
+        _run(output, config, space, data, trials, assignments)
+    found = judge(output)
+    content = dataclasses.asdict(found)
+    atomic.write_text(output / FILE, json.dumps(content, indent=1).replace("NaN", "null") + "\n")
+    _print(found)
+    return 0
+
+
+def _run(output: Path, config: Path, space: Path, data: Path, trials: int | None, assignments: Sequence[str]) -> None:
+    asked = spaces.load(space)
+    number = 8 if trials is None else trials
+    if number < FEWEST:
+        raise ConfigError(f"--trials {number}: ranks of fewer than {FEWEST} trials say nothing")
+    if MAX_STEPS in asked.parameters:
+        raise ConfigError(
+            f"space: {MAX_STEPS}: a budget must mean the same to all trials; --set {MAX_STEPS}=N fixes it"
+        )
+    settings = SearchConfig(
+        objective=asked.search.objective, seed=asked.search.seed, trials=number, sampler="random", scheduler="none"
+    )
+    study = creation.create(
+        configs.load(config, assignments),
+        asked.model_copy(update={"search": settings}),
+        data,
+        overrides=list(configs.parse_overrides(assignments)),
+    )
+    studies.start(study, output)
+
+
+def judge(folder: Path) -> Calibration:
+    """What the full trials of a search tell about its budgets. Raises ConfigError."""
+    snapshot = workspace.read_study(folder)
+    plan = snapshot.plan
+    full = [entry for entry in snapshot.entries if entry.state in ("finished", "infeasible")]
+    if len({max_steps(entry, plan) for entry in full}) > 1:
+        raise ConfigError(f"{folder}: its trials differ in training.max_steps; a budget must mean the same to all")
+    last = plan.base.training.max_steps if not full else max_steps(full[0], plan)
+    metric = compared(plan)
+    steps = sorted({step for entry in full for step in entry.reports if step < last})
+    curves = np.array([[_number(entry.reports.get(step, {}).get(metric)) for step in steps] for entry in full])
+    known = ~np.isnan(curves).any(1) if len(full) else np.zeros(0, dtype=bool)
+    if known.sum() < FEWEST or not steps:
+        raise ConfigError(
+            f"{folder}: {known.sum()} trials with evaluations on the way went to their end; ranks of fewer than "
+            f"{FEWEST} say nothing: speaq tune --resume {folder} --trials N, with search.scheduler: none"
+        )
+    curves = curves[known]
+    final = np.array([results.score(e.metrics, plan.objective) for e, k in zip(full, known, strict=True) if k])
+    budgets = [_budget(step, last, curves[:, i], final) for i, step in enumerate(steps)]
+    schedules = [
+        replay(np.array(steps), curves, final, last, grace, factor) for grace in _rungs(budgets) for factor in FACTORS
+    ]
+    safe = [schedule for schedule in schedules if schedule.kept >= KEPT]
+    return Calibration(
+        metric=metric,
+        trials=len(final),
+        left_out=len(snapshot.entries) - len(final),
+        budgets=budgets,
+        schedules=schedules,
+        recommended=min(safe, key=lambda schedule: (schedule.steps, schedule.grace_steps), default=None),
+    )
+
+
+def _number(value: float | None) -> float:
+    return np.nan if value is None else value
+
+
+def _rungs(budgets: Sequence[Budget]) -> list[int]:
+    """Budgets from which on all ranks say more than chance does."""
+    telling = list(takewhile(lambda budget: budget.low > 0, reversed(budgets)))
+    return [budget.step for budget in reversed(telling)]
+
+
+def _budget(step: int, last: int, values: FloatArray, final: FloatArray) -> Budget:
+    """Kendall's tau-b and its percentile interval, trials drawn with replacement."""
+    trials = len(final)
+    draws = np.random.default_rng(SEED).multinomial(trials, np.full(trials, 1 / trials), size=RESAMPLES)
+    taus = kendall(values, final, draws)
+    taus = taus[~np.isnan(taus)]
+    low, high = np.quantile(taus, [0.025, 0.975]) if len(taus) else (np.nan, np.nan)
+    (tau,) = kendall(values, final, np.ones((1, trials)))
+    return Budget(step, step / last, float(tau), float(low), float(high))
+
+
+def kendall(x: FloatArray, y: FloatArray, counts: NDArray[Any]) -> FloatArray:
+    """Kendall's tau-b of x [T] and y [T] in samples that hold each trial `counts` [R, T] times: [R].
+
+    NaN for a sample in which either is constant.
+    """
+    signs = [np.sign(values[:, None] - values[None, :]) for values in (x, y)]
+    both, of_x, of_y = (
+        np.einsum("rt,ts,rs->r", counts, pairs, counts, optimize=True)
+        for pairs in (signs[0] * signs[1], np.abs(signs[0]), np.abs(signs[1]))
+    )
+    with np.errstate(invalid="ignore"):
+        found: FloatArray = both / np.sqrt(of_x * of_y)
+    return found
+
+
+def replay(
+    steps: NDArray[np.int64], curves: FloatArray, final: FloatArray, last: int, grace: int, factor: float
+) -> Schedule:
+    """Successive halving over trials that arrive one after the other, in `ORDERS` orders, none of them protected.
+
+    Args:
+        steps: [S] of the evaluations before the end.
+        curves: [T, S] what the scheduler would have seen.
+        final: [T] what the trials reached in `last` steps.
+    """
+    random = np.random.default_rng(SEED)
+    taken, kept, lost = [], [], []
+    for _ in range(ORDERS):
+        halving = Halving(last, grace, factor)
+        spent = np.full(len(final), last)
+        for trial in random.permutation(len(final)):
+            for step, value in zip(steps.tolist(), curves[trial].tolist(), strict=True):
+                if halving.judge(Named(str(trial)), step, value) == halving.STOP:
+                    spent[trial] = step
+                    break
+        survivors = final[spent == last]
+        taken.append(spent.mean() / last)
+        lost.append(final.max() - survivors.max())
+        kept.append(lost[-1] == 0)
+    return Schedule(grace, factor, float(np.mean(taken)), float(np.mean(kept)), float(np.mean(lost)))
+
+
+def _print(found: Calibration) -> None:
+    echo(f"{found.metric} · {found.trials} trials in full, {found.left_out} left out")
+    echo("  step  share     tau  95 % interval")
+    for budget in found.budgets:
+        echo(f"{budget.step:>6} {budget.share:>5.0%} {budget.tau:>8.2f}  [{budget.low:.2f}, {budget.high:.2f}]")
+    best = found.recommended
+    if best is None:
+        echo("recommended: --search scheduler=none (no budget tells the best trial early enough)")
+        return
+    echo(
+        f"recommended: --search grace_steps={best.grace_steps} --search reduction_factor={best.reduction_factor:g} "
+        f"({best.steps:.0%} of the steps; the best trial kept in {best.kept:.0%} of {ORDERS} orders, "
+        f"{found.metric} lost {best.lost:.4f})"
+    )

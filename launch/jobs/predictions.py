@@ -1,0 +1,184 @@
+"""`speaq tune --from-predictions RUN`: a search of the inference section over a trained run's stored raw outputs.
+
+No network and no Ray: a trial is decoding and counting. The study folder is that of any search, so that it can be
+resumed, reported on and exported; its first trial is the run as it was trained. curve.csv holds the run's best points
+in the plane of recall and mean recall.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import time
+from pathlib import Path
+
+from launch.jobs import tune as studies
+from launch.jobs.progress import Lines
+from launch.jobs.shipped import shipped
+from launch.report.overview import write_results
+from launch.search import storage as storages
+from launch.search.mirror import Mirror, joined, opened
+from launch.search.searcher import Search
+from speaq import config as configs
+from speaq import space as spaces
+from speaq.config import ConfigError
+from speaq.files import atomic
+from speaq.space import Space
+from speaq.study import changes, creation, extent, file, results
+from speaq.study.file import OF_PREDICTIONS, Study
+from speaq.study.ledger import Entry, Ledger
+from speaq.study.plan import Plan, objectives
+from speaq.training import callbacks, moved
+from speaq.training.callbacks import Progresses
+from speaq.training.environment import versions
+from speaq.training.stored import StoredRun, store
+
+LABEL = "as trained"
+
+
+def start(
+    run: Path,
+    space: Path | None,
+    output: Path,
+    *,
+    data: Path | None,
+    trials: int | None,
+    objective: str | None,
+    search: dict[str, object],
+    progress: Progresses,
+    url: str | None = None,
+) -> list[Entry]:
+    """Searches in `output`, which must be new or empty. Raises ConfigError, DataError."""
+    chosen = spaces.load(shipped("search_spaces/inference.yaml") if space is None else space).with_search(search)
+    check_space(chosen)
+    file.check_new(output)
+    with progress("raw outputs of the validation split") as tell:
+        stored = store(run, data, progress=tell)
+    chosen.check(stored.config)
+    base = chosen.base(stored.config)
+    names = objectives(objective or chosen.search.objective, base)
+    feasibility = creation.feasibility_on(stored.data)
+    for name in names:
+        feasibility.check_metric(name, stored.config, "objective: ")
+    if chosen.search.constraints:
+        raise ConfigError("search.constraints: nothing is trained here, so there is no cost to constrain")
+    settings = chosen.search.model_copy(update={"objective": list(names), "scheduler": "none", "grace_steps": None})
+    plan = Plan(base, chosen, settings, trials or settings.trials, names, {LABEL: stored.config})
+    train = OF_PREDICTIONS + str(run.resolve())
+    study = Study(plan, stored.data.resolve(), stored.data_digest, _digest(stored), versions(), train)
+    address = storages.choose(url, output)
+    output.mkdir(parents=True, exist_ok=True)
+    with opened(address, plan) as mirror:
+        studies.write(study, output, address)
+        return _run(study, stored, output, mirror)
+
+
+def resume(
+    study: Study,
+    output: Path,
+    *,
+    run: Path | None = None,
+    data: Path | None,
+    trials: int | None,
+    progress: Progresses,
+    url: str | None = None,
+    force: bool = False,
+) -> list[Entry]:
+    """Finishes a search that `start` began. Raises ConfigError where run, data or code are no longer what they were.
+
+    Args:
+        run: where the run is now; default: where it was, or where it has moved to with the search.
+    """
+    home = output.resolve()
+    with progress("raw outputs of the validation split") as tell:
+        stored = store(run or _run_of(study, home), changes.found_data(study, home, data), progress=tell)
+    study = changes.as_now(study, output, stored.data.resolve(), stored.data_digest, _digest(stored), force)
+    with opened(storages.again(study.storage, url, output), study.plan) as mirror:
+        return _run(extent.with_trials(study, trials), stored, output, mirror)
+
+
+def _run_of(study: Study, home: Path) -> Path:
+    """The run whose outputs are searched: its best checkpoint has the digest by which the study knows it."""
+    known = Path(study.train.removeprefix(OF_PREDICTIONS))
+    found = moved.find(known, home, lambda run: moved.has_digest(run, study.start_digest))
+    if found is None:
+        raise ConfigError(f"{home}: the run that it searches is no longer at {known}; give --from-predictions")
+    return found
+
+
+def check_space(space: Space) -> None:
+    """Raises ConfigError for a key that would have to be trained, and for the layer, of which one is stored."""
+    for key in (*space.parameters, *space.fixed):
+        if not key.startswith("inference.") or key == "inference.layer":
+            raise ConfigError(
+                f"--from-predictions: {key}: only inference.* keys can be searched, without inference.layer"
+            )
+
+
+def _digest(stored: StoredRun) -> str:
+    return stored.raw.stem.rpartition("-")[2]
+
+
+def _run(study: Study, stored: StoredRun, output: Path, mirror: Mirror | None) -> list[Entry]:
+    ledger = Ledger(output / "ledger.jsonl")
+    with contextlib.closing(ledger):
+        ledger.check_objectives(study.plan.objective)
+        study = extent.with_possible_trials(study, ledger)
+        file.keep(study, output)
+        if mirror is not None:
+            mirror.follow(ledger.entries.values())
+        try:
+            study = _search(study, stored, ledger, mirror)
+            file.keep(study, output)
+        finally:
+            entries = list(ledger.entries.values())
+            if entries:
+                write_results(output, entries, study.plan)
+                _write_curve(output / "curve.csv", entries, study.plan)
+    return entries
+
+
+def _search(study: Study, stored: StoredRun, ledger: Ledger, mirror: Mirror | None) -> Study:
+    """Runs what is left; returns the study, with fewer trials where there are no more."""
+    plan = study.plan
+    search = Search(plan, ledger, joined(Lines(plan, ledger.entries, 1), mirror))
+    number = 0
+    while isinstance(asked := search.suggest(name := str(number)), dict):
+        search.started(name)
+        begin = time.monotonic()
+        try:
+            evaluation = stored.evaluate(configs.from_dict(asked["config"]).inference)
+            outcome: dict[str, object] = {
+                "metrics": evaluation.metrics,
+                "best_step": stored.step,
+                "step": stored.step,
+                "seconds": time.monotonic() - begin,
+            }
+        except ValueError as error:
+            outcome = {"failure": str(error)}
+        search.on_trial_complete(name, {"outcome": json.dumps(_plain(outcome))})
+        number += 1
+    if not number:
+        extent.say_nothing_is_left(study, ledger)
+    return extent.as_exhausted(study, ledger) if search.exhausted else study
+
+
+def _plain(outcome: dict[str, object]) -> dict[str, object]:
+    metrics = outcome.get("metrics")
+    return {**outcome, "metrics": callbacks.plain(metrics)} if isinstance(metrics, dict) else outcome
+
+
+def _write_curve(path: Path, entries: list[Entry], plan: Plan) -> None:
+    """The trials that no other one beats in both recall and mean recall, in the order of recall."""
+    k = results.table_k(plan.objective, plan.base)
+    plane = (f"R@{k}", f"mR@{k}")
+    rows = [
+        {
+            "trial": e.id,
+            "label": e.label or "",
+            **{n: e.metrics[n] for n in (*plane, f"F@{k}")},
+            **results.parameters(e, plan),
+        }
+        for e in results.pareto(entries, plane)
+    ]
+    atomic.write_text(path, results.to_csv(rows))

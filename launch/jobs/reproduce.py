@@ -1,0 +1,291 @@
+"""`speaq reproduce`: SpeaQ or the baseline at the published settings, from the four files to the published figures.
+
+Stages: look at the data, detector, training with evaluations on val, test once with the best and the last checkpoint.
+A stage found finished in the output folder is not repeated; an interrupted one goes on where it was.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+
+from launch.jobs import published
+from launch.jobs.record import Record, describe_data
+from launch.jobs.remote_evaluation import evaluate_remotely
+from launch.jobs.shipped import for_detector, shipped
+from launch.trials.memory import train_in_parts
+from launch.trials.place import on_workers, where_asked
+from speaq import config as configs
+from speaq.config import BASELINE, Config, ConfigError, ResourcesConfig
+from speaq.data import DataError
+from speaq.data.photo_digest import look_again
+from speaq.data.toy import ANNOTATIONS, make_toy
+from speaq.data.visual_genome import check, open_data
+from speaq.files import atomic
+from speaq.study.file import TRAIN
+from speaq.terminal import echo, echo_lines
+from speaq.training import checkpoint
+from speaq.training.callbacks import Progresses
+from speaq.training.convert import convert
+from speaq.training.environment import hardware, source_commit, versions
+from speaq.training.feasible import Feasibility
+from speaq.training.loop import pick_device
+from speaq.training.run import evaluate_run
+from speaq.training.tasks import TaskName
+
+log = logging.getLogger(__name__)
+
+TOY_IMAGES = 6000
+
+
+@dataclass(frozen=True)
+class Request:
+    """What the user asks for; an output folder belongs to one request."""
+
+    scale: Literal["full", "toy"]
+    baseline: bool
+    data: Path | None
+    detector: Path | None  # run folder or checkpoint of ours, or the reference's pre-trained file
+    backbone: Path | None  # ImageNet weights to pre-train a detector from
+    checkpoint: Path | None  # evaluate this only
+    assignments: tuple[str, ...]
+
+    def as_json(self) -> dict[str, Any]:
+        return {k: str(v.resolve()) if isinstance(v, Path) else v for k, v in asdict(self).items()}
+
+
+def reproduce(request: Request, output: Path, progress: Progresses) -> int:
+    """Does what is left to do of `request` in `output` and prints the comparison; returns the exit code.
+
+    Args:
+        output: folder for everything: reproduction.json, detector/, run/, test_best.json, test_last.json.
+        progress: context manager factory, title → callable(done, total, text).
+
+    Raises:
+        ConfigError, DataError: what the user gave cannot be used, or the folder holds another reproduction.
+    """
+    detector_config, config = _configs(request)
+    output = output.resolve()
+    record = Record(output / "reproduction.json", request.as_json())
+    stages = Stages(output, _data(request, output, progress), record, progress)
+    stages.look_at_data()
+    if request.checkpoint is None:
+        stages.check(config)
+    record.note("versions", versions())
+    record.note("commit", source_commit())
+    if request.checkpoint is not None:
+        record.note("hardware", hardware(pick_device(config)))
+        stages.test("given", stages.ours(request.checkpoint, "given"))
+    else:
+        with _cluster(config, request.assignments) as resources:
+            stages.detector(request.detector, _placed(detector_config, resources))
+            start = {"training.init_from": str(stages.start)}
+            stages.train("speaq", configs.apply(_placed(config, resources), start), "run")
+            for name, file in (("best", checkpoint.BEST), ("last", checkpoint.LAST)):
+                stages.test(name, output / "run" / "checkpoints" / file, resources)
+    stages.compare(None if request.baseline else published.SPEAQ)
+    return 0
+
+
+def _configs(request: Request) -> tuple[Config, Config]:
+    """Configs of the detector and of the model, before they are fitted to the cluster."""
+    full = request.scale == "full"
+    if full and not (request.detector or request.backbone or request.checkpoint):
+        raise ConfigError(
+            "--detector (a pre-trained detector) or --backbone (ImageNet weights of a ResNet-101) is needed: "
+            "stem and first stage stay frozen, so training cannot start from random weights"
+        )
+    model = ("baseline_vg" if request.baseline else "speaq_vg") if full else "toy"
+    config = configs.load(shipped(f"configs/{model}.yaml"), request.assignments)
+    if request.baseline and not full:
+        config = configs.apply(config, BASELINE, "--baseline")
+    published.require_published_protocol(config.evaluation)
+    name = "configs/detector_vg.yaml" if full else "configs/toy_detector.yaml"
+    detector_config = configs.load(shipped(name), for_detector(request.assignments))
+    if request.backbone is not None:
+        given = {"training.backbone_from": str(request.backbone.resolve())}
+        detector_config = configs.apply(detector_config, given, "--backbone")
+    return detector_config, config
+
+
+def _data(request: Request, output: Path, progress: Progresses) -> Path:
+    """The data folder given; at toy scale the generated world, drawn once."""
+    if request.data is not None:
+        return request.data.resolve()
+    if request.scale == "full":
+        raise ConfigError("--data: the folder with the four files of Visual Genome is needed (or --scale toy)")
+    folder = output / "data"
+    if not (folder / ANNOTATIONS).exists():  # written last: without, it was cut off
+        with progress("drawing the toy world") as tell:
+            make_toy(folder, TOY_IMAGES, 0, lambda done: tell(done, TOY_IMAGES, ""))
+    return folder
+
+
+@contextlib.contextmanager
+def _cluster(config: Config, assignments: Sequence[str]) -> Iterator[ResourcesConfig | None]:
+    """What Ray's workers take of the GPUs that it finds, unless `assignments` say how many work; None where the work is
+    done in this process.
+    """
+    if not on_workers(config):
+        yield None
+        return
+    try:
+        from launch.cluster import connection
+    except ModuleNotFoundError as error:
+        if not torch.cuda.is_available():
+            raise ConfigError(f'{error.name} is not installed: pip install -e ".[ray]"') from error
+        log.warning("%s is not installed: one GPU of this machine is used", error.name)
+        yield None
+        return
+
+    with connection.connected(dashboard=True):
+        given = any(assignment.startswith("resources.num_workers=") for assignment in assignments)
+        if config.resources.gpus_per_worker and not given:
+            config = spread(config, int(connection.total("GPU")), connection.total("CPU"))
+        yield config.resources
+
+
+def spread(config: Config, gpus: int, cpus: float) -> Config:
+    """`config` with one worker on each GPU, as many as divide the effective batch.
+
+    Raises ConfigError where there is no GPU.
+    """
+    if gpus < 1:
+        raise ConfigError(
+            "resources: Ray finds no GPU, and the published settings would take months on CPUs; "
+            "--scale toy shows the whole way, --set resources.gpus_per_worker=0 insists"
+        )
+    workers = max(n for n in range(1, gpus + 1) if config.training.batch_size % n == 0)
+    each = max(1.0, min(config.resources.cpus_per_worker, cpus // workers))
+    return configs.apply(config, {"resources.num_workers": workers, "resources.cpus_per_worker": each})
+
+
+def _placed(config: Config, resources: ResourcesConfig | None) -> Config:
+    placed = (resources or ResourcesConfig()).model_dump()
+    return configs.apply(config, {f"resources.{key}": value for key, value in placed.items()})
+
+
+class Stages:
+    """The stages in one output folder. Each notes in the record that it has finished and what it took."""
+
+    def __init__(
+        self, output: Path, data: Path, record: Record, progress: Progresses, train_function: str = TRAIN
+    ) -> None:
+        """`train_function` is `module:name` of the training loop."""
+        self._output, self._data, self._record, self._progress = output, data, record, progress
+        self._train_function = train_function
+        self.start = output / "detector"  # what SpeaQ starts from
+
+    def look_at_data(self) -> None:
+        """Judges every file of the data set, photos included, and notes what it is; later it must be the same."""
+        if (before := self._record.stage("data")) is not None:
+            now = open_data(self._data, log=lambda line: None)
+            if now.digest != before["digest"]:
+                raise ConfigError(
+                    f"{self._data}: is not the data of {self._record.path} (digest {now.digest[:12]} now)"
+                )
+            if changes := look_again(now, before.get("seen", {}))[1]:
+                raise ConfigError(f"{self._data}: has changed since {self._record.path} began ({'; '.join(changes)})")
+            return
+        with self._progress("looking at the data") as tell:
+            problems = check(self._data, progress=lambda done, total: tell(done, total, ""))
+        errors = [problem for problem in problems if problem.severity == "error"]
+        if errors:
+            raise DataError(
+                f"{self._data}: {errors[0]} ({len(errors)} errors in all: speaq data check {self._data} lists them)"
+            )
+        content = describe_data(open_data(self._data, log=lambda line: None))
+        self._record.finish("data", {**content, "warnings": len(problems)})
+        counts = " · ".join(f"{name} {number:,}" for name, number in content["images"].items())
+        echo(f"data: {self._data} · {counts} images · {len(problems)} warnings")
+
+    def check(self, config: Config) -> None:
+        """Raises ConfigError or DataError, before the detector is trained, where SpeaQ could not be trained."""
+        Feasibility(open_data(self._data, need_images=False, log=lambda line: None)).check(config)
+
+    def detector(self, given: Path | None, config: Config) -> None:
+        """What SpeaQ starts from: the detector given, or one trained here."""
+        if given is not None:
+            self.start = self.ours(given, "detector")
+        else:
+            self.train("detector", config, "detector")
+
+    def ours(self, path: Path, name: str) -> Path:
+        """A run folder or checkpoint of ours as it is; a file of the reference converted into the folder `name`."""
+        if path.is_dir():
+            return path.resolve()
+        try:
+            checkpoint.load(path)
+        except checkpoint.CheckpointError:
+            converted = self._output / name
+            if not (converted / "checkpoints" / checkpoint.BEST).exists():  # else it was cut off
+                convert(path, converted, data=self._data)
+            return converted
+        return path.resolve()
+
+    def train(self, task: TaskName, config: Config, name: str) -> None:
+        """Trains, or goes on; where the device's memory is too small, with half as many images at once."""
+        if self._record.stage(name) is not None:
+            return
+        config, result = train_in_parts(config, lambda config: self._train_once(task, config, name))
+        self._note_training(name, config, result)
+
+    def _train_once(self, task: TaskName, config: Config, name: str) -> dict[str, Any]:
+        output = self._output / name
+        with self._progress(f"training, {name}") as tell:
+            train = where_asked(config, self._train_function)
+            return train(config, self._data, output, task=task, resume=True, progress=tell)
+
+    def _note_training(self, name: str, config: Config, result: Mapping[str, Any]) -> None:
+        workers, seconds = config.resources.num_workers, result["seconds"]
+        gpus = workers * (config.resources.gpus_per_worker or float(pick_device(config).type == "cuda"))
+        kept = ("status", "step", "seconds", "best", "hardware", "cost")
+        content = {
+            **{key: result[key] for key in kept if key in result},
+            "seed": config.seed,
+            "workers": workers,
+            "micro_batch_size": config.training.micro_batch_size,
+            "gpu_hours": round(seconds * gpus / 3600, 3),
+        }
+        self._record.finish(name, content)
+        echo(f"{name}: {self._output / name} · {seconds:.0f} s")
+
+    def test(self, name: str, file: Path, resources: ResourcesConfig | None = None) -> None:
+        """Evaluates a checkpoint on the test split, once: a result that is there is not made again."""
+        if self._record.stage(f"test_{name}") is not None:
+            return
+        begin = time.monotonic()
+        with self._progress(f"test split, {name} checkpoint") as tell:
+            if resources is None:
+                result = evaluate_run(file, "test", self._data, progress=tell)
+            else:
+                result = evaluate_remotely(file, "test", self._data, resources)
+        seconds = time.monotonic() - begin
+        content = {"checkpoint": str(file), "images": result.images, "step": result.step, "report": result.report()}
+        text = json.dumps(content, indent=1, allow_nan=False) + "\n"
+        atomic.write_text(self._output / f"test_{name}.json", text)
+        gpus = float(torch.cuda.is_available()) if resources is None else resources.gpus_per_worker
+        took = {"seconds": round(seconds, 3), "gpu_hours": round(seconds * gpus / 3600, 3)}
+        self._record.finish(f"test_{name}", {"step": result.step, **took})
+
+    def compare(self, figures: published.Figures | None) -> None:
+        """Prints every result on the test split beside the published figures."""
+        for name in ("given", "best", "last"):
+            if self._record.stage(f"test_{name}") is None:
+                continue
+            result = json.loads((self._output / f"test_{name}.json").read_text(encoding="utf-8"))
+            protocol = result["report"]["protocol"]
+            echo(f"\ntest split, {name} checkpoint (step {result['step']}), {result['images']} images · {protocol}")
+            echo_lines(published.comparison(result["report"], figures))
+        if figures is None:
+            echo("no figures are published for the baseline in the method's description")
+        elif not published.is_visual_genome(self._record.stage("data") or {}):
+            echo("the published figures are Visual Genome's; on another data set the difference says nothing")

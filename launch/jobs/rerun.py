@@ -1,0 +1,158 @@
+"""`speaq rerun`: a run once more from its folder, and whether it comes out the same."""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from launch.jobs import compare
+from launch.jobs.compare import Metrics, Record
+from launch.trials import place
+from speaq import config as configs
+from speaq.config import Config, ConfigError
+from speaq.terminal import echo
+from speaq.training import moved
+from speaq.training.callbacks import Progress, Progresses
+from speaq.training.metrics import read_lines
+
+log = logging.getLogger(__name__)
+
+EQUAL, DIFFERENT = 0, 1
+
+
+def rerun(run: Path, output: Path | None, data: Path | None, progress: Progresses, *, start: Path | None = None) -> int:
+    """Trains again what `run` says and compares the metrics. Returns 0 where all are equal, 1 where one differs.
+
+    Config, seed and task are those of the folder; a run that was stopped early is stopped at the same step. Data of
+    another digest are refused, other versions are said.
+
+    Args:
+        run: folder of a run or trial that has ended.
+        output: new folder, default: `<run>-rerun` beside it.
+        data: where the data are now, default: where they were, or where they have moved to with the run.
+        start: where the weights that it started from are now, likewise.
+        progress: context manager factory, title → callable(done, total, text).
+
+    Raises:
+        ConfigError, DataError: the run has not ended, its data or start have changed, or `output` holds a run.
+    """
+    before = compare.read(run)
+    if not before.metrics or not before.result.keys() >= {"step", "status", "metrics"}:
+        raise ConfigError(f"{run}: has no result.json with metrics: the run has not ended, there is nothing to compare")
+    output = output or run.with_name(f"{run.resolve().name}-rerun")
+    if output.exists() and (not output.is_dir() or any(output.iterdir())):
+        raise ConfigError(f"{output}: is not empty; give another --output")
+    where = _data(before, data)
+    before = dataclasses.replace(before, config=_with_start(before, start))
+    with progress("training") as tell:
+        _train(before, where, output, tell)
+    after = compare.read(output)
+    for name, (then, now) in compare.difference(before, after).made_from.items():
+        log.warning("%s was %s, is %s", name, then, now)
+    return _judge(before, after)
+
+
+def _data(before: Record, data: Path | None) -> Path:
+    from speaq.data.photo_digest import look_again
+    from speaq.data.visual_genome import open_data
+    from speaq.training.run import data_directory
+
+    where = data_directory(before.folder, data)
+    vg = open_data(where)
+    digest = vg.digest
+    if digest != before.data.get("digest"):
+        then = str(before.data.get("digest"))[:12]
+        raise ConfigError(f"{before.folder}: was trained on other data (digest {then}, {where} has {digest[:12]})")
+    if changes := look_again(vg, before.data)[1]:
+        raise ConfigError(f"{before.folder}: {where} has changed since it was trained ({'; '.join(changes)})")
+    return where
+
+
+def _with_start(before: Record, given: Path | None) -> Config:
+    """The run's config with the weights that it started from where they are now, their digest as it was noted.
+
+    Raises ConfigError where they are gone or have changed.
+    """
+    then = _start_digest(before)
+    config: Config | None
+    if given is None:
+        config = moved.with_found_start(before.config, before.folder, then)
+    elif moved.start(before.config) is None:
+        raise ConfigError(f"--init-from {given}: has no effect, {before.folder} started from random weights")
+    else:
+        config = moved.with_start(before.config, given.resolve())
+    if config is None:
+        raise moved.missing_start(before.config, before.folder)
+    if then is not None and moved.start_digest(config) != then:
+        raise ConfigError(f"{before.folder}: the weights that it started from have changed since")
+    return config
+
+
+def _start_digest(before: Record) -> str | None:
+    """As the run's data.json or, of a trial, its study notes it; None where neither does, or where there were none."""
+    noted = before.data.get("start_digest")
+    file = before.folder.resolve().parent.parent / "study.yaml"
+    if noted is None and file.exists():
+        noted = configs.read_yaml(file).get("start_digest")
+    return noted if isinstance(noted, str) else None
+
+
+def _train(before: Record, data: Path, output: Path, tell: Progress) -> None:
+    from speaq.training.endings import StopTraining
+
+    last = before.result["step"]
+    stopped = before.result["status"] == "stopped"
+
+    def report(step: int, metrics: Metrics, checkpoint: Path) -> None:
+        if stopped and step >= last:
+            raise StopTraining
+
+    options: dict[str, Any] = {"task": before.data.get("task", "speaq"), "report": report, "progress": tell}
+    place.where_asked(before.config)(before.config, data, output, **options)
+
+
+def _judge(before: Record, after: Record) -> int:
+    """Prints the verdict over the metrics of the kept checkpoint and of the last step, and the last training losses.
+
+    Losses tell runs apart whose recalls are still zero.
+    """
+    gaps: dict[str, float] = {}
+    for which, then, now in (
+        ("best", before.metrics, after.metrics),
+        ("last", before.result["metrics"], after.result["metrics"]),
+        ("last", _losses(before.folder), _losses(after.folder)),
+    ):
+        gaps |= {f"{name} ({which})": gap(then.get(name), now.get(name)) for name in [*then, *now]}
+        _say(which, then, now)
+    name = max(gaps, key=lambda name: gaps[name])
+    if gaps[name] == 0:
+        echo(f"equal: {len(gaps)} metrics and losses of {before.folder} and {after.folder}")
+        return EQUAL
+    count = sum(value > 0 for value in gaps.values())
+    most = f"most of all {name} by {gaps[name]:.6g}"
+    echo(f"different: {count} of {len(gaps)} metrics and losses, {most} · {after.folder}")
+    return DIFFERENT
+
+
+def _losses(folder: Path) -> Metrics:
+    """The losses of the last line of training."""
+    lines = [line for line in read_lines(folder / "metrics.jsonl") if "train/loss" in line]
+    measured = ("learning_rate", "images_per_second", "data_wait_share", "seconds")  # no results
+    return {name: value for name, value in lines[-1].items() if not name.endswith(measured)} if lines else {}
+
+
+def _say(which: str, then: Mapping[str, float | None], now: Mapping[str, float | None]) -> None:
+    for name in dict.fromkeys([*then, *now]):
+        if gap(then.get(name), now.get(name)):
+            echo(f"{which} {name}: {then.get(name)} then, {now.get(name)} now")
+
+
+def gap(then: float | None, now: float | None) -> float:
+    """How far two values of a metric are apart: infinitely where only one of them is defined."""
+    if then is None or now is None:
+        return 0.0 if then is now else math.inf
+    return abs(now - then)

@@ -1,0 +1,208 @@
+"""`speaq report`: a study on one page that needs no network: what was asked, found, spent, and what to do next."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import launch.report.html as html
+from launch.jobs import compare
+from launch.report import figures, health, png, tables
+from launch.store import workspace
+from speaq.config import ConfigError
+from speaq.files import atomic
+from speaq.files.atomic import check_links
+from speaq.space import GROUPS
+from speaq.study import board, results
+from speaq.study.board import TrialStatus
+from speaq.study.ledger import Entry
+from speaq.study.plan import Plan
+from speaq.study.snapshot import Snapshot
+from speaq.training import run_files, seal
+from speaq.user_groups import label
+
+MORE_TRIALS = 20  # that the report proposes to add to a search that is complete
+ORDER = ("finished", "infeasible", "pruned", "running", "interrupted", "asked", "failed")
+
+
+def write_report(study: Path, output: Path | None = None) -> Path:
+    """Writes the page of a study, over an older one, and PNGs into the folder beside it that has its name.
+
+    Returns the page's path, by default `report.html` in the study.
+
+    Raises:
+        ConfigError: no study, trials of different protocols, or a file that cannot be written.
+    """
+    if output is None:
+        check_links(study)
+        output = study / "report.html"
+    snapshot = workspace.read_study(study)
+    content = html.page(f"Search {study.resolve().name}", _sections(snapshot))
+    try:
+        atomic.write_text(output, content)
+        if any(entry.state == "finished" for entry in snapshot.entries):
+            png.write(snapshot.entries, snapshot.plan, output.with_suffix(""))
+    except OSError as error:
+        raise ConfigError(f"{output}: cannot be written ({error.strerror or error})") from error
+    return output
+
+
+def _sections(snapshot: Snapshot) -> Iterator[str]:
+    trials = board.trial_statuses(snapshot)
+    yield html.section("What was asked", *_asked(snapshot))
+    finished = any(entry.state == "finished" for entry in snapshot.entries)
+    if not finished:
+        yield html.section("Result", html.text("No trial has finished yet: there is nothing to rank or to draw."))
+    yield html.section("Leader board", *_leader_board(snapshot, trials))
+    yield html.section("Confirmed with other seeds", *tables.confirmed(snapshot))
+    if finished:
+        yield from _figures(snapshot)
+    yield html.section("Cost", *_cost(snapshot, trials))
+    yield html.section("Training health", *health.training_health(snapshot))
+    yield html.section("Failures", _failures(trials))
+    yield html.section("What to run next", *_next(snapshot))
+
+
+def _asked(snapshot: Snapshot) -> list[str]:
+    study, plan = snapshot.study, snapshot.plan
+    versions = ", ".join(f"{name} {version}" for name, version in study.versions.items())
+    values = {
+        "objective": " and ".join(plan.objective),
+        "protocol": snapshot.protocol or "not said",
+        "trials": str(max(plan.trials, len(snapshot.entries))),
+        "sampler": plan.settings.sampler,
+        "scheduler": plan.settings.scheduler,
+        "data": f"{study.data}, digest {study.data_digest}",
+        "start": f"digest {study.start_digest}" if study.start_digest else "random weights",
+        "versions": versions,
+    }
+    for forced in study.forced:
+        values[f"resumed with --force, {forced['at']}"] = "; ".join(forced["changes"])
+    return [html.text(plan.space.question), html.facts(values)]
+
+
+def _leader_board(snapshot: Snapshot, trials: Sequence[TrialStatus]) -> list[str]:
+    """All trials: finished ones by rank, then the others."""
+    plan = snapshot.plan
+    if not trials:
+        return [html.text("No trial has been asked for yet.")]
+    best = results.best_entry(snapshot.entries, plan.objective)
+    metrics = results.metric_columns(plan)
+    asked = {entry.id: entry for entry in snapshot.entries}
+
+    def key(trial: TrialStatus) -> tuple[int, float]:
+        return ORDER.index(trial.state), -results.score(trial.metrics, plan.objective)
+
+    ranked = sorted(trials, key=key)
+    rows, classes = [], []
+    for rank, trial in enumerate(ranked, start=1):
+        values = results.parameters(asked[trial.trial], plan)
+        if GROUPS in values:
+            values[GROUPS] = label(values[GROUPS])
+        place = rank if trial.state == "finished" else None
+        numbers = [trial.metrics.get(name) for name in metrics]
+        rows.append([place, trial.trial, trial.label or "", trial.state, *numbers, trial.step, *values.values()])
+        classes.append(f"{trial.label or ''} {'best' if best is not None and trial.trial == best.id else ''}")
+    names = list(results.parameters(snapshot.entries[0], plan))
+    header = ["rank", "trial", "", "state", *metrics, "steps", *names]
+    note = "The best trial is bold; the published setting has an orange edge, the baseline a blue one. "
+    note += "Metrics are of the kept checkpoint; trials that were stopped early are not ranked."
+    return [html.text(note), html.table(header, rows, classes)]
+
+
+def _figures(snapshot: Snapshot) -> Iterator[str]:
+    entries, plan = snapshot.entries, snapshot.plan
+    yield html.section("History", *map(html.plot, figures.history(entries, plan)))
+    if len(plan.objective) == 2:
+        yield html.section("Pareto front", html.grid(map(html.plot, figures.front(entries, plan))))
+    inside = figures.of_the_space(entries)
+    about = "Shares by PED-ANOVA: how much a parameter decides whether a trial is among the better ones."
+    if isinstance(inside, str):
+        drawn, contours = html.text(inside), html.text(inside)
+    else:
+        drawn = html.plot(figures.importance(inside, plan), height=_height(plan))
+        contours = html.grid(map(html.plot, figures.contours(inside, plan)))
+    score = figures.objective_name(plan)
+    yield html.section("Importance of the parameters", html.text(about), drawn)
+    over = html.text(f"{score} over each parameter; later trials are darker.")
+    yield html.section("Slices", over, html.grid(map(html.plot, figures.slices(entries, plan))))
+    yield html.section("Pairs", html.text(f"{score} over the parameters that decide most, two at a time."), contours)
+    yield html.section(
+        "Learning curves", html.text(f"{score} at each evaluation."), html.plot(figures.curves(entries, plan))
+    )
+    cost, passed = figures.cost_to_target(entries, plan)
+    yield html.section("Cost to target", html.text(passed), html.plot(cost))
+    yield html.section("Predicate groups", *tables.groups(snapshot))
+    yield html.section("Frequent and rare predicates", html.plot(figures.parts(entries, plan)))
+    yield html.section("Every predicate", *_predicates(snapshot))
+
+
+def _height(plan: Plan) -> int:
+    return 120 + 60 * len(plan.space.parameters)
+
+
+def _predicates(snapshot: Snapshot) -> list[str]:
+    """Recall by predicate of the marked trials whose evaluation was kept; how to keep it for the others."""
+    marked = figures.marked(snapshot.entries, snapshot.plan)
+    kept: dict[str, dict[str, dict[str, float | None]]] = {}  # recall and split → trial → predicate → recall
+    lacking = []
+    for name, entry in marked.items():
+        folder = snapshot.trial_folder(entry)
+        evaluation = compare.stored_evaluation(folder)
+        if evaluation is None:
+            lacking.append(f"speaq evaluate {_quoted(folder)} --json > {_quoted(folder / run_files.EVALUATION)}")
+            continue
+        recall, recalls = compare.predicate_recalls(evaluation)
+        kept.setdefault(f"{recall}, {evaluation['split']}", {})[name] = recalls
+    parts = [html.plot(figures.predicates(title, recalls)) for title, recalls in kept.items()]
+    if lacking:
+        parts += [html.text("Drawn for trials whose evaluation is kept; to keep it:"), html.commands(lacking)]
+    return parts
+
+
+def _quoted(path: Path) -> str:
+    return shlex.quote(str(path))
+
+
+def _cost(snapshot: Snapshot, trials: Sequence[TrialStatus]) -> list[str]:
+    sums = board.totals(trials, snapshot)
+    resources = snapshot.plan.base.resources
+    kind, each = ("GPU", resources.gpus_per_worker) if resources.gpus_per_worker else ("CPU", resources.cpus_per_worker)
+    share = each * resources.num_workers / 3600
+    projected = "unknown" if sums.projected_seconds is None else f"{sums.projected_seconds:.0f} s"
+    values = {
+        "looks at the test data": seal.summary(snapshot.folder).removeprefix("test split: "),
+        "by the clock": f"{sums.wall_seconds:.0f} s",
+        "spent in trials": f"{sums.seconds:.0f} s, {sums.seconds * share:.3g} {kind} hours, {sums.steps} steps",
+        "saved by early stopping": f"{sums.saved_steps} steps, {sums.saved_share:.0%}",
+        "trials still to come": projected,
+    }
+    header = ["trial", "", "state", "steps", "of", "s", f"{kind} h", "peak MiB", "waiting for data"]
+    costs = {entry.id: entry.cost for entry in snapshot.entries}
+    rows = []
+    for t in trials:
+        cost = costs[t.trial]
+        peak, waiting = cost.get("peak_memory_mib"), cost.get("data_wait_share")
+        hours = t.seconds * share
+        rows.append([t.trial, t.label or "", t.state, t.step, t.max_steps, t.seconds, hours, peak, waiting])
+    return [html.facts(values), html.table(header, rows)]
+
+
+def _failures(trials: Sequence[TrialStatus]) -> str:
+    lines = [f"trial {trial.trial}: {trial.reason}" for trial in trials if trial.state in ("failed", "infeasible")]
+    return html.listing(lines) if lines else html.text("None.")
+
+
+def _next(snapshot: Snapshot) -> list[str]:
+    """The command that goes on with the search, and the one that trains the best with other seeds."""
+    wanted = max(snapshot.plan.trials, len(snapshot.entries))
+    open_ = wanted - sum(entry.ended for entry in snapshot.entries)
+    resume = f"speaq tune --resume {_quoted(snapshot.folder)}"
+    lines = [resume if open_ else f"{resume} --trials {wanted + MORE_TRIALS}"]
+    why = f"{open_} trials are left." if open_ else "All trials have ended; the search can go on with more."
+    best: Entry | None = results.best_entry(snapshot.entries, snapshot.plan.objective)
+    if best is not None:
+        lines.append(f"speaq confirm {_quoted(snapshot.folder)} --top 5 --seeds {best.seed + 1}..{best.seed + 5}")
+        why += " The best of many trials owes some of its rank to chance: confirm the best with other seeds."
+    return [html.text(why), html.commands(lines)]

@@ -1,0 +1,98 @@
+"""Trials of the ledger as Optuna keeps them: for the report's figures, the exported file and the live storage."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from datetime import datetime, timedelta
+
+import optuna
+from optuna.distributions import CategoricalDistribution
+from optuna.storages import BaseStorage
+from optuna.study import StudyDirection
+from optuna.trial import FrozenTrial, TrialState
+
+from launch.search.samplers import distribution
+from speaq.space import GROUPS
+from speaq.study.ledger import Entry
+from speaq.study.plan import Plan, excess
+from speaq.training.callbacks import is_number
+from speaq.user_groups import label
+
+TRIAL = "trial"  # the user attribute that holds our id
+
+_STATES = {"finished": TrialState.COMPLETE, "pruned": TrialState.PRUNED, "failed": TrialState.FAIL}
+
+
+def open_study(plan: Plan, storage: str | BaseStorage | None = None, name: str | None = None) -> optuna.Study:
+    """The study `name` of `storage` (None: in memory), made where it is not there yet."""
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    directions = [StudyDirection.MAXIMIZE] * len(plan.objective)
+    study = optuna.create_study(storage=storage, study_name=name, directions=directions, load_if_exists=True)
+    with quiet():
+        study.set_metric_names(list(plan.objective))
+    return study
+
+
+def rebuild(
+    entries: Sequence[Entry], plan: Plan, storage: BaseStorage | None = None, name: str | None = None
+) -> optuna.Study:
+    """Optuna's study of `entries`, in their order; a trial outside the space has no parameters.
+
+    Args:
+        storage: new, to write the study `name` into; None: in memory, for figures, with short names of groups.
+    """
+    study = open_study(plan, storage, name)
+    trials = [frozen(entry, plan) for entry in entries]
+    study.add_trials(trials if storage is not None else [_readable(trial) for trial in trials])
+    return study
+
+
+def _readable(trial: FrozenTrial) -> FrozenTrial:
+    """Groups of the user's by their names: what they hold is long."""
+    given = trial.distributions.get(GROUPS)
+    if isinstance(given, CategoricalDistribution):
+        names = [f"{n} {label(str(choice))}" if choice else "null" for n, choice in enumerate(given.choices)]
+        trial.params = {**trial.params, GROUPS: names[given.choices.index(trial.params[GROUPS])]}
+        trial.distributions = {**trial.distributions, GROUPS: CategoricalDistribution(names)}
+    return trial
+
+
+def frozen(entry: Entry, plan: Plan) -> FrozenTrial:
+    """The trial of `entry` as it stands."""
+    params = dict(entry.values or {})
+    values = [value for objective in plan.objective if is_number(value := entry.metrics.get(objective))]
+    complete = entry.state in ("finished", "infeasible") and len(values) == len(plan.objective)
+    single = plan.objective[0] if len(plan.objective) == 1 else None  # Optuna has steps of one objective alone
+    steps = {
+        step: value for step, metrics in entry.reports.items() if single and is_number(value := metrics.get(single))
+    }
+    said = {TRIAL: entry.id, "label": entry.label, "protocol": entry.protocol, "reason": entry.reason}
+    trial = optuna.trial.create_trial(
+        state=_state(entry, complete),
+        values=values if complete else None,
+        params=params,
+        distributions={key: distribution(plan.space.parameters[key]) for key in params},
+        user_attrs={key: value for key, value in said.items() if value is not None} | dict(entry.metrics),
+        intermediate_values=steps,
+        constraints=excess(plan, entry.cost) if complete else None,
+    )
+    trial.datetime_start = datetime.fromtimestamp(entry.asked)
+    if entry.ended:  # the ledger knows how long the trial worked, not how long it waited
+        trial.datetime_complete = trial.datetime_start + timedelta(seconds=entry.seconds)
+    return trial
+
+
+def _state(entry: Entry, complete: bool) -> TrialState:
+    if complete:
+        return TrialState.COMPLETE
+    return _STATES.get(entry.state, TrialState.FAIL if entry.ended else TrialState.RUNNING)
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Without Optuna's notes that a function is experimental, or that PED-ANOVA minimises (we negate)."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield

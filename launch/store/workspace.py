@@ -1,0 +1,281 @@
+"""Runs and searches at a URL: each machine works in a local copy of the folder, which is kept in step with the store.
+
+- `opened(url, "work")`: for who writes it. One process at a time has a URL: it puts a claim there, and shows that it
+  lives by a beat; the claim is asked before every upload. Stores have no writes on condition (pyarrow offers none), so
+  between that question and the end of an upload, another process may have come: what can then be overwritten is what
+  was uploaded in this instant, and trials are computed alike by whoever computes them.
+- `opened(url, "small" | "weights" | "all")`: for who reads; what a command adds is uploaded at its end.
+- `of_trial(url, folder)`: for a trial on any node: fetched before it starts, uploaded before each evaluation is told.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Literal
+
+from launch.store import folder_copy
+from launch.store.claim import WAIT, FencedError
+from launch.store.folder_copy import BEAT, CLAIM, LAST, Copy, said
+from launch.store.remote import Store, StoreError, joined, local_name, parent
+from speaq.study import snapshot
+from speaq.study.errors import StorageLost
+from speaq.study.snapshot import Snapshot
+
+log = logging.getLogger(__name__)
+
+Kind = Literal["work", "small", "weights", "all"]
+VARIABLE = "SPEAQ_SCRATCH"  # folder of the copies on this machine
+TRIALS = "trials"  # of a search: kept in step by the trials themselves
+BEST = "checkpoints/best.pt"
+SEAL = ("study.yaml", "test_looks.jsonl")
+DELAY = 2.0  # seconds between what happens in a search and its upload
+LOOK_AGAIN = 3.0  # seconds between fetches for who follows a search
+
+
+def scratch() -> Path:
+    """The folder of all copies on this machine."""
+    given = os.environ.get(VARIABLE)
+    return Path(given).resolve() if given else Path.home() / ".cache" / "speaq"
+
+
+def existing(folder: Path) -> Path:
+    """The folder, or what is there of its path."""
+    return next(path for path in (folder, *folder.parents) if path.is_dir())
+
+
+def working_folder(url: str) -> Path:
+    """Where this machine works on what lies at a URL. Raises StoreError."""
+    return scratch() / "work" / local_name(url)
+
+
+_held: dict[Path, Copy] = {}  # of this process
+
+
+def held(folder: Path) -> Copy | None:
+    """The copy that a folder is in this process; None for a folder that is just one."""
+    return _held.get(folder.resolve())
+
+
+def url_of(folder: Path) -> str | None:
+    """Where a folder of a copy lies in the store; None where it is of none."""
+    for above in (folder, *folder.parents):
+        if (copy := held(above)) is not None:
+            return joined(copy.url, folder.relative_to(above).as_posix()) if above != folder else copy.url
+    return None
+
+
+def last_checkpoint(run: Path) -> tuple[int, ...] | None:
+    """What tells a run's last checkpoint, here or in the store that it is a copy of, from those before; None: none."""
+    with contextlib.suppress(OSError, StorageLost):
+        if (url := url_of(run)) is not None:
+            return Store(url).stamp(LAST)[0]
+        status = (run / LAST).stat()
+        return status.st_mtime_ns, status.st_ino
+    return None
+
+
+def saver(folder: Path) -> Callable[[], None]:
+    """What is to be called when there is something in `folder` that must not be lost with this machine."""
+    copy = held(folder)
+
+    def save() -> None:
+        if copy is not None:
+            copy.push(live=True)
+
+    return save
+
+
+@contextlib.contextmanager
+def opened(url: str, kind: Kind) -> Iterator[Path]:
+    """The path at which what lies at a URL can be read, or with "work" be written. Raises ConfigError."""
+    with contextlib.ExitStack() as stack:
+        try:
+            path = stack.enter_context(_working(url) if kind == "work" else _viewed(url, kind))
+        except (StorageLost, FencedError) as error:
+            raise StoreError(str(error)) from error
+        yield path
+
+
+@contextlib.contextmanager
+def _working(url: str) -> Iterator[Path]:
+    store, folder = Store(url, patience=0.0), working_folder(url)
+    copy = Copy(store, folder, lambda name: True, (TRIALS,), leads=True)
+    with copy.locked(0.0):
+        copy.claim(patient=True)
+        copy.pull()
+        copy.store = store.patient()
+        copy.beat()
+        _held[folder.resolve()] = copy
+        try:
+            yield folder
+        except BaseException:
+            with contextlib.suppress(StorageLost, FencedError):  # said already, or said here
+                _finish(copy)
+            raise
+        else:
+            _finish(copy)
+        finally:
+            del _held[folder.resolve()]
+
+
+def _finish(copy: Copy) -> None:
+    try:
+        copy.push()
+        copy.release()
+    except (StorageLost, FencedError) as error:
+        copy.fall_silent()
+        if not isinstance(error, FencedError):
+            log.warning("%s: lacks the last changes, %s has them; a resume here uploads them", copy.url, copy.folder)
+        raise
+
+
+_viewed_here: dict[Path, tuple[Copy, float]] = {}  # of this process: with when it was fetched
+
+
+@contextlib.contextmanager
+def _viewed(url: str, kind: Kind) -> Iterator[Path]:
+    store = Store(url, patience=0.0)
+    folder, part = scratch() / "view" / local_name(url), ""
+    if store.is_object():
+        url, part = parent(url)
+        store, folder = Store(url, patience=0.0), folder.parent
+    copies = [Copy(store, folder, _filter(store, kind, part), leads=False)]
+    if (study := _study_above(url)) is not None:  # says whether its test split is sealed, and who has looked at it
+        top = scratch() / "view" / local_name(study)
+        seal = Store(study, patience=0.0)
+        copies.append(Copy(seal, top, lambda name: name in SEAL, (TRIALS, "confirm"), leads=False))
+    for copy in copies:
+        with copy.locked(folder_copy.SILENT):
+            copy.pull()
+    if not copies[0].known:
+        raise StoreError(f"{url}: nothing is there")
+    _viewed_here[folder.resolve()] = copies[0], time.monotonic()
+    try:
+        yield folder / part
+    except BaseException:
+        with contextlib.suppress(StorageLost):
+            _add(copies[1:])  # a look at the test split is one, also when it came to nothing
+        raise
+    else:
+        _add(copies)
+    finally:
+        _viewed_here.pop(folder.resolve(), None)
+
+
+def _add(copies: list[Copy]) -> None:
+    for copy in copies:
+        if added := copy.push():
+            log.info("%s: added %s", copy.url, ", ".join(sorted(added)))
+
+
+def _filter(store: Store, kind: Kind, part: str) -> Callable[[str], bool]:
+    """Which files a command reads: of checkpoints, which are large, none, the best one (else all), or all."""
+    if part:
+        return lambda name: name == part
+    best = kind == "weights" and store.stamp(BEST) != [None]
+
+    def wanted(name: str) -> bool:
+        return kind == "all" or not name.endswith(".pt") or (kind == "weights" and (not best or name == BEST))
+
+    return wanted
+
+
+def _study_above(url: str) -> str | None:
+    """The URL of the search that a run or a checkpoint lies in; None where its path names none."""
+    base, mark, query = url.partition("?")
+    parts = base.split("/")
+    places = [at for at, part in enumerate(parts) if part in (TRIALS, "confirm") and at > 3]
+    return "/".join(parts[: places[-1]]) + mark + query if places else None
+
+
+def looked_at_again(folder: Path) -> bool | None:
+    """Fetches what has changed since, now and then; whether somebody works on it. None for a folder that is just one.
+
+    Raises StorageLost.
+    """
+    there = _viewed_here.get(folder.resolve())
+    if there is None:
+        return None
+    copy, since = there
+    if time.monotonic() - since > LOOK_AGAIN:
+        with copy.locked(folder_copy.SILENT):
+            copy.pull()
+        _viewed_here[folder.resolve()] = copy, time.monotonic()
+    claim, beat = said(copy.store.read(CLAIM)), copy.store.stamp(BEAT)[0]
+    lives = beat is not None and time.time() - beat[1] / 1e9 < folder_copy.SILENT
+    return lives and bool(claim) and not claim.get("released")
+
+
+def read_study(folder: Path) -> Snapshot:
+    """A study as it is now, here or at the URL that its folder is a copy of. Raises as `snapshot.read`, StorageLost."""
+    return snapshot.read(folder, active=looked_at_again(folder) or None)
+
+
+class Follower:
+    """Listens to a search and keeps its folder in step with the store; nothing where the folder is just one."""
+
+    halt: Callable[[Exception], None] = log.error  # told, from any thread, when nothing can be uploaded any more
+
+    def __init__(self, copy: Copy) -> None:
+        self._copy = copy
+        self._changed, self._closing = threading.Event(), threading.Event()
+        self._thread = threading.Thread(target=self._run, name="follower", daemon=True)
+        self._thread.start()
+
+    def __call__(self, entry: object, event: str) -> None:
+        """Uploads at once what is asked for, before it begins: else a search that goes on elsewhere could ask for
+        another trial by the same number. The rest follows within `DELAY` seconds."""
+        if event == "asked":
+            self._push()
+        else:
+            self._changed.set()
+
+    def close(self) -> None:
+        self._closing.set()
+        self._changed.set()
+        self._thread.join()
+
+    def _run(self) -> None:
+        while self._changed.wait():
+            self._changed.clear()
+            if self._closing.wait(DELAY):
+                return
+            with contextlib.suppress(StorageLost, FencedError, OSError):  # the search has been told
+                self._push()
+
+    def _push(self) -> None:
+        try:
+            self._copy.push(live=True)
+        except (StorageLost, FencedError, OSError) as error:
+            self.halt(error)
+            raise
+
+
+@contextlib.contextmanager
+def following(folder: Path) -> Iterator[Follower | None]:
+    """A follower of the search in `folder` for the time of the block; None where the folder is just one."""
+    copy = held(folder)
+    if copy is None:
+        yield None
+        return
+    with contextlib.closing(Follower(copy)) as follower:
+        yield follower
+
+
+@contextlib.contextmanager
+def of_trial(url: str, folder: Path) -> Iterator[Copy]:
+    """A trial's folder, fetched, for an attempt of it: the latest one may write.
+
+    Raises FencedError where an earlier attempt of this machine does not end, StorageLost.
+    """
+    copy = Copy(Store(url), folder, lambda name: not name.startswith("checkpoints/step-"), leads=False)
+    with copy.locked(WAIT):
+        copy.claim(patient=False)
+        copy.pull()
+        yield copy

@@ -1,0 +1,54 @@
+"""How many workers a run has: `resources.num_workers`, or fewer where it is elastic and the cluster has lost some.
+
+The numbers divide `num_workers`: every worker then takes as many whole parts of a step's batch as the others, each part
+as large as with all workers, so a device needs no more memory. (In between nothing would be gained: 3 workers need as
+many rounds for 4 parts as 2 do.)
+"""
+
+from __future__ import annotations
+
+import time
+
+from launch.cluster import connection
+from speaq import config as configs
+from speaq.config import Config
+
+PATIENCE = 30.0  # seconds that workers of an earlier attempt are given to go
+LOOK = 0.5  # seconds between looks
+
+
+def numbers(config: Config) -> list[int]:
+    """Of workers that the run may have, the largest first."""
+    most = config.resources.num_workers
+    return [number for number in range(most, config.resources.least_workers - 1, -1) if most % number == 0]
+
+
+def number_to_start(config: Config) -> int:
+    """Of workers for which there is room; waits a while for what the cluster has and others still use."""
+    allowed = numbers(config)
+    deadline = time.monotonic() + PATIENCE
+    while len(allowed) > 1:
+        free, whole = (_largest(allowed, connection.places(config.resources, free=free)) for free in (True, False))
+        if free == whole or time.monotonic() > deadline:
+            return free
+        time.sleep(LOOK)
+    return allowed[0]
+
+
+def can_grow(config: Config, number: int) -> bool:
+    """Whether there is room for more than the present `number` of workers."""
+    allowed = numbers(config)
+    return number < allowed[0] and _largest(allowed, number + connection.places(config.resources, free=True)) > number
+
+
+def with_same_parts(config: Config, number: int) -> Config:
+    """The config of a run on `number` workers: the same images at once on each device."""
+    training, most = config.training, config.resources.num_workers
+    if number == most or training.micro_batch_size is not None:
+        return config
+    return configs.apply(config, {"training.micro_batch_size": training.batch_size // most})
+
+
+def _largest(allowed: list[int], places: int) -> int:
+    """The largest number that fits, or the smallest allowed one, which then waits."""
+    return next((number for number in allowed if number <= places), allowed[-1])

@@ -1,0 +1,304 @@
+"""A trial: the training loop in a thread of the Tune actor (one worker) or a Ray Train job started from it (several).
+
+Tune asks for one result after the other; training waits at each evaluation until Tune has asked for the next one, so
+that a trial stopped by the scheduler ends cleanly, with its checkpoint and result written.
+"""
+
+from __future__ import annotations
+
+import functools
+import logging
+import os
+import platform
+import queue
+import signal
+import threading
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import ray
+from ray import tune
+
+from launch.search import population
+from launch.store import workspace
+from launch.store.claim import Claim
+from launch.store.folder_copy import Copy
+from launch.store.remote import joined
+from launch.trials import outcomes, place
+from launch.trials.logs import LOG, log_to
+from launch.trials.memory import train_in_parts
+from launch.trials.outcomes import outcome_of
+from launch.trials.telemetry import RunMetrics
+from speaq import config as configs
+from speaq.config import Config
+from speaq.files import locks
+from speaq.files.home import make_up_home
+from speaq.study.errors import Halted
+from speaq.study.file import TRAIN
+from speaq.training.callbacks import Metrics, Progress, Report
+from speaq.training.endings import Interrupted, StopTraining, ending_signals
+from speaq.training.environment import source_digest
+
+log = logging.getLogger(__name__)
+
+STOP_WAIT = 60.0  # seconds that a stopped trial is given to end cleanly
+TERMINATED = 128 + signal.SIGTERM  # exit code
+
+
+@dataclass(frozen=True)
+class Job:
+    """What all trials of a study share."""
+
+    data: str
+    trials: str  # folder of the trials' folders
+    metric: str  # what the scheduler compares
+    train: str = TRAIN  # import path of the training function
+    in_parts: bool = (
+        True  # a trial that is too large for its device goes on in smaller parts, see launch/trials/memory.py
+    )
+    url: str | None = (
+        None  # of `trials` in an object store, see launch/store/workspace.py: nodes have folders of their own
+    )
+    mark: str | None = None  # token of the search's lock on the study's folder
+    source: str | None = None  # digest of the code of the search
+
+    def folder(self, trial: str) -> Path:
+        """Where the trial works on this node."""
+        return (Path(self.trials) if self.url is None else workspace.working_folder(self.url)) / trial
+
+    def check_code(self) -> None:
+        """Raises Halted where this node has other code than the search."""
+        if self.source not in (None, here := source_digest()):
+            raise Halted(
+                f"{platform.node()} runs other code than the search (source {here}, {self.source} there); install the "
+                "same on all nodes"
+            )
+
+    def check(self) -> None:
+        """Raises Gone where this node does not see the folder in which the search works, or one without its mark."""
+        if self.mark is None:
+            return
+        try:
+            locks.check(Path(self.trials).parent, self.mark)
+        except locks.Taken as error:
+            raise locks.Gone(str(error)) from error
+        except locks.Gone as error:
+            raise locks.Gone(f"{error} (seen on {platform.node()})") from error
+
+
+class Trial(tune.Trainable):
+    """What Tune makes an actor of; the process is used again for the next trial, so that torch is imported once."""
+
+    def setup(self, config: dict[str, Any], job: Job | None = None) -> None:
+        assert job is not None
+        make_up_home()  # of a node's own user
+        self._job = job
+        self._run = Run(job, config)
+        if threading.current_thread() is threading.main_thread():
+            for number in ending_signals():  # as machines that are taken away send SIGTERM
+                if number != signal.SIGINT:
+                    signal.signal(number, lambda *_: self._run.terminate())
+
+    def reset_config(self, new_config: dict[str, Any]) -> bool:
+        self._run.stop()
+        self._run = Run(self._job, new_config)
+        return True
+
+    def step(self) -> dict[str, Any]:
+        return self._run.next()
+
+    def cleanup(self) -> None:
+        self._run.stop()
+
+
+class Run:
+    """One trial's training in a thread, in lockstep with Tune."""
+
+    def __init__(self, job: Job, config: Mapping[str, Any]) -> None:
+        self._job = job
+        self._config = configs.from_dict(config["config"])
+        self._folder = job.folder(config["trial"])
+        self._copy: Copy | None = None
+        self._start: Mapping[str, Any] | None = config.get("start")
+        self._results: queue.Queue[dict[str, Any]] = queue.Queue()
+        self._go = threading.Semaphore(0)
+        self._stopped = False
+        self._waits = False
+        self._last: dict[str, Any] = {}
+        self._begin = time.monotonic()
+        self._thread = threading.Thread(target=self._main, name=f"trial-{config['trial']}", daemon=True)
+        self._started = False
+        self._terminated = False
+
+    def next(self) -> dict[str, Any]:
+        """Starts training or lets it go on, and waits for its next result; the last one has `done`."""
+        if not self._started:  # not earlier: Tune may set up a process for a trial and give it another one
+            self._started = True
+            self._thread.start()
+        self._release()
+        return self._results.get()
+
+    def stop(self) -> None:
+        """Ends training at the evaluation where it waits. A run in the middle of its steps ends at the next one."""
+        self._stopped = True
+        self._release()
+        if self._started:
+            self._thread.join(STOP_WAIT)
+
+    def terminate(self) -> None:
+        """Ends the process: at once where training waits or other processes train; else after a checkpoint."""
+        self._terminated = True
+        if self._waits or not self._thread.is_alive() or self._config.resources.num_workers > 1:
+            os._exit(TERMINATED)
+
+    def _release(self) -> None:
+        if self._waits:
+            self._waits = False
+            self._go.release()
+
+    def _main(self) -> None:
+        try:
+            self._job.check_code()
+            self._job.check()
+            if self._job.url is None:
+                outcome = self._logged()
+            else:
+                with workspace.of_trial(joined(self._job.url, self._folder.name), self._folder) as self._copy:
+                    outcome = self._logged()
+                    self._save()
+        except BaseException as error:
+            outcome = self._outcome(error)
+        self._results.put(outcomes.final_result(self._last, outcome))
+
+    def _logged(self) -> dict[str, Any]:
+        """Trains and returns the outcome, also of a failure."""
+        try:
+            with log_to(self._folder / LOG) as steps:
+                return self._train(steps)
+        except Interrupted:
+            self._save()
+            os._exit(TERMINATED)
+        except BaseException as error:
+            return self._outcome(error)
+
+    def _outcome(self, error: BaseException) -> dict[str, str]:
+        """What a failure comes to; where the study or the data are away, no trial is at fault."""
+        try:
+            self._job.check()
+        except locks.Gone as away:
+            return outcome_of(away, self._folder)
+        data = Path(self._job.data)
+        if not data.is_dir() or not any(data.iterdir()):
+            return outcome_of(locks.Gone(f"{data}: the data are not there any more ({error})"), self._folder)
+        return outcome_of(error, self._folder)
+
+    def _save(self) -> None:
+        """At a URL, what has changed is uploaded."""
+        if self._copy is not None:
+            self._copy.push()
+
+    def _train(self, steps: Progress) -> dict[str, Any]:
+        if self._start is not None:
+            parent, step = self._start["trial"], self._start["step"]
+            url = None if self._job.url is None else joined(self._job.url, parent)
+            population.adopt(self._folder.parent / parent, step, self._folder, url)
+        log.info("starts on %s, process %d", platform.node(), os.getpid())
+        config, result = self._train_in_parts(steps)
+        best = result["best"]
+        log.info("%s at step %d after %.0f s", result["status"], result["step"], result["seconds"])
+        return {
+            "metrics": best["metrics"],
+            "best_step": best["step"],
+            "step": result["step"],
+            "seconds": result["seconds"],
+            "cost": {**result["cost"], "micro_batch_size": config.training.micro_batch_size},
+        }
+
+    def _train_in_parts(self, steps: Progress) -> tuple[Config, dict[str, Any]]:
+        """Where the study allows it; else as the config says."""
+        train = functools.partial(
+            run_training,
+            self._job,
+            folder=self._folder,
+            report=self._report,
+            saved=self._save,
+            progress=steps,
+            interrupted=lambda: self._terminated,
+            placed=True,
+        )
+        return train_in_parts(self._config, train) if self._job.in_parts else (self._config, train(self._config))
+
+    def _report(self, step: int, metrics: Metrics, checkpoint: Path) -> None:
+        if self._stopped:
+            raise StopTraining
+        self._job.check()
+        if step == self._last.get("step"):  # told already: it goes on from there with smaller parts
+            return
+        shown = (f"{name} {value:.4f}" for name, value in metrics.items() if value is not None)
+        log.info("evaluated: %s", " · ".join(shown))
+        seconds = time.monotonic() - self._begin
+        self._last = outcomes.trial_result(step, metrics, metrics.get(self._job.metric), seconds)
+        self._waits = True
+        self._results.put(self._last)
+        self._go.acquire()
+        if self._stopped:
+            raise StopTraining
+
+
+def run_training(
+    job: Job,
+    config: Config,
+    folder: Path,
+    report: Report,
+    saved: Callable[[], None] = lambda: None,
+    progress: Progress = lambda done, total, text: None,
+    interrupted: Callable[[], bool] = lambda: False,
+    placed: bool = False,
+) -> dict[str, Any]:
+    """Trains where it should: here, or on workers of its own. A run found in `folder` goes on.
+
+    Args:
+        placed: this process holds what one worker takes, GPUs included, as a trial of Tune does.
+        saved, interrupted: as `train` takes them; with workers of their own, the one is called at evaluations alone,
+            the other not at all.
+    """
+    if config.resources.num_workers > 1 or (place.on_workers(config) and not placed):
+        from launch.trials.worker import train_distributed
+
+        return train_distributed(
+            config,
+            Path(job.data),
+            folder,
+            report=report,
+            saved=saved,
+            resume=True,
+            progress=progress,
+            train=job.train,
+            shared=placed,  # the search has looked
+            force=job.train == TRAIN,  # whether the data have changed, the study has judged
+        )
+    with Claim(folder) as claim:
+
+        def fenced(step: int, metrics: Metrics, checkpoint: Path) -> None:
+            claim.check()
+            saved()  # a training function may not call it itself
+            report(step, metrics, checkpoint)
+
+        train = place.training_function(job.train)
+        judged = {"force": True} if job.train == TRAIN else {}  # the study has, whether the data have changed
+        sinks = [RunMetrics(folder, config)] if ray.is_initialized() else []
+        return train(
+            config,
+            Path(job.data),
+            folder,
+            report=fenced,
+            saved=saved,
+            resume=True,
+            progress=progress,
+            sinks=sinks,
+            interrupted=interrupted,
+            **judged,
+        )

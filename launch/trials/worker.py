@@ -1,0 +1,335 @@
+"""One training run on several workers: the same loop inside Ray Train, with the same files and the same result.
+
+A relay (a tiny actor) carries what rank 0 reports to whoever started the run, and the answer "go on", "stop" or "again"
+back to all ranks. So a run that is to be stopped ends on its own: no worker trains on, no placement group is left
+behind. A run whose workers were lost starts again from its checkpoint, with as many as there is room for
+(`launch.trials.elastic`).
+"""
+
+from __future__ import annotations
+
+import concurrent.futures
+import contextlib
+import logging
+import os
+import platform
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import ray
+import ray.train
+import ray.train.torch
+from ray.train.v2.api.config import FailureConfig  # ray.train's, with the types of V2
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+from launch.cluster import connection, sharing
+from launch.store.claim import Claim
+from launch.trials import elastic
+from launch.trials.logs import WORKER_LOG, log_to
+from launch.trials.place import training_function
+from launch.trials.relay import Answer, Relay
+from launch.trials.telemetry import RunMetrics
+from speaq import config as configs
+from speaq.config import Config, ConfigError
+from speaq.files.locks import ORPHANS, Gone, Lock
+from speaq.study import creation
+from speaq.study.errors import StorageLost, is_of_storage, last_line
+from speaq.study.file import TRAIN
+from speaq.training import distributed, moved, run_folder
+from speaq.training.callbacks import Metrics, Progress, Report
+from speaq.training.endings import DivergedError, Interrupted, OutOfMemory, StopTraining
+from speaq.training.run_folder import own_folder
+
+log = logging.getLogger(__name__)
+
+MAX_FAILURES = 3  # times that a run loses workers without having got to an evaluation in between
+DRIVER = ".driver"  # lock of whoever started the workers; the first of them has the folder's own
+START_TIMEOUT = 180.0  # seconds for all workers to start
+
+
+class WorkersError(RuntimeError):
+    """A run on several workers that could not be finished."""
+
+
+FAILURES: Mapping[str, type[Exception]] = {
+    "user": ConfigError,
+    "run": WorkersError,
+    "memory": OutOfMemory,
+    "diverged": DivergedError,
+    "storage": StorageLost,
+}
+
+
+def train_distributed(
+    config: Config,
+    data: Path,
+    output: Path,
+    *,
+    task: Literal["speaq", "detector"] = "speaq",
+    report: Report | None = None,
+    saved: Callable[[], None] = lambda: None,
+    resume: bool = False,
+    progress: Progress | None = None,
+    train: str = TRAIN,
+    shared: bool = False,
+    force: bool = False,
+) -> dict[str, Any]:
+    """Trains on `resources.num_workers` Ray Train workers; arguments, files and result are those of `train`.
+
+    Args:
+        saved: called here at each evaluation, before `report`.
+        shared: all nodes are known to share output and data.
+
+    Raises:
+        ConfigError, DataError: what the user gave cannot be used.
+        WorkersError: the workers did not start, or were lost too often.
+        OutOfMemory: a device's memory is too small.
+        DivergedError: outputs or a loss that are not finite.
+        Busy: another process trains in `output`.
+        StorageLost: the storage of the run is full, read-only or away.
+    """
+    output, data = output.resolve(), data.resolve()
+    begins = not (resume and run_folder.has_checkpoint(output))
+    config = creation.with_absolute_paths(moved.placed(config, output) if resume else config, needed=begins)
+    if not resume and (output / "config.yaml").exists():
+        raise ConfigError(f"{output}: holds a run already; give another --output, or --resume to go on with it")
+    job = {
+        "config": configs.to_dict(config),
+        "data": str(data),
+        "output": str(output),
+        "task": task,
+        "resume": resume,
+        "train": train,
+        "force": force,
+    }
+    with own_folder(output, DRIVER), connection.connected(dashboard=True):
+        Lock(output, ORPHANS).close()  # not while another run, or a worker that outlived its driver, writes there
+        connection.check_fits(config.resources)
+        if not shared:
+            sharing.check_shared(output, data, config if begins else moved.without_start(config))
+        return _fit(job, config, Told(report, saved, progress))
+
+
+@dataclass(frozen=True)
+class Told:
+    """What whoever started a run hears of it."""
+
+    report: Report | None
+    saved: Callable[[], None]
+    progress: Progress | None
+
+
+def _fit(job: dict[str, Any], config: Config, told: Told) -> dict[str, Any]:
+    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+    actor: Any = ray.remote(Relay)
+    relay = actor.options(num_cpus=0, scheduling_strategy=here).remote()
+    output = Path(job["output"])
+    carrier = _Carrier(relay, config, told, output / "checkpoints" / "last.pt")
+    try:
+        outcome = _attempts({**job, "relay": relay}, config, carrier)
+    finally:
+        ray.kill(relay)
+        _remove_traces(output)
+    if "failure" in outcome:
+        kind, message = outcome["failure"]
+        raise FAILURES[kind](message)
+    return outcome["result"]  # type: ignore[no-any-return]
+
+
+def _attempts(job: dict[str, Any], config: Config, carrier: _Carrier) -> dict[str, Any]:
+    """Starts workers until the run has ended, and returns how. Raises WorkersError where they are lost too often."""
+    output, failures = Path(job["output"]), 0
+    while True:
+        number = elastic.number_to_start(config)
+        if number < config.resources.num_workers:
+            log.warning("room for %d of %d workers", number, config.resources.num_workers)
+        _remove_traces(output)
+        trainer = _trainer({**job, "config": configs.to_dict(elastic.with_same_parts(config, number))}, number, config)
+        error, got_on = carrier.run(trainer, number)
+        job = {**job, "resume": True}  # whatever comes next
+        outcome: dict[str, Any] = ray.get(job["relay"].outcome.remote())
+        if outcome:
+            return outcome
+        if error is None:  # asked to, at an evaluation
+            continue
+        failures = 1 if got_on else failures + 1
+        reason = f"the workers failed: {last_line(error)[:300]}"
+        if failures > MAX_FAILURES:
+            raise WorkersError(reason) from error
+        log.warning("%s; starting again", reason)
+
+
+class _Carrier:
+    """Carries what the workers report to whoever started the run, and the answers back."""
+
+    def __init__(self, relay: Any, config: Config, told: Told, last: Path) -> None:
+        self._relay, self._config, self._told, self._last = relay, config, told, last
+        self._number = self._step = 0  # of the last report; of those told
+        self._stop = False
+
+    def run(self, trainer: ray.train.torch.TorchTrainer, workers: int) -> tuple[BaseException | None, bool]:
+        """Until the workers have ended: (what they failed of, whether they got to an evaluation)."""
+        before = self._step
+        pool = concurrent.futures.ThreadPoolExecutor(max_workers=1)
+        try:
+            run = pool.submit(trainer.fit)  # in a thread of its own: this one carries reports
+            while not run.done():
+                self._carry(workers)
+        finally:
+            pool.shutdown(wait=False)
+        return run.exception(), self._step > before
+
+    def _carry(self, workers: int) -> None:
+        offer = ray.get(self._relay.take.remote(self._number))
+        if self._told.progress is not None and (shown := ray.get(self._relay.progress.remote())) is not None:
+            self._told.progress(*shown)
+        if offer is None:
+            return
+        self._number, step, metrics = offer
+        ray.get(self._relay.answer.remote(self._number, self._answer(step, metrics, workers)))
+
+    def _answer(self, step: int, metrics: Metrics, workers: int) -> Answer:
+        if step <= self._step:  # workers that start again tell their last evaluation again
+            return "stop" if self._stop else "go on"
+        self._step = step
+        try:
+            self._told.saved()
+            if self._told.report is not None:
+                self._told.report(step, metrics, self._last)
+        except StopTraining:
+            self._stop = True
+            return "stop"
+        if step < self._config.training.max_steps and elastic.can_grow(self._config, workers):
+            log.info("step %d: there is room for more than %d workers", step, workers)
+            return "again"
+        return "go on"
+
+
+def _remove_traces(output: Path) -> None:
+    """Ray's own notes about a run, from which it would resume: we resume from our checkpoint, which is verified."""
+    for name in ("checkpoint_manager_snapshot.json", ".validate_storage_marker"):
+        (output / name).unlink(missing_ok=True)
+
+
+def _trainer(job: dict[str, Any], number: int, config: Config) -> ray.train.torch.TorchTrainer:
+    os.environ.setdefault("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", str(START_TIMEOUT))
+    resources, output = config.resources, Path(job["output"])
+    scaling = ray.train.ScalingConfig(
+        num_workers=number,
+        use_gpu=resources.gpus_per_worker > 0,
+        resources_per_worker=connection.worker_resources(resources),
+    )
+    run = ray.train.RunConfig(
+        name=output.name,  # the run folder is Ray's too: checkpoints are reported where they lie
+        storage_path=str(output.parent),
+        failure_config=FailureConfig(max_failures=0, controller_failure_limit=0),  # starting again is `_attempts`'
+    )
+    group = ray.train.torch.TorchConfig(backend="gloo" if number == 1 else None)  # one alone sends nothing to others
+    return ray.train.torch.TorchTrainer(
+        work, train_loop_config=job, scaling_config=scaling, run_config=run, torch_config=group
+    )
+
+
+def work(job: dict[str, Any]) -> None:
+    """What every worker runs."""
+    relay = job["relay"]
+    main = distributed.world()[0] == 0
+    try:
+        output = Path(job["output"])
+        with (
+            log_to(output / WORKER_LOG) if main else _failing_to(output / WORKER_LOG) as steps,
+            Claim(output) if main else contextlib.nullcontext() as claim,
+        ):
+            result = _train(job, relay, claim, steps)
+    except Interrupted:  # to start again with more workers
+        return
+    except (ValueError, ArithmeticError) as error:
+        kind = "user" if isinstance(error, ValueError) else "run"
+        ray.get(relay.end.remote({"failure": [kind, " ".join(str(error).split())]}))
+        raise  # the others wait for this worker
+    except (OutOfMemory, DivergedError, Gone, OSError) as error:
+        if isinstance(error, OSError) and not is_of_storage(error):
+            raise
+        kinds: Mapping[type[Exception], str] = {OutOfMemory: "memory", DivergedError: "diverged"}
+        kind = kinds.get(type(error), "storage")
+        ray.get(relay.end.remote({"failure": [kind, str(error)]}))
+        raise  # the others wait for this worker
+    else:
+        if main:
+            ray.get(relay.end.remote({"result": result}))
+
+
+@contextlib.contextmanager
+def _failing_to(path: Path) -> Iterator[None]:
+    """Writes into the first worker's log how the block failed on another one."""
+    try:
+        yield
+    except Interrupted:
+        raise
+    except BaseException:
+        with log_to(path):
+            raise
+
+
+def _train(job: Mapping[str, Any], relay: Any, claim: Claim | None, steps: Progress | None) -> dict[str, Any]:
+    config = configs.from_dict(job["config"])
+    options: dict[str, Any] = {"device": _device()} if config.resources.gpus_per_worker > 0 else {}
+    if claim is not None and steps is not None:
+        options["progress"] = _throttled(relay, steps)
+        options["sinks"] = [RunMetrics(Path(job["output"]), config)]
+
+    def report(step: int, metrics: Metrics, checkpoint: Path) -> None:
+        answer: Answer = "go on"
+        if claim is not None:
+            claim.check()
+            answer = ray.get(relay.offer.remote(step, dict(metrics)))
+        answer = distributed.broadcast(answer)
+        ray.train.report(
+            {"step": step, **metrics},
+            checkpoint=ray.train.Checkpoint(str(checkpoint.parent)),
+            checkpoint_upload_mode=ray.train.CheckpointUploadMode.NO_UPLOAD,
+        )
+        if answer == "stop":
+            raise StopTraining
+        if answer == "again":
+            raise Interrupted
+
+    return training_function(job["train"])(
+        config,
+        Path(job["data"]),
+        Path(job["output"]),
+        task=job["task"],
+        report=report,
+        resume=job["resume"],
+        **({"force": True} if job["force"] else {}),  # another training function may not know it
+        **options,
+    )
+
+
+def _throttled(relay: Any, steps: Progress) -> Progress:
+    shown = [0.0]
+
+    def progress(done: int, total: int, text: str) -> None:
+        steps(done, total, text)
+        if time.monotonic() - shown[0] >= 1.0:
+            shown[0] = time.monotonic()
+            relay.set_progress.remote((done, total, text))
+
+    return progress
+
+
+def _device() -> Any:
+    import torch
+
+    if not torch.cuda.is_available():
+        given = os.environ.get("CUDA_VISIBLE_DEVICES", "")
+        raise ConfigError(
+            f"resources.gpus_per_worker: Ray gave a worker on {platform.node()} GPU {given}, but PyTorch sees no CUDA "
+            "device there; install PyTorch for its CUDA, or set resources.gpus_per_worker to 0"
+        )
+    device = ray.train.torch.get_device()
+    torch.cuda.set_device(device)
+    return device

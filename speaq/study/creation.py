@@ -1,0 +1,132 @@
+"""A new study from what a user gave: config, space, data and objective are judged together, before any trial."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from speaq import config as configs
+from speaq import space as spaces
+from speaq.config import BASELINE, PUBLISHED, Config, ConfigError
+from speaq.data import photo_digest
+from speaq.space import Space
+from speaq.study import plan as plans
+from speaq.study.file import TRAIN, Study
+from speaq.study.plan import Feasible, Plan
+from speaq.training import moved
+from speaq.training.environment import versions
+from speaq.training.feasible import Feasibility
+
+
+def create(
+    config: Config,
+    space: Space,
+    data: Path,
+    *,
+    trials: int | None = None,
+    objective: str | None = None,
+    overrides: Sequence[str] = (),
+    train: str = TRAIN,
+) -> Study:
+    """A study from what the user gave; `overrides` are the keys that the command line fixed in `config`.
+
+    Raises:
+        ConfigError, DataError: config, space, objective or data cannot be used, alone or together.
+    """
+    space = space.without(list(overrides))
+    if all(key.startswith("inference.") for key in space.parameters):
+        raise ConfigError(
+            "space: only inference.* keys: every trial would train the same network; train it once and search its "
+            "outputs with speaq tune --from-predictions RUN"
+        )
+    space.check(config)
+    ours = train == TRAIN  # what another training function can do with the data is its own affair
+    feasibility = feasibility_on(data) if ours else None
+    if feasibility is not None:
+        space = feasibility.narrowed(space)
+    base = with_absolute_paths(space.base(config))
+    check_groups(base, space, data)
+    names = plans.objectives(objective or space.search.objective, base)
+    if len(names) == 1:  # the checkpoint that a trial keeps is the one that the search compares
+        base = configs.apply(base, {"training.best_metric": names[0]})
+    settings = space.with_search(
+        {"objective": list(names)}, "--objective"
+    ).search  # refused where the sampler takes one alone
+    references = {
+        label: configs.apply(base, values, f"the {label} setting")
+        for label, values in (("published", PUBLISHED), ("baseline", BASELINE))
+    }
+    if feasibility is not None:
+        for name in names:
+            feasibility.check_metric(name, base, "objective: ")
+        feasibility.check_space(space, base)
+        references = feasibility.possible(references)
+    plan = Plan(base, space, settings, trials or space.search.trials, names, references)
+    if settings.sampler == "grid":
+        from speaq.study.plan import grid
+
+        grid(space, base, settings.seed)
+    seen = look_again(data, {})[0]
+    return Study(plan, data.resolve(), data_digest(data), moved.start_digest(base), versions(), train, seen=seen)
+
+
+def check_groups(base: Config, space: Space, data: Path) -> None:
+    """Before any trial: the predicates of groups of the user's own are those of the data. Raises ConfigError."""
+    from speaq.data.visual_genome import open_data
+
+    searched = space.parameters.get(spaces.GROUPS)
+    texts = [base.matching.groups, *([] if searched is None else searched.extremes())]
+    if named := [text for text in texts if isinstance(text, str)]:
+        from speaq.matching.groups import check_names
+        from speaq.user_groups import parse
+
+        predicates = open_data(data, need_images=False).vocabulary.predicates
+        for text in named:
+            check_names(parse(text), predicates)
+
+
+def feasibility_on(data: Path) -> Feasibility:
+    """Judges configs against a data set. Raises DataError."""
+    from speaq.data.visual_genome import open_data
+
+    return Feasibility(open_data(data, need_images=False, log=lambda line: None))
+
+
+def data_digest(data: Path) -> str:
+    """The digest by which a data set is known again. Raises DataError."""
+    from speaq.data.visual_genome import open_data
+
+    return open_data(data).digest
+
+
+def look_again(data: Path, before: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:
+    """What study.yaml notes of photos and zero-shot list, and what differs from before. Raises DataError."""
+    from speaq.data.visual_genome import open_data
+
+    return photo_digest.look_again(open_data(data, log=lambda line: None), before)
+
+
+def check_images(study: Study) -> None:
+    """Raises DataError where the study's splits have no image to train on, or to evaluate."""
+    if study.train == TRAIN:
+        feasibility_on(study.data).check_splits(study.plan.base)
+
+
+def feasible_on(study: Study) -> Feasible:
+    """What raises ConfigError or DataError for a config that the study's data cannot carry."""
+    return feasibility_on(study.data).check if study.train == TRAIN else lambda config: None
+
+
+def with_absolute_paths(config: Config, *, needed: bool = True) -> Config:
+    """For workers, which have other working directories: files of the config made absolute, and there.
+
+    Raises ConfigError where one is missing that is needed.
+    """
+    paths = {}
+    for key, value in (("init_from", config.training.init_from), ("backbone_from", config.training.backbone_from)):
+        if value is not None:
+            paths[f"training.{key}"] = str(Path(value).resolve())
+            if needed and not Path(value).exists():
+                raise ConfigError(f"training.{key}: {paths[f'training.{key}']} does not exist")
+    return configs.apply(config, paths) if paths else config

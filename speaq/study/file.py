@@ -1,0 +1,147 @@
+"""study.yaml: all that was asked of a search, written once, and what has changed since."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from speaq import config as configs
+from speaq import space as spaces
+from speaq.config import ConfigError
+from speaq.data import photo_digest
+from speaq.files import atomic
+from speaq.study import form
+from speaq.study import plan as plans
+from speaq.study.plan import Plan
+
+TRAIN = "speaq.training.loop:train"
+OF_PREDICTIONS = "predictions:"  # how the training function of a search of predictions begins
+
+
+@dataclass(frozen=True)
+class Address:
+    """A study in an Optuna storage. File paths are absolute, or relative to the study's folder."""
+
+    url: str = field(repr=False)  # may hold a password: `launch.search.storage.masked` shows it without
+    study: str
+
+
+@dataclass(frozen=True)
+class Study:
+    """What study.yaml holds."""
+
+    plan: Plan
+    data: Path
+    data_digest: str
+    start_digest: str | None  # of the checkpoint that trials start from
+    versions: Mapping[str, str]
+    train: str = TRAIN
+    storage: Address | None = None  # what is kept of it: no password, paths seen from the folder
+    forced: tuple[Mapping[str, Any], ...] = ()  # resumed in spite of changes: {at, changes}
+    seen: Mapping[str, Any] = field(default_factory=dict)  # of photos and zero-shot list: photo_digest
+
+    @property
+    def of_predictions(self) -> bool:
+        """Whether its trials train nothing: launch/jobs/predictions.py."""
+        return self.train.startswith(OF_PREDICTIONS)
+
+    @property
+    def data_record(self) -> dict[str, Any]:
+        """What study.yaml says of the data set."""
+        return {"directory": str(self.data), "digest": self.data_digest, **self.seen}
+
+    def dump(self) -> str:
+        plan = self.plan
+        content = {
+            "created": datetime.now(UTC).isoformat(timespec="seconds"),
+            "question": plan.space.question,
+            "objective": list(plan.objective),
+            "trials": plan.trials,
+            "data": self.data_record,
+            "start": None if plan.start is None else str(plan.start),
+            "start_digest": self.start_digest,
+            "versions": dict(self.versions),
+            "train": self.train,
+            "storage": None if self.storage is None else dataclasses.asdict(self.storage),
+            "forced": list(self.forced),
+            "space": spaces.to_dict(plan.space),
+            "search": plan.settings.model_dump(mode="json"),
+            "references": {label: plans.difference(plan.base, c) for label, c in plan.references.items()},
+            "config": configs.to_dict(plan.base),
+        }
+        return configs.dump_yaml(content)
+
+
+def read(path: Path) -> Study:
+    """study.yaml as it was written. Raises ConfigError."""
+    content = configs.read_yaml(path)
+    form.check(content, path)
+    try:
+        base = configs.from_dict(content["config"], str(path))
+        for name in content["objective"]:
+            configs.check_metric(name, base, f"{path}: objective: ")
+        settings = spaces.SearchConfig.model_validate(content["search"])
+        references = {label: configs.apply(base, values, str(path)) for label, values in content["references"].items()}
+        space = spaces.from_dict(content["space"], str(path))
+        begins = content.get("start")  # where it has moved to
+        plan = Plan(
+            base,
+            space,
+            settings,
+            content["trials"],
+            tuple(content["objective"]),
+            references,
+            None if begins is None else Path(begins),
+        )
+        data = content["data"]
+        kept = content.get("storage")  # a study from before there was one has none
+        known = None if kept is None else Address(**kept)
+        return Study(
+            plan,
+            Path(data["directory"]),
+            data["digest"],
+            content["start_digest"],
+            content["versions"],
+            content["train"],
+            known,
+            tuple(content.get("forced", ())),
+            photo_digest.noted(data),
+        )
+    except ValidationError as error:
+        raise ConfigError(f"{path}: search: {form.reason(error)}") from error
+
+
+def check_new(output: Path) -> None:
+    """Raises ConfigError unless `output` is a new or empty folder, or that of a search that never began."""
+    if output.exists() and (not output.is_dir() or (any(output.iterdir()) and _has_begun(output))):
+        raise ConfigError(f"{output}: is not empty; give another --output, or --resume {output}")
+
+
+def _has_begun(output: Path) -> bool:
+    """Whether a folder holds more than a study whose driver ended before the first trial."""
+    ledger = output / "ledger.jsonl"
+    begun = ledger.exists() and ledger.stat().st_size > 0
+    return begun or not (output / "study.yaml").exists()
+
+
+def keep(study: Study, output: Path) -> None:
+    """Notes in study.yaml what is no longer as it says: number of trials, where the data are, and changes in spite of
+    which the search goes on. The ledger must be locked.
+    """
+    file = output / "study.yaml"
+    content = configs.read_yaml(file)
+    now: dict[str, Any] = {"trials": study.plan.trials, "data": study.data_record}
+    if study.plan.start is not None:
+        now["start"] = str(study.plan.start)
+    if content.get("forced", []) != list(study.forced):
+        changed = {"start_digest": study.start_digest, "versions": dict(study.versions), "forced": list(study.forced)}
+        now |= changed
+    if content == content | now:
+        return
+    atomic.write_text(file, configs.dump_yaml(content | now))

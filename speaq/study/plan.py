@@ -1,0 +1,131 @@
+"""What is searched: the plan of a study, and what follows from it alone."""
+
+from __future__ import annotations
+
+import logging
+import random
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from speaq import config as configs
+from speaq.config import Config, ConfigError
+from speaq.data import DataError
+from speaq.parameters import Plain
+from speaq.space import SearchConfig, Space
+from speaq.study.ledger import Entry, digest, known_as
+from speaq.training.callbacks import Metrics, is_number
+from speaq.training.moved import with_start
+
+log = logging.getLogger(__name__)
+
+MEMORY = "peak_memory_mib"
+
+
+MAX_STEPS = "training.max_steps"
+
+
+MAX_COUNTED = 10_000  # combinations up to which a space is counted
+
+
+Listener = Callable[[Entry, str], None]
+
+
+Feasible = Callable[[Config], None]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What is searched, fixed for the life of a study."""
+
+    base: Config  # with the space's fixed values and those of the command line
+    space: Space
+    settings: SearchConfig
+    trials: int
+    objective: tuple[str, ...]
+    references: Mapping[str, Config]  # label → config: the first trials, never stopped early
+    start: Path | None = None  # where the weights that trials start from are now; None: where their config says
+
+    def placed(self, config: Config) -> Config:
+        """The config of a trial, with its start where that is now."""
+        return config if self.start is None else with_start(config, self.start)
+
+
+def compared(plan: Plan) -> str:
+    """The metric by which the scheduler compares trials: the objective, or of two the best-checkpoint metric."""
+    return plan.objective[0] if len(plan.objective) == 1 else plan.base.training.best_metric
+
+
+def is_countable(plan: Plan) -> bool:
+    """Whether the points of the space can be looked at one by one. With pbt, trials are no points of it."""
+    size = plan.space.size()
+    return plan.settings.scheduler != "pbt" and size is not None and size <= MAX_COUNTED
+
+
+def applied(plan: Plan, values: Mapping[str, Plain], feasible: Feasible) -> Config | None:
+    """The config of values of the space; None for a combination that the config refuses, or the data cannot carry."""
+    try:
+        config = plan.space.apply(plan.base, values)
+        feasible(config)
+    except (ConfigError, DataError) as error:
+        log.debug("%s", error)
+        return None
+    return config
+
+
+def most_trials(plan: Plan, known: Collection[str], feasible: Feasible = lambda config: None) -> int:
+    """How many different trials there can be, `known` ones (digests) included, counted up to `plan.trials`."""
+    if not is_countable(plan):
+        return plan.trials
+    found = {*known, *(known_as(config, known) or digest(config) for config in plan.references.values())}
+    for values in plan.space.points(plan.base):
+        if len(found) >= plan.trials:
+            break
+        if (config := applied(plan, values, feasible)) is not None:
+            found.add(known_as(config, known) or digest(config))
+    return min(len(found), max(plan.trials, len(known)))
+
+
+def max_steps(entry: Entry, plan: Plan) -> int:
+    """Steps of the trial when it is not stopped."""
+    steps: int = entry.overrides.get(MAX_STEPS, plan.base.training.max_steps)
+    return steps
+
+
+def excess(plan: Plan, cost: Metrics) -> dict[str, float]:
+    """By how much each constrained value that was measured lies above its limit."""
+    limits = plan.settings.constraints
+    return {name: value - limit for name, limit in limits.items() if is_number(value := cost.get(name))}
+
+
+def difference(base: Config, config: Config) -> dict[str, Any]:
+    """The dotted keys in which `config` differs from `base`, with its values."""
+    before, after = configs.flatten(configs.to_dict(base)), configs.flatten(configs.to_dict(config))
+    return {key: value for key, value in after.items() if value != before[key]}
+
+
+def objectives(text: str | Sequence[str], config: Config) -> tuple[str, ...]:
+    """`R@50,mR@50` → its names, one or two. Raises ConfigError."""
+    names = tuple(name.strip() for name in text.split(",")) if isinstance(text, str) else tuple(text)
+    if not 1 <= len(names) <= 2 or len(set(names)) < len(names):
+        raise ConfigError(f"--objective {text}: one metric, or two different ones with a comma between")
+    for name in names:
+        configs.check_metric(name, config)
+    return names
+
+
+MAX_GRID = 10_000
+
+
+def grid(space: Space, base: Config, seed: int) -> list[dict[str, Plain]]:
+    """Every combination of a space without continuous ranges, shuffled. Raises ConfigError."""
+    for key, parameter in space.parameters.items():
+        if parameter.values() is None:
+            raise ConfigError(f"sampler: grid: {key} is a continuous range; give it a step, or choices")
+    size = space.size() or 0
+    if size > MAX_GRID:
+        raise ConfigError(f"sampler: grid: {size} combinations, more than {MAX_GRID}; use tpe or fewer choices")
+    shuffled = list(space.points(base))
+    random.Random(seed).shuffle(shuffled)
+    return shuffled

@@ -1,0 +1,54 @@
+"""A study as its folder tells it now; a search that runs is not disturbed."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from speaq.evaluation.protocol import common_protocol
+from speaq.files.locks import holder
+from speaq.study import file
+from speaq.study.file import Study
+from speaq.study.ledger import Entry, read_rows
+from speaq.study.plan import Plan
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """A study as its folder tells it now."""
+
+    folder: Path
+    study: Study
+    entries: list[Entry]
+    active: bool  # a search is working on it
+    wall_seconds: float  # with a driver at work
+
+    @property
+    def plan(self) -> Plan:
+        return self.study.plan
+
+    @property
+    def protocol(self) -> str | None:
+        """How all metrics are counted. Raises ConfigError where trials differ in it."""
+        return common_protocol(entry.protocol for entry in self.entries)
+
+    def trial_folder(self, entry: Entry) -> Path:
+        return self.folder / "trials" / entry.id
+
+
+def read(folder: Path, *, active: bool | None = None) -> Snapshot:
+    """A study as it is now.
+
+    Args:
+        folder: of the study.
+        active: whether a search is working on it; None: as the lock on the folder tells.
+
+    Raises:
+        ConfigError: `folder` is no study.
+        LedgerError: its ledger cannot be read, or belongs to another study.
+    """
+    study = file.read(folder / "study.yaml")
+    rows = read_rows(folder / "ledger.jsonl")
+    rows.check_objectives(study.plan.objective)
+    works = holder(folder) is not None if active is None else active
+    return Snapshot(folder, study, list(rows.entries.values()), works, rows.wall_seconds)
