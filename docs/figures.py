@@ -1,6 +1,6 @@
 """Draws the figures of the method page from the library's own computations: .venv/bin/python docs/figures.py FOLDER
 
-Letters as in speaq.matching: Q subject queries, m query multiple, R = Q m relation queries, K most repeats.
+Letters as in speaq.matching.match: Q subject queries, m query multiple, R = Q m relation queries, K most repeats.
 """
 
 from __future__ import annotations
@@ -13,9 +13,9 @@ import numpy as np
 import torch
 
 from speaq.config import MatchingConfig
-from speaq.matching import match
 from speaq.matching.cost import compare
 from speaq.matching.groups import VISUAL_GENOME_COUNTS, PredicateGroups, make_groups
+from speaq.matching.match import match
 from speaq.matching.repeats import quality, relation_repeats
 from speaq.matching.rows import relation_queries, relation_truth
 from speaq.structures import LayerOutputs, Target

@@ -16,8 +16,8 @@ from torch.autograd.function import once_differentiable
 
 from speaq.boxes import cxcywh_to_xyxy, giou
 from speaq.config import LossConfig, MatchingConfig
-from speaq.matching import Pairs, match_objects, match_relations
 from speaq.matching.groups import PredicateGroups
+from speaq.matching.match import Pairs, match_objects, match_relations
 from speaq.matching.rows import Queries, Truth, object_queries, object_truth, relation_queries, relation_truth
 from speaq.structures import DetectorOutputs, IntArray, LayerOutputs, Target
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from typer.testing import CliRunner, Result
 
-from speaq.cli import app
+from speaq.cli.main import app
 
 
 def command(*arguments: str | Path) -> Result:

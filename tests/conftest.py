@@ -12,7 +12,7 @@ import pytest
 import torch
 from hypothesis import settings
 
-from speaq.data.toy import make_toy
+from speaq.data.toy.world import make_toy
 from tests.browser import chromium as chromium
 
 settings.register_profile("speaq", deadline=None, max_examples=50)

@@ -26,6 +26,7 @@ from PIL import Image
 
 from speaq import config as configs
 from speaq import space as spaces
+from speaq.cli import diff
 from speaq.config import Config
 from speaq.explore.tables import Order, in_order
 from speaq.structures import Vocabulary
@@ -440,7 +441,7 @@ def convert_(folder: Path) -> Target:
 
     from speaq.model.reference_weights import to_reference
     from speaq.model.speaq import SpeaQ
-    from speaq.training.convert import convert
+    from speaq.runs.convert import convert
 
     shape = {"backbone": "resnet18", "hidden_dim": 8, "num_heads": 8, "feedforward_dim": 8, "num_queries": 2}
     model = configs.ModelConfig(**shape, num_encoder_layers=1, num_decoder_layers=2)  # type: ignore[arg-type]
@@ -513,8 +514,8 @@ def predictions(folder: Path) -> Target:
 
 @target("raw-outputs", "raw.h5")
 def raw_outputs(folder: Path) -> Target:
-    from speaq.evaluation.raw_outputs import RawOutputs, writer
     from speaq.inference import QueryOutputs
+    from speaq.runs.raw_outputs import RawOutputs, writer
 
     scores, classes = torch.ones(3, 8), torch.ones(3, 8, dtype=torch.int64)
     some = QueryOutputs(scores, classes, torch.rand(3, 8, 4), torch.rand(3, 4, 5))
@@ -606,7 +607,6 @@ def report_(folder: Path) -> Target:
 
 
 def _run_folder(folder: Path, file: str) -> Target:
-    from launch.jobs import compare
     from speaq.explore.study import StudyFolder
 
     metrics = {"R@20": 0.5, "mR@20": None}
@@ -624,8 +624,8 @@ def _run_folder(folder: Path, file: str) -> Target:
 
     def read(folder: Path) -> None:
         with contextlib.redirect_stdout(io.StringIO()):
-            compare.diff(run, run)
-            compare.diff(run, run, as_json=True)
+            diff.print_difference(run, run)
+            diff.print_difference(run, run, as_json=True)
         study = StudyFolder(folder, folder, ("R@20",), configs.DataConfig())
         rows = study.trials("val")
         for column in study.columns(rows):

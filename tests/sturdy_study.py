@@ -150,7 +150,7 @@ def write_study(output: Path, data: Path, decays: Sequence[float]) -> int:
     from speaq import config as configs
     from speaq import space as spaces
     from speaq.config import Config
-    from speaq.data.toy import make_toy
+    from speaq.data.toy.world import make_toy
 
     if not data.exists():
         make_toy(data, 12, seed=0)

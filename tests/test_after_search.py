@@ -19,7 +19,7 @@ from PIL import Image
 
 from launch.trials import outcomes
 from speaq import config as configs
-from speaq.data.toy import make_toy
+from speaq.data.toy.world import make_toy
 from speaq.evaluation.bootstrap import Interval
 from speaq.study import snapshot as snapshots
 from speaq.training.endings import StopTraining

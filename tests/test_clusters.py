@@ -1,4 +1,4 @@
-"""The files of launch/files/clusters: valid as their readers see them, closed to the outside, and Slurm's run for real."""
+"""The files of launch/files/clusters: valid as their readers see them, closed to the outside; Slurm's is run."""
 
 from __future__ import annotations
 

@@ -21,10 +21,10 @@ from speaq.data.visual_genome import open_data
 from speaq.model.detector import NEW_PARTS, Detector, replicate
 from speaq.model.reference_weights import UNUSED, reference_name, to_reference
 from speaq.model.speaq import SpeaQ
+from speaq.runs.convert import convert
+from speaq.runs.run import evaluate_run
 from speaq.structures import Vocabulary
 from speaq.training import checkpoint
-from speaq.training.convert import convert
-from speaq.training.run import evaluate_run
 from speaq.training.tasks import initialise
 from tests.command import command, refusal
 from tests.shared import SHARED, needs
@@ -247,7 +247,7 @@ def test_a_conversion_that_was_cut_off_leaves_nothing_that_looks_whole(tmp_path:
     ours = tmp_path / "ours"
     code = (
         "import os, sys; from pathlib import Path\n"
-        "from speaq.files import atomic; from speaq.training.convert import convert\n"
+        "from speaq.files import atomic; from speaq.runs.convert import convert\n"
         "atomic.write_text = lambda *_: os._exit(7)\n"  # killed when the checkpoint is there and the config is not
         "convert(Path(sys.argv[1]), Path(sys.argv[2]), config=Path(sys.argv[3]))"
     )

@@ -15,7 +15,7 @@ import pytest
 import typer.main
 
 from speaq import config as configs
-from speaq.cli import app
+from speaq.cli.main import app
 from speaq.data.visual_genome import open_data
 from tests.command import command
 from tests.test_coco import coco_of

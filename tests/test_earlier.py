@@ -10,8 +10,8 @@ import pytest
 
 from speaq import config as configs
 from speaq.prediction.predictor import Predictor
+from speaq.runs.run import evaluate_run
 from speaq.training.loop import train
-from speaq.training.run import evaluate_run
 from tests.command import command
 
 EARLIER = Path(__file__).parent / "earlier"

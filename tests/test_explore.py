@@ -414,6 +414,6 @@ def test_what_cannot_be_explored_is_refused(toy: Path, run: Path, tmp_path: Path
 
 
 def test_missing_libraries_are_named() -> None:
-    code = "import sys; sys.modules['jinja2'] = None; from speaq.cli import app; app(['explore', 'x'])"
+    code = "import sys; sys.modules['jinja2'] = None; from speaq.cli.main import app; app(['explore', 'x'])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert (done.returncode, done.stderr) == (2, 'speaq: jinja2 is not installed: pip install -e ".[explore]"\n')

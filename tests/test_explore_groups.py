@@ -14,11 +14,11 @@ pytest.importorskip("starlette")
 pytest.importorskip("uvicorn")
 pytest.importorskip("jinja2")
 
-from speaq.evaluation.specialization import Analysed
-from speaq.evaluation.specialization_plot import draw
+from speaq.analysis.specialization import Analysed
+from speaq.analysis.specialization_of_run import FOLDER, save
+from speaq.analysis.specialization_plot import draw
 from speaq.explore.opening import Request, explore
 from speaq.matching.groups import make_groups
-from speaq.training.specialization import FOLDER, save
 from tests.browser import Visit, served
 from tests.explore_data import write_run
 

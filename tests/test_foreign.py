@@ -20,19 +20,20 @@ import torch
 from PIL import Image
 
 from speaq import config as configs
-from speaq import foreign
 from speaq import space as spaces
 from speaq.config import ConfigError
 from speaq.data import DataError
-from speaq.data.coco_form import read_document
+from speaq.data.coco.form import read_document
 from speaq.data.images import FORMATS, read_image
 from speaq.data.visual_genome import open_data
 from speaq.evaluation.predictions import PredictionFile
-from speaq.foreign import ForeignError
+from speaq.files import foreign
+from speaq.files.foreign import ForeignError
 from speaq.model.backbone_weights import load_backbone
 from speaq.model.reference_weights import WeightsError
 from speaq.structures import Vocabulary
-from speaq.training import checkpoint, seal
+from speaq.study import seal
+from speaq.training import checkpoint
 from speaq.training.checkpoint import CheckpointError
 from tests import data_sets
 from tests.command import refusal
@@ -45,10 +46,10 @@ H5 = "VG-SGG-with-attri.h5"
 
 # Call → (files that may make it, what it must say). Every other call of these names is refused.
 OPENERS: dict[str, tuple[tuple[str, ...], str]] = {
-    "torch.load": (("speaq/foreign.py",), "weights_only=True"),
-    "np.load": (("speaq/foreign.py", "speaq/evaluation/seeds.py"), "allow_pickle=False"),
+    "torch.load": (("speaq/files/foreign.py",), "weights_only=True"),
+    "np.load": (("speaq/files/foreign.py", "speaq/evaluation/seeds.py"), "allow_pickle=False"),
     "Image.open": (("speaq/data/images.py",), "formats=FORMATS"),
-    "importlib.import_module": (("speaq/terminal.py", "speaq/cli_explore.py", "speaq/training/callbacks.py"), ""),
+    "importlib.import_module": (("speaq/cli/terminal.py", "speaq/cli/explore.py", "launch/trials/place.py"), ""),
     **dict.fromkeys(("yaml.load", "yaml.load_all", "yaml.full_load", "yaml.unsafe_load", "yaml.safe_load"), ((), "")),
     **dict.fromkeys(("pickle.load", "pickle.loads", "pickle.Unpickler", "pickle._Unpickler"), ((), "")),
     **dict.fromkeys(("eval", "exec", "compile", "__import__", "os.system", "os.popen", "shelve.open"), ((), "")),
@@ -72,7 +73,7 @@ def test_files_are_opened_in_one_place_and_never_unpickled() -> None:
             seen.add(function)
             if name not in places or needed not in call or "shell=True" in call:
                 wrong.append((name, call))
-            if function == "h5py.File" and name != "speaq/foreign.py" and "'w'" not in call:
+            if function == "h5py.File" and name != "speaq/files/foreign.py" and "'w'" not in call:
                 wrong.append((name, call))
     assert wrong == []
     assert {"torch.load", "np.load", "Image.open", "h5py.File"} <= seen

@@ -13,8 +13,8 @@ import pytest
 from PIL import Image
 
 from speaq.data.box_forms import LAYOUTS, Form, likely_form
+from speaq.data.coco.segmentation import box_of
 from speaq.data.names import doubles, tidy
-from speaq.data.segmentation import box_of
 from speaq.data.visual_genome import open_data
 from tests.command import command, refusal
 from tests.shared import SHARED, needs

@@ -13,11 +13,11 @@ import pytest
 
 from speaq import config as configs
 from speaq.data import DataError
-from speaq.evaluation.raw_outputs import RawOutputs
+from speaq.runs.raw_outputs import RawOutputs
+from speaq.runs.run import evaluate_run
+from speaq.runs.stored import store
 from speaq.study import snapshot as snapshots
 from speaq.training.loop import train
-from speaq.training.run import evaluate_run
-from speaq.training.stored import store
 from tests.command import command, refusal
 from tests.tiny import tiny
 

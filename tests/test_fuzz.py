@@ -83,7 +83,7 @@ def test_odd_studies_are_refused(old: str, new: str, reason: str, tmp_path: Path
     assert reason in str(_reading(target, tmp_path, text.replace(old, new).encode()))
 
 
-@pytest.mark.parametrize("path", ["os:system", "tests.x:y.z", "speaq:train", "speaq.config", "", "x\nspeaq.a:b"])
+@pytest.mark.parametrize("path", ["os:system", "tests.x:y.z", "speaq:train", "speaq.config.config", "", "x\nspeaq.a:b"])
 def test_a_study_names_no_code_but_ours(path: str) -> None:
     with pytest.raises(ConfigError, match="no training function of speaq"):
         training_function(path)

@@ -7,14 +7,14 @@ import numpy as np
 import pytest
 
 from speaq import config as configs
+from speaq.analysis.group_lab import group_lab
 from speaq.config import Config, DataConfig
 from speaq.data.statistics import predicate_count
-from speaq.data.toy import make_toy
-from speaq.data.toy_scenes import PREDICATES
+from speaq.data.toy.scenes import PREDICATES
+from speaq.data.toy.world import make_toy
 from speaq.data.visual_genome import open_data
 from speaq.matching.groups import PredicateGroups
 from speaq.matching.load import group_loads
-from speaq.training.group_lab import group_lab
 from tests.command import command, refusal
 from tests.shared import SHARED, needs
 from tests.test_subset import made_of

@@ -11,8 +11,8 @@ from torch import nn
 
 from speaq.config import Config, LossConfig, MatchingConfig
 from speaq.losses import SpeaQLoss
-from speaq.matching import match
 from speaq.matching.groups import make_groups
+from speaq.matching.match import match
 from speaq.structures import LayerOutputs, Target
 from speaq.training.health import REMEMBERED, STARVING_AFTER, Health
 from speaq.training.optimizer import clip_gradients

@@ -13,16 +13,16 @@ import torch
 from torch import Tensor, nn
 
 from speaq import config as configs
+from speaq.analysis.specialization_of_run import Asked, analyse
 from speaq.config import Config, ConfigError
 from speaq.data import DataError
 from speaq.data.visual_genome import open_data
 from speaq.evaluation.predictions import PredictionFile
 from speaq.evaluation.protocols import evaluate_file
 from speaq.matching.groups import VISUAL_GENOME_COUNTS, VISUAL_GENOME_PREDICATES, visual_genome_counts
+from speaq.runs.run import RunEvaluation, evaluate_run
 from speaq.structures import Vocabulary
 from speaq.training import checkpoint
-from speaq.training.run import RunEvaluation, evaluate_run
-from speaq.training.specialization import Asked, analyse
 from speaq.training.tasks import TaskName, initialise, make_model
 from tests.command import command, refusal
 from tests.shared import SHARED, needs

@@ -21,11 +21,11 @@ from speaq import config as configs
 from speaq import space as spaces
 from speaq.config import Config, ConfigError, ResourcesConfig
 from speaq.data.dataset import train_loader
-from speaq.data.toy import make_toy
+from speaq.data.toy.world import make_toy
 from speaq.data.visual_genome import open_data
+from speaq.runs.run import evaluate_run
 from speaq.study import changes, creation, file
 from speaq.training.loop import train
-from speaq.training.run import evaluate_run
 
 pytest.importorskip("ray")
 pytest.importorskip("optuna")

@@ -15,8 +15,8 @@ from torch import Tensor
 from speaq.boxes import cxcywh_to_xyxy, giou
 from speaq.config import LossConfig, MatchingConfig
 from speaq.losses import DetectorLoss, SpeaQLoss, object_weights, predicate_weights
-from speaq.matching import NonFiniteError, match
 from speaq.matching.groups import make_groups
+from speaq.matching.match import NonFiniteError, match
 from speaq.structures import Assignment, DetectorOutputs, LayerOutputs, Target
 from tests.matching_cases import NUM_CLASSES, PREDICATE_COUNT, random_boxes, random_case, random_target, select
 

@@ -14,10 +14,10 @@ from torch import Tensor
 
 from speaq.boxes import cxcywh_to_xyxy, giou, iou
 from speaq.config import MatchingConfig
-from speaq.matching import NonFiniteError, match
 from speaq.matching.assign import OUTSIDE_COST, Blocks, assign, one_block
 from speaq.matching.cost import compare
 from speaq.matching.groups import PredicateGroups, make_groups
+from speaq.matching.match import NonFiniteError, match
 from speaq.matching.repeats import best_sum, quality, repeats_from_sum
 from speaq.matching.rows import relation_queries, relation_truth
 from speaq.structures import Assignment, LayerOutputs, Target

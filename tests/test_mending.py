@@ -17,10 +17,10 @@ from speaq.config import ConfigError
 from speaq.data import DataError
 from speaq.data.dataset import train_loader
 from speaq.data.visual_genome import open_data
+from speaq.runs.run import evaluate_run
 from speaq.training import checkpoint
 from speaq.training.endings import Interrupted, ending_signals
 from speaq.training.loop import train
-from speaq.training.run import evaluate_run
 from tests.test_training import assert_same_run, timeless, weights
 from tests.tiny import assignments, tiny
 

@@ -14,12 +14,12 @@ from urllib.request import urlopen
 import pytest
 import torch
 
+from speaq.analysis.microscope import Microscope, Slide
 from speaq.boxes import cxcywh_to_xyxy
 from speaq.config import ConfigError, MatchingConfig
-from speaq.matching import match
 from speaq.matching.groups import make_groups
+from speaq.matching.match import match
 from speaq.matching.microscope import examine
-from speaq.prediction.microscope import Microscope, Slide
 from speaq.training.loop import train
 from speaq.training.tasks import make_criterion
 from tests.browser import Visit, served

@@ -12,12 +12,12 @@ import pytest
 
 from speaq import config as configs
 from speaq.config import ConfigError
-from speaq.data.toy import make_toy
+from speaq.data.toy.world import make_toy
+from speaq.runs.run import data_directory, evaluate_run
 from speaq.study import changes, file
 from speaq.training import moved
 from speaq.training.endings import StopTraining
 from speaq.training.loop import load_config, train
-from speaq.training.run import data_directory, evaluate_run
 from tests.command import refusal
 from tests.tiny import tiny
 
@@ -106,7 +106,7 @@ def test_data_are_found_by_their_digest_alone(project: Path) -> None:
 def test_a_run_is_repeated_where_its_project_is_now(project: Path) -> None:
     pytest.importorskip("ray")
     from launch.jobs.rerun import EQUAL, rerun
-    from speaq.terminal import progress_bar
+    from speaq.cli.terminal import progress_bar
 
     run = project / "runs" / "ended"
     assert rerun(run, None, None, progress_bar) == EQUAL

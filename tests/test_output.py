@@ -14,9 +14,9 @@ import pytest
 from rich.console import Console
 
 from launch.jobs import status
+from speaq.cli.terminal import echo, echo_lines, print_table, progress_bar
 from speaq.plain_text import visible
 from speaq.study import snapshot as snapshots
-from speaq.terminal import echo, echo_lines, print_table, progress_bar
 from tests.command import command
 from tests.test_foreign import SOURCES, calls
 from tests.tiny import assignments
@@ -78,7 +78,7 @@ def test_every_line_passes_through_the_terminal_module() -> None:
 
 def test_log_lines_show_foreign_text() -> None:
     code = (
-        "import logging; from speaq.terminal import options; options();"
+        "import logging; from speaq.cli.terminal import options; options();"
         f"logging.getLogger('speaq').warning('%s', {ODD!r})"
     )
     said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=300)
@@ -194,7 +194,7 @@ def test_what_a_full_disk_swallows_is_said(tmp_path: Path) -> None:
 def test_files_get_no_number_of_a_closed_output(tmp_path: Path) -> None:
     """Whatever a library prints to descriptor 2 would else end in the first file that is opened."""
     code = (
-        "import os, sys; from speaq.terminal import keep_printing; keep_printing();"
+        "import os, sys; from speaq.cli.terminal import keep_printing; keep_printing();"
         f"file = open({str(tmp_path / 'file')!r}, 'w'); os.write(1, b'x'); os.write(2, b'x'); print('x');"
         "sys.exit(file.fileno() < 3)"
     )
@@ -207,7 +207,7 @@ def test_files_get_no_number_of_a_closed_output(tmp_path: Path) -> None:
 
 def test_a_terminal_that_goes_away_ends_no_work() -> None:
     code = (
-        "import sys; from speaq.terminal import echo, keep_printing, progress_bar; keep_printing();"
+        "import sys; from speaq.cli.terminal import echo, keep_printing, progress_bar; keep_printing();"
         "sys.stdin.readline()\nwith progress_bar('working') as progress: progress(1, 2, '')\n"
         "echo('x'); echo('x', err=True); open(sys.argv[1], 'w').write('done')"
     )

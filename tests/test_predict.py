@@ -22,10 +22,10 @@ from speaq.plain_text import visible
 from speaq.prediction.graph import ImagePrediction, Thing, Triplet, distinct_names, image_prediction
 from speaq.prediction.layout import FONT, GRAPH, LINE, label_width, layout
 from speaq.prediction.predictor import Predictor
+from speaq.runs.run import evaluate_run
 from speaq.structures import ScenePrediction, Vocabulary
 from speaq.training import checkpoint
 from speaq.training.loop import train
-from speaq.training.run import evaluate_run
 from tests.command import command, refusal
 from tests.tiny import tiny
 

@@ -19,7 +19,7 @@ import pytest
 
 from speaq import config as configs
 from speaq.config import ConfigError
-from speaq.training import seal
+from speaq.study import seal
 from speaq.training.checkpoint import load
 from speaq.training.loop import train
 from tests.command import command, refusal

@@ -16,14 +16,14 @@ import pytest
 import torch
 from torch import Tensor
 
-from speaq import foreign
-from speaq.foreign import ForeignError
+from speaq.files import foreign
+from speaq.files.foreign import ForeignError
 from speaq.model.backbone import ResNet
 from speaq.model.backbone_weights import load_backbone
 from speaq.model.reference_weights import WeightsError, load_reference_checkpoint, to_reference
+from speaq.runs.convert import convert
 from speaq.training import checkpoint
 from speaq.training.checkpoint import CheckpointError
-from speaq.training.convert import convert
 from tests.command import refusal
 from tests.test_convert import HEADS, assert_same_outputs, build, written
 from tests.tiny import assignments

@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 
 from speaq.config import ConfigError
+from speaq.runs.run import evaluate_run
+from speaq.study import seal
 from speaq.study.ledger import Ledger
-from speaq.training import seal
 from speaq.training.loop import train
-from speaq.training.run import evaluate_run
 from tests.command import command, refusal
 from tests.test_after_search import Search
 from tests.tiny import tiny

@@ -14,19 +14,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
+from speaq.analysis.specialization import Analysed, count_predictions, entropies, from_json, specialization
+from speaq.analysis.specialization_of_run import Asked, analyse, load
+from speaq.analysis.specialization_plot import draw
 from speaq.config import BASELINE, PUBLISHED, ConfigError
-from speaq.evaluation.specialization import (
-    Analysed,
-    count_predictions,
-    entropies,
-    from_json,
-    specialization,
-)
-from speaq.evaluation.specialization_plot import draw
 from speaq.matching.groups import PredicateGroups
+from speaq.runs.stored import store
 from speaq.training.loop import train
-from speaq.training.specialization import Asked, analyse, load
-from speaq.training.stored import store
 from tests.command import command, refusal
 from tests.tiny import tiny
 

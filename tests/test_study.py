@@ -21,7 +21,7 @@ pytest.importorskip("optuna")
 from launch.jobs import calibrate, tune
 from launch.search import scheduler
 from launch.search.searcher import Search
-from speaq.parameters import Plain
+from speaq.space.parameters import Plain
 from speaq.study.ledger import Entry, Ledger
 from speaq.study.plan import Plan
 from tests.command import command

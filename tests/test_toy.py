@@ -17,10 +17,10 @@ from PIL import Image, ImageDraw
 from speaq.config import DataConfig
 from speaq.data import DataError
 from speaq.data.statistics import predicate_count
-from speaq.data.toy import draw_scene, is_test, make_toy
-from speaq.data.toy_drawing import CONNECTORS, draw_connector
-from speaq.data.toy_layouts import CLOSE
-from speaq.data.toy_scenes import EVENTS, OBJECTS, PREDICATES, Scene, Thing, all_relations, is_held_out, make_scene
+from speaq.data.toy.drawing import CONNECTORS, draw_connector
+from speaq.data.toy.layouts import CLOSE
+from speaq.data.toy.scenes import EVENTS, OBJECTS, PREDICATES, Scene, Thing, all_relations, is_held_out, make_scene
+from speaq.data.toy.world import draw_scene, is_test, make_toy
 from speaq.data.visual_genome import VisualGenome, open_data
 from speaq.structures import FloatArray
 from tests.shared import SHARED, needs

@@ -24,11 +24,11 @@ from speaq.config import BASELINE, ConfigError
 from speaq.data import DataError
 from speaq.data.visual_genome import open_data
 from speaq.evaluation.protocols import evaluate_file
+from speaq.runs.run import evaluate_run
 from speaq.training import checkpoint
 from speaq.training.endings import DivergedError, StopTraining
 from speaq.training.loop import load_config, train
 from speaq.training.metrics import read_lines
-from speaq.training.run import evaluate_run
 from tests.command import refusal
 from tests.tiny import assignments, tiny
 

@@ -14,12 +14,12 @@ from hypothesis import strategies as st
 from speaq import config as configs
 from speaq import space as spaces
 from speaq.config import BASELINE, PUBLISHED, Config, ConfigError
-from speaq.data.toy_scenes import PREDICATES
+from speaq.config.user_groups import as_text, parse
+from speaq.data.toy.scenes import PREDICATES
 from speaq.data.visual_genome import open_data
 from speaq.matching.groups import Rule, make_groups, make_user_groups
 from speaq.training.loop import load_config, train
 from speaq.training.tasks import groups_for
-from speaq.user_groups import as_text, parse
 from tests.command import refusal
 from tests.test_groups import problems
 from tests.tiny import assignments, tiny

@@ -9,8 +9,8 @@ from launch.cluster import connection
 from launch.cluster.checks import Request, Row, examine
 from launch.cluster.nodes import alive, probes
 from launch.store.remote import Store
+from speaq.cli.terminal import DONE, FAILED, echo, echo_json, print_table
 from speaq.config import ConfigError
-from speaq.terminal import DONE, FAILED, echo, echo_json, print_table
 
 
 def doctor(request: Request, *, as_json: bool = False) -> int:

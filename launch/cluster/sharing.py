@@ -67,7 +67,7 @@ def _refuse(what: str, nodes: list[Node], problems: Mapping[str, str]) -> None:
 
 def weights(start: str) -> str:
     """The file that `training.init_from` or `training.backbone_from` names, by itself or by its run folder."""
-    from speaq.training.run_folder import find
+    from speaq.training.folder import find
 
     return str(find(Path(start)))
 

@@ -1,0 +1,1 @@
+"""What a command of the search does from its beginning to its end."""

@@ -22,12 +22,12 @@ from launch.search.scheduler import Halving, Named
 from launch.store import workspace
 from speaq import config as configs
 from speaq import space as spaces
+from speaq.cli.terminal import echo
 from speaq.config import ConfigError
 from speaq.files import atomic
 from speaq.space import SearchConfig
 from speaq.study import creation, results
 from speaq.study.plan import MAX_STEPS, compared, max_steps
-from speaq.terminal import echo
 
 FILE = "calibration.json"
 FEWEST = 5  # trials: ranks of fewer say nothing

@@ -25,28 +25,29 @@ from launch.trials.memory import train_in_parts
 from launch.trials.place import on_workers
 from launch.trials.trial import Job, run_training
 from speaq import config as configs
+from speaq.cli.terminal import echo, echo_json
 from speaq.config import Config, ConfigError
 from speaq.evaluation.bootstrap import METRICS, ImageRecord, Interval, check_pair
 from speaq.evaluation.protocol import common_protocol
 from speaq.evaluation.seeds import difference_over_seeds, load_record, measure, save_record, spread_over_seeds
 from speaq.files import atomic
 from speaq.files.atomic import check_links
-from speaq.foreign import whole_number
+from speaq.files.foreign import whole_number
+from speaq.runs import files
 from speaq.study import changes as study_changes
 from speaq.study import creation, results
 from speaq.study.ledger import Entry, digest, digests
 from speaq.study.plan import compared
 from speaq.study.snapshot import Snapshot
-from speaq.terminal import echo, echo_json
-from speaq.training import run_files, run_folder
+from speaq.training import folder as run_folder
 from speaq.training.callbacks import Metrics, Progress, Progresses
 
 if TYPE_CHECKING:
-    from speaq.training.run import RunEvaluation
+    from speaq.runs.run import RunEvaluation
 
 log = logging.getLogger(__name__)
 
-FOLDER, FILE, IMAGES = "confirm", "confirm.json", "images.npz"
+FOLDER, IMAGES = results.CONFIRMATION.parent, "images.npz"
 PUBLISHED = "published"
 DONE, FAILED = 0, 1
 MAX_SEEDS = 1000
@@ -230,7 +231,7 @@ class _Confirmation:
 
     def _trained(self, folder: Path, config: Config, title: str) -> Mapping[str, Any]:
         """result.json of the run, which is trained to its end where it has not ended."""
-        result = run_files.read(folder / run_files.RESULT)
+        result = files.read(folder / files.RESULT)
         if result is not None:
             if digest(_whole(configs.load(folder / "config.yaml"))) != digest(_whole(config)):
                 raise ConfigError(f"{folder}: holds a run of another config; move it away")
@@ -272,7 +273,7 @@ class _Confirmation:
             from launch.jobs.remote_evaluation import evaluate_remotely
 
             return evaluate_remotely(folder, "val", self.data, resources)
-        from speaq.training.run import evaluate_run
+        from speaq.runs.run import evaluate_run
 
         return evaluate_run(folder, "val", self.data, progress=tell)
 
@@ -287,7 +288,7 @@ class _Confirmation:
             **summary(settings, metric_name(self.snapshot.plan.objective)),
         }
         text = json.dumps(content, indent=1, allow_nan=False) + "\n"
-        atomic.write_text(self.snapshot.folder / FOLDER / FILE, text)
+        atomic.write_text(self.snapshot.folder / results.CONFIRMATION, text)
         return content
 
 
@@ -353,7 +354,7 @@ def _optimism(best: Setting) -> dict[str, Any] | None:
 
 def print_confirmation(content: Mapping[str, Any]) -> None:
     """The table and the verdicts on stdout."""
-    from speaq.terminal import print_table
+    from speaq.cli.terminal import print_table
 
     metric = metric_name(content["objective"])
     rows = [_row(setting, content["leader"]) for setting in content["settings"]]

@@ -11,16 +11,15 @@ from launch.jobs.shipped import for_detector, shipped
 from launch.trials import place
 from speaq import config as configs
 from speaq import space as spaces
+from speaq.cli.terminal import echo, show, table
 from speaq.config import Config
-from speaq.data.toy import ANNOTATIONS, make_toy
+from speaq.data.toy.world import ANNOTATIONS, make_toy
 from speaq.evaluation.protocol import common_protocol
-from speaq.study import creation, file, results
+from speaq.runs.run import evaluate_run, evaluate_start
+from speaq.study import creation, file, results, seal
 from speaq.study.ledger import Entry
-from speaq.terminal import echo, show, table
-from speaq.training import seal
 from speaq.training.callbacks import Progresses
 from speaq.training.evaluate import Evaluation
-from speaq.training.run import evaluate_run, evaluate_start
 
 IMAGES = 6000  # of them 1,500 are the test split
 SEED = 0

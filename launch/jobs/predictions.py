@@ -23,6 +23,7 @@ from speaq import config as configs
 from speaq import space as spaces
 from speaq.config import ConfigError
 from speaq.files import atomic
+from speaq.runs.stored import StoredRun, store
 from speaq.space import Space
 from speaq.study import changes, creation, extent, file, results
 from speaq.study.file import OF_PREDICTIONS, Study
@@ -31,7 +32,6 @@ from speaq.study.plan import Plan, objectives
 from speaq.training import callbacks, moved
 from speaq.training.callbacks import Progresses
 from speaq.training.environment import versions
-from speaq.training.stored import StoredRun, store
 
 LABEL = "as trained"
 

@@ -5,11 +5,11 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping
 
+from speaq.cli.terminal import console
 from speaq.plain_text import visible
 from speaq.study.ledger import Entry
 from speaq.study.plan import Plan, max_steps
 from speaq.study.results import best_entry, metric_columns
-from speaq.terminal import console
 
 
 class Lines:

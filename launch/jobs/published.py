@@ -7,9 +7,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from speaq.config import ConfigError
+from speaq.config.sections import EvaluationConfig
 from speaq.evaluation.protocol import common_protocol
 from speaq.evaluation.report import KINDS
-from speaq.sections import EvaluationConfig
 
 AT = (20, 50, 100)
 PROTOCOL = "sgdet published"

@@ -14,7 +14,7 @@ from speaq.data import photo_digest
 from speaq.data.records import VisualGenome
 from speaq.files import atomic
 from speaq.files.atomic import check_links
-from speaq.foreign import read_json
+from speaq.files.foreign import read_json
 
 
 class Record:

@@ -12,7 +12,7 @@ import ray
 from launch.cluster import connection
 from speaq.config import ResourcesConfig
 from speaq.data.records import SplitName
-from speaq.training.run import RunEvaluation, evaluate_run
+from speaq.runs.run import RunEvaluation, evaluate_run
 
 log = logging.getLogger(__name__)
 

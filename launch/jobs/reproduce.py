@@ -24,21 +24,21 @@ from launch.jobs.shipped import for_detector, shipped
 from launch.trials.memory import train_in_parts
 from launch.trials.place import on_workers, where_asked
 from speaq import config as configs
+from speaq.cli.terminal import echo, echo_lines
 from speaq.config import BASELINE, Config, ConfigError, ResourcesConfig
 from speaq.data import DataError
 from speaq.data.photo_digest import look_again
-from speaq.data.toy import ANNOTATIONS, make_toy
+from speaq.data.toy.world import ANNOTATIONS, make_toy
 from speaq.data.visual_genome import check, open_data
 from speaq.files import atomic
+from speaq.runs.convert import convert
+from speaq.runs.run import evaluate_run
 from speaq.study.file import TRAIN
-from speaq.terminal import echo, echo_lines
 from speaq.training import checkpoint
 from speaq.training.callbacks import Progresses
-from speaq.training.convert import convert
 from speaq.training.environment import hardware, source_commit, versions
 from speaq.training.feasible import Feasibility
 from speaq.training.loop import pick_device
-from speaq.training.run import evaluate_run
 from speaq.training.tasks import TaskName
 
 log = logging.getLogger(__name__)

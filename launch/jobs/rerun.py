@@ -9,12 +9,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from launch.jobs import compare
-from launch.jobs.compare import Metrics, Record
 from launch.trials import place
 from speaq import config as configs
+from speaq.cli.terminal import echo
 from speaq.config import Config, ConfigError
-from speaq.terminal import echo
+from speaq.runs import diff
+from speaq.runs.diff import Metrics, Record
 from speaq.training import moved
 from speaq.training.callbacks import Progress, Progresses
 from speaq.training.metrics import read_lines
@@ -40,7 +40,7 @@ def rerun(run: Path, output: Path | None, data: Path | None, progress: Progresse
     Raises:
         ConfigError, DataError: the run has not ended, its data or start have changed, or `output` holds a run.
     """
-    before = compare.read(run)
+    before = diff.read(run)
     if not before.metrics or not before.result.keys() >= {"step", "status", "metrics"}:
         raise ConfigError(f"{run}: has no result.json with metrics: the run has not ended, there is nothing to compare")
     output = output or run.with_name(f"{run.resolve().name}-rerun")
@@ -50,8 +50,8 @@ def rerun(run: Path, output: Path | None, data: Path | None, progress: Progresse
     before = dataclasses.replace(before, config=_with_start(before, start))
     with progress("training") as tell:
         _train(before, where, output, tell)
-    after = compare.read(output)
-    for name, (then, now) in compare.difference(before, after).made_from.items():
+    after = diff.read(output)
+    for name, (then, now) in diff.difference(before, after).made_from.items():
         log.warning("%s was %s, is %s", name, then, now)
     return _judge(before, after)
 
@@ -59,7 +59,7 @@ def rerun(run: Path, output: Path | None, data: Path | None, progress: Progresse
 def _data(before: Record, data: Path | None) -> Path:
     from speaq.data.photo_digest import look_again
     from speaq.data.visual_genome import open_data
-    from speaq.training.run import data_directory
+    from speaq.runs.run import data_directory
 
     where = data_directory(before.folder, data)
     vg = open_data(where)

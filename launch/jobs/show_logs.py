@@ -12,9 +12,9 @@ from typing import Any
 
 from launch.store import workspace
 from launch.trials.logs import LOG, WORKER_LOG
+from speaq.cli.terminal import can_print, echo, echo_lines
 from speaq.config import ConfigError
 from speaq.plain_text import visible
-from speaq.terminal import can_print, echo, echo_lines
 from speaq.training.metrics import read_lines
 
 POLL = 0.5  # seconds between looks with --follow

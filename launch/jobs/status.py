@@ -9,7 +9,9 @@ from typing import Any
 
 from rich.table import Table
 
+from speaq.cli.terminal import echo, echo_json, show, shown, table
 from speaq.evaluation.protocol import common_protocol
+from speaq.study import seal
 from speaq.study.board import (
     TrialStatus,
     best_by_objective,
@@ -25,8 +27,6 @@ from speaq.study.plan import Plan
 from speaq.study.plan import max_steps as max_steps
 from speaq.study.results import best_entry, metric_columns, parameters
 from speaq.study.snapshot import Snapshot, read
-from speaq.terminal import echo, echo_json, show, shown, table
-from speaq.training import seal
 
 
 def print_status(folder: Path, *, as_json: bool = False) -> None:

@@ -27,6 +27,7 @@ from launch.search.searcher import Search, Starts
 from launch.store import workspace
 from launch.trials.telemetry import SearchMetrics
 from launch.trials.trial import Job, Trial
+from speaq.cli.terminal import shown
 from speaq.config import Config, ConfigError
 from speaq.files import atomic
 from speaq.files.locks import Gone, Taken
@@ -39,7 +40,6 @@ from speaq.study.extent import as_exhausted, say_nothing_is_left, with_possible_
 from speaq.study.file import Address, Study, check_new, keep, read
 from speaq.study.ledger import Entry, Ledger
 from speaq.study.plan import MEMORY, Feasible, Plan, compared
-from speaq.terminal import shown
 from speaq.training import moved
 from speaq.training.environment import source_digest
 

@@ -1,4 +1,4 @@
-"""What `speaq tune` calls; `speaq.cli` parses the arguments and turns errors into exit codes."""
+"""What `speaq tune` calls; `speaq.cli.main` parses the arguments and turns errors into exit codes."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from launch.jobs import status
 from launch.jobs import tune as studies
 from speaq import config as configs
 from speaq import space as spaces
+from speaq.cli.terminal import echo, shown
 from speaq.config import ConfigError
 from speaq.study import creation, file, results
 from speaq.study.ledger import Entry
-from speaq.terminal import echo, shown
 from speaq.training import moved
 from speaq.training.callbacks import Progresses
 

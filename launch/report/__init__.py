@@ -1,0 +1,1 @@
+"""The page about a search, its figures, and the exported table."""

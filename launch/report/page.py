@@ -7,20 +7,19 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import launch.report.html as html
-from launch.jobs import compare
 from launch.report import figures, health, png, tables
 from launch.store import workspace
 from speaq.config import ConfigError
+from speaq.config.user_groups import label
 from speaq.files import atomic
 from speaq.files.atomic import check_links
+from speaq.runs import diff, files
 from speaq.space import GROUPS
-from speaq.study import board, results
+from speaq.study import board, results, seal
 from speaq.study.board import TrialStatus
 from speaq.study.ledger import Entry
 from speaq.study.plan import Plan
 from speaq.study.snapshot import Snapshot
-from speaq.training import run_files, seal
-from speaq.user_groups import label
 
 MORE_TRIALS = 20  # that the report proposes to add to a search that is complete
 ORDER = ("finished", "infeasible", "pruned", "running", "interrupted", "asked", "failed")
@@ -149,11 +148,11 @@ def _predicates(snapshot: Snapshot) -> list[str]:
     lacking = []
     for name, entry in marked.items():
         folder = snapshot.trial_folder(entry)
-        evaluation = compare.stored_evaluation(folder)
+        evaluation = diff.stored_evaluation(folder)
         if evaluation is None:
-            lacking.append(f"speaq evaluate {_quoted(folder)} --json > {_quoted(folder / run_files.EVALUATION)}")
+            lacking.append(f"speaq evaluate {_quoted(folder)} --json > {_quoted(folder / files.EVALUATION)}")
             continue
-        recall, recalls = compare.predicate_recalls(evaluation)
+        recall, recalls = diff.predicate_recalls(evaluation)
         kept.setdefault(f"{recall}, {evaluation['split']}", {})[name] = recalls
     parts = [html.plot(figures.predicates(title, recalls)) for title, recalls in kept.items()]
     if lacking:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import launch.report.html as html
-from launch.jobs import confirm
 from launch.report.figures import objective_name
 from speaq import config as configs
 from speaq.config import Config
@@ -11,11 +10,11 @@ from speaq.data import DataError
 from speaq.data.statistics import predicate_count
 from speaq.data.visual_genome import VisualGenome, open_data
 from speaq.matching.groups import PredicateGroups
+from speaq.runs import files
 from speaq.structures import IntArray
 from speaq.study import results
 from speaq.study.ledger import Entry
 from speaq.study.snapshot import Snapshot
-from speaq.training import run_files
 from speaq.training.tasks import groups_for
 
 BEST = 3  # trials whose groups are shown, beside the published setting's
@@ -61,7 +60,7 @@ def _names(vg: VisualGenome, members: tuple[int, ...]) -> str:
 
 def confirmed(snapshot: Snapshot) -> list[str]:
     """The leader board of `speaq confirm`, with its intervals."""
-    content = run_files.read_object(snapshot.folder / confirm.FOLDER / confirm.FILE)
+    content = files.read_object(snapshot.folder / results.CONFIRMATION)
     if content is None or not content["images"]:
         return [
             html.text("Not done yet: intervals need runs that were not chosen by their own result (speaq confirm).")

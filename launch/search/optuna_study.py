@@ -14,11 +14,11 @@ from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
 from launch.search.samplers import distribution
+from speaq.config.user_groups import label
 from speaq.space import GROUPS
 from speaq.study.ledger import Entry
 from speaq.study.plan import Plan, excess
 from speaq.training.callbacks import is_number
-from speaq.user_groups import label
 
 TRIAL = "trial"  # the user attribute that holds our id
 

@@ -20,10 +20,10 @@ from launch.store import workspace
 from launch.store.remote import Store
 from speaq import config as configs
 from speaq.config import Config
-from speaq.parameters import Choice, FloatRange, IntRange, Plain
 from speaq.space import LOSSES, Space
+from speaq.space.parameters import Choice, FloatRange, IntRange, Plain
 from speaq.study.ledger import Entry
-from speaq.training import run_folder
+from speaq.training import folder as run_folder
 from speaq.training.callbacks import is_number
 
 FACTORS = (0.8, 1.2)

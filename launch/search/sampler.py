@@ -11,8 +11,8 @@ from optuna.trial import TrialState
 from launch.search.samplers import distribution, make_sampler
 from speaq import config as configs
 from speaq.config import Config
-from speaq.parameters import Choice, FloatRange, IntRange, Plain
 from speaq.space import SearchConfig, Space, Values
+from speaq.space.parameters import Choice, FloatRange, IntRange, Plain
 from speaq.study.plan import grid
 
 _STATES = {

@@ -7,8 +7,8 @@ import warnings
 import optuna
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
 
-from speaq.parameters import Choice, FloatRange, IntRange
 from speaq.space import SearchConfig
+from speaq.space.parameters import Choice, FloatRange, IntRange
 
 
 def distribution(parameter: FloatRange | IntRange | Choice) -> BaseDistribution:

@@ -21,8 +21,8 @@ from launch.search.sampler import Sampler
 from speaq import config as configs
 from speaq.config import Config, ConfigError
 from speaq.evaluation.protocol import protocol_name
-from speaq.parameters import Plain
 from speaq.space import LOSSES
+from speaq.space.parameters import Plain
 from speaq.study.budget import Budget, BudgetSpent
 from speaq.study.errors import Halted, StorageLost
 from speaq.study.ledger import Entry, Event, Ledger, LedgerError, digest, digests, known_as

@@ -1,0 +1,1 @@
+"""Runs and searches at the URL of an object store."""

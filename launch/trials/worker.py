@@ -38,10 +38,10 @@ from speaq.files.locks import ORPHANS, Gone, Lock
 from speaq.study import creation
 from speaq.study.errors import StorageLost, is_of_storage, last_line
 from speaq.study.file import TRAIN
-from speaq.training import distributed, moved, run_folder
+from speaq.training import distributed, folder, moved
 from speaq.training.callbacks import Metrics, Progress, Report
 from speaq.training.endings import DivergedError, Interrupted, OutOfMemory, StopTraining
-from speaq.training.run_folder import own_folder
+from speaq.training.folder import own_folder
 
 log = logging.getLogger(__name__)
 
@@ -92,7 +92,7 @@ def train_distributed(
         StorageLost: the storage of the run is full, read-only or away.
     """
     output, data = output.resolve(), data.resolve()
-    begins = not (resume and run_folder.has_checkpoint(output))
+    begins = not (resume and folder.has_checkpoint(output))
     config = creation.with_absolute_paths(moved.placed(config, output) if resume else config, needed=begins)
     if not resume and (output / "config.yaml").exists():
         raise ConfigError(f"{output}: holds a run already; give another --output, or --resume to go on with it")

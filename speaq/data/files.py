@@ -16,10 +16,10 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
-from speaq import foreign
 from speaq.data import DataError
+from speaq.files import foreign
+from speaq.files.foreign import ForeignError
 from speaq.files.regular import check_regular
-from speaq.foreign import ForeignError
 
 Array = NDArray[Any]
 ANNOTATION_NAMES = ("VG-SGG-with-attri.h5", "VG-SGG.h5")

@@ -1,0 +1,1 @@
+"""Counting: recall, mean recall, detection AP, their intervals."""

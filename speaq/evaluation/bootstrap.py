@@ -13,7 +13,7 @@ import numpy as np
 from speaq.config import ConfigError
 from speaq.evaluation.recall import THIRDS, RecallEvaluator, harmonic_mean
 from speaq.evaluation.table import Float64Array, RecallTable
-from speaq.foreign import whole_number
+from speaq.files.foreign import whole_number
 from speaq.structures import IntArray
 
 CHUNK = 100  # resamples at once: 4 MB of weights for 5,000 images

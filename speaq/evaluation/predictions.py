@@ -40,9 +40,9 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import ValidationError
 
-from speaq import foreign
 from speaq.config import ConfigError, DataConfig
 from speaq.data import DataError
+from speaq.files import foreign
 from speaq.files.atomic import replaced
 from speaq.structures import IntArray, ScenePrediction, Vocabulary
 from speaq.vocabulary import difference, places

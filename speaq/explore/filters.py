@@ -17,7 +17,7 @@ from speaq.config import short
 from speaq.evaluation.recall import THIRDS
 from speaq.explore.context import NotFound
 from speaq.explore.view import View
-from speaq.foreign import whole_number
+from speaq.files.foreign import whole_number
 from speaq.structures import IntArray
 
 Found = Literal["", "hit", "wrong", "missed"]

@@ -21,9 +21,10 @@ from speaq.explore.judgement import Counting
 from speaq.explore.stored import find_predictions
 from speaq.explore.study import StudyFolder, data_of, open_study
 from speaq.explore.view import Note, Predictions, View
-from speaq.training import checkpoint, seal
+from speaq.runs.run import data_directory, evaluate_run
+from speaq.study import seal
+from speaq.training import checkpoint
 from speaq.training.evaluate import Progress
-from speaq.training.run import data_directory, evaluate_run
 
 ALL_IMAGES = DataConfig(val="split", num_val=0, keep_images_without_relations=True, filter_non_overlap=False)
 Counted = Literal["published", "strict", "per_query", "ng", "ng_unique"]

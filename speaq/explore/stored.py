@@ -7,7 +7,7 @@ from pathlib import Path
 from speaq.data import DataError
 from speaq.data.records import SplitName
 from speaq.evaluation.predictions import FORMAT
-from speaq.foreign import ForeignError, open_h5
+from speaq.files.foreign import ForeignError, open_h5
 
 
 def find_predictions(run: Path, split: SplitName) -> Path | None:

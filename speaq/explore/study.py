@@ -12,7 +12,7 @@ from speaq.config import ConfigError, DataConfig, from_dict, read_yaml
 from speaq.data.records import SplitName
 from speaq.explore.stored import find_predictions
 from speaq.files.regular import check_regular
-from speaq.training import run_files
+from speaq.runs import files
 from speaq.training.moved import find_data
 
 # Columns of trials.csv that hold words; the others are numbers and, behind `reason`, settings.
@@ -70,11 +70,11 @@ class StudyFolder:
 
     def _result(self, name: str, folder: Path) -> dict[str, Any]:
         row = {"trial": name, "label": "", "status": "not ended", "reason": "", "settings": {}}
-        result = run_files.read(folder / run_files.RESULT)
+        result = files.read(folder / files.RESULT)
         if result is None:
             return row
         if not result.get("best"):
-            raise ConfigError(f"{folder / run_files.RESULT}: is no result of a run (it has no best)")
+            raise ConfigError(f"{folder / files.RESULT}: is no result of a run (it has no best)")
         metrics = {key: value for key, value in result["best"]["metrics"].items() if value is not None}
         return row | {"status": "ended", **{key: metrics[key] for key in self.objective if key in metrics}}
 

@@ -15,7 +15,7 @@ import stat
 from collections.abc import Iterator
 from pathlib import Path
 
-from speaq.plain_yaml import ConfigError
+from speaq.files.plain_yaml import ConfigError
 
 MARK = ".tmp."  # in the names of files that are being written, which begin with a dot and end as they will
 

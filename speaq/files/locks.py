@@ -29,7 +29,7 @@ from pathlib import Path
 from types import TracebackType
 
 from speaq.files.atomic import open_regular
-from speaq.plain_yaml import ConfigError
+from speaq.files.plain_yaml import ConfigError
 
 log = logging.getLogger(__name__)
 

@@ -14,9 +14,9 @@ from typing import Literal
 import numpy as np
 
 from speaq.config import ConfigError
-from speaq.group_limits import check_number
+from speaq.config.group_limits import check_number
+from speaq.config.user_groups import UserGroup
 from speaq.structures import IntArray
-from speaq.user_groups import UserGroup
 from speaq.vocabulary import difference, places
 
 Rule = Literal["halving", "equal_mass", "equal_count"]

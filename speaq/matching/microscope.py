@@ -11,9 +11,9 @@ import torch
 from torch import Tensor
 
 from speaq.config import MatchingConfig
-from speaq.matching import group_mask, match
 from speaq.matching.cost import compare
 from speaq.matching.groups import PredicateGroups
+from speaq.matching.match import group_mask, match
 from speaq.matching.repeats import best_sum, quality
 from speaq.matching.rows import relation_queries, relation_truth
 from speaq.structures import LayerOutputs, Target
@@ -40,7 +40,7 @@ def examine(
     Args:
         outputs: of one image.
         target: of the same image.
-        config, groups, query_multiple: as in `speaq.matching.match`.
+        config, groups, query_multiple: as in `speaq.matching.match.match`.
     Raises:
         NonFiniteError: NaN or infinity in the outputs or targets.
     """

@@ -1,0 +1,1 @@
+"""The network: backbone, detector, relation decoder."""

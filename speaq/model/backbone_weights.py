@@ -19,8 +19,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from speaq.files.foreign import first_line, is_zip
 from speaq.files.regular import check_regular
-from speaq.foreign import first_line, is_zip
 from speaq.model.reference_weights import BACKBONE, WeightsError, checked, load_plain, named_values, our_name
 
 DETR = "backbone.0.body."

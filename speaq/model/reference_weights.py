@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from speaq.foreign import ForeignError, Skipped, load_tensors
+from speaq.files.foreign import ForeignError, Skipped, load_tensors
 
 # What a {field} of a template stands for.
 FIELDS = {

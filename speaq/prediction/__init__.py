@@ -1,1 +1,1 @@
-"""Scene graphs of photos that are in no data set: predict, write, draw."""
+"""Scene graphs of pictures: predicted, drawn, exported."""

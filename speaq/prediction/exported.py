@@ -21,7 +21,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from torch import Tensor
 
 from speaq.config import Config, ConfigError, from_dict, short
-from speaq.foreign import is_zip, parse_json
+from speaq.files.foreign import is_zip, parse_json
 from speaq.structures import LayerOutputs, Vocabulary
 
 SCHEMA = "speaq-model/1"

@@ -1,0 +1,1 @@
+"""A search as a record: plan, ledger, results. No Ray, no Optuna."""

@@ -78,8 +78,8 @@ def check_groups(base: Config, space: Space, data: Path) -> None:
     searched = space.parameters.get(spaces.GROUPS)
     texts = [base.matching.groups, *([] if searched is None else searched.extremes())]
     if named := [text for text in texts if isinstance(text, str)]:
+        from speaq.config.user_groups import parse
         from speaq.matching.groups import check_names
-        from speaq.user_groups import parse
 
         predicates = open_data(data, need_images=False).vocabulary.predicates
         for text in named:

@@ -24,10 +24,10 @@ from typing import Any, Literal
 
 from speaq.config import Config, ConfigError, defaults, flatten, to_dict
 from speaq.files.atomic import append_to, check_links
+from speaq.files.foreign import parse_json
 from speaq.files.locks import Busy, Gone, Lock, Taken
 from speaq.files.regular import check_regular
-from speaq.foreign import parse_json
-from speaq.parameters import Plain
+from speaq.space.parameters import Plain
 from speaq.study.errors import StorageLost
 from speaq.training.callbacks import Metrics
 from speaq.training.moved import STARTS

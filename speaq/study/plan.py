@@ -12,8 +12,8 @@ from typing import Any
 from speaq import config as configs
 from speaq.config import Config, ConfigError
 from speaq.data import DataError
-from speaq.parameters import Plain
 from speaq.space import SearchConfig, Space
+from speaq.space.parameters import Plain
 from speaq.study.ledger import Entry, digest, known_as
 from speaq.training.callbacks import Metrics, is_number
 from speaq.training.moved import with_start

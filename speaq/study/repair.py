@@ -16,10 +16,9 @@ from typing import Any
 from speaq import config as configs
 from speaq.config import ConfigError
 from speaq.files.atomic import check_links, replaced
+from speaq.files.foreign import ForeignError, parse_json
 from speaq.files.locks import Lock
-from speaq.foreign import ForeignError, parse_json
 from speaq.study.ledger import Rows, checked, digest
-from speaq.terminal import DONE, echo
 
 SAME_START = 5.0  # seconds by which the start of a driver, told by two of its rows, may differ
 
@@ -34,8 +33,8 @@ class Repair:
     doubled: set[str] = field(default_factory=set)  # trials that two drivers asked for as different ones
 
 
-def repair(folder: Path) -> int:
-    """Repairs the ledger of a study where it has to be, and prints what was done.
+def repair(folder: Path) -> list[str]:
+    """Repairs the ledger of a study where it has to be. Returns what was done, in lines.
 
     Raises:
         ConfigError: no study, or a search is running on it.
@@ -48,23 +47,23 @@ def repair(folder: Path) -> int:
     with Lock(folder):
         found, ledger = sorted_out(path, path.read_bytes())
         if not found.aside:
-            echo(f"{path}: {len(found.kept)} rows, all whole; nothing to do")
-            return DONE
+            return [f"{path}: {len(found.kept)} rows, all whole; nothing to do"]
         stamp = time.strftime("%Y%m%d-%H%M%S")
         before, aside = path.with_name(f"ledger.before-{stamp}.jsonl"), path.with_name(f"ledger.aside-{stamp}.jsonl")
         for target, rows in ((before, [path.read_bytes()]), (aside, found.aside), (path, found.kept)):
             with replaced(target) as temporary:
                 temporary.write_bytes(b"".join(rows))
-        echo(f"{path}: {len(found.kept)} rows kept, {len(found.aside)} set aside in {aside.name} ({found.reasons[0]})")
-        echo(f"as it was: {before.name}")
+        said = [
+            f"{path}: {len(found.kept)} rows kept, {len(found.aside)} set aside in {aside.name} ({found.reasons[0]})"
+        ]
+        said.append(f"as it was: {before.name}")
         for trial in sorted(found.doubled):
             if not _is_of(folder / "trials" / trial, ledger, trial):
                 moved = folder / f"trials-aside-{stamp}" / trial
                 moved.parent.mkdir(exist_ok=True)
                 (folder / "trials" / trial).rename(moved)
-                echo(f"trial {trial}: its folder holds a run of the other driver; it is {moved} now")
-    echo(f"speaq tune --resume {folder} goes on")
-    return DONE
+                said.append(f"trial {trial}: its folder holds a run of the other driver; it is {moved} now")
+    return [*said, f"speaq tune --resume {folder} goes on"]
 
 
 def sorted_out(path: Path, content: bytes) -> tuple[Repair, Rows]:

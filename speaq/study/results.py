@@ -16,6 +16,7 @@ from speaq.study.ledger import Entry
 from speaq.study.plan import Plan
 from speaq.training.callbacks import Metrics
 
+CONFIRMATION = Path("confirm", "confirm.json")  # in a study: what `speaq confirm` found
 COSTS = ("peak_memory_mib", "data_wait_share", "latency_ms", "micro_batch_size")
 SHOWN = ("R", "mR", "F", "head", "body", "tail")
 

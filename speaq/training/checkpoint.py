@@ -17,16 +17,16 @@ from torch import Tensor
 from speaq.config import ConfigError
 from speaq.files.atomic import MARK, replaced
 from speaq.files.atomic import tidy as tidy
+from speaq.files.foreign import ForeignError, is_zip, load_tensors, skipped
 from speaq.files.locks import check_held
 from speaq.files.regular import check_regular
-from speaq.foreign import ForeignError, is_zip, load_tensors, skipped
 from speaq.model.reference_weights import is_reference
-from speaq.training import run_folder
-from speaq.training.run_folder import BEST as BEST
-from speaq.training.run_folder import LAST as LAST
-from speaq.training.run_folder import PREVIOUS as PREVIOUS
-from speaq.training.run_folder import CheckpointError as CheckpointError
-from speaq.training.run_folder import copy as copy
+from speaq.training import folder as run_folder
+from speaq.training.folder import BEST as BEST
+from speaq.training.folder import LAST as LAST
+from speaq.training.folder import PREVIOUS as PREVIOUS
+from speaq.training.folder import CheckpointError as CheckpointError
+from speaq.training.folder import copy as copy
 
 log = logging.getLogger(__name__)
 

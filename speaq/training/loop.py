@@ -24,20 +24,20 @@ from speaq.data.dataset import RawBatch, train_loader
 from speaq.data.subset import looked_at
 from speaq.data.visual_genome import VisualGenome, open_data
 from speaq.files import atomic, locks
-from speaq.matching import NonFiniteOutputError
+from speaq.matching.match import NonFiniteOutputError
 from speaq.structures import Batch
 from speaq.training import checkpoint, distributed, same_data
 from speaq.training.endings import DivergedError, Interrupted, OutOfMemory, StopTraining, interruptible
 from speaq.training.environment import hardware, peak_memory_mib, reset_peak_memory, versions
 from speaq.training.evaluate import Progress, _no_progress
 from speaq.training.feasible import Feasibility, check_splits
+from speaq.training.folder import alone_in_output
 from speaq.training.health import Health
 from speaq.training.mending import best_of
 from speaq.training.metrics import Sink, open_sinks, read_lines
 from speaq.training.moved import noted_start, placed, start_digest, without_start
 from speaq.training.optimizer import clip_gradients, make_optimizer, set_learning_rate
 from speaq.training.resume import previous_run, with_known_start
-from speaq.training.run_folder import alone_in_output
 from speaq.training.state import Report as Report
 from speaq.training.state import Run as _Run
 from speaq.training.state import State as _State

@@ -13,8 +13,8 @@ from typing import Any, Protocol
 
 from speaq.config import Config, ConfigError, SinksConfig, to_dict
 from speaq.files import atomic
+from speaq.files.foreign import ForeignError, first_line, parse_json, read_json
 from speaq.files.regular import check_regular
-from speaq.foreign import ForeignError, first_line, parse_json, read_json
 
 log = logging.getLogger(__name__)
 

@@ -12,8 +12,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from speaq.config import Config, ConfigError, apply, defaults, flatten, to_dict
-from speaq.foreign import read_json
-from speaq.training import run_folder
+from speaq.files.foreign import read_json
+from speaq.training import folder as run_folder
 
 STARTS = ("training.init_from", "training.backbone_from")
 _OF_START = ("training.init_", "training.backbone_from")  # how keys begin that decide what a run begins from

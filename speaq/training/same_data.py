@@ -7,10 +7,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from speaq import foreign
 from speaq.config import ConfigError
 from speaq.data import photo_digest
 from speaq.data.visual_genome import VisualGenome
+from speaq.files import foreign
 
 log = logging.getLogger(__name__)
 

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from speaq.config import Config, ConfigError, LossConfig
+from speaq.config.sections import Heads
 from speaq.data.statistics import predicate_count
 from speaq.data.visual_genome import Split, VisualGenome
 from speaq.data.zero_shot import zero_shot_triplets
@@ -23,7 +24,6 @@ from speaq.model.backbone_weights import load_backbone
 from speaq.model.detector import Detector, load_replicated, load_speaq, replicate
 from speaq.model.reference_weights import WeightsError
 from speaq.model.speaq import SpeaQ
-from speaq.sections import Heads
 from speaq.structures import IntArray, Target, Vocabulary
 from speaq.training import checkpoint, heads
 from speaq.training.checkpoint import CheckpointError

@@ -9,7 +9,7 @@ import os
 import sys
 from pathlib import Path
 
-from speaq.data.toy import make_toy
+from speaq.data.toy.world import make_toy
 from tests.hosts import Hosts
 from tests.tiny import tiny
 

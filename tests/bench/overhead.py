@@ -19,7 +19,7 @@ from launch.jobs import tune as studies
 from launch.search import searcher
 from speaq import config as configs
 from speaq import space as spaces
-from speaq.data.toy import make_toy
+from speaq.data.toy.world import make_toy
 from speaq.study import creation, snapshot
 from tests.tiny import TINY
 

@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from speaq import config as configs
+from speaq.runs.run import evaluate_run
 from speaq.training.loop import train
-from speaq.training.run import evaluate_run
 
 CONFIG = Path(__file__).resolve().parents[2] / "configs" / "photos_overfit.yaml"
 WANTED = 0.6  # R@50

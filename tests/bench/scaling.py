@@ -9,7 +9,7 @@ import statistics
 import tempfile
 from pathlib import Path
 
-from speaq.data.toy import make_toy
+from speaq.data.toy.world import make_toy
 from tests.bench.measure import LeftOut, Settings, Values, calibration, row, seconds
 from tests.tiny import tiny
 

@@ -21,7 +21,7 @@ from launch.search.scheduler import make_scheduler
 from speaq import config as configs
 from speaq import space as spaces
 from speaq.config import Config
-from speaq.data.toy import make_toy
+from speaq.data.toy.world import make_toy
 from speaq.study import creation, file
 from speaq.study.ledger import Entry
 from speaq.training.loop import train

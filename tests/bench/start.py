@@ -66,7 +66,7 @@ def show_help(settings: Settings) -> Values:
 
 def trial_start(settings: Settings) -> Values:
     """From the start of a process to the end of the first training step of the toy world, and its parts in seconds."""
-    from speaq.data.toy import make_toy
+    from speaq.data.toy.world import make_toy
 
     parts: list[dict[str, float]] = []
     with tempfile.TemporaryDirectory() as folder:

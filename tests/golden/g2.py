@@ -11,10 +11,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from speaq.config import MatchingConfig
-from speaq.matching import match
 from speaq.matching.assign import Blocks, one_block, outside_cost
 from speaq.matching.cost import compare as compare_rows
 from speaq.matching.groups import VISUAL_GENOME_COUNTS, PredicateGroups, make_groups
+from speaq.matching.match import match
 from speaq.matching.repeats import best_sum, quality
 from speaq.matching.rows import Truth, relation_queries, relation_truth
 from speaq.structures import LayerOutputs, Target, split_by_counts

@@ -10,16 +10,16 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import BaseRoute, Route
 
+from speaq.analysis.group_lab import Group, group_lab, usual
 from speaq.config import Config, ConfigError, apply, short
+from speaq.config.sections import Counts, DataConfig
 from speaq.data.split import Split
 from speaq.data.statistics import predicate_count
 from speaq.explore.context import Context, Page
 from speaq.explore.view import View
-from speaq.foreign import whole_number
+from speaq.files.foreign import whole_number
 from speaq.matching.groups import Rule
-from speaq.sections import Counts, DataConfig
 from speaq.structures import IntArray
-from speaq.training.group_lab import Group, group_lab, usual
 from speaq.training.loop import load_config
 
 CHOICES = {"rule": ("Rule", get_args(Rule)), "counts": ("Frequencies", get_args(Counts))}  # field → label, its values

@@ -15,7 +15,7 @@ from speaq.explore.context import Context, NotFound, Page
 from speaq.explore.filters import Filter, Selected
 from speaq.explore.photos import LARGE, THUMBNAIL, photo
 from speaq.explore.view import View
-from speaq.foreign import whole_number
+from speaq.files.foreign import whole_number
 
 PER_PAGE = 48
 

@@ -11,12 +11,12 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import BaseRoute, Route
 
+from speaq.analysis.microscope import Microscope, Slide, words
 from speaq.config import Config, ConfigError, from_dict, read_yaml, short
+from speaq.config.sections import QUALITIES
 from speaq.data import DataError
 from speaq.explore.context import BadQuery, Context, NotFound, Page
 from speaq.explore.view import View
-from speaq.prediction.microscope import Microscope, Slide, words
-from speaq.sections import QUALITIES
 
 OPEN_RUNS, SLIDES = 2, 16  # kept in memory: networks, and images' outputs (some MB each)
 MOST = 10**6  # of any number in an address

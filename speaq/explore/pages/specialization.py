@@ -11,10 +11,10 @@ from starlette.requests import Request
 from starlette.responses import FileResponse, Response
 from starlette.routing import BaseRoute, Route
 
-from speaq.evaluation.specialization import Analysed
+from speaq.analysis.specialization import Analysed
+from speaq.analysis.specialization_of_run import FILE, FOLDER, load
 from speaq.explore.context import Context, NotFound, Page
 from speaq.explore.view import View
-from speaq.training.specialization import FILE, FOLDER, load
 
 
 def routes(context: Context) -> Sequence[BaseRoute]:

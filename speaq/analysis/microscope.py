@@ -1,0 +1,206 @@
+"""The assignment microscope: one image of a run's data set under any matching settings, and why each query learns what.
+
+microscope = Microscope.open(Path("RUN"))
+slide = microscope.slide("1592")  # the network looks once
+microscope.look(slide, 0, {"matching.max_repeats": 6})  # matching alone, with the functions that training uses
+
+Letters: L decoder layers, R relation queries, M relations of the image.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from speaq.boxes import cxcywh_to_xyxy
+from speaq.config import Config, ConfigError, apply
+from speaq.data.dataset import SceneGraphDataset, collate
+from speaq.data.records import SplitName
+from speaq.data.statistics import predicate_count
+from speaq.matching.groups import PredicateGroups
+from speaq.matching.microscope import Examination, examine
+from speaq.runs.stored import OpenedRun, open_run
+from speaq.structures import IntArray, LayerOutputs, SceneGraph, Target, Vocabulary
+from speaq.study import seal
+from speaq.training.tasks import groups_for
+
+SPLITS: tuple[SplitName, ...] = ("train", "val", "test")
+
+
+@dataclass(frozen=True)
+class Slide:
+    """An image that the network has looked at; everything is on the CPU."""
+
+    image_id: str
+    split: str
+    graph: SceneGraph  # ground truth in pixels of the photo
+    target: Target  # the same as training sees it, resized as for evaluation; every relation, duplicates too
+    outputs: LayerOutputs  # of all layers, B = 1
+    triplets: tuple[str, ...]  # M, in words
+
+    def box(self, kind: str, layer: int, query: int) -> list[float]:
+        """A query's `subject_boxes` or `object_boxes`, xyxy in pixels of the photo."""
+        height, width = self.graph.size_hw
+        box = cxcywh_to_xyxy(getattr(self.outputs, kind)[layer, 0, query])
+        return [round(float(x), 1) for x in box * torch.tensor([width, height, width, height])]
+
+
+@dataclass(frozen=True)
+class Microscope:
+    """A run whose images are looked at."""
+
+    run: Path
+    opened: OpenedRun
+
+    @classmethod
+    def open(cls, run: Path, data: Path | None = None) -> Microscope:
+        """Raises ConfigError, CheckpointError, DataError: the run or the data cannot be used, or do not fit."""
+        return cls(run, open_run(run, data))
+
+    @cached_property
+    def _model(self) -> tuple[nn.Module, torch.device]:
+        model, device = self.opened.model()
+        return model.eval(), device
+
+    @cached_property
+    def _counts(self) -> IntArray:
+        vg = self.opened.vg
+        return predicate_count(vg.split("train", self.opened.config.data), vg.num_predicates)
+
+    @torch.inference_mode()
+    def slide(self, image_id: str) -> Slide:
+        """The network's outputs for an image of any split.
+
+        Raises:
+            ConfigError: no such image with a relation, or it belongs to the sealed test split of a search.
+            DataError: its photo cannot be read.
+        """
+        config, vg = self.opened.config, self.opened.vg
+        for name in SPLITS:
+            split = vg.split(name, config.data)
+            found = (split.image_ids == image_id).nonzero()[0].tolist()
+            if found:
+                break
+        else:
+            raise ConfigError(f"image {image_id}: is in no split of {vg.directory}, or has no relation")
+        if name == "test":
+            seal.look(self.run, image=image_id)
+        batch = collate([SceneGraphDataset(split, config.data, train=False)[found[0]]])
+        graph = split.scene_graph(found[0], batch.original_hw[0])
+        model, device = self._model
+        outputs = model(batch.images.to(device), batch.sizes_hw.to(device)).float()
+        on_host = LayerOutputs(**{f.name: getattr(outputs, f.name).cpu() for f in fields(outputs)})
+        return Slide(image_id, name, graph, batch.targets[0], on_host, words(graph, vg.vocabulary))
+
+    def settings(self, overrides: Mapping[str, Any]) -> tuple[Config, PredicateGroups | None]:
+        """The run's config with other matching settings, and the groups that follow. Raises ConfigError."""
+        for key in overrides:
+            if not key.startswith("matching."):
+                raise ConfigError(f"--set {key}: only matching.* can differ: the network's outputs are there already")
+        config = apply(self.opened.config, overrides)
+        return config, groups_for(config, self._counts, self.opened.vg.vocabulary.predicates)
+
+    def examine(self, slide: Slide, overrides: Mapping[str, Any]) -> tuple[Examination, PredicateGroups | None]:
+        """The image's assignment under other matching settings. Raises ConfigError for settings that cannot be."""
+        config, groups = self.settings(overrides)
+        multiple = config.model.query_multiple
+        return examine(slide.outputs, slide.target, config.matching, groups, multiple), groups
+
+    def look(self, slide: Slide, triplet: int, overrides: Mapping[str, Any]) -> dict[str, Any]:
+        """One relation in every layer, as plain values; layers count from 1, queries and triplets from 0.
+
+        Of each layer: `repeats` k; `quality_sum` of the K best queries; `matched` queries; `as_trained`, both with
+        the run's own settings; `quality`, `cost` [R] of every query for this relation, and `relation` [R] that it is
+        matched to (None: none); `shown`: the queries that are matched now or in training, and the K best ones, with
+        their boxes in pixels and what they predict.
+
+        Raises:
+            ConfigError: no such triplet, or settings that cannot be.
+        """
+        if not 0 <= triplet < len(slide.triplets):
+            raise ConfigError(
+                f"--triplet {triplet}: image {slide.image_id} has triplets 0 to {len(slide.triplets) - 1}"
+            )
+        config, _ = self.settings(overrides)
+        now, groups = self.examine(slide, overrides)
+        trained, _ = self.examine(slide, {})
+        predicate = int(slide.target.relations[triplet, 2])
+        subject, other, _ = slide.graph.relations[triplet].tolist()
+        return {
+            "image": slide.image_id,
+            "split": slide.split,
+            "triplet": triplet,
+            "words": slide.triplets[triplet],
+            "subject_box": slide.graph.boxes_xyxy[subject].tolist(),
+            "object_box": slide.graph.boxes_xyxy[other].tolist(),
+            "settings": config.matching.model_dump(mode="json"),
+            "group": 0 if groups is None else groups.group_of_predicate[predicate],
+            "group_bounds": self._bounds(groups),
+            "layers": [
+                self._layer(slide, triplet, layer, now, trained, config.matching.max_repeats)
+                for layer in range(len(now.repeats))
+            ],
+        }
+
+    def _bounds(self, groups: PredicateGroups | None) -> list[int]:
+        """[G+1] first relation query of every group, and R."""
+        model = self.opened.config.model
+        bounds = (0, model.num_queries) if groups is None else groups.bounds
+        return [bound * model.query_multiple for bound in bounds]
+
+    def _layer(
+        self, slide: Slide, triplet: int, layer: int, now: Examination, trained: Examination, max_repeats: int
+    ) -> dict[str, Any]:
+        matched, before = _matched(now, layer, triplet), _matched(trained, layer, triplet)
+        quality = None if now.quality is None else now.quality[layer, triplet]
+        best = [] if quality is None else quality.topk(min(max_repeats, len(quality))).indices.tolist()
+        relation = now.relation[layer].tolist()
+        return {
+            "layer": layer + 1,
+            "repeats": int(now.repeats[layer, triplet]),
+            "quality_sum": None if now.quality_sum is None else round(float(now.quality_sum[layer, triplet]), 4),
+            "matched": matched,
+            "as_trained": {"repeats": int(trained.repeats[layer, triplet]), "matched": before},
+            "quality": None if quality is None else _rounded(quality),
+            "cost": _rounded(now.cost[layer, triplet]),
+            "relation": [None if row < 0 else row for row in relation],
+            "shown": [self._query(slide, layer, query) for query in dict.fromkeys([*matched, *before, *best])],
+        }
+
+    def _query(self, slide: Slide, layer: int, query: int) -> dict[str, Any]:
+        outputs, vocabulary = slide.outputs, self.opened.vg.vocabulary
+        return {
+            "query": query,
+            "subject": _best(outputs.subject_logits[layer, 0, query], vocabulary.objects),
+            "predicate": _best(outputs.predicate_logits[layer, 0, query], vocabulary.predicates),
+            "object": _best(outputs.object_logits[layer, 0, query], vocabulary.objects),
+            "subject_box": slide.box("subject_boxes", layer, query),
+            "object_box": slide.box("object_boxes", layer, query),
+        }
+
+
+def words(graph: SceneGraph, vocabulary: Vocabulary) -> tuple[str, ...]:
+    """The image's relations in their order, as "man riding horse"."""
+    names, predicates = [vocabulary.objects[c] for c in graph.classes.tolist()], vocabulary.predicates
+    return tuple(f"{names[s]} {predicates[p]} {names[o]}" for s, o, p in graph.relations.tolist())
+
+
+def _matched(found: Examination, layer: int, triplet: int) -> list[int]:
+    queries: list[int] = (found.relation[layer] == triplet).nonzero().flatten().tolist()
+    return queries
+
+
+def _rounded(values: Tensor) -> list[float]:
+    return [round(value, 4) for value in values.tolist()]
+
+
+def _best(logits: Tensor, names: tuple[str, ...]) -> list[Any]:
+    """[name, probability] of the best class that is not background."""
+    probability, index = logits.softmax(-1)[:-1].max(-1)
+    return [names[int(index)], round(float(probability), 4)]

@@ -1,0 +1,146 @@
+"""What the queries of trained runs have specialized in: counted from stored outputs, or by running the network."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Literal, NamedTuple
+
+import numpy as np
+
+from speaq.analysis.specialization import Analysed, count_predictions, from_json
+from speaq.config import Config, ConfigError, EvaluationConfig, apply, from_dict
+from speaq.data import DataError
+from speaq.data.statistics import predicate_count
+from speaq.data.subset import looked_at
+from speaq.data.visual_genome import Split, open_data
+from speaq.files import atomic
+from speaq.files.regular import check_regular
+from speaq.inference import QueryOutputs, decode_queries
+from speaq.runs.raw_outputs import RawOutputs
+from speaq.runs.run import data_directory
+from speaq.runs.stored import OpenedRun, is_there, network_outputs, place
+from speaq.structures import IntArray, ScenePrediction
+from speaq.study import seal
+from speaq.training import checkpoint
+from speaq.training.evaluate import Progress, _no_progress
+from speaq.training.heads import by_name
+from speaq.training.tasks import groups_for
+
+FOLDER, FILE = "specialization", "specialization.json"  # in a run folder, for `speaq explore`
+SplitName = Literal["train", "val", "test"]
+
+
+class Asked(NamedTuple):
+    """What to count."""
+
+    split: SplitName = "val"
+    top: int = 20  # best triplets of an image
+    images: int | None = None  # of the split, predicates in their shares; None: all
+    every_checkpoint: bool = False  # best, last and previous, where they differ; False: the best alone
+    data: Path | None = None  # default: where a run's data was
+
+
+def analyse(runs: Sequence[Path], asked: Asked, progress: Progress = _no_progress) -> list[Analysed]:
+    """Counts of every run, in the order given, and of its checkpoints by their steps.
+
+    Outputs on val that `speaq tune --from-predictions` has stored are used where they are of the same checkpoint.
+
+    Raises:
+        ConfigError, CheckpointError, DataError: a run or the data cannot be used, or do not belong together; runs know
+            different predicates; or the test split of a search is sealed.
+    """
+    found: list[Analysed] = []
+    for run in runs:
+        for names, file in _checkpoints(run, asked.every_checkpoint):
+            one = _analyse(run, names, file, asked, progress)
+            try:
+                found.append(one.in_order_of(found[0].predicates) if found else one)
+            except ValueError as error:
+                raise ConfigError(
+                    f"{run}: knows other predicates than {runs[0]} ({error}); they cannot be compared"
+                ) from error
+    return found
+
+
+def _checkpoints(run: Path, every: bool) -> list[tuple[str, Path]]:
+    """(names, file) by step; checkpoints of one step are one."""
+    best = checkpoint.find(run)
+    if not every or not run.is_dir():
+        return [(best.stem, best)]
+    files = [run / "checkpoints" / name for name in (checkpoint.PREVIOUS, checkpoint.BEST, checkpoint.LAST)]
+    steps: dict[int, list[Path]] = {}
+    for file in files:
+        if file.exists():
+            steps.setdefault(int(checkpoint.load(file)["step"]), []).append(file)
+    return [(", ".join(file.stem for file in same), same[0]) for _, same in sorted(steps.items())]
+
+
+def _analyse(run: Path, names: str, file: Path, asked: Asked, progress: Progress) -> Analysed:
+    content = checkpoint.load_speaq(file)
+    if asked.split == "test":
+        seal.look(run, checkpoint=file.name, step=content["step"])
+    config = from_dict(content["config"], str(file))
+    if content["data_digest"] is None:  # converted: which images were val is not known, and train may be smaller here
+        config = apply(config, {"data.num_val": 0})
+    folder = run if run.is_dir() else file.parent
+    vg = open_data(data_directory(folder, asked.data))
+    weights = by_name(content, vg.vocabulary, file, vg.directory)
+    split = looked_at(vg.split(asked.split, config.data), EvaluationConfig(max_val_images=asked.images))
+    if len(split) == 0:
+        raise DataError(f"{vg.directory}: split {asked.split} has no image")
+    counts = predicate_count(vg.split("train", config.data), vg.num_predicates)
+    opened = OpenedRun(file, config, vg, int(content["step"]), weights)
+    outputs = _outputs(opened, folder, split, asked, progress)
+    predictions = _decoded(outputs, config, counts)
+    num_queries = config.model.num_queries * config.model.query_multiple
+    return Analysed(
+        run=run.resolve().name,
+        checkpoint=names,
+        step=opened.step,
+        split=asked.split,
+        images=len(split),
+        top=asked.top,
+        predicates=vg.vocabulary.predicates,
+        groups=groups_for(config, counts, vg.vocabulary.predicates),
+        query_multiple=config.model.query_multiple,
+        counts=count_predictions(predictions, num_queries, vg.num_predicates, asked.top),
+    )
+
+
+def _outputs(
+    opened: OpenedRun, folder: Path, split: Split, asked: Asked, progress: Progress
+) -> Iterator[tuple[IntArray, IntArray, QueryOutputs]]:
+    path, header = place(opened, folder)
+    if asked.split != "val" or asked.images is not None or not is_there(path, header):
+        yield from network_outputs(opened, split, progress)
+        return
+    raw = RawOutputs(path)
+    try:
+        yield from raw.batches()
+    finally:
+        raw.close()
+
+
+def _decoded(
+    outputs: Iterator[tuple[IntArray, IntArray, QueryOutputs]], config: Config, counts: IntArray
+) -> Iterator[ScenePrediction]:
+    for _, sizes, queries in outputs:
+        sizes_hw = [(int(height), int(width)) for height, width in np.asarray(sizes)]
+        yield from decode_queries(queries, sizes_hw, config.inference, counts)
+
+
+def save(found: Sequence[Analysed], folder: Path) -> None:
+    """Writes FILE into `folder`, which is made where it is not there."""
+    folder.mkdir(parents=True, exist_ok=True)
+    atomic.write_text(folder / FILE, json.dumps([one.to_json() for one in found], allow_nan=False) + "\n")
+
+
+def load(folder: Path) -> list[Analysed]:
+    """What `save` wrote. Raises ConfigError where it cannot be read."""
+    path = folder / FILE
+    try:
+        return [from_json(content) for content in json.loads(check_regular(path).read_text(encoding="utf-8"))]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise ConfigError(f"{path}: not what speaq specialization writes ({type(error).__name__}: {error})") from error

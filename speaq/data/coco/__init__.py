@@ -1,0 +1,1 @@
+"""Foreign annotations of scene graphs, converted to the Visual Genome format."""

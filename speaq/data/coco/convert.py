@@ -1,0 +1,202 @@
+"""COCO's JSON with relations → the files that a data set consists of: `coco_form` reads, `coco_scenes` resolves."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from speaq.data import DataError
+from speaq.data.coco.form import read_document
+from speaq.data.coco.photos import Progress
+from speaq.data.coco.scenes import FileNames, Reading, Scenes, resolve
+from speaq.data.files import (
+    ANNOTATION_NAMES,
+    DICTIONARY_NAMES,
+    IMAGE_DATA_NAME,
+    IMAGE_FOLDER,
+    ZERO_SHOT_NAMES,
+    Problem,
+    Problems,
+    summary,
+)
+from speaq.data.rules import TEST, TRAIN
+from speaq.data.writing import image_columns, vocabulary, write_columns, write_json, zero_shot
+from speaq.structures import FloatArray
+
+BOX_SCALE = 1024
+DEFAULT_TEST_SHARE = 0.2
+
+
+@dataclass(frozen=True)
+class Converted:
+    """What was written."""
+
+    images: Mapping[str, int]  # by split
+    boxes: int
+    relations: int
+    classes: int
+    predicates: int
+    crowds: int  # annotations left out
+    notes: Sequence[str] = ()  # what else was left out or changed, one line each
+
+    def __str__(self) -> str:
+        splits = ", ".join(f"{count} {split}" for split, count in self.images.items())
+        text = (
+            f"{sum(self.images.values())} images ({splits}), {self.boxes} boxes of {self.classes} classes, "
+            f"{self.relations} relations of {self.predicates} predicates"
+        )
+        return text + (f"; {self.crowds} crowds left out" if self.crowds else "")
+
+
+def convert(
+    annotations: Path,
+    images: Path,
+    output: Path,
+    *,
+    relations: Path | None = None,
+    test_share: float | None = None,
+    seed: int | None = None,
+    copy: bool = False,
+    reading: Reading = Reading(),
+    strict: bool = False,
+    progress: Progress = lambda done, total, text: None,
+) -> Converted:
+    """Writes a data set from COCO's JSON with relations; the annotations last, so that what is unfinished has none.
+
+    Boxes are kept as float32 on the grid of 1024, so they lose nothing. Images of val come first among those of train,
+    where readers look for them; images that are split here come in random order.
+
+    Args:
+        annotations: JSON file see `coco_form`.
+        images: folder that `file_name` is relative to.
+        output: new folder.
+        relations: JSON file with `relationships` (and `predicates`), where `annotations` has none.
+        test_share: share of the images that are for testing (default 0.2), where the file gives no `split`.
+        seed: of that choice, default 0.
+        copy: photos are copied; otherwise the data set links to them.
+        reading: what the file itself leaves open.
+        strict: refuse what would be left out.
+
+    Raises:
+        DataError: anything that is wrong with the input, before anything is written; or a folder that cannot be.
+    """
+    if (output / ANNOTATION_NAMES[0]).exists() or (output.exists() and not output.is_dir()):
+        raise DataError(f"{output}: is a data set already; give a new folder")
+    document = read_document(annotations, relations)
+    problems: Problems = []
+    names = FileNames(annotations.name, (relations or annotations).name)
+    found = resolve(document, names, images, reading, problems, progress)
+    if found is None or problems:
+        raise DataError(summary(annotations, problems))
+    scenes, notes = found
+    if strict and notes.left_out.first:
+        raise DataError(summary(annotations, list(notes.left_out.first.values())))
+    splits = _splits(scenes, annotations, test_share, seed)
+    try:
+        counts = _write(scenes, splits, output, copy, progress)
+    except OSError as error:
+        raise DataError(f"{error.filename or output}: cannot be written ({error.strerror or error})") from error
+    return Converted(
+        images=counts,
+        boxes=sum(map(len, scenes.boxes)),
+        relations=sum(map(len, scenes.relations)),
+        classes=len(scenes.classes),
+        predicates=len(scenes.predicates),
+        crowds=notes.left_out.count["crowds"],
+        notes=[*notes.lines, *notes.left_out.lines()],
+    )
+
+
+def _splits(
+    scenes: Scenes, file: Path, test_share: float | None, seed: int | None
+) -> dict[Literal["val", "train", "test"], list[int]]:
+    """Rows of the images of every split, in the order in which they are written."""
+    given = [image.split for image in scenes.images]
+    if all(given):
+        if test_share is not None or seed is not None:
+            raise DataError(f"{file}: images.split says which are for testing; leave --test-share and --seed out")
+        return {name: [row for row, split in enumerate(given) if split == name] for name in ("val", "train", "test")}
+    if any(given):
+        row = given.index(None)
+        raise DataError(
+            f"{file}: {Problem(file.name, row, 'images.split', 'is given for all images or none', 'missing')}"
+        )
+    share = DEFAULT_TEST_SHARE if test_share is None else test_share
+    order = np.random.default_rng(seed or 0).permutation(len(given)).tolist()
+    test: set[int] = set()
+    for related in (True, False):  # so that images with relations are shared in this proportion too
+        rows = [row for row in order if bool(scenes.relations[row]) == related]
+        test.update(rows[: max(round(share * len(rows)), int(related))])
+    return {
+        "val": [],
+        "train": [row for row in order if row not in test],
+        "test": [row for row in order if row in test],
+    }
+
+
+def _write(
+    scenes: Scenes,
+    splits: Mapping[Literal["val", "train", "test"], list[int]],
+    output: Path,
+    copy: bool,
+    progress: Progress,
+) -> dict[str, int]:
+    """Photos, tables and, last, annotations; returns how many images there are of every split."""
+    order = [row for rows in splits.values() for row in rows]
+    (output / IMAGE_FOLDER).mkdir(parents=True, exist_ok=True)
+    for done, row in enumerate(order, start=1):
+        _place(scenes.photos[row], output / IMAGE_FOLDER / f"{scenes.images[row].id}.jpg", copy)
+        progress(done, len(order), "photos")
+    records = [
+        {"image_id": scenes.images[row].id, "width": scenes.sizes_hw[row][1], "height": scenes.sizes_hw[row][0]}
+        for row in order
+    ]
+    write_json(output / IMAGE_DATA_NAME, records)
+    kept = np.array([box for row in order for box in scenes.boxes[row]], dtype=np.int64)
+    labels = (scenes.labels[kept] + 1).tolist()
+    predicates = [relation[2] + 1 for row in order for relation in scenes.relations[row]]
+    first_box = np.cumsum([0, *(len(scenes.boxes[row]) for row in order)]).tolist()
+    pairs = [
+        (first + subject, first + other)
+        for row, first in zip(order, first_box, strict=False)
+        for subject, other, _ in scenes.relations[row]
+    ]
+    split = [TEST if name == "test" else TRAIN for name, rows in splits.items() for _ in rows]
+    num_relations = [len(scenes.relations[row]) for row in order]
+    dictionaries = {
+        **dict(vocabulary("object", "label", scenes.classes, labels)),
+        **dict(vocabulary("predicate", "predicate", scenes.predicates, predicates)),
+    }
+    write_json(output / DICTIONARY_NAMES[0], dictionaries)
+    np.save(output / ZERO_SHOT_NAMES[0], zero_shot(split, num_relations, labels, pairs, predicates))
+    longest = np.repeat([max(scenes.sizes_hw[row]) for row in order], [len(scenes.boxes[row]) for row in order])
+    columns: dict[str, NDArray[Any]] = {
+        "boxes_1024": _encoded(scenes.corners_xyxy[kept], longest),
+        "labels": np.array(labels, dtype=np.int64).reshape(-1, 1),
+        "predicates": np.array(predicates, dtype=np.int64).reshape(-1, 1),
+        "relationships": np.array(pairs, dtype=np.int32).reshape(-1, 2),
+        **image_columns(split, [len(scenes.boxes[row]) for row in order], num_relations),
+    }
+    write_columns(output / ANNOTATION_NAMES[0], columns)
+    return {name: len(rows) for name, rows in splits.items() if rows}
+
+
+def _place(photo: Path, target: Path, copy: bool) -> None:
+    target.unlink(missing_ok=True)  # of a conversion that was interrupted
+    if copy:
+        shutil.copyfile(photo, target)
+    else:
+        target.symlink_to(photo.resolve())
+
+
+def _encoded(corners_xyxy: NDArray[np.float64], longest: NDArray[np.int64]) -> FloatArray:
+    """[N, 4] cx cy w h, the longest side of each box's photo [N] scaled to `BOX_SCALE`."""
+    low, high = corners_xyxy[:, :2], corners_xyxy[:, 2:]
+    centred = np.concatenate(((low + high) / 2, high - low), axis=1)
+    return (centred * (BOX_SCALE / longest[:, None])).astype(np.float32)

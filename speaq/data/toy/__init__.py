@@ -1,0 +1,1 @@
+"""A generated world in the Visual Genome format."""

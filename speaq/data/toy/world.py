@@ -1,0 +1,194 @@
+"""A generated world in Visual Genome's four files, for demonstrations and tests.
+
+Scenes of 0 to 5 things on a plain background with 16 predicates whose frequencies fall like Zipf's law (`toy_scenes`).
+The files have the keys, types and encodings of the real ones, so that they are read by the same code.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageDraw
+
+from speaq.data import DataError
+from speaq.data.toy.drawing import THINGS, Box, draw_checks, draw_connector, draw_thing
+from speaq.data.toy.scenes import OBJECTS, PREDICATES, SIDE, SYMMETRIC, Relation, Scene, Thing, make_scene
+from speaq.data.writing import image_columns, vocabulary, write_columns, write_json, zero_shot
+
+FIRST_IMAGE_ID = 100_001  # above the four ids that Visual Genome's readers drop as corrupt
+ANNOTATIONS = "VG-SGG-with-attri.h5"
+SIZE_NAMES = ("small", "large")
+ATTRIBUTES = (*SIZE_NAMES, "chequered", *sorted(colour for _, _, colour in THINGS.values()))
+FREQUENT = ("near", "above", "under", "on", "inside")  # of which some relations stay unannotated
+
+Record = Mapping[str, Any]
+
+
+@dataclass
+class _Rows:
+    """Annotations as they go into the h5: everything 1-based, boxes on the grids of the longest side."""
+
+    split: list[int] = field(default_factory=list)
+    num_boxes: list[int] = field(default_factory=list)
+    num_relations: list[int] = field(default_factory=list)
+    labels: list[int] = field(default_factory=list)
+    boxes: list[Box] = field(default_factory=list)  # pixels
+    attributes: list[list[int]] = field(default_factory=list)
+    active: list[bool] = field(default_factory=list)
+    relationships: list[tuple[int, int]] = field(default_factory=list)
+    predicates: list[int] = field(default_factory=list)
+
+
+def is_test(index: int) -> bool:
+    """Every fourth scene is a test scene, so the split of a scene does not depend on the number of scenes."""
+    return index % 4 == 3
+
+
+def make_toy(directory: Path, num_images: int, seed: int, progress: Callable[[int], None] | None = None) -> None:
+    """Writes a toy world of `num_images` scenes into `directory` (made where absent), a quarter of them for testing.
+
+    Equal seeds give equal bytes; scene i does not depend on `num_images`. `progress` is called with the number of
+    scenes written so far, every now and then and at the end. The annotations are written last: a folder without them is
+    unfinished, and may be written again.
+
+    Raises:
+        DataError: fewer than one image, a negative seed, annotations that are there already, or a folder that cannot
+            be written.
+    """
+    if num_images < 1:
+        raise DataError(f"{directory}: a toy world has at least 1 image, not {num_images}")
+    if seed < 0:
+        raise DataError(f"{directory}: the seed of a toy world is at least 0, not {seed}")
+    if (directory / ANNOTATIONS).exists():
+        raise DataError(f"{directory / ANNOTATIONS}: exists already; a toy world is written into a folder of its own")
+    try:
+        _write(directory, num_images, seed, progress or (lambda done: None))
+    except OSError as error:
+        raise DataError(f"{error.filename or directory}: cannot be written ({error.strerror or error})") from error
+
+
+def _write(directory: Path, num_images: int, seed: int, progress: Callable[[int], None]) -> None:
+    (directory / "VG_100K").mkdir(parents=True, exist_ok=True)
+    noise = np.random.default_rng(seed).integers(0, 15, (2 * SIDE, 2 * SIDE, 3), dtype=np.uint8)
+    rows, records = _Rows(), list[Record]()
+    for index in range(num_images):
+        scene = _scene(index, seed)
+        image_id = FIRST_IMAGE_ID + index
+        picture = draw_scene(scene, noise, random.Random(f"{seed} picture {index}"))
+        picture.save(directory / "VG_100K" / f"{image_id}.jpg", quality=90, subsampling=0)
+        records.append(_record(image_id, scene.size_hw))
+        _annotate(rows, scene, is_test(index), random.Random(f"{seed} annotation {index}"))
+        if index % 100 == 99:
+            progress(index + 1)
+    write_json(directory / "image_data.json", records)
+    write_json(directory / "VG-SGG-dicts-with-attri.json", _dictionaries(rows))
+    triplets = zero_shot(rows.split, rows.num_relations, rows.labels, rows.relationships, rows.predicates)
+    np.save(directory / "zeroshot_triplets.npy", triplets)
+    _write_annotations(directory / ANNOTATIONS, rows)
+    progress(num_images)
+
+
+def _scene(index: int, seed: int) -> Scene:
+    if index % 500 in (7, 9):  # one of test, one of train
+        return Scene((SIDE, SIDE), (), (), ())
+    return make_scene(index, seed, is_test(index))
+
+
+def draw_scene(scene: Scene, noise: NDArray[np.uint8], rng: random.Random) -> Image.Image:
+    """Draws a scene on a light background of one colour under a window of `noise` [2 SIDE, 2 SIDE, 3]."""
+    height, width = scene.size_hw
+    top, left = rng.randint(0, SIDE), rng.randint(0, SIDE)
+    colour = np.array([rng.randint(175, 235) for _ in range(3)], dtype=np.uint8)
+    picture = Image.fromarray(noise[top : top + height, left : left + width] + colour)
+    pen = ImageDraw.Draw(picture)
+    for thing in scene.things:
+        draw_thing(pen, thing.name, thing.box, thing.shift)
+        if thing.chequered:
+            draw_checks(pen, thing.box)
+    for subject, other, predicate in scene.links:
+        if predicate not in SYMMETRIC or subject < other:
+            draw_connector(pen, predicate, scene.things[subject].box, scene.things[other].box)
+    return picture
+
+
+def _annotated(relations: Sequence[Relation], rng: random.Random) -> list[Relation]:
+    """As people annotate: a few frequent relations are left out, a few rows come twice, in any order."""
+    rows = [row for row in relations if row[2] not in FREQUENT or rng.random() >= 0.04]
+    if rows and rng.random() < 0.02:
+        rows.append(rng.choice(rows))
+    rng.shuffle(rows)
+    return rows
+
+
+def _attributes(thing: Thing) -> list[int]:
+    x0, y0, x1, y1 = thing.box
+    area = (x1 - x0) * (y1 - y0)
+    names = [THINGS[thing.name][2]]
+    names += ["small"] * (area < 400) + ["large"] * (area > 1200) + ["chequered"] * thing.chequered
+    return sorted(ATTRIBUTES.index(name) + 1 for name in names)
+
+
+def _annotate(rows: _Rows, scene: Scene, test: bool, rng: random.Random) -> None:
+    first = len(rows.labels)
+    relations = _annotated(scene.relations, rng)
+    active = {place for subject, other, _ in relations for place in (subject, other)}
+    rows.split.append(2 if test else 0)
+    rows.num_boxes.append(len(scene.things))
+    rows.num_relations.append(len(relations))
+    rows.labels += [OBJECTS.index(thing.name) + 1 for thing in scene.things]
+    rows.boxes += [thing.box for thing in scene.things]
+    rows.attributes += [_attributes(thing) for thing in scene.things]
+    rows.active += [place in active for place in range(len(scene.things))]
+    rows.relationships += [(first + subject, first + other) for subject, other, _ in relations]
+    rows.predicates += [PREDICATES.index(predicate) + 1 for _, _, predicate in relations]
+
+
+def _record(image_id: int, size_hw: tuple[int, int]) -> Record:
+    return {
+        "width": size_hw[1],
+        "url": f"VG_100K/{image_id}.jpg",
+        "height": size_hw[0],
+        "image_id": image_id,
+        "coco_id": None,
+        "flickr_id": None,
+    }
+
+
+def _dictionaries(rows: _Rows) -> dict[str, Any]:
+    return {
+        **dict(vocabulary("object", "label", OBJECTS, rows.labels)),
+        **dict(vocabulary("predicate", "predicate", PREDICATES, rows.predicates)),
+        **dict(vocabulary("attribute", "attribute", ATTRIBUTES, [i for ids in rows.attributes for i in ids])),
+    }
+
+
+def _encode(boxes: NDArray[np.int64], scale: int) -> NDArray[np.int32]:
+    """Pixels (x0, y0, x1, y1) → cx cy w h on a grid of `scale`: left and top rounded down, width and height up."""
+    corner = boxes[:, :2] * scale // SIDE
+    size = -(-(boxes[:, 2:] - boxes[:, :2]) * scale // SIDE)
+    size = np.minimum(size, scale - corner)
+    return np.concatenate((corner + size // 2, size), axis=1).astype(np.int32)
+
+
+def _write_annotations(path: Path, rows: _Rows) -> None:
+    boxes = np.array(rows.boxes, dtype=np.int64).reshape(-1, 4)
+    attributes = np.zeros((len(boxes), 10), dtype=np.int64)
+    for row, ids in enumerate(rows.attributes):
+        attributes[row, : len(ids)] = ids
+    columns: dict[str, NDArray[Any]] = {
+        "active_object_mask": np.array(rows.active, dtype=bool).reshape(-1, 1),
+        "attributes": attributes,
+        "boxes_1024": _encode(boxes, 1024),
+        "boxes_512": _encode(boxes, 512),
+        **image_columns(rows.split, rows.num_boxes, rows.num_relations),
+        "labels": np.array(rows.labels, dtype=np.int64).reshape(-1, 1),
+        "predicates": np.array(rows.predicates, dtype=np.int64).reshape(-1, 1),
+        "relationships": np.array(rows.relationships, dtype=np.int32).reshape(-1, 2),
+    }
+    write_columns(path, columns)

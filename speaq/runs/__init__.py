@@ -1,0 +1,1 @@
+"""A trained run, used from its folder: evaluated, converted, compared."""
