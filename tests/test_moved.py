@@ -15,7 +15,7 @@ from speaq.config import ConfigError
 from speaq.data.toy.world import make_toy
 from speaq.runs.run import data_directory, evaluate_run
 from speaq.study import changes, file
-from speaq.training import moved
+from speaq.training import origins
 from speaq.training.endings import StopTraining
 from speaq.training.loop import load_config, train
 from tests.command import refusal
@@ -69,7 +69,7 @@ def test_a_run_that_has_a_checkpoint_needs_no_start(start: str, made: Path, proj
     assert ended(run) == ended(project / "runs" / "ended")
     kept = load_config(run).training.init_from
     assert kept == str((project if start in ("new", "old") else made) / "detector")
-    noted = [moved.noted_start(project / "runs" / name) for name in ("stopped", "ended")]
+    noted = [origins.noted_start(project / "runs" / name) for name in ("stopped", "ended")]
     assert noted[0] == noted[1] is not None
 
 
@@ -83,7 +83,7 @@ def test_a_run_that_died_before_its_first_checkpoint_begins_again_from_what_it_b
     run = project / "runs" / "stopped"
     shutil.rmtree(run / "checkpoints")
     config = load_config(run)
-    assert moved.placed(config, run).training.init_from == str(project / "detector")
+    assert origins.placed(config, run).training.init_from == str(project / "detector")
     shutil.rmtree(project / "detector")
     with pytest.raises(
         ConfigError, match=r"stopped: training\.init_from: .*then/detector is not there; give --init-from"

@@ -29,7 +29,7 @@ from speaq.study import changes, creation, extent, file, results
 from speaq.study.file import OF_PREDICTIONS, Study
 from speaq.study.ledger import Entry, Ledger
 from speaq.study.plan import Plan, objectives
-from speaq.training import callbacks, moved
+from speaq.training import callbacks, origins
 from speaq.training.callbacks import Progresses
 from speaq.training.environment import versions
 
@@ -100,7 +100,7 @@ def resume(
 def _run_of(study: Study, home: Path) -> Path:
     """The run whose outputs are searched: its best checkpoint has the digest by which the study knows it."""
     known = Path(study.train.removeprefix(OF_PREDICTIONS))
-    found = moved.find(known, home, lambda run: moved.has_digest(run, study.start_digest))
+    found = origins.find(known, home, lambda run: origins.has_digest(run, study.start_digest))
     if found is None:
         raise ConfigError(f"{home}: the run that it searches is no longer at {known}; give --from-predictions")
     return found

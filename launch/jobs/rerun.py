@@ -15,7 +15,7 @@ from speaq.cli.terminal import echo
 from speaq.config import Config, ConfigError
 from speaq.runs import diff
 from speaq.runs.diff import Metrics, Record
-from speaq.training import moved
+from speaq.training import origins
 from speaq.training.callbacks import Progress, Progresses
 from speaq.training.metrics import read_lines
 
@@ -80,14 +80,14 @@ def _with_start(before: Record, given: Path | None) -> Config:
     then = _start_digest(before)
     config: Config | None
     if given is None:
-        config = moved.with_found_start(before.config, before.folder, then)
-    elif moved.start(before.config) is None:
+        config = origins.with_found_start(before.config, before.folder, then)
+    elif origins.start(before.config) is None:
         raise ConfigError(f"--init-from {given}: has no effect, {before.folder} started from random weights")
     else:
-        config = moved.with_start(before.config, given.resolve())
+        config = origins.with_start(before.config, given.resolve())
     if config is None:
-        raise moved.missing_start(before.config, before.folder)
-    if then is not None and moved.start_digest(config) != then:
+        raise origins.missing_start(before.config, before.folder)
+    if then is not None and origins.start_digest(config) != then:
         raise ConfigError(f"{before.folder}: the weights that it started from have changed since")
     return config
 

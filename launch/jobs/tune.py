@@ -40,7 +40,7 @@ from speaq.study.extent import as_exhausted, say_nothing_is_left, with_possible_
 from speaq.study.file import Address, Study, check_new, keep, read
 from speaq.study.ledger import Entry, Ledger
 from speaq.study.plan import MEMORY, Feasible, Plan, compared
-from speaq.training import moved
+from speaq.training import origins
 from speaq.training.environment import source_digest
 
 log = logging.getLogger(__name__)
@@ -225,8 +225,8 @@ def _search(
 def _where_it_is(plan: Plan) -> Config:
     """The study's config with its start; without, where that is gone and no trial needs it."""
     config = plan.placed(plan.base)
-    named = moved.start(config)
-    return config if named is None or named[1].exists() else moved.without_start(config)
+    named = origins.start(config)
+    return config if named is None or named[1].exists() else origins.without_start(config)
 
 
 def _tuner(

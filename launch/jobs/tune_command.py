@@ -13,7 +13,7 @@ from speaq.cli.terminal import echo, shown
 from speaq.config import ConfigError
 from speaq.study import creation, file, results
 from speaq.study.ledger import Entry
-from speaq.training import moved
+from speaq.training import origins
 from speaq.training.callbacks import Progresses
 
 DONE, FAILED = 0, 1
@@ -50,7 +50,7 @@ def tune_command(
         if extra:
             raise ConfigError(f"--resume {resume}: the study knows {', '.join(extra)} already; leave it out")
         if not (resume / "study.yaml").exists():
-            near = moved.near_names(resume, "study.yaml")
+            near = origins.near_names(resume, "study.yaml")
             raise ConfigError(f"--resume {resume}: holds no search (study.yaml){near}; to begin one, give --output")
         study = file.read(resume / "study.yaml")
         if study.of_predictions:
@@ -104,7 +104,7 @@ def tune_command(
     assert output is not None
     asked = configs.load(config, assignments)
     study = creation.create(
-        asked if init_from is None else moved.with_start(asked, init_from),
+        asked if init_from is None else origins.with_start(asked, init_from),
         spaces.load(space).with_search(configs.parse_overrides(search, "--search")),
         data,
         trials=trials,

@@ -38,7 +38,7 @@ from speaq.files.locks import ORPHANS, Gone, Lock
 from speaq.study import creation
 from speaq.study.errors import StorageLost, is_of_storage, last_line
 from speaq.study.file import TRAIN
-from speaq.training import distributed, folder, moved
+from speaq.training import distributed, folder, origins
 from speaq.training.callbacks import Metrics, Progress, Report
 from speaq.training.endings import DivergedError, Interrupted, OutOfMemory, StopTraining
 from speaq.training.folder import own_folder
@@ -93,7 +93,7 @@ def train_distributed(
     """
     output, data = output.resolve(), data.resolve()
     begins = not (resume and folder.has_checkpoint(output))
-    config = creation.with_absolute_paths(moved.placed(config, output) if resume else config, needed=begins)
+    config = creation.with_absolute_paths(origins.placed(config, output) if resume else config, needed=begins)
     if not resume and (output / "config.yaml").exists():
         raise ConfigError(f"{output}: holds a run already; give another --output, or --resume to go on with it")
     job = {
@@ -109,7 +109,7 @@ def train_distributed(
         Lock(output, ORPHANS).close()  # not while another run, or a worker that outlived its driver, writes there
         connection.check_fits(config.resources)
         if not shared:
-            sharing.check_shared(output, data, config if begins else moved.without_start(config))
+            sharing.check_shared(output, data, config if begins else origins.without_start(config))
         return _fit(job, config, Told(report, saved, progress))
 
 

@@ -25,7 +25,7 @@ from speaq.structures import IntArray, ScenePrediction
 from speaq.study import seal
 from speaq.training import checkpoint
 from speaq.training.evaluate import Progress, _no_progress
-from speaq.training.heads import by_name
+from speaq.training.heads_by_name import by_name
 from speaq.training.tasks import groups_for
 
 FOLDER, FILE = "specialization", "specialization.json"  # in a run folder, for `speaq explore`

@@ -49,7 +49,7 @@ from speaq.cli.terminal import (
 from speaq.files import storage
 from speaq.files.home import make_up_home
 from speaq.training.folder import has_checkpoint
-from speaq.training.moved import check_resumable, run_data, with_start
+from speaq.training.origins import check_resumable, run_data, with_start
 
 if TYPE_CHECKING:
     from speaq.runs.run import RunEvaluation

@@ -13,7 +13,7 @@ from speaq.data.records import SplitName
 from speaq.explore.stored import find_predictions
 from speaq.files.regular import check_regular
 from speaq.runs import files
-from speaq.training.moved import find_data
+from speaq.training.origins import find_data
 
 # Columns of trials.csv that hold words; the others are numbers and, behind `reason`, settings.
 TEXT = ("trial", "label", "status", "protocol", "reason")

@@ -20,9 +20,9 @@ from speaq.evaluation.report import to_json
 from speaq.study import seal
 from speaq.training import checkpoint
 from speaq.training.evaluate import Evaluation, Progress, Store, _no_progress, evaluate_detector
-from speaq.training.heads import by_name
+from speaq.training.heads_by_name import by_name
 from speaq.training.loop import pick_device
-from speaq.training.moved import data_directory as data_directory
+from speaq.training.origins import data_directory as data_directory
 from speaq.training.tasks import REPLICATED, TaskName, evaluator, make_task, restored_model
 
 SplitName = Literal["train", "val", "test"]

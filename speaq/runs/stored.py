@@ -24,7 +24,7 @@ from speaq.runs.run import data_directory
 from speaq.structures import IntArray
 from speaq.training import checkpoint
 from speaq.training.evaluate import Evaluation, Progress, _no_progress, raw_outputs
-from speaq.training.heads import by_name
+from speaq.training.heads_by_name import by_name
 from speaq.training.loop import pick_device
 from speaq.training.tasks import restored_model
 

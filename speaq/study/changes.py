@@ -11,7 +11,7 @@ from pathlib import Path
 from speaq.config import ConfigError
 from speaq.study.creation import look_again
 from speaq.study.file import Study
-from speaq.training import moved
+from speaq.training import origins
 from speaq.training.environment import versions
 
 log = logging.getLogger(__name__)
@@ -19,7 +19,7 @@ log = logging.getLogger(__name__)
 
 def found_data(study: Study, home: Path, given: Path | None) -> Path:
     """Where the data are now: given, where they were, or moved with `home`. Raises ConfigError."""
-    found = moved.find_data(study.data, study.data_digest, home) if given is None else given
+    found = origins.find_data(study.data, study.data_digest, home) if given is None else given
     return found.resolve()
 
 
@@ -30,8 +30,8 @@ def with_start(study: Study, home: Path, given: Path | None) -> Study:
         if study.start_digest is None:
             raise ConfigError(f"--init-from {given}: has no effect, the trials of {home} start from random weights")
         return dataclasses.replace(study, plan=dataclasses.replace(plan, start=given.resolve()))
-    found = moved.with_found_start(plan.placed(plan.base), home, study.start_digest)
-    named = None if found in (None, plan.base) else moved.start(found)
+    found = origins.with_found_start(plan.placed(plan.base), home, study.start_digest)
+    named = None if found in (None, plan.base) else origins.start(found)
     return study if named is None else dataclasses.replace(study, plan=dataclasses.replace(plan, start=named[1]))
 
 
@@ -45,11 +45,11 @@ def begins_with(study: Study, home: Path, *, needed: bool) -> str | None:
         ConfigError: they are gone, and needed.
     """
     config = study.plan.placed(study.plan.base)
-    named = moved.start(config)
+    named = origins.start(config)
     if named is None or named[1].exists():
-        return moved.start_digest(config)
+        return origins.start_digest(config)
     if needed:
-        raise moved.missing_start(config, home)
+        raise origins.missing_start(config, home)
     return study.start_digest
 
 

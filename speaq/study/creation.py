@@ -14,7 +14,7 @@ from speaq.space import Space
 from speaq.study import plan as plans
 from speaq.study.file import TRAIN, Study
 from speaq.study.plan import Feasible, Plan
-from speaq.training import moved
+from speaq.training import origins
 from speaq.training.environment import versions
 from speaq.training.feasible import Feasibility
 
@@ -68,7 +68,7 @@ def create(
 
         grid(space, base, settings.seed)
     seen = look_again(data, {})[0]
-    return Study(plan, data.resolve(), data_digest(data), moved.start_digest(base), versions(), train, seen=seen)
+    return Study(plan, data.resolve(), data_digest(data), origins.start_digest(base), versions(), train, seen=seen)
 
 
 def check_groups(base: Config, space: Space, data: Path) -> None:

@@ -30,7 +30,7 @@ from speaq.files.regular import check_regular
 from speaq.space.parameters import Plain
 from speaq.study.errors import StorageLost
 from speaq.training.callbacks import Metrics
-from speaq.training.moved import STARTS
+from speaq.training.origins import STARTS
 
 log = logging.getLogger(__name__)
 

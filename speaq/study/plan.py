@@ -16,7 +16,7 @@ from speaq.space import SearchConfig, Space
 from speaq.space.parameters import Plain
 from speaq.study.ledger import Entry, digest, known_as
 from speaq.training.callbacks import Metrics, is_number
-from speaq.training.moved import with_start
+from speaq.training.origins import with_start
 
 log = logging.getLogger(__name__)
 

@@ -33,10 +33,10 @@ from speaq.training.evaluate import Progress, _no_progress
 from speaq.training.feasible import Feasibility, check_splits
 from speaq.training.folder import alone_in_output
 from speaq.training.health import Health
-from speaq.training.mending import best_of
 from speaq.training.metrics import Sink, open_sinks, read_lines
-from speaq.training.moved import noted_start, placed, start_digest, without_start
 from speaq.training.optimizer import clip_gradients, make_optimizer, set_learning_rate
+from speaq.training.origins import noted_start, placed, start_digest, without_start
+from speaq.training.repair import best_of
 from speaq.training.resume import previous_run, with_known_start
 from speaq.training.state import Report as Report
 from speaq.training.state import Run as _Run

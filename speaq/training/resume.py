@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from speaq.config import Config, ConfigError, apply, defaults, flatten, to_dict
-from speaq.training import checkpoint, distributed, moved
-from speaq.training.mending import ended_at_first_evaluation
+from speaq.training import checkpoint, distributed, origins
+from speaq.training.repair import ended_at_first_evaluation
 from speaq.training.tasks import TaskName
 
 # Keys that may differ when a run is resumed: they do not change what is computed, or only how long.
@@ -61,7 +61,7 @@ def previous_run(config: Config, output: Path, task: TaskName, resume: bool) -> 
     for values in (before, now):
         _forget_what_is_to_come(values, previous["step"])
     changed = [
-        key for key in now if now[key] != before[key] and not key.startswith(RESUMABLE) and not moved.is_of_start(key)
+        key for key in now if now[key] != before[key] and not key.startswith(RESUMABLE) and not origins.is_of_start(key)
     ]
     if changed:
         what = ", ".join(f"{k}: {before[k]!r} then, {now[k]!r} now" for k in changed[:3])
@@ -75,26 +75,26 @@ def _check_start(config: Config, output: Path, before: Mapping[str, Any]) -> Non
 
     By what they hold: none need be given, and a path that leads nowhere is as good as none.
     """
-    named = moved.start(config)
+    named = origins.start(config)
     if named is None or before.get(named[0]) == str(named[1]) or not named[1].exists():
         return
     key, path = named
-    if all(before.get(name) is None for name in moved.STARTS):
+    if all(before.get(name) is None for name in origins.STARTS):
         raise ConfigError(f"{output}: cannot resume with another start ({key}: none then, {path} now)")
-    then = moved.noted_start(output)
-    if then is not None and (now := moved.start_digest(config)) != then:
+    then = origins.noted_start(output)
+    if then is not None and (now := origins.start_digest(config)) != then:
         what = f"{key}: digest {then[:12]} then, {path} has {(now or '')[:12]}"
         raise ConfigError(f"{output}: cannot resume with another start ({what})")
 
 
 def with_known_start(config: Config, previous: Mapping[str, Any]) -> Config:
     """The config of a run that goes on, with the start that it had where none that exists is given now."""
-    named = moved.start(config)
+    named = origins.start(config)
     if named is not None and named[1].exists():
         return config
     before = flatten(previous["config"])
     return apply(
-        config, {key: before[key] for key in flatten(to_dict(config)) if moved.is_of_start(key) and key in before}
+        config, {key: before[key] for key in flatten(to_dict(config)) if origins.is_of_start(key) and key in before}
     )
 
 

@@ -25,7 +25,7 @@ from speaq.model.detector import Detector, load_replicated, load_speaq, replicat
 from speaq.model.reference_weights import WeightsError
 from speaq.model.speaq import SpeaQ
 from speaq.structures import IntArray, Target, Vocabulary
-from speaq.training import checkpoint, heads
+from speaq.training import checkpoint, heads_by_name
 from speaq.training.checkpoint import CheckpointError
 from speaq.training.evaluate import Evaluation, Progress, Store, evaluate_detector, evaluate_scene_graphs
 
@@ -207,6 +207,6 @@ def _weights(
     """A checkpoint's weights, their heads made for `vocabulary` as `training.init_heads` says."""
     if init_heads == "keep":
         remedy = "; training.init_heads: matching keeps the rows of the names that both have"
-        return heads.by_name(content, vocabulary, f"training.init_from: {file}", "the data", remedy)
-    make = heads.matching if init_heads == "matching" else heads.new
+        return heads_by_name.by_name(content, vocabulary, f"training.init_from: {file}", "the data", remedy)
+    make = heads_by_name.matching if init_heads == "matching" else heads_by_name.new
     return make(content, vocabulary, model.state_dict(), file)
