@@ -14,7 +14,6 @@ from typing import Literal
 import numpy as np
 
 from speaq.config import ConfigError
-from speaq.config.group_limits import check_number
 from speaq.config.user_groups import UserGroup
 from speaq.structures import IntArray
 from speaq.vocabulary import difference, places
@@ -207,3 +206,12 @@ def _raise_to(minimum: int, quotas: list[int]) -> list[int]:
         quotas[quotas.index(max(quotas))] -= 1
         quotas[quotas.index(min(quotas))] += 1
     return quotas
+
+
+def check_number(num_groups: int, num_predicates: int) -> None:
+    """Raises ConfigError unless every group can have a predicate."""
+    if not 1 <= num_groups <= num_predicates:
+        raise ConfigError(
+            f"matching.num_groups {num_groups} is not in 1 … {num_predicates}: a group has at least one of the data's "
+            f"predicates; set it to at most {num_predicates}, or to 1 for no groups"
+        )

@@ -9,7 +9,6 @@ from functools import lru_cache
 import numpy as np
 
 from speaq.config import Config, ConfigError, DataConfig
-from speaq.config.group_limits import check_number
 from speaq.data import DataError
 from speaq.data.statistics import predicate_count
 from speaq.data.subset import looked_at
@@ -17,6 +16,7 @@ from speaq.data.visual_genome import Split, SplitName, VisualGenome
 from speaq.data.zero_shot import zero_shot_triplets
 from speaq.evaluation.recall import THIRDS, head_body_tail
 from speaq.evaluation.triplets import triplet_key
+from speaq.matching.groups import check_number
 from speaq.space import Space
 from speaq.space.parameters import Choice, IntRange, Parameter, Plain
 from speaq.structures import IntArray
