@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import signal
+import subprocess
+import sys
 from pathlib import Path
 
 from typer.testing import CliRunner, Result
@@ -26,3 +28,8 @@ def refusal(*arguments: str | Path) -> str:
     lines = done.stderr.splitlines()
     assert len(lines) == 1, done.stderr
     return lines[0]
+
+
+def speaq(*arguments: str | Path, timeout: float = 900) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "speaq.cli", *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, check=False, timeout=timeout)

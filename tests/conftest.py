@@ -14,6 +14,7 @@ from hypothesis import settings
 
 from speaq.data.toy.world import make_toy
 from tests.browser import chromium as chromium
+from tests.shared import ROOT
 
 settings.register_profile("speaq", deadline=None, max_examples=50)
 settings.load_profile("speaq")
@@ -70,6 +71,6 @@ def ray_cluster() -> Iterator[None]:
     pytest.importorskip("ray")
     from launch.cluster import connection
 
-    os.environ["PYTHONPATH"] = str(Path(__file__).parents[1])  # workers import tests.cheap_training
+    os.environ["PYTHONPATH"] = str(ROOT)  # workers import tests.cheap_training
     with connection.connected(dashboard=True):
         yield

@@ -32,9 +32,9 @@ from speaq.explore.tables import Order, in_order
 from speaq.structures import Vocabulary
 from speaq.study import creation, snapshot
 from tests import data_sets
+from tests.shared import ROOT
 from tests.tiny import tiny
 
-ROOT = Path(__file__).resolve().parents[1]
 Change = Callable[[bytes, random.Random], bytes]
 NUMBERS = (0, 1, -1, 2, 7, 255, 2**15, 2**31 - 1, -(2**31), 2**32, 2**53, 2**63 - 1, -(2**63), 2**64, 10**30)
 ODD: tuple[Any, ...] = (*NUMBERS, 0.5, -0.0, 1e-320, 1e308, None, True, False, "", "x", "\x00", "\x1b[2J", "é", "../x")

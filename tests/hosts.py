@@ -21,8 +21,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tests.listening import free_port
+from tests.shared import ROOT
 
-ROOT = Path(__file__).parents[1]
 PREFIX, LINK, BRIDGE = "speaq-host", "speaq", "speaq-bridge"
 NETWORK = "10.213.77"
 MEMORY = 80 * 2**20  # bytes of a node's object store; Ray takes no less

@@ -1,4 +1,4 @@
-"""Where the shared test material lies: beside the checkout. Tests that need it skip where it is absent."""
+"""Where things lie: the checkout, and beside it the shared test material, without which tests that need it skip."""
 
 from __future__ import annotations
 
@@ -6,7 +6,9 @@ from pathlib import Path
 
 import pytest
 
-SHARED = Path(__file__).resolve().parents[2] / "shared"
+ROOT = Path(__file__).resolve().parents[1]
+EARLIER = ROOT / "tests" / "earlier"  # a detector, a run and a study that older code has written
+SHARED = ROOT.parent / "shared"
 
 
 def needs(*parts: str) -> pytest.MarkDecorator:

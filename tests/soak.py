@@ -66,7 +66,6 @@ from tests.sturdy_study import (
     write_study,
 )
 
-ROOT = Path(__file__).parents[1]
 NODES, FEWEST, MOST, CPUS = 2, 1, 3, 2  # hosts at the start, how few and many there may be, CPUs of each
 STEP = 0.1  # seconds
 HEALTHY = [round(0.001 * number, 4) for number in range(1, 41)]

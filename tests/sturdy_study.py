@@ -22,9 +22,9 @@ from typing import Any, Literal
 
 from speaq.study import creation
 from speaq.study import file as study_record
+from tests.shared import ROOT
 from tests.tiny import TINY
 
-ROOT = Path(__file__).parents[1]
 CONTROL = "STURDY_CONTROL"  # names the folder of `Control`
 REPORT, END = "the report", "the end"  # moments in which the disk can get full, besides names of files
 INTERVAL = 10  # steps between checkpoints

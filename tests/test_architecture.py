@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).resolve().parents[1]
+from tests.shared import ROOT
+
 LIBRARY = sorted((ROOT / "speaq").rglob("*.py"))
 # Rooms from the lowest to the highest; one imports only rooms of its own line or of lines above it.
 ROOMS = (

@@ -12,8 +12,7 @@ import torch
 
 from tests.bench.__main__ import ROWS as NAMES
 from tests.bench.__main__ import main
-
-ROOT = Path(__file__).resolve().parents[1]
+from tests.shared import ROOT
 
 
 def bench(*arguments: str) -> subprocess.CompletedProcess[str]:

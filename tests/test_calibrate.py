@@ -15,8 +15,8 @@ pytest.importorskip("ray")
 pytest.importorskip("optuna")
 
 from launch.jobs import calibrate
-from tests.test_after_search import Search, searched
-from tests.test_launch import make_space, toy  # noqa: F401
+from tests.search_of_toy import make_space, toy  # noqa: F401
+from tests.searched import Search, searched
 from tests.tiny import tiny
 
 STEPS = np.array([10, 30, 60])

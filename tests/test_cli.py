@@ -3,22 +3,13 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
-from tests.command import command, refusal
-from tests.shared import SHARED, needs
+from tests.command import command, refusal, speaq
+from tests.shared import ROOT, SHARED, needs
 from tests.tiny import assignments
-
-ROOT = Path(__file__).resolve().parents[1]
-
-
-def speaq(*arguments: str | Path, timeout: float = 900) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "speaq.cli", *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, check=False, timeout=timeout)
 
 
 def refused(*arguments: str | Path) -> str:

@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from speaq.study import file
+from tests.shared import ROOT
 
 pytest.importorskip("ray")
 pytest.importorskip("optuna")
@@ -24,7 +25,6 @@ from speaq.config import ConfigError
 from tests.listening import free_port
 from tests.tiny import tiny
 
-ROOT = Path(__file__).parents[1]
 SETTINGS = bytes((0, 0, 0, 4, 0, 0, 0, 0, 0))  # the first frame of an HTTP/2 server
 SPACE = "parameters: {training.learning_rate: {type: float, low: 1.0e-5, high: 1.0e-2, log: true}}"
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import re
-import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -16,6 +15,8 @@ import yaml
 
 from speaq import config as configs
 from speaq.training.environment import versions
+from tests.shared import ROOT
+from tests.submissions import FOLDER, comments, submissions
 from tests.tiny import assignments
 
 ray = pytest.importorskip("ray")
@@ -23,8 +24,6 @@ launcher = pytest.importorskip("ray.autoscaler._private.util")
 runtime_env = pytest.importorskip("ray.runtime_env")
 jsonschema = pytest.importorskip("jsonschema")
 
-ROOT = Path(__file__).resolve().parents[1]
-FOLDER = ROOT / "launch" / "files" / "clusters"
 FILES = sorted(FOLDER.iterdir())
 LAUNCHER = [FOLDER / "ray_aws.yaml", FOLDER / "ray_on_premise.yaml"]
 KUBERNETES = [FOLDER / "kuberay_cluster.yaml", FOLDER / "kuberay_job.yaml"]
@@ -33,13 +32,6 @@ FAKE_SLURM = ROOT / "tests" / "clusters" / "slurm"
 
 def name(path: Path) -> str:
     return path.name
-
-
-def comments(path: Path) -> list[str]:
-    """The lines with which a file explains itself."""
-    lines = path.read_text(encoding="utf-8").splitlines()
-    lines = lines[1:] if lines[0].startswith("#!") else lines
-    return [line[1:].strip() for line in lines[: next(i for i, line in enumerate(lines) if not line.startswith("#"))]]
 
 
 @pytest.mark.parametrize("path", FILES, ids=name)
@@ -99,12 +91,6 @@ def test_kubernetes_takes_its_files(path: Path) -> None:
         assert all(template["metadata"]["labels"] == labels for template in templates)
     else:
         assert labels == {"ray.io/cluster": main["metadata"]["name"]}
-
-
-def submissions() -> list[list[str]]:
-    """The words of the `ray job submit` lines of job.yaml."""
-    lines = [line for line in comments(FOLDER / "job.yaml") if line.startswith("ray job submit")]
-    return [shlex.split(line) for line in lines]
 
 
 def test_the_job_file_is_one_that_ray_takes() -> None:

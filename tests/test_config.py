@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 
 from speaq import config as configs
 from speaq.config import BASELINE, PUBLISHED, Config, ConfigError
+from tests.shared import ROOT
 
-ROOT = Path(__file__).resolve().parents[1]
 CONFIGS = sorted((ROOT / "configs").glob("*.yaml"))
 
 

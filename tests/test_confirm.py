@@ -32,7 +32,7 @@ from speaq.evaluation.table import NEVER
 from speaq.study.file import TRAIN
 from speaq.study.ledger import Ledger
 from tests.command import command, refusal
-from tests.test_search import Fake
+from tests.fake_tune import Fake
 from tests.tiny import tiny
 
 SPACE = {

@@ -24,9 +24,9 @@ from speaq.study.budget import parse
 from speaq.study.ledger import Ledger
 from speaq.training.environment import peak_memory_mib, reset_peak_memory
 from tests.command import command, refusal
-from tests.test_after_search import Search as Search_
-from tests.test_launch import CHEAP, GROUPS
-from tests.test_search import Fake, make_plan
+from tests.fake_tune import Fake, make_plan
+from tests.search_of_toy import CHEAP, GROUPS
+from tests.searched import Search as Search_
 from tests.tiny import tiny
 
 LIMITS = {"latency_ms": 50.0, "peak_memory_mib": 1000.0}

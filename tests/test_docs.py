@@ -17,12 +17,12 @@ import typer.main
 from speaq import config as configs
 from speaq.cli.main import app
 from speaq.data.visual_genome import open_data
+from tests.coco_sets import coco_of
 from tests.command import command
-from tests.test_coco import coco_of
-from tests.test_readme import commands as commands_of_readme
+from tests.readme import commands as commands_of_readme
+from tests.shared import ROOT
 from tests.tiny import TINY
 
-ROOT = Path(__file__).resolve().parents[1]
 DOCS = ROOT / "docs"
 TUTORIAL = "your-data.md"  # run on the toy world
 EXPORTED = (" export-model ", " benchmark ", " first.onnx ")  # run in test_export_model

@@ -22,6 +22,7 @@ import pytest
 from tests.command import refusal
 from tests.hosts import COUNT
 from tests.listening import free_port, kill
+from tests.shared import ROOT
 from tests.tiny import assignments
 
 pytest.importorskip("ray")
@@ -31,7 +32,6 @@ from launch.cluster.nodes import Node
 from launch.cluster.probe import Probe, interface_of
 
 BIN = Path(sys.executable).parent
-ROOT = Path(__file__).resolve().parents[1]
 LIMIT = 90  # seconds for a check: importing torch takes a while on a busy machine
 
 

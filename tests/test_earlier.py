@@ -13,8 +13,7 @@ from speaq.prediction.predictor import Predictor
 from speaq.runs.run import evaluate_run
 from speaq.training.loop import train
 from tests.command import command
-
-EARLIER = Path(__file__).parent / "earlier"
+from tests.shared import EARLIER
 
 
 @pytest.fixture

@@ -23,7 +23,8 @@ from speaq.study import file
 from speaq.training import checkpoint
 from speaq.training.loop import train
 from tests.listening import free_port
-from tests.test_training import assert_same_run, timeless
+from tests.same_run import assert_same_run, timeless
+from tests.shared import ROOT
 from tests.tiny import tiny
 
 pytest.importorskip("ray")
@@ -35,10 +36,9 @@ from launch.store.claim import FencedError
 from launch.trials.outcomes import outcome_of
 from launch.trials.trial import Job, Run
 from speaq.study.errors import Halted, StorageLost
-from tests.test_search import Fake, make_plan
+from tests.fake_tune import Fake, make_plan
 
 pytestmark = pytest.mark.slow
-ROOT = Path(__file__).parents[1]
 SMALL = "tests.faulty_training:one_image_at_a_time"
 
 

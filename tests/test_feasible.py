@@ -19,12 +19,12 @@ from speaq.training.feasible import narrowed
 from speaq.training.loop import train
 from tests import data_sets
 from tests.command import command, refusal
+from tests.shared import ROOT
 from tests.tiny import tiny
 
 MANY = {"type": "int", "low": 3, "high": 8}
 TWO = {"matching__num_groups": 2}
 RATE = {"type": "float", "low": 1e-5, "high": 1e-2, "log": True}
-ROOT = Path(__file__).parents[1]
 
 
 @pytest.fixture(scope="module")

@@ -34,9 +34,9 @@ from speaq.training.environment import source_digest
 from speaq.training.loop import train
 from tests.command import command, refusal
 from tests.moving_training import MARK
+from tests.shared import ROOT
 from tests.tiny import tiny
 
-ROOT = Path(__file__).resolve().parents[1]
 SPACE = spaces.from_dict(
     {"search": {"scheduler": "none"}, "parameters": {"matching.num_groups": {"type": "int", "low": 1, "high": 4}}}
 )

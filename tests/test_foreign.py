@@ -9,7 +9,7 @@ import os
 import pickle
 import tracemalloc
 import zipfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -36,12 +36,12 @@ from speaq.study import seal
 from speaq.training import checkpoint
 from speaq.training.checkpoint import CheckpointError
 from tests import data_sets
+from tests.calls import SOURCES, calls
 from tests.command import refusal
 from tests.fuzz_inputs import odd_tensors
+from tests.shared import ROOT
 from tests.tiny import tiny
 
-ROOT = Path(__file__).resolve().parents[1]
-SOURCES = sorted([*(ROOT / "speaq").rglob("*.py"), *(ROOT / "launch").rglob("*.py")])
 H5 = "VG-SGG-with-attri.h5"
 
 # Call → (files that may make it, what it must say). Every other call of these names is refused.
@@ -55,13 +55,6 @@ OPENERS: dict[str, tuple[tuple[str, ...], str]] = {
     **dict.fromkeys(("eval", "exec", "compile", "__import__", "os.system", "os.popen", "shelve.open"), ((), "")),
     **dict.fromkeys(("torch.jit.load", "torch.hub.load", "torch.package.PackageImporter", "marshal.loads"), ((), "")),
 }
-
-
-def calls(path: Path) -> Iterator[tuple[str, str]]:
-    """(what is called, the whole call) of a file."""
-    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-        if isinstance(node, ast.Call):
-            yield ast.unparse(node.func), ast.unparse(node)
 
 
 def test_files_are_opened_in_one_place_and_never_unpickled() -> None:

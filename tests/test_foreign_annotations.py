@@ -16,9 +16,9 @@ from speaq.data.box_forms import LAYOUTS, Form, likely_form
 from speaq.data.coco.segmentation import box_of
 from speaq.data.names import doubles, tidy
 from speaq.data.visual_genome import open_data
+from tests.coco_sets import arguments, changed, graphs, photos, small
 from tests.command import command, refusal
 from tests.shared import SHARED, needs
-from tests.test_coco import arguments, changed, graphs, photos, small
 
 __all__ = ["photos"]  # the fixture
 

@@ -11,6 +11,8 @@ from typing import Any
 
 import pytest
 
+from tests.shared import ROOT
+
 pytest.importorskip("ray")
 pytest.importorskip("optuna")
 
@@ -143,14 +145,14 @@ def test_the_fuzzer_sees_programs_and_files_elsewhere(tmp_path: Path) -> None:
         capture_output=True,
         text=True,
         check=False,
-        cwd=Path(__file__).parents[1],
+        cwd=ROOT,
     )
     assert done.stdout.strip() == "2", done.stderr
 
 
 def test_the_program_reads_in_a_process_of_its_own(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "tests.fuzz", "--seconds", "1", "--only", "yaml-config", "--keep", str(tmp_path)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=Path(__file__).parents[1])
+    done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=ROOT)
     assert done.returncode == 0, done.stdout + done.stderr
     name, _, rest = done.stdout.partition(": ")
     assert name == "yaml-config"

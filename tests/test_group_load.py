@@ -17,7 +17,7 @@ from speaq.matching.groups import PredicateGroups
 from speaq.matching.load import group_loads
 from tests.command import command, refusal
 from tests.shared import SHARED, needs
-from tests.test_subset import made_of
+from tests.subsets import made_of
 
 # Four images; predicates 0 and 1 are one group, 2 the other.
 SPLIT = made_of([[0, 0, 1, 1, 0], [0, 1], [0], [2]], 3)

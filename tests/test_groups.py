@@ -3,18 +3,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from speaq.config import ConfigError
 from speaq.matching.groups import VISUAL_GENOME_COUNTS, make_groups
-
-
-@st.composite
-def problems(draw: st.DrawFn) -> tuple[list[int], int, int]:
-    """Counts (zeros and ties among them), G <= P and Q >= G."""
-    counts = draw(st.lists(st.integers(0, 1000), min_size=1, max_size=40).filter(lambda c: sum(c) > 0))
-    num_groups = draw(st.integers(1, len(counts)))
-    return counts, num_groups, draw(st.integers(num_groups, 400))
+from tests.group_problems import problems
 
 
 @given(problems())

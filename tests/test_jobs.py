@@ -26,8 +26,9 @@ import yaml
 
 from tests.command import command, refusal
 from tests.listening import free_port, kill
-from tests.test_clusters import submissions
-from tests.test_readme import ROOT, commands
+from tests.readme import commands
+from tests.shared import ROOT
+from tests.submissions import submissions
 from tests.tiny import assignments
 
 pytest.importorskip("ray")

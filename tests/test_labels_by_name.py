@@ -26,7 +26,7 @@ from speaq.training import checkpoint
 from speaq.training.tasks import TaskName, initialise, make_model
 from tests.command import command, refusal
 from tests.shared import SHARED, needs
-from tests.test_predictions import DATA, predictions, write
+from tests.stored_predictions import DATA, predictions, write
 from tests.tiny import assignments, tiny
 
 CONFIG = tiny(model__num_decoder_layers=1, evaluation__zero_shot="recompute")

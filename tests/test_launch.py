@@ -26,6 +26,7 @@ from speaq.data.visual_genome import open_data
 from speaq.runs.run import evaluate_run
 from speaq.study import changes, creation, file
 from speaq.training.loop import train
+from tests.shared import ROOT
 
 pytest.importorskip("ray")
 pytest.importorskip("optuna")
@@ -37,10 +38,9 @@ from launch.trials.worker import train_distributed
 from speaq.study.ledger import Entry, Ledger, LedgerError
 from tests.command import command, refusal
 from tests.listening import descendants, open_to_others
+from tests.search_of_toy import CHEAP, LONG, make_space
 
 pytestmark = pytest.mark.slow
-ROOT = Path(__file__).parents[1]
-CHEAP = "tests.cheap_training:train"
 TINY = {
     "data.num_val": 41,  # odd: two workers have different shares
     "data.train_sides": [96],
@@ -69,21 +69,6 @@ TINY = {
     "training.log_every": 1,
 }
 CONFIG = configs.apply(Config(), TINY)
-LONG = configs.apply(Config(), {"training.max_steps": 90, "training.eval_every": 10, "training.decay_steps": [50]})
-RATE = {"type": "float", "low": 1e-5, "high": 1e-2, "log": True}
-GROUPS = {"type": "int", "low": 1, "high": 6}
-
-
-def make_space(**search: Any) -> spaces.Space:
-    parameters = {"training.learning_rate": RATE, "matching.num_groups": GROUPS}
-    return spaces.from_dict({"search": search, "parameters": parameters})
-
-
-@pytest.fixture(scope="module")
-def toy(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    directory = tmp_path_factory.mktemp("data") / "toy"
-    make_toy(directory, 120, seed=0)
-    return directory
 
 
 def free_cpus() -> float:
@@ -231,7 +216,7 @@ import os, sys
 from pathlib import Path
 os.environ["CHEAP_TRAINING_SLEEP"] = "0.05"
 from launch import study
-from tests.test_launch import CHEAP, LONG, make_space
+from tests.helpers.search_of_toy import CHEAP, LONG, make_space
 if __name__ == "__main__":
     asked = study.create(LONG, make_space(grace_steps=30), Path(sys.argv[1]), trials=6, train=CHEAP)
     study.start(asked, Path(sys.argv[2]))

@@ -21,7 +21,7 @@ from speaq.runs.run import evaluate_run
 from speaq.training import checkpoint
 from speaq.training.endings import Interrupted, ending_signals
 from speaq.training.loop import train
-from tests.test_training import assert_same_run, timeless, weights
+from tests.same_run import assert_same_run, timeless, weights
 from tests.tiny import assignments, tiny
 
 EACH = tiny(training__eval_every=1, training__log_every=1, training__max_steps=3, training__decay_steps=[2])

@@ -19,9 +19,8 @@ from speaq.training import origins
 from speaq.training.endings import StopTraining
 from speaq.training.loop import load_config, train
 from tests.command import refusal
+from tests.shared import EARLIER
 from tests.tiny import tiny
-
-EARLIER = Path(__file__).parent / "earlier"
 
 
 @pytest.fixture(scope="module")

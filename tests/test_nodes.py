@@ -15,8 +15,9 @@ from typing import Any
 import pytest
 
 from tests import hosts
+from tests.same_run import assert_same_run, timeless
+from tests.shared import ROOT
 from tests.sturdy_study import DECAYS, INTERVAL, at_once
-from tests.test_training import assert_same_run, timeless
 
 pytest.importorskip("ray")
 pytest.importorskip("optuna")
@@ -26,7 +27,6 @@ pytestmark = [
     pytest.mark.timeout(5400),
     pytest.mark.skipif(not hosts.possible(), reason="network namespaces need root and Linux"),
 ]
-ROOT = Path(__file__).parents[1]
 
 
 def program(module: str, *arguments: str | Path) -> str:

@@ -17,8 +17,8 @@ from launch.jobs import status
 from speaq.cli.terminal import echo, echo_lines, print_table, progress_bar
 from speaq.plain_text import visible
 from speaq.study import snapshot as snapshots
+from tests.calls import SOURCES, calls
 from tests.command import command
-from tests.test_foreign import SOURCES, calls
 from tests.tiny import assignments
 
 ODD = "next [to] [/x] :dog: \x1b[31m\x07\r\x9b2J\u202enrut\n\u2028$x$ on"

@@ -11,6 +11,8 @@ from pathlib import Path
 import pytest
 import torch
 
+from tests.shared import ROOT
+
 pytest.importorskip("ray")
 pytest.importorskip("optuna")
 
@@ -20,7 +22,6 @@ from speaq.training.loop import train
 from tests.command import refusal
 from tests.tiny import assignments, tiny
 
-ROOT = Path(__file__).parents[1]
 pytestmark = pytest.mark.skipif(
     torch.cuda.is_available(), reason="the GPU is invented: Ray's workers must not find one"
 )

@@ -27,7 +27,7 @@ from launch.search import population
 from launch.search.population import explored, rung_folder
 from launch.search.scheduler import Population, make_scheduler
 from speaq.study import results
-from tests.test_search import BASE, Fake, judge, make_plan
+from tests.fake_tune import BASE, Fake, judge, make_plan
 
 WEIGHT = {"type": "float", "low": 0.5, "high": 4.0, "log": True}
 UNDER = {"type": "float", "low": 0.5, "high": 2.5, "step": 0.25}

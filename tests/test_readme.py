@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import re
-import shlex
 from pathlib import Path
 
 import pytest
 
-from tests.command import command
-from tests.test_cli import speaq
+from tests.command import command, speaq
+from tests.readme import commands
+from tests.shared import ROOT
 from tests.tiny import TINY
 
-ROOT = Path(__file__).resolve().parents[1]
 # What makes a command short without changing what it does.
 SHORT = {
     key: TINY[key]
@@ -41,14 +40,6 @@ ELSEWHERE = {
     "speaq benchmark": "test_export_model",
     "speaq doctor": "test_doctor",
 }
-
-
-def commands() -> list[str]:
-    """The lines of the README's bash blocks, continued lines joined, comments dropped."""
-    text = (ROOT / "README.md").read_text(encoding="utf-8")
-    blocks = re.findall(r"```bash\n(.*?)```", text, flags=re.DOTALL)
-    lines = "\n".join(blocks).replace("\\\n", " ").splitlines()
-    return [" ".join(shlex.split(line, comments=True)) for line in lines if line.strip()]
 
 
 def shortened(line: str, folder: Path) -> list[str]:

@@ -8,9 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.command import command
-from tests.shared import SHARED, needs
-from tests.test_cli import ROOT, speaq
+from tests.command import command, speaq
+from tests.shared import ROOT, SHARED, needs
 
 DATA = SHARED / "data" / "coco128-vg"
 SHORT = ["training.max_steps=8", "training.eval_every=4", "training.decay_steps=[6]", "training.num_threads=1"]

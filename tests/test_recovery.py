@@ -4,18 +4,17 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 
 from speaq import config as configs
 from speaq.config import Config, ConfigError
+from tests.shared import ROOT
 
 pytest.importorskip("ray")
 
 from launch.trials import elastic
 
-ROOT = Path(__file__).parents[1]
 HEAD = """
 import socket, sys, threading, time
 from launch import head

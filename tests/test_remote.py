@@ -23,7 +23,8 @@ from speaq.study import seal
 from speaq.training.checkpoint import load
 from speaq.training.loop import train
 from tests.command import command, refusal
-from tests.test_training import assert_same_run
+from tests.same_run import assert_same_run
+from tests.shared import ROOT
 from tests.tiny import tiny
 
 pytest.importorskip("ray")
@@ -39,7 +40,6 @@ from speaq.study.errors import StorageLost
 from tests.s3 import Server, server
 
 pytestmark = pytest.mark.slow
-ROOT = Path(__file__).parents[1]
 
 
 @pytest.fixture(scope="session")
@@ -378,7 +378,7 @@ DRIVER = """
 import sys
 from pathlib import Path
 from launch import copies, study
-from tests.test_launch import CHEAP, LONG, make_space
+from tests.helpers.search_of_toy import CHEAP, LONG, make_space
 with copies.opened(sys.argv[1], "work") as output:
     asked = study.create(LONG, make_space(objective=["F@50"]), Path(sys.argv[2]), trials=4, train=CHEAP)
     study.start(asked, output)

@@ -18,8 +18,7 @@ from speaq.data.visual_genome import open_data
 from speaq.model.reference_weights import to_reference
 from speaq.model.speaq import SpeaQ
 from tests.command import command, refusal
-from tests.shared import SHARED, needs
-from tests.test_cli import ROOT
+from tests.shared import ROOT, SHARED, needs
 from tests.tiny import assignments, tiny
 
 pytest.importorskip("ray")

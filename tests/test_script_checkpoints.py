@@ -25,7 +25,7 @@ from speaq.runs.convert import convert
 from speaq.training import checkpoint
 from speaq.training.checkpoint import CheckpointError
 from tests.command import refusal
-from tests.test_convert import HEADS, assert_same_outputs, build, written
+from tests.reference_files import HEADS, assert_same_outputs, build, written
 from tests.tiny import assignments
 
 State = dict[str, Tensor]

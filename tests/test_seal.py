@@ -13,7 +13,7 @@ from speaq.study import seal
 from speaq.study.ledger import Ledger
 from speaq.training.loop import train
 from tests.command import command, refusal
-from tests.test_after_search import Search
+from tests.searched import Search
 from tests.tiny import tiny
 
 

@@ -6,7 +6,6 @@ import json
 import math
 from dataclasses import replace
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -15,7 +14,7 @@ from launch.jobs import status
 from launch.trials import outcomes
 from speaq import config as configs
 from speaq import space as spaces
-from speaq.config import BASELINE, PUBLISHED, Config, ConfigError
+from speaq.config import BASELINE, PUBLISHED, ConfigError
 from speaq.study import creation
 from speaq.study import plan as plans
 
@@ -26,65 +25,13 @@ from launch.report import overview
 from launch.search import searcher
 from launch.search.sampler import Sampler
 from launch.search.scheduler import Halving, Stopping, make_scheduler
-from launch.search.searcher import Search
 from speaq.explore.study import StudyFolder
 from speaq.study import results
 from speaq.study.ledger import Ledger, LedgerError, digest
-from speaq.study.plan import Plan, grid
+from speaq.study.plan import grid
+from tests.fake_tune import BASE, GROUPS, RATE, Fake, judge, make_plan
 
-BASE = configs.apply(Config(), {"training.max_steps": 90, "training.eval_every": 10, "training.decay_steps": [50]})
 TRIALS = Path("trials")
-RATE = {"type": "float", "low": 1e-5, "high": 1e-2, "log": True}
-GROUPS = {"type": "int", "low": 1, "high": 6}
-
-
-def make_plan(
-    trials: int = 6,
-    objective: tuple[str, ...] = ("F@50",),
-    parameters: dict[str, Any] | None = None,
-    **search_: Any,
-) -> Plan:
-    space = spaces.from_dict(
-        {
-            "search": {"objective": list(objective), **search_},
-            "parameters": parameters or {"training.learning_rate": RATE, "matching.num_groups": GROUPS},
-        }
-    )
-    references = {"published": configs.apply(BASE, PUBLISHED), "baseline": configs.apply(BASE, BASELINE)}
-    return Plan(BASE, space, space.search, trials, objective, references)
-
-
-class Fake:
-    """Plays Tune: asks, reports, ends."""
-
-    def __init__(self, plan: Plan, folder: Path) -> None:
-        self.ledger = Ledger(folder / "ledger.jsonl")
-        self.search = Search(plan, self.ledger)
-        self.plan, self.count = plan, 0
-
-    def ask(self) -> tuple[str, Any]:
-        self.count += 1
-        name = f"tune{self.count}"
-        suggestion = self.search.suggest(name)
-        if isinstance(suggestion, dict):
-            self.search.started(name)
-        return name, suggestion
-
-    def report(self, name: str, step: int, value: float | None) -> None:
-        metrics = dict.fromkeys([*self.plan.objective, "F@50"], value)
-        self.search.on_trial_result(name, outcomes.trial_result(step, metrics, value, 1.0))
-
-    def finish(self, name: str, value: float | None = 0.5, step: int = 90) -> None:
-        metrics = dict.fromkeys([*self.plan.objective, "F@50"], value)
-        last = outcomes.trial_result(step, metrics, value, 1.0)
-        outcome = {"metrics": metrics, "best_step": step, "step": step, "seconds": 2.0}
-        self.search.on_trial_complete(name, outcomes.final_result(last, outcome))
-
-    def prune(self, name: str, step: int, value: float) -> None:
-        self.search.on_trial_complete(name, outcomes.trial_result(step, {"F@50": value}, value, 1.0))
-
-    def entry(self, name: str) -> Any:
-        return self.search.entry(name)
 
 
 def test_the_references_come_first_then_the_sampler_until_the_number_of_trials(tmp_path: Path) -> None:
@@ -280,16 +227,6 @@ def test_two_objectives_give_a_front_and_a_knee(tmp_path: Path) -> None:
     best = results.best_entry(entries, ("R@50", "mR@50"))
     assert best is not None
     assert best.id == "0001"
-
-
-def trial(name: str, protected: bool = False) -> Any:
-    return SimpleNamespace(config={"trial": name, "protected": protected}, trial_id=f"tune-{name}")
-
-
-def judge(scheduler: Any, name: str, step: int, value: float, protected: bool = False) -> str:
-    result = outcomes.trial_result(step, {}, value, 1.0)
-    decision: str = scheduler.on_trial_result(None, trial(name, protected), result)
-    return decision
 
 
 def test_halving_stops_the_worst_at_rungs_but_neither_references_nor_complete_trials() -> None:

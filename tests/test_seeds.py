@@ -19,7 +19,7 @@ from speaq.evaluation.seeds import (
     save_record,
     spread_over_seeds,
 )
-from tests.test_bootstrap import evaluators
+from tests.evaluators import evaluators
 
 IMAGES, B = 200, 300
 

@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 from speaq import config as configs
 from speaq import space as spaces
 from speaq.config import BASELINE, PUBLISHED, Config, ConfigError
+from tests.shared import ROOT
 
-ROOT = Path(__file__).parents[1]
 FILES = sorted((ROOT / "search_spaces").glob("*.yaml"))
 VISUAL_GENOME = ROOT / "configs" / "speaq_vg.yaml"
 RATE = {"type": "float", "low": 1e-5, "high": 1e-3, "log": True}

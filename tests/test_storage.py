@@ -19,6 +19,7 @@ from launch.trials import outcomes
 from speaq.config import ConfigError
 from speaq.study import creation
 from speaq.study import file as study_record
+from tests.shared import ROOT
 
 pytest.importorskip("ray")
 pytest.importorskip("optuna")
@@ -35,9 +36,8 @@ from speaq.study.ledger import Entry, Ledger
 from speaq.study.plan import Plan
 from tests import postgres
 from tests.command import refusal
-from tests.test_search import BASE, Fake, make_plan
+from tests.fake_tune import BASE, Fake, make_plan
 
-ROOT = Path(__file__).resolve().parents[1]
 STATES = {"finished": "COMPLETE", "infeasible": "COMPLETE", "pruned": "PRUNED", "failed": "FAIL"}
 LIMIT = {"latency_ms": 50.0}
 
@@ -171,8 +171,8 @@ DRIVER = """
 import sys, time
 from pathlib import Path
 from launch.storage import Address
-from tests.test_search import make_plan
-from tests.test_storage import Mirrored
+from tests.helpers.fake_tune import make_plan
+from tests.launch.search.test_storage import Mirrored
 tune = Mirrored(make_plan(trials=500, sampler="random"), Path(sys.argv[1]), Address(sys.argv[2], "study"))
 while isinstance((asked := tune.ask())[1], dict):
     for step in (10, 20, 30):

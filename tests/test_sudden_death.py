@@ -19,7 +19,7 @@ from speaq.config import Config
 from speaq.files.atomic import MARK
 from speaq.training import checkpoint
 from speaq.training.loop import train
-from tests.test_training import timeless
+from tests.same_run import timeless
 from tests.tiny import tiny
 
 pytestmark = pytest.mark.slow

@@ -12,7 +12,6 @@ import subprocess
 import sys
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import h5py
 import numpy as np
@@ -30,25 +29,8 @@ from speaq.training.endings import DivergedError, StopTraining
 from speaq.training.loop import load_config, train
 from speaq.training.metrics import read_lines
 from tests.command import refusal
+from tests.same_run import assert_same_run, timeless, weights
 from tests.tiny import assignments, tiny
-
-
-def timeless(folder: Path) -> list[dict[str, Any]]:
-    """metrics.jsonl without what depends on the clock."""
-    clock = ("seconds", "images_per_second", "data_wait_share")
-    return [{k: v for k, v in line.items() if not k.endswith(clock)} for line in read_lines(folder / "metrics.jsonl")]
-
-
-def weights(folder: Path, name: str = "last.pt") -> dict[str, torch.Tensor]:
-    state: dict[str, torch.Tensor] = checkpoint.load(folder / "checkpoints" / name)["model"]
-    return state
-
-
-def assert_same_run(a: Path, b: Path) -> None:
-    assert timeless(a) == timeless(b)
-    first, second = weights(a), weights(b)
-    assert first.keys() == second.keys()
-    assert all(torch.equal(first[name], second[name]) for name in first)
 
 
 @pytest.fixture(scope="module")

@@ -21,7 +21,7 @@ from speaq.matching.groups import Rule, make_groups, make_user_groups
 from speaq.training.loop import load_config, train
 from speaq.training.tasks import groups_for
 from tests.command import refusal
-from tests.test_groups import problems
+from tests.group_problems import problems
 from tests.tiny import assignments, tiny
 
 NAMES = ("on", "has", "of", "riding")
@@ -205,7 +205,7 @@ def test_figures_have_short_names_and_the_storage_the_whole(tmp_path: Path) -> N
     pytest.importorskip("ray")
     optuna = pytest.importorskip("optuna")
     from launch.search.optuna_study import rebuild
-    from tests.test_search import Fake, make_plan
+    from tests.fake_tune import Fake, make_plan
 
     plan = make_plan(parameters=searched(None, HALVES)["parameters"])
     fake = Fake(plan, tmp_path)

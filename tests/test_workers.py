@@ -18,8 +18,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from speaq.data import LoaderDied, workers
-
-ROOT = Path(__file__).parents[1]
+from tests.shared import ROOT
 
 
 class Packed(list[Tensor]):

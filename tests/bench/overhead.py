@@ -21,9 +21,9 @@ from speaq import config as configs
 from speaq import space as spaces
 from speaq.data.toy.world import make_toy
 from speaq.study import creation, snapshot
+from tests.shared import ROOT
 from tests.tiny import TINY
 
-ROOT = Path(__file__).resolve().parents[2]
 SHORT = {"training.max_steps": 2, "training.eval_every": 2, "training.decay_steps": [1]}  # one report each
 
 

@@ -16,8 +16,9 @@ from typing import Any
 from speaq import config as configs
 from speaq.runs.run import evaluate_run
 from speaq.training.loop import train
+from tests.shared import ROOT
 
-CONFIG = Path(__file__).resolve().parents[2] / "configs" / "photos_overfit.yaml"
+CONFIG = ROOT / "configs" / "photos_overfit.yaml"
 WANTED = 0.6  # R@50
 
 

@@ -25,8 +25,8 @@ from speaq.data.toy.world import make_toy
 from speaq.study import creation, file
 from speaq.study.ledger import Entry
 from speaq.training.loop import train
+from tests.shared import ROOT
 
-ROOT = Path(__file__).resolve().parents[2]
 IMAGES, STEPS, EVERY = 2_000, 360, 40
 RANDOM_TRIALS, DEFAULT_TRIALS = 14, 32  # the default search is cut off where random search ended
 METRIC = "F@50"

@@ -11,8 +11,7 @@ import time
 from pathlib import Path
 
 from tests.bench.measure import Settings, Values, beside
-
-ROOT = Path(__file__).resolve().parents[2]
+from tests.shared import ROOT
 
 # What a trial does until its first step has been made, in the order and with the functions of speaq/training/loop.py.
 TRIAL = """
