@@ -3,7 +3,9 @@ workers as important as the rest."""
 
 from __future__ import annotations
 
+import functools
 import os
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -13,35 +15,28 @@ import torch
 from hypothesis import settings
 
 from speaq.data.toy.world import make_toy
-from tests.browser import chromium as chromium
-from tests.shared import ROOT
+from tests.helpers.browser import chromium as chromium
+from tests.helpers.shared import ROOT
 
 settings.register_profile("speaq", deadline=None, max_examples=50)
 settings.load_profile("speaq")
 torch.set_num_threads(1)
 os.environ |= {"RAY_worker_niceness": "0"}  # Ray's default is 15: its tests would wait for those of the other process
 
-# Of `pytest -n 3`: one process runs a module's tests, for its fixtures, and those of these modules together, since they
-# share `ray_cluster` or start nodes.
-TOGETHER = {
-    **dict.fromkeys(
-        ("test_calibrate", "test_costs", "test_docs", "test_earlier", "test_launch", "test_population"), "ray"
-    ),
-    **dict.fromkeys(("test_earlier", "test_readme", "test_real_data", "test_reproduction", "test_storage"), "ray"),
-    "test_study": "ray",
-    "test_folders": "ray",
-    **dict.fromkeys(("test_clusters", "test_doctor", "test_jobs", "test_nodes", "test_remote"), "nodes"),
-}
 LONGEST = ("ray", "nodes", "test_bench", "test_export_model", "test_training")  # begin first
 
 
-def scope_of(nodeid: str) -> str:
-    module = Path(nodeid.partition("::")[0]).stem
-    return TOGETHER.get(module, module)
+@functools.cache
+def scope_of(module: str) -> str:
+    """Of `pytest -n 3`: one process runs a module's tests, for its fixtures, and those of all modules that say the same
+    `TOGETHER = "…"`, since they share `ray_cluster` or start nodes. `module`: its path from the root.
+    """
+    said = re.search(r'^TOGETHER = "(\w+)"', (ROOT / module).read_text(encoding="utf-8"), flags=re.MULTILINE)
+    return Path(module).stem if said is None else said[1]
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    items.sort(key=lambda item: [scope_of(item.nodeid) != scope for scope in LONGEST])
+    items.sort(key=lambda item: [scope_of(item.nodeid.partition("::")[0]) != scope for scope in LONGEST])
 
 
 @pytest.hookimpl(optionalhook=True)
@@ -51,7 +46,7 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
 
     class Scheduling(LoadScopeScheduling):
         def _split_scope(self, nodeid: str) -> str:
-            return scope_of(nodeid)
+            return scope_of(nodeid.partition("::")[0])
 
     config.option.loadscopereorder = False
     return Scheduling(config, log)
@@ -71,6 +66,6 @@ def ray_cluster() -> Iterator[None]:
     pytest.importorskip("ray")
     from launch.cluster import connection
 
-    os.environ["PYTHONPATH"] = str(ROOT)  # workers import tests.cheap_training
+    os.environ["PYTHONPATH"] = str(ROOT)  # workers import tests.helpers.cheap_training
     with connection.connected(dashboard=True):
         yield

@@ -25,7 +25,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from tests.fuzz_inputs import TARGETS, Target
+from tests.helpers.fuzz_inputs import TARGETS, Target
 
 SLOW = 20.0  # seconds
 MEMORY = 2 * 2**30  # bytes beyond what the reader's modules take

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.shared import ROOT
+from tests.helpers.shared import ROOT
 
 LIBRARY = sorted((ROOT / "speaq").rglob("*.py"))
 # Rooms from the lowest to the highest; one imports only rooms of its own line or of lines above it.
@@ -102,6 +102,16 @@ def test_imports_go_one_way(path: Path) -> None:
         return
     above = {name for name in imported_modules(path) if level_of(name) > level_of(module)}
     assert above == set()
+
+
+def test_no_test_module_imports_another() -> None:
+    found = [
+        (path.name, node.module)
+        for path in (ROOT / "tests").rglob("test_*.py")
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if isinstance(node, ast.ImportFrom) and node.module and ".test_" in node.module
+    ]
+    assert found == []
 
 
 def test_files_stay_readable() -> None:

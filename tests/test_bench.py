@@ -12,7 +12,7 @@ import torch
 
 from tests.bench.__main__ import ROWS as NAMES
 from tests.bench.__main__ import main
-from tests.shared import ROOT
+from tests.helpers.shared import ROOT
 
 
 def bench(*arguments: str) -> subprocess.CompletedProcess[str]:

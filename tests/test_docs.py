@@ -17,11 +17,13 @@ import typer.main
 from speaq import config as configs
 from speaq.cli.main import app
 from speaq.data.visual_genome import open_data
-from tests.coco_sets import coco_of
-from tests.command import command
-from tests.readme import commands as commands_of_readme
-from tests.shared import ROOT
-from tests.tiny import TINY
+from tests.helpers.coco_sets import coco_of
+from tests.helpers.command import command
+from tests.helpers.readme import commands as commands_of_readme
+from tests.helpers.shared import ROOT
+from tests.helpers.tiny import TINY
+
+TOGETHER = "ray"  # shares `ray_cluster`, see conftest
 
 DOCS = ROOT / "docs"
 TUTORIAL = "your-data.md"  # run on the toy world

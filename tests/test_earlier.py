@@ -12,8 +12,10 @@ from speaq import config as configs
 from speaq.prediction.predictor import Predictor
 from speaq.runs.run import evaluate_run
 from speaq.training.loop import train
-from tests.command import command
-from tests.shared import EARLIER
+from tests.helpers.command import command
+from tests.helpers.shared import EARLIER
+
+TOGETHER = "ray"  # shares `ray_cluster`, see conftest
 
 
 @pytest.fixture

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from tests.shared import ROOT
+from tests.helpers.shared import ROOT
 
 pytest.importorskip("ray")
 pytest.importorskip("optuna")
@@ -19,7 +19,7 @@ pytest.importorskip("optuna")
 from launch.trials.place import training_function
 from speaq.config import ConfigError
 from tests.fuzz import TARGETS, verdict
-from tests.fuzz_inputs import Target
+from tests.helpers.fuzz_inputs import Target
 
 INPUTS = 12
 FEWER = {"report": 2}  # a page takes a second

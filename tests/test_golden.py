@@ -11,7 +11,7 @@ import pytest
 from tests.golden.__main__ import main
 from tests.golden.case import Check
 from tests.golden.runner import describe, excess, read_index, run_case
-from tests.shared import SHARED, needs
+from tests.helpers.shared import SHARED, needs
 
 GOLDEN = SHARED / "golden"
 

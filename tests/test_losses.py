@@ -18,7 +18,7 @@ from speaq.losses import DetectorLoss, SpeaQLoss, object_weights, predicate_weig
 from speaq.matching.groups import make_groups
 from speaq.matching.match import NonFiniteError, match
 from speaq.structures import Assignment, DetectorOutputs, LayerOutputs, Target
-from tests.matching_cases import NUM_CLASSES, PREDICATE_COUNT, random_boxes, random_case, random_target, select
+from tests.helpers.matching_cases import NUM_CLASSES, PREDICATE_COUNT, random_boxes, random_case, random_target, select
 
 CONFIG = LossConfig(weight_class=1.5, weight_predicate=0.7, weight_l1=4.0, weight_giou=1.25, no_object_weight=0.2)
 DYNAMIC = MatchingConfig(num_groups=3)

@@ -7,10 +7,12 @@ from pathlib import Path
 
 import pytest
 
-from tests.command import command, speaq
-from tests.readme import commands
-from tests.shared import ROOT
-from tests.tiny import TINY
+from tests.helpers.command import command, speaq
+from tests.helpers.readme import commands
+from tests.helpers.shared import ROOT
+from tests.helpers.tiny import TINY
+
+TOGETHER = "ray"  # shares `ray_cluster`, see conftest
 
 # What makes a command short without changing what it does.
 SHORT = {

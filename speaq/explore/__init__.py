@@ -13,5 +13,5 @@ To add a page:
 4. Everything is read only (GET), escaped, and from here: the Content-Security-Policy forbids inline scripts, inline
    `style=` and other hosts. Colours come from the variables in static/style.css; scripts go into static/.
 5. A mistake in an address raises `NotFound`; that, ConfigError and DataError are shown in one line. Test with
-   `tests/browser.py`; `tests/explore_data.py` makes runs and predictions without training.
+   `tests/helpers/browser.py`; `tests/helpers/explore_data.py` makes runs and predictions without training.
 """

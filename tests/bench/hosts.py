@@ -1,4 +1,4 @@
-"""Two workers on two hosts against the same two on one: `python -m tests.bench.hosts FOLDER` (root; tests/hosts.py).
+"""Two workers on two hosts against the same two on one: `python -m tests.bench.hosts FOLDER` (root).
 
 Prints seconds of training for each and their ratio, from one run of this program.
 """
@@ -10,8 +10,8 @@ import sys
 from pathlib import Path
 
 from speaq.data.toy.world import make_toy
-from tests.hosts import Hosts
-from tests.tiny import tiny
+from tests.helpers.hosts import Hosts
+from tests.helpers.tiny import tiny
 
 STEPS = 60
 CONFIG = tiny(

@@ -21,8 +21,8 @@ from speaq import config as configs
 from speaq import space as spaces
 from speaq.data.toy.world import make_toy
 from speaq.study import creation, snapshot
-from tests.shared import ROOT
-from tests.tiny import TINY
+from tests.helpers.shared import ROOT
+from tests.helpers.tiny import TINY
 
 SHORT = {"training.max_steps": 2, "training.eval_every": 2, "training.decay_steps": [1]}  # one report each
 
@@ -33,7 +33,7 @@ def run(folder: Path, trials: int) -> dict[str, float]:
     make_toy(folder / "data", 60, seed=0)
     config = configs.apply(configs.Config(), TINY | SHORT)
     space = spaces.load(ROOT / "search_spaces" / "speaq.yaml").with_search({"scheduler": "none"})
-    study = creation.create(config, space, folder / "data", trials=trials, train="tests.cheap_training:train")
+    study = creation.create(config, space, folder / "data", trials=trials, train="tests.helpers.cheap_training:train")
     asking: list[float] = []
     begin = time.perf_counter()
     original = searcher.Search.suggest

@@ -16,7 +16,7 @@ from typing import Any
 from speaq import config as configs
 from speaq.runs.run import evaluate_run
 from speaq.training.loop import train
-from tests.shared import ROOT
+from tests.helpers.shared import ROOT
 
 CONFIG = ROOT / "configs" / "photos_overfit.yaml"
 WANTED = 0.6  # R@50

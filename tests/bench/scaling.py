@@ -11,7 +11,7 @@ from pathlib import Path
 
 from speaq.data.toy.world import make_toy
 from tests.bench.measure import LeftOut, Settings, Values, calibration, row, seconds
-from tests.tiny import tiny
+from tests.helpers.tiny import tiny
 
 IMAGES_EACH = 8  # of every worker in a step
 

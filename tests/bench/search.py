@@ -25,7 +25,7 @@ from speaq.data.toy.world import make_toy
 from speaq.study import creation, file
 from speaq.study.ledger import Entry
 from speaq.training.loop import train
-from tests.shared import ROOT
+from tests.helpers.shared import ROOT
 
 IMAGES, STEPS, EVERY = 2_000, 360, 40
 RANDOM_TRIALS, DEFAULT_TRIALS = 14, 32  # the default search is cut off where random search ended

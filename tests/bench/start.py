@@ -11,7 +11,7 @@ import time
 from pathlib import Path
 
 from tests.bench.measure import Settings, Values, beside
-from tests.shared import ROOT
+from tests.helpers.shared import ROOT
 
 # What a trial does until its first step has been made, in the order and with the functions of speaq/training/loop.py.
 TRIAL = """
@@ -28,7 +28,7 @@ stamp("import torch")
 from pathlib import Path
 from speaq.training import loop, optimizer, tasks
 from speaq.data.dataset import train_loader
-from tests.tiny import tiny
+from tests.helpers.tiny import tiny
 stamp("import speaq")
 torch.set_num_threads(1)
 config = tiny()

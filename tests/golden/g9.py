@@ -15,7 +15,7 @@ from speaq.data.statistics import predicate_count, triplet_count
 from speaq.data.transforms import resize_shape
 from speaq.data.visual_genome import VisualGenome, open_data
 from tests.golden.case import Case, Check, compare
-from tests.shared import SHARED
+from tests.helpers.shared import SHARED
 
 PREFIX = "DATASETS.VISUAL_GENOME."
 

@@ -1,0 +1,117 @@
+"""Runs, predictions and searches for the tests of `speaq explore`, made without training."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+from pathlib import Path
+
+import numpy as np
+import yaml
+from PIL import Image
+
+from speaq import config as configs
+from speaq.config import DataConfig
+from speaq.data.records import SplitName, VisualGenome
+from speaq.data.visual_genome import open_data
+from speaq.evaluation.predictions import PredictionWriter, Source
+from speaq.structures import SceneGraph, ScenePrediction
+from tests.helpers import data_sets
+from tests.helpers.tiny import tiny
+
+FIND, NAME = 0.75, 0.6  # shares of the ground-truth rows whose pair is found, and of those whose predicate is right
+
+
+def imitate(graph: SceneGraph, num_predicates: int, rng: np.random.Generator) -> ScenePrediction:
+    """A model that misses some pairs, confuses predicates, and says something of pairs that have no relation."""
+    rows = graph.relations[rng.random(len(graph.relations)) < FIND]
+    predicates = np.where(rng.random(len(rows)) < NAME, rows[:, 2], rng.integers(0, 3, len(rows)))
+    others = rng.integers(0, len(graph.classes), (4, 2))
+    named = np.concatenate(
+        (
+            np.column_stack((rows[:, :2], predicates)),
+            np.column_stack((others, rng.integers(0, num_predicates, len(others)))),
+        )
+    )
+    named = named[np.sort(np.unique(named, axis=0, return_index=True)[1])]
+    scores = rng.dirichlet(np.ones(num_predicates + 1), len(named)).astype(np.float32)
+    return ScenePrediction(
+        graph.boxes_xyxy,
+        graph.classes,
+        rng.uniform(0.3, 1, len(graph.classes)).astype(np.float32),
+        named[:, :2],
+        named[:, 2],
+        np.sort(rng.uniform(size=len(named)).astype(np.float32))[::-1],
+        scores,
+        np.arange(len(named)),
+    )
+
+
+def write_predictions(path: Path, vg: VisualGenome, split_name: SplitName, data: DataConfig) -> Path:
+    """Predictions of `imitate` for a split."""
+    rng = np.random.default_rng(0)
+    split = vg.split(split_name, data)
+    with PredictionWriter(path, Source(vg.vocabulary, split_name, vg.digest, data)) as writer:
+        for row in range(len(split)):
+            graph = split.scene_graph(row)
+            writer.add(graph.image_id, graph.size_hw, imitate(graph, vg.num_predicates, rng))
+    return path
+
+
+def write_run(folder: Path, directory: Path, *, predictions: bool = True, num_val: int = 6) -> Path:
+    """A run folder without its checkpoint, as training leaves it, with predictions for val."""
+    vg = open_data(directory, need_images=(directory / "VG_100K").is_dir())
+    config = tiny(data__num_val=num_val)
+    folder.mkdir(parents=True)
+    (folder / "config.yaml").write_text(configs.dump(config), encoding="utf-8")
+    (folder / "data.json").write_text(json.dumps({"directory": str(directory), "digest": vg.digest}))
+    if predictions:
+        write_predictions(folder / "predictions.h5", vg, "val", config.data)
+    return folder
+
+
+def write_study(folder: Path, directory: Path, reason: str) -> Path:
+    """A search that has ended, without the folders of its trials: two finished, one stopped early, one failed."""
+    config = configs.to_dict(tiny(data__num_val=6))
+    content = {"objective": ["F@20"], "data": {"directory": str(directory)}, "config": config}
+    (folder / "trials").mkdir(parents=True)
+    (folder / "study.yaml").write_text(yaml.safe_dump(content), encoding="utf-8")
+    rows = [
+        {"trial": "0000", "label": "published", "status": "finished", "F@20": 0.25, "steps": 90, "reason": ""},
+        {"trial": "0001", "label": "baseline", "status": "finished", "F@20": 0.5, "steps": 90, "reason": ""},
+        {"trial": "0002", "label": "", "status": "pruned", "F@20": 0.125, "steps": 30, "reason": ""},
+        {"trial": "0003", "label": "", "status": "failed", "F@20": "", "steps": 0, "reason": reason},
+    ]
+    with (folder / "trials.csv").open("w", encoding="utf-8", newline="") as file:
+        writer = csv.DictWriter(file, fieldnames=[*rows[0], "matching.num_groups"])
+        writer.writeheader()
+        writer.writerows(row | {"matching.num_groups": 4} for row in rows)
+    return folder
+
+
+def write_many(folder: Path, num: int) -> Path:
+    """A data set of many images: two boxes and a relation each, one photo under many names."""
+    rows = np.arange(num, dtype=np.int32)
+    width, height = 64, 48
+    data_sets.write(
+        folder,
+        photos=False,
+        ids=list(range(1, num + 1)),
+        sizes_hw=((height, width),) * num,
+        split=np.where(rows % 10 == 9, 2, 0).astype(np.int32),
+        img_to_first_box=2 * rows,
+        img_to_last_box=2 * rows + 1,
+        img_to_first_rel=rows,
+        img_to_last_rel=rows,
+        boxes_1024=np.tile(np.array([[300, 300, 201, 101], [330, 310, 200, 100]], np.int32), (num, 1)),
+        labels=np.tile(np.array([[1], [2]]), (num, 1)),
+        relationships=np.column_stack((2 * rows, 2 * rows + 1)),
+        predicates=(rows % 2 + 1)[:, None],
+    )
+    photos = folder / "VG_100K"
+    photos.mkdir()
+    Image.new("RGB", (width, height), "olive").save(photos / "1.jpg")
+    for number in range(2, num + 1):
+        os.link(photos / "1.jpg", photos / f"{number}.jpg")
+    return folder

@@ -1,0 +1,82 @@
+"""A search without Ray: trials are asked for and told by hand."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+from launch.search.searcher import Search
+from launch.trials import outcomes
+from speaq import config as configs
+from speaq import space as spaces
+from speaq.config import BASELINE, PUBLISHED, Config
+from speaq.study.ledger import Ledger
+from speaq.study.plan import Plan
+
+BASE = configs.apply(Config(), {"training.max_steps": 90, "training.eval_every": 10, "training.decay_steps": [50]})
+
+
+RATE = {"type": "float", "low": 1e-5, "high": 1e-2, "log": True}
+
+
+GROUPS = {"type": "int", "low": 1, "high": 6}
+
+
+def make_plan(
+    trials: int = 6,
+    objective: tuple[str, ...] = ("F@50",),
+    parameters: dict[str, Any] | None = None,
+    **search_: Any,
+) -> Plan:
+    space = spaces.from_dict(
+        {
+            "search": {"objective": list(objective), **search_},
+            "parameters": parameters or {"training.learning_rate": RATE, "matching.num_groups": GROUPS},
+        }
+    )
+    references = {"published": configs.apply(BASE, PUBLISHED), "baseline": configs.apply(BASE, BASELINE)}
+    return Plan(BASE, space, space.search, trials, objective, references)
+
+
+class Fake:
+    """Plays Tune: asks, reports, ends."""
+
+    def __init__(self, plan: Plan, folder: Path) -> None:
+        self.ledger = Ledger(folder / "ledger.jsonl")
+        self.search = Search(plan, self.ledger)
+        self.plan, self.count = plan, 0
+
+    def ask(self) -> tuple[str, Any]:
+        self.count += 1
+        name = f"tune{self.count}"
+        suggestion = self.search.suggest(name)
+        if isinstance(suggestion, dict):
+            self.search.started(name)
+        return name, suggestion
+
+    def report(self, name: str, step: int, value: float | None) -> None:
+        metrics = dict.fromkeys([*self.plan.objective, "F@50"], value)
+        self.search.on_trial_result(name, outcomes.trial_result(step, metrics, value, 1.0))
+
+    def finish(self, name: str, value: float | None = 0.5, step: int = 90) -> None:
+        metrics = dict.fromkeys([*self.plan.objective, "F@50"], value)
+        last = outcomes.trial_result(step, metrics, value, 1.0)
+        outcome = {"metrics": metrics, "best_step": step, "step": step, "seconds": 2.0}
+        self.search.on_trial_complete(name, outcomes.final_result(last, outcome))
+
+    def prune(self, name: str, step: int, value: float) -> None:
+        self.search.on_trial_complete(name, outcomes.trial_result(step, {"F@50": value}, value, 1.0))
+
+    def entry(self, name: str) -> Any:
+        return self.search.entry(name)
+
+
+def trial(name: str, protected: bool = False) -> Any:
+    return SimpleNamespace(config={"trial": name, "protected": protected}, trial_id=f"tune-{name}")
+
+
+def judge(scheduler: Any, name: str, step: int, value: float, protected: bool = False) -> str:
+    result = outcomes.trial_result(step, {}, value, 1.0)
+    decision: str = scheduler.on_trial_result(None, trial(name, protected), result)
+    return decision

@@ -1,0 +1,1 @@
+"""Random faults against a real search: `python -m tests.soak FOLDER`."""

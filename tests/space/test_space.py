@@ -1,0 +1,238 @@
+"""Search spaces: what is refused by name, what is applied, and that nothing is lost on the way to Optuna and back."""
+
+from __future__ import annotations
+
+import json
+import random
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from speaq import config as configs
+from speaq import space as spaces
+from speaq.config import BASELINE, PUBLISHED, Config, ConfigError
+from tests.helpers.shared import ROOT
+
+FILES = sorted((ROOT / "search_spaces").glob("*.yaml"))
+VISUAL_GENOME = ROOT / "configs" / "speaq_vg.yaml"
+RATE = {"type": "float", "low": 1e-5, "high": 1e-3, "log": True}
+SCHEME = {"type": "categorical", "choices": ["static", "dynamic"]}
+QUALITY = {
+    "type": "categorical",
+    "choices": ["min", "max"],
+    "when": {"matching.scheme": ["dynamic"]},
+    "otherwise": None,
+}
+WEIGHT = {
+    "type": "float",
+    "low": -1.0,
+    "high": 0.0,
+    "step": 0.25,
+    "when": {"matching.scheme": ["dynamic"]},
+    "otherwise": 0.0,
+}
+
+
+def make(**parameters: Any) -> spaces.Space:
+    return spaces.from_dict({"parameters": {key.replace("__", "."): value for key, value in parameters.items()}})
+
+
+def test_conditions_decide_what_is_searched_and_what_is_written() -> None:
+    space = make(matching__scheme=SCHEME, matching__quality=QUALITY, matching__predicate_weight=WEIGHT)
+    space.check(Config())
+    static = space.apply(Config(), {"matching.scheme": "static"}).matching
+    assert (static.scheme, static.quality, static.predicate_weight) == ("static", None, 0.0)
+    values = {"matching.scheme": "dynamic", "matching.quality": "min", "matching.predicate_weight": -0.75}
+    dynamic = space.apply(Config(), values).matching
+    assert (dynamic.quality, dynamic.predicate_weight) == ("min", -0.75)
+    with pytest.raises(ConfigError, match=r"matching\.quality is not active"):
+        space.apply(Config(), {"matching.scheme": "static", "matching.quality": "min"})
+    with pytest.raises(ConfigError, match=r"matching\.quality is active and has no value"):
+        space.apply(Config(), {"matching.scheme": "dynamic"})
+
+
+def test_a_condition_may_name_a_key_that_is_not_searched() -> None:
+    space = make(matching__quality=QUALITY)
+    assert space.apply(Config(), {"matching.quality": "min"}).matching.quality == "min"
+    static = configs.apply(Config(), BASELINE)
+    assert space.apply(static, {}) == static
+
+
+@pytest.mark.parametrize(
+    ("parameters", "message"),
+    [
+        ({"training.learning_rat": RATE}, r"learning_rat: no such key \(nearest: training.learning_rate\)"),
+        ({"training.learning_rate": {**RATE, "low": 0.0}}, r"log needs low above 0, not 0"),
+        ({"training.learning_rate": {**RATE, "low": 1e-2}}, r"range is empty: low 0.01 is not below high 0.001"),
+        ({"training.learning_rate": {**RATE, "step": 1e-5}}, r"log and step exclude each other"),
+        (
+            {"training.learning_rate": {"type": "float", "low": -1.0, "high": 1.0}},
+            r"learning_rate: -1.0 breaks .*than 0",
+        ),
+        ({"model.num_queries": {"type": "float", "low": 1.5, "high": 9.5}}, r"num_queries: 1.5 breaks .*integer"),
+        ({"model.num_heads": {"type": "int", "low": 1, "high": 8, "step": 3}}, r"high 8 is not low 1 plus a multiple"),
+        ({"matching.quality": {"type": "categorical", "choices": ["max", "mean"]}}, r"'mean' breaks .*be 'min', 'max'"),
+        ({"matching.quality": {"type": "categorical", "choices": ["max", "max"]}}, r"choices are given twice"),
+        ({"matching.quality": {"type": "categorical", "choices": ["max"]}}, r"choices: List should have at least 2"),
+        ({"matching.quality": {"type": "set", "choices": []}}, r"type|tag"),
+        ({"matching.quality": QUALITY, "matching.scheme": SCHEME}, r"matching.scheme must come before"),
+        (
+            {"matching.scheme": SCHEME, "matching.quality": {**QUALITY, "when": {"matching.scheme": ["fast"]}}},
+            r"when: matching.scheme is never 'fast'",
+        ),
+        ({"matching.scheme": SCHEME}, r"matching.scheme: no trial can have 'static' \(trial: matching: scheme: static"),
+        ({"matching.num_groups": {"type": "int", "low": 500, "high": 600}}, r"no trial is possible .*exceeds"),
+        (
+            {"model.activation_checkpointing": {"type": "categorical", "choices": [False, True]}},
+            r"activation_checkpointing: it changes memory and time, no result",
+        ),
+        (
+            {"evaluation.iou_threshold": {"type": "float", "low": 0.3, "high": 0.7}},
+            r"evaluation.iou_threshold: the evaluation is not searched",
+        ),
+        ({}, r"parameters: Dictionary should have at least 1 item"),
+    ],
+)
+def test_spaces_that_cannot_work_are_refused_in_one_line(parameters: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError, match=message) as caught:
+        spaces.from_dict({"parameters": parameters}).check(Config())
+    assert "\n" not in str(caught.value)
+
+
+def test_search_settings_are_checked_against_the_config() -> None:
+    def check(**search: Any) -> None:
+        spaces.from_dict({"search": search, "parameters": {"training.learning_rate": RATE}}).check(Config())
+
+    with pytest.raises(ConfigError, match="metric 'R@7' is not one of"):
+        check(objective=["R@7"])
+    with pytest.raises(ConfigError, match=r"grace_steps 200000 is not below training\.max_steps 150000"):
+        check(grace_steps=200_000)
+    with pytest.raises(ConfigError, match="cmaes has one objective; use tpe"):
+        check(sampler="cmaes", objective=["R@50", "mR@50"])
+    with pytest.raises(ConfigError, match="cmaes needs at least two parameters"):
+        check(sampler="cmaes")
+    for knob, value, scheduler in (
+        ("reduction_factor", 2.0, "median"),
+        ("brackets", 4, "asha"),
+        ("min_trials", 5, "hyperband"),
+        ("grace_steps", 10, "none"),
+    ):
+        with pytest.raises(ConfigError, match=f"{knob} has no effect with scheduler: {scheduler}"):
+            check(scheduler=scheduler, **{knob: value})
+
+
+def test_cmaes_is_refused_what_it_would_draw_at_random() -> None:
+    for parameters, reason in (
+        ({"matching__scheme": SCHEME, "training__learning_rate": RATE}, "not choices"),
+        ({"matching__predicate_weight": WEIGHT, "training__learning_rate": RATE}, "knows no conditions"),
+    ):
+        space = make(**parameters).with_search({"sampler": "cmaes"})
+        with pytest.raises(ConfigError, match=rf"{reason}; use tpe"):
+            space.check(Config())
+    space = make(matching__predicate_weight=WEIGHT).with_search({"sampler": "gp"})
+    with pytest.raises(ConfigError, match="gp knows no conditions; use tpe"):
+        space.check(Config())
+    with pytest.raises(ConfigError, match="cmaes does not look at them; use tpe"):
+        make(training__learning_rate=RATE).with_search({"sampler": "cmaes", "constraints": {"latency_ms": 5}})
+    with pytest.raises(ConfigError, match=r"brackets 9 exceeds the rungs"):
+        make(training__learning_rate=RATE).with_search({"scheduler": "hyperband", "brackets": 9}).check(Config())
+
+
+def test_rungs_are_evaluated_steps_below_the_full_length() -> None:
+    search = spaces.SearchConfig(reduction_factor=3.0)
+    assert search.rungs(1800, 200) == [200, 600]
+    assert search.rungs(1800, 600) == [600]
+    assert search.rungs(600, 600) == []
+    assert spaces.SearchConfig(scheduler="none").rungs(1800, 600) == []
+    assert spaces.SearchConfig(grace_steps=100, reduction_factor=2.0).rungs(800, 50) == [100, 200, 400]
+
+
+def test_the_command_line_takes_keys_out_of_the_search() -> None:
+    space = make(matching__scheme=SCHEME, matching__quality=QUALITY, training__learning_rate=RATE)
+    assert list(space.without(["matching.scheme"]).parameters) == ["matching.quality", "training.learning_rate"]
+    with pytest.raises(ConfigError, match="nothing is left to search"):
+        space.without(list(space.parameters))
+
+
+@pytest.mark.parametrize("config", [Config(), configs.load(VISUAL_GENOME)], ids=["default", VISUAL_GENOME.stem])
+@pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
+def test_shipped_spaces_load_say_what_they_answer_and_contain_the_published_setting(path: Path, config: Config) -> None:
+    space = spaces.load(path)
+    space.check(config)
+    assert "?" in space.question
+    base = space.base(config)
+    published = configs.apply(base, PUBLISHED)
+    values = space.extract(base, published)
+    assert values is not None
+    assert space.apply(base, values) == published
+    configs.apply(base, BASELINE)
+
+
+def test_extract_knows_what_is_outside() -> None:
+    space = make(matching__num_groups={"type": "int", "low": 1, "high": 4})
+    assert space.extract(Config(), configs.apply(Config(), {"matching.num_groups": 2})) == {"matching.num_groups": 2}
+    assert space.extract(Config(), configs.apply(Config(), {"matching.num_groups": 5})) is None
+    assert space.extract(Config(), configs.apply(Config(), {"seed": 1})) is None
+
+
+def finite(low: float, high: float) -> st.SearchStrategy[float]:
+    return st.floats(low, high, allow_nan=False, allow_subnormal=False)
+
+
+@st.composite
+def parameters(draw: st.DrawFn) -> dict[str, Any]:
+    kind = draw(st.sampled_from(["float", "step", "log", "int", "categorical"]))
+    match kind:
+        case "float":
+            low = draw(finite(-1e6, 1e6))
+            return {"type": "float", "low": low, "high": low + draw(finite(1e-3, 1e6))}
+        case "step":
+            low, step = draw(st.integers(-100, 100)) / 4, draw(st.integers(1, 8)) / 4
+            return {"type": "float", "low": low, "high": low + step * draw(st.integers(1, 20)), "step": step}
+        case "log":
+            low = draw(finite(1e-8, 1.0))
+            return {"type": "float", "low": low, "high": low * draw(finite(1.5, 1e6)), "log": True}
+        case "int":
+            low, step = draw(st.integers(-1000, 1000)), draw(st.sampled_from([None, 2, 7]))
+            high = low + (step or 1) * draw(st.integers(1, 50))
+            return {"type": "int", "low": low, "high": high, "step": step}
+        case _:
+            plain = st.none() | st.booleans() | st.integers(-5, 5) | st.text(max_size=4)
+            unique = st.lists(plain, min_size=2, max_size=5, unique_by=lambda v: (isinstance(v, bool), v))
+            return {"type": "categorical", "choices": draw(unique)}
+
+
+@given(parameters(), st.integers(0, 2**31 - 1))
+@settings(max_examples=150, deadline=None)
+def test_a_parameter_survives_optuna_and_json_and_what_optuna_draws_is_in_it(given_: dict[str, Any], seed: int) -> None:
+    pytest.importorskip("optuna")
+    from optuna.samplers import RandomSampler  # noqa: TID251
+    from optuna.study import create_study  # noqa: TID251
+
+    from launch.search.samplers import distribution, parameter_of
+
+    space = make(anything=given_)
+    parameter = space.parameters["anything"]
+    assert spaces.from_dict(json.loads(json.dumps(spaces.to_dict(space)))) == space
+    optuna_side = distribution(parameter)
+    back = parameter_of(optuna_side)
+    assert back.model_dump() == parameter.model_dump()
+    assert distribution(back) == optuna_side
+    trial = create_study(sampler=RandomSampler(seed)).ask({"anything": optuna_side})
+    value = json.loads(json.dumps(trial.params["anything"]))  # how values travel through Ray and the ledger
+    assert parameter.allows(value)
+    assert trial.params["anything"] == value
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
+def test_every_drawn_corner_of_a_shipped_space_is_a_config_and_is_found_again(path: Path) -> None:
+    space = spaces.load(path)
+    base = space.base(Config())
+    generator = random.Random(7)
+    for _ in range(50):
+        values = space.draw(base, generator)
+        config = space.apply(base, values)
+        assert space.extract(base, config) == values
