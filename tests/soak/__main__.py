@@ -1,6 +1,6 @@
 """Random faults against a real search on a real cluster of several nodes, and what they cost.
 
-    python -m tests.soak.__main__ FOLDER --faults 100 --seconds 3600 --seed 0
+    python -m tests.soak FOLDER --faults 100 --seconds 3600 --seed 0
 
 The same study (a grid, four of its points poisoned) is run again and again with faults, until N of them were injected.
 Then every trial is trained once more, without a search and without a fault, to compare it with. No trial is killed more
@@ -614,7 +614,7 @@ class Soak:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(prog="python -m tests.soak.__main__")
+    parser = argparse.ArgumentParser(prog="python -m tests.soak")
     parser.add_argument("folder", type=Path)
     parser.add_argument("--faults", type=int, default=100)
     parser.add_argument("--seconds", type=float, default=3600.0, help="no fault is injected after that")
@@ -624,7 +624,7 @@ def main() -> int:
     parser.add_argument("--own-mounts", action="store_true", help=argparse.SUPPRESS)  # set by itself
     given = parser.parse_args()
     if not given.own_mounts:
-        again = [sys.executable, "-m", "tests.soak.__main__", *sys.argv[1:], "--own-mounts"]
+        again = [sys.executable, "-m", "tests.soak", *sys.argv[1:], "--own-mounts"]
         return subprocess.run(["unshare", "--mount", *again], check=False).returncode
     given.folder.mkdir(parents=True, exist_ok=True)
     folder = given.folder.resolve()

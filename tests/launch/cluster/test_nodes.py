@@ -47,7 +47,7 @@ def found(module: str, *arguments: str | Path) -> dict[str, Any]:
 
 
 def test_a_short_soak_keeps_all_promises(tmp_path: Path) -> None:
-    said = program("tests.soak.__main__", tmp_path / "soak", "--faults", "16", "--seconds", "180", "--every", "2")
+    said = program("tests.soak", tmp_path / "soak", "--faults", "16", "--seconds", "180", "--every", "2")
     assert "trials lost 0 · trials repeated 0 · " in said
     assert "0 more than promised · mismatches 0 · wrong weights 0 · ends without one line 0 · " in said
     assert not said.startswith("faults injected 0 ")
