@@ -7,6 +7,7 @@ _ENVIRONMENT = {
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_AIR_NEW_OUTPUT": "0",
     "RAY_DISABLE_FAILURE_SIGNAL_HANDLER": "1",  # SIGTERM is ours to handle
+    "RAY_ENABLE_AUTO_CONNECT": "0",  # a thread that outlives a connection must not start a cluster of its own
     "RAY_CHDIR_TO_TRIAL_DIR": "0",  # relative paths mean what they mean on the command line
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",

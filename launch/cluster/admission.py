@@ -43,11 +43,17 @@ class Admission:
         return frozenset(self._admitted)
 
     def _look(self, id: str) -> None:
-        node = next((node for node in alive() if node.id == id), None)
-        if node is None:  # gone already
-            self._looked.pop(id, None)
+        """Runs in a thread that may outlive the search and its connection to Ray: nothing is raised here."""
+        try:
+            node = next((node for node in alive() if node.id == id), None)
+            if node is None:  # gone already
+                self._looked.pop(id, None)
+                return
+            problem = self._problem(node)
+        except Exception as error:  # of Ray, where the search has ended meanwhile, or the node has left
+            log.debug("node %s: could not be looked at: %s", id, error)
+            self._looked[id] = time.monotonic() + AGAIN
             return
-        problem = self._problem(node)
         if not problem:
             self._admitted.add(id)
             log.info("node %s: takes part from now on", node.name)

@@ -30,6 +30,23 @@ def check_shared(output: Path, data: Path, config: Config) -> frozenset[str]:
     return frozenset(node.id for node in nodes)
 
 
+def nodes_that_share(output: Path, data: Path, config: Config) -> frozenset[str]:
+    """The ids of the nodes that can take part in a search; the others get no trial. Arguments as of `check_shared`.
+
+    Raises ClusterError in one line where this node is not among them, or no other one is, or where a trial has several
+    workers, which Ray places on any node.
+    """
+    nodes = alive()
+    if config.resources.num_workers > 1 or len(nodes) == 1:
+        return check_shared(output, data, config)
+    fit = {node.id for node in nodes}
+    for what, problems in _problems(nodes, output, data, config):
+        fit -= {node.id for node in nodes if problems[node.id]}
+        if nodes[0].id not in fit or len(fit) == 1:
+            _refuse(what, nodes, problems)
+    return frozenset(fit)
+
+
 def problem_of(node: Node, output: Path, data: Path, config: Config) -> str:
     """Why a node cannot take part in a run or a search of this process's node; "" where it can."""
     here = alive()[0]

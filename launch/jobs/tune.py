@@ -18,7 +18,7 @@ from ray import tune
 from launch.cluster import connection
 from launch.cluster.admission import Admission, OnAdmitted
 from launch.cluster.interrupts import Interrupts
-from launch.cluster.sharing import check_shared, problem_of
+from launch.cluster.sharing import nodes_that_share, problem_of
 from launch.jobs.progress import Lines
 from launch.report.overview import write_results
 from launch.search import scheduler, storage
@@ -168,7 +168,7 @@ def _search(
     several = resources.num_workers > 1
     with connection.connected(dashboard=several), workspace.following(output) as follower:
         concurrent = connection.check_fits(resources)
-        shared = check_shared(output, study.data, _where_it_is(plan))
+        shared = nodes_that_share(output, study.data, _where_it_is(plan))
         nodes = Admission(shared, lambda node: problem_of(node, output, study.data, _where_it_is(plan)))
         lines = Lines(plan, ledger.entries, concurrent)
         listener = joined(joined(lines, SearchMetrics(output.name, plan, ledger.entries)), mirror)

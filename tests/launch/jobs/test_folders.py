@@ -11,13 +11,16 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from launch.cluster import admission
 from launch.cluster.admission import Admission, OnAdmitted
+from launch.cluster.nodes import Node
 from launch.jobs import tune
 from launch.trials.logs import LOG, log_to
 from launch.trials.outcomes import outcome_of
@@ -95,6 +98,29 @@ def test_a_node_that_joined_while_the_others_were_looked_at_is_looked_at_too(ray
         assert time.monotonic() < until, "it is never admitted"
         time.sleep(0.05)
     assert (set(nodes()), asked) == ({here}, [here])
+
+
+def test_a_look_at_a_node_that_fails_is_no_error_and_is_repeated(
+    ray_cluster: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As where the connection to Ray ends while a node is looked at."""
+    asked: list[str] = []
+    raised: list[object] = []
+    monkeypatch.setattr(threading, "excepthook", raised.append)
+    monkeypatch.setattr(admission, "AGAIN", 0.0)
+
+    def problem(node: Node) -> str:
+        asked.append(node.id)
+        if len(asked) == 1:
+            raise RuntimeError("the connection has ended")
+        return ""
+
+    nodes = Admission((), problem)
+    until = time.monotonic() + 60
+    while not nodes():
+        assert time.monotonic() < until, "it is never admitted"
+        time.sleep(0.05)
+    assert (len(asked), raised) == (2, [])
 
 
 # From elsewhere
