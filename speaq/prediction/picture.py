@@ -19,8 +19,8 @@ from numpy.typing import NDArray
 from speaq.data.images import read_photo
 from speaq.drawing import drawing
 from speaq.plain_text import visible
-from speaq.prediction.graph import ImagePrediction, distinct_names
 from speaq.prediction.layout import FONT, GRAPH, HEIGHT, layout
+from speaq.prediction.scene import Scene, distinct_names
 
 # Okabe and Ito's palette (2008), without its yellow, which is unreadable on white.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
@@ -35,20 +35,20 @@ DRAWN = 10  # triplets of a picture: more make it unreadable
 FloatArray = NDArray[np.float64]
 
 
-def draw(prediction: ImagePrediction, path: Path) -> None:
+def draw(scene: Scene, path: Path) -> None:
     """Writes the best `DRAWN` triplets in the format of the file's name: .png or .svg.
 
     Raises DataError where the photo is gone.
     """
-    prediction = prediction.first(DRAWN)
+    scene = scene.first(DRAWN)
     # Nothing of the time goes into the file: equal input, equal bytes.
-    with drawing(prediction.words()):
-        figure = Figure(figsize=_size(prediction.size_hw), layout="constrained")
+    with drawing(scene.words()):
+        figure = Figure(figsize=_size(scene.size_hw), layout="constrained")
         FigureCanvasAgg(figure)
-        photo, graph = figure.subplots(1, 2, width_ratios=_widths(prediction.size_hw))
-        names = [visible(name) for name in distinct_names(prediction.things)]
-        _draw_photo(photo, prediction, names)
-        _draw_graph(graph, prediction, names)
+        photo, graph = figure.subplots(1, 2, width_ratios=_widths(scene.size_hw))
+        names = [visible(name) for name in distinct_names(scene.things)]
+        _draw_photo(photo, scene, names)
+        _draw_graph(graph, scene, names)
         metadata = {"Date": None} if path.suffix == ".svg" else None
         figure.savefig(path, dpi=DPI, metadata=metadata)
 
@@ -74,22 +74,22 @@ def _style(number: int, **box: Any) -> dict[str, Any]:
     return {"color": letters, "fontsize": FONT, "bbox": {"facecolor": colour, "edgecolor": "none", **box}}
 
 
-def _draw_photo(axes: Axes, prediction: ImagePrediction, names: Sequence[str]) -> None:
-    source = prediction.image if prediction.source is None else prediction.source
+def _draw_photo(axes: Axes, scene: Scene, names: Sequence[str]) -> None:
+    source = scene.image if scene.source is None else scene.source
     assert source is not None, "a prediction has a file or what it was made from"
-    height, width = prediction.size_hw
+    height, width = scene.size_hw
     pixels = read_photo(source, FINEST, large=LARGE).pixels
     axes.imshow(pixels, interpolation="antialiased", extent=(-0.5, width - 0.5, height - 0.5, -0.5))
     axes.set_axis_off()
     labels = []
-    for number, (thing, name) in enumerate(zip(prediction.things, names, strict=True)):
+    for number, (thing, name) in enumerate(zip(scene.things, names, strict=True)):
         left, top, right, bottom = thing.box_xyxy
         axes.add_patch(Rectangle((left, top), right - left, bottom - top, fill=False, edgecolor="white", linewidth=3))
         box = Rectangle((left, top), right - left, bottom - top, fill=False, edgecolor=_colour(number), linewidth=1.7)
         axes.add_patch(box)
         label = axes.text(left, top, name, va="bottom", ha="left", **_style(number, pad=1.5))
         labels.append((label, thing.box_xyxy))
-    _place(axes, labels, prediction.size_hw)
+    _place(axes, labels, scene.size_hw)
 
 
 def _place(axes: Axes, labels: Sequence[tuple[Text, tuple[float, ...]]], size_hw: tuple[int, int]) -> None:
@@ -123,15 +123,15 @@ def _inside(corner: tuple[float, float], width: float, height: float, size_hw: t
     return Bbox.from_bounds(left, top, width, height)
 
 
-def _draw_graph(axes: Axes, prediction: ImagePrediction, names: Sequence[str]) -> None:
+def _draw_graph(axes: Axes, scene: Scene, names: Sequence[str]) -> None:
     axes.set_axis_off()
-    if not prediction.triplets:
+    if not scene.triplets:
         axes.text(0.5, 0.5, "no triplet", ha="center", va="center", fontsize=FONT, transform=axes.transAxes)
         return
     graph = networkx.MultiDiGraph()
     graph.add_nodes_from(range(len(names)))
     predicates: dict[tuple[int, int], list[str]] = {}
-    for triplet in prediction.triplets:
+    for triplet in scene.triplets:
         predicates.setdefault((triplet.subject, triplet.object), []).append(visible(triplet.predicate))
     for (subject, object_), words in predicates.items():  # an arrow for a pair, with all that is said of it
         graph.add_edge(subject, object_, words=[", ".join(words)])
