@@ -40,7 +40,7 @@ def render(snapshot: Snapshot) -> Group:
     running = [trial for trial in trials if trial.state == "running"]
     failed = [trial for trial in trials if trial.reason][-FAILURES:]
     return Group(
-        *(Text(visible(line)) for line in board.best_lines(board.best_by_objective(snapshot))),
+        *(Text(visible(line)) for line in board.Board.of(snapshot).best_lines()),
         status.trial_table(running, snapshot.plan.objective),
         *(Text(visible(f"trial {trial.trial} {trial.state}: {trial.reason}"), style="red") for trial in failed),
         Text(board.totals_line(board.totals(trials, snapshot), snapshot.active)),

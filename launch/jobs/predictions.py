@@ -26,6 +26,7 @@ from speaq.files import atomic
 from speaq.runs.stored import StoredRun, store
 from speaq.space import Space
 from speaq.study import changes, creation, extent, file, results
+from speaq.study.board import Board, to_csv
 from speaq.study.file import OF_PREDICTIONS, Study
 from speaq.study.ledger import Entry, Ledger
 from speaq.study.plan import Plan, objectives
@@ -170,15 +171,15 @@ def _plain(outcome: dict[str, object]) -> dict[str, object]:
 
 def _write_curve(path: Path, entries: list[Entry], plan: Plan) -> None:
     """The trials that no other one beats in both recall and mean recall, in the order of recall."""
-    k = results.table_k(plan.objective, plan.base)
+    board, k = Board(entries, plan), results.table_k(plan.objective, plan.base)
     plane = (f"R@{k}", f"mR@{k}")
     rows = [
         {
             "trial": e.id,
             "label": e.label or "",
             **{n: e.metrics[n] for n in (*plane, f"F@{k}")},
-            **results.parameters(e, plan),
+            **board.parameters[e.id],
         }
-        for e in results.pareto(entries, plane)
+        for e in board.front(plane)
     ]
-    atomic.write_text(path, results.to_csv(rows))
+    atomic.write_text(path, to_csv(rows))

@@ -7,9 +7,9 @@ from collections.abc import Mapping
 
 from speaq.cli.terminal import console
 from speaq.plain_text import visible
+from speaq.study.board import Board
 from speaq.study.ledger import Entry
 from speaq.study.plan import Plan, max_steps
-from speaq.study.results import best_entry, metric_columns
 
 
 class Lines:
@@ -30,17 +30,17 @@ class Lines:
     def _line(self, entry: Entry, event: str) -> str:
         plan = self._plan
         metrics = entry.reports.get(entry.step, {}) if event == "reported" else entry.metrics
-        names = list(dict.fromkeys([*plan.objective, *metric_columns(plan)[:3]]))
+        board = Board(list(self._entries.values()), plan)
+        names = list(dict.fromkeys([*plan.objective, *board.columns[:3]]))
         values = " ".join(f"{name} {value:.3f}" for name in names if (value := metrics.get(name)) is not None)
-        ended = [e for e in self._entries.values() if e.ended]
+        ended = [e for e in board.entries if e.ended]
         parts = [
             f"{entry.id}{' ' + entry.label if entry.label else ''} {event}",
             f"step {entry.step}/{max_steps(entry, plan)}",
             entry.reason or values,
             f"{len(ended)}/{plan.trials} trials",
         ]
-        best = best_entry(list(self._entries.values()), plan.objective)
-        if best is not None:
+        if (best := board.best) is not None:
             parts.append(f"best {plan.objective[0]} {best.metrics.get(plan.objective[0]) or 0:.3f} ({best.id})")
         return " · ".join([*parts, self._eta()])
 

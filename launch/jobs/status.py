@@ -12,20 +12,9 @@ from rich.table import Table
 from speaq.cli.terminal import echo, echo_json, show, shown, table
 from speaq.evaluation.protocol import common_protocol
 from speaq.study import seal
-from speaq.study.board import (
-    TrialStatus,
-    best_by_objective,
-    best_lines,
-    starving,
-    starving_line,
-    totals,
-    totals_line,
-    trial_statuses,
-)
+from speaq.study.board import Board, TrialStatus, starving, starving_line, totals, totals_line, trial_statuses
 from speaq.study.ledger import Entry
 from speaq.study.plan import Plan
-from speaq.study.plan import max_steps as max_steps
-from speaq.study.results import best_entry, metric_columns, parameters
 from speaq.study.snapshot import Snapshot, read
 
 
@@ -33,13 +22,13 @@ def print_status(folder: Path, *, as_json: bool = False) -> None:
     """Prints a study's status on stdout. Raises as `read`."""
     snapshot = read(folder)
     trials = trial_statuses(snapshot)
-    best = {name: entry for name, entry in best_by_objective(snapshot).items() if entry is not None}
+    board = Board.of(snapshot)
     if as_json:
-        echo_json(_to_json(snapshot, trials, best))
+        echo_json(_to_json(snapshot, trials, board))
         return
-    for line in best_lines(best):
+    for line in board.best_lines():
         echo(line)
-    if not best:
+    if not board.best_by_objective:
         echo("no trial has finished")
     show(trial_table(trials, snapshot.plan.objective))
     if snapshot.protocol is not None:
@@ -56,7 +45,7 @@ def print_status(folder: Path, *, as_json: bool = False) -> None:
     echo(totals_line(totals(trials, snapshot), snapshot.active))
 
 
-def _to_json(snapshot: Snapshot, trials: Sequence[TrialStatus], best: Mapping[str, Entry]) -> dict[str, Any]:
+def _to_json(snapshot: Snapshot, trials: Sequence[TrialStatus], board: Board) -> dict[str, Any]:
     return {
         "study": shown(snapshot.folder),
         "active": snapshot.active,
@@ -64,7 +53,9 @@ def _to_json(snapshot: Snapshot, trials: Sequence[TrialStatus], best: Mapping[st
         "protocol": snapshot.protocol,
         "test_split": seal.summary(snapshot.folder),
         "forced": list(snapshot.study.forced),
-        "best": {name: {"trial": entry.id, "value": entry.metrics[name]} for name, entry in best.items()},
+        "best": {
+            name: {"trial": entry.id, "value": entry.metrics[name]} for name, entry in board.best_by_objective.items()
+        },
         "totals": dataclasses.asdict(totals(trials, snapshot)),
         "trials": [
             {**dataclasses.asdict(trial), "starving_groups": starving(snapshot, trial.trial)} for trial in trials
@@ -89,8 +80,8 @@ def print_table(entries: Sequence[Entry], plan: Plan) -> None:
     Raises ConfigError where the trials' protocols differ: they are not ranked together.
     """
     protocol = common_protocol(entry.protocol for entry in entries)
-    best = best_entry(entries, plan.objective)
-    columns = metric_columns(plan)
+    board = Board(entries, plan)
+    best, columns = board.best, board.columns
     header = ("", "trial", "", "status", *columns, "steps", "s", "parameters")
     marked = next((row for row, entry in enumerate(entries) if best is not None and entry.id == best.id), -1)
     rows = [
@@ -102,7 +93,7 @@ def print_table(entries: Sequence[Entry], plan: Plan) -> None:
             *(_number(entry.metrics.get(name)) for name in columns),
             str(entry.step),
             f"{entry.seconds:.0f}",
-            _parameters_text(entry, plan),
+            _parameters_text(board.parameters[entry.id], plan),
         )
         for row, entry in enumerate(entries)
     ]
@@ -118,10 +109,9 @@ def _number(value: float | None) -> str:
     return "-" if value is None else f"{value:.3f}"
 
 
-def _parameters_text(entry: Entry, plan: Plan) -> str:
+def _parameters_text(values: Mapping[str, Any], plan: Plan) -> str:
     """Short names (the last part of the key), without what is not searched."""
     names = [key.rpartition(".")[2] for key in plan.space.parameters]
-    values = parameters(entry, plan)
 
     def short(key: str) -> str:
         section, _, name = key.rpartition(".")

@@ -9,7 +9,7 @@ from typing import Any
 from launch.store import workspace
 from speaq.config import ConfigError
 from speaq.files.atomic import replaced
-from speaq.study import results
+from speaq.study.board import Board, to_csv
 from speaq.study.snapshot import Snapshot
 
 ENDINGS = (".csv", ".parquet", ".tex", ".db")
@@ -28,21 +28,22 @@ def export(study: Path, output: Path) -> int:
     if output.exists():
         raise ConfigError(f"{output}: exists already; give another file")
     snapshot = workspace.read_study(study)
-    rows = results.rows(snapshot.entries, snapshot.plan)
-    if not rows:
+    board = Board.of(snapshot)
+    if not board.rows:
         raise ConfigError(f"{study}: has no trial yet")
     try:
         with replaced(output) as temporary:
-            _write(temporary, output.suffix, rows, snapshot)
+            _write(temporary, output.suffix, board, snapshot)
     except OSError as error:
         raise ConfigError(f"{output}: cannot be written ({error.strerror or error})") from error
-    return len(rows)
+    return len(board.rows)
 
 
-def _write(path: Path, ending: str, rows: Sequence[Row], snapshot: Snapshot) -> None:
+def _write(path: Path, ending: str, board: Board, snapshot: Snapshot) -> None:
+    rows = board.rows
     match ending:
         case ".csv":
-            path.write_text(results.to_csv(rows), encoding="utf-8")
+            path.write_text(to_csv(rows), encoding="utf-8")
         case ".parquet":
             import pyarrow
             from pyarrow import parquet
@@ -50,7 +51,7 @@ def _write(path: Path, ending: str, rows: Sequence[Row], snapshot: Snapshot) -> 
             columns = {name: _column([row[name] for row in rows]) for name in rows[0]}
             parquet.write_table(pyarrow.table(columns), path)
         case ".tex":
-            path.write_text(to_latex(rows, snapshot), encoding="utf-8")
+            path.write_text(to_latex(board, snapshot.protocol), encoding="utf-8")
         case ".db":
             from sqlalchemy import URL
 
@@ -71,17 +72,15 @@ def _column(values: list[Any]) -> list[Any]:
     return values if len(kinds) == 1 and not kinds & {list, dict} else [None if v is None else str(v) for v in values]
 
 
-def to_latex(rows: Sequence[Row], snapshot: Snapshot) -> str:
+def to_latex(board: Board, protocol: str | None) -> str:
     """A `table` for a document with `booktabs`: the best trial bold, objective and protocol in the caption."""
-    plan = snapshot.plan
-    best = results.best_entry(snapshot.entries, plan.objective)
-    metrics = results.metric_columns(plan)
+    plan, rows, best, metrics = board.plan, board.rows, board.best, board.columns
     columns = ["trial", "label", "status", *metrics, "steps", "seconds", *plan.space.parameters]
     objective = latex_escape(" and ".join(plan.objective))
-    protocol = "" if snapshot.protocol is None else f" Protocol: {latex_escape(snapshot.protocol)}."
+    said = "" if protocol is None else f" Protocol: {latex_escape(protocol)}."
     lines = [
         r"\begin{table}",
-        rf"\caption{{{len(rows)} trials by {objective}, the best one bold.{protocol}}}",
+        rf"\caption{{{len(rows)} trials by {objective}, the best one bold.{said}}}",
         rf"\begin{{tabular}}{{lll{'r' * (len(metrics) + 2)}{'l' * len(plan.space.parameters)}}}",
         r"\toprule",
         " & ".join(latex_escape(name) for name in columns) + r" \\",

@@ -12,7 +12,7 @@ from typing import Any
 import plotly.graph_objects as go
 
 import launch.report.html as html
-from speaq.study import results
+from speaq.study.board import Board
 from speaq.study.ledger import Entry
 from speaq.study.snapshot import Snapshot
 from speaq.training.metrics import read_lines
@@ -49,9 +49,9 @@ class Trained:
         return [self.lately(f"{name}{n}") for n in found]
 
 
-def training_health(snapshot: Snapshot) -> list[str]:
+def training_health(snapshot: Snapshot, board: Board) -> list[str]:
     """Losses, gradients, repeats and groups of the best trials, the published setting and the trials that failed."""
-    found = [(entry, _lines(snapshot, entry)) for entry in _shown(snapshot)]
+    found = [(entry, _lines(snapshot, entry)) for entry in _shown(board)]
     trained = [Trained(entry, lines) for entry, lines in found if lines]
     if not trained:
         return [html.text("No trial that has finished or failed has logged a step.")]
@@ -70,9 +70,8 @@ def training_health(snapshot: Snapshot) -> list[str]:
     return [html.text(about), html.table(header, [_row(t) for t in trained]), html.grid(map(html.plot, plots))]
 
 
-def _shown(snapshot: Snapshot) -> list[Entry]:
-    best = results.best_and_published(snapshot.entries, snapshot.plan.objective, BEST)
-    return best + [entry for entry in snapshot.entries if entry.state == "failed"]
+def _shown(board: Board) -> list[Entry]:
+    return board.top(BEST) + [entry for entry in board.entries if entry.state == "failed"]
 
 
 def _lines(snapshot: Snapshot, entry: Entry) -> list[Line]:

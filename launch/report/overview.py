@@ -13,7 +13,7 @@ from typing import Any
 
 from speaq.files.atomic import replaced
 from speaq.plain_text import visible
-from speaq.study import results
+from speaq.study.board import Board
 from speaq.study.ledger import Entry
 from speaq.study.plan import Plan
 from speaq.study.results import pareto, score, table_k
@@ -23,7 +23,7 @@ COLOURS = {"published": "#c2410c", "baseline": "#1d4ed8"}
 
 def write_results(output: Path, entries: Sequence[Entry], plan: Plan) -> None:
     """All that a search leaves behind in its folder: trials.csv, best.yaml and search.png."""
-    results.write(output, entries, plan)
+    Board(entries, plan).write(output)
     draw(output / "search.png", entries, plan)
 
 

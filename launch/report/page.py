@@ -15,9 +15,8 @@ from speaq.files import atomic
 from speaq.files.atomic import check_links
 from speaq.runs import diff, files
 from speaq.space import GROUPS
-from speaq.study import board, results, seal
-from speaq.study.board import TrialStatus
-from speaq.study.ledger import Entry
+from speaq.study import seal
+from speaq.study.board import Board, TrialStatus, totals, trial_statuses
 from speaq.study.plan import Plan
 from speaq.study.snapshot import Snapshot
 
@@ -48,19 +47,18 @@ def write_report(study: Path, output: Path | None = None) -> Path:
 
 
 def _sections(snapshot: Snapshot) -> Iterator[str]:
-    trials = board.trial_statuses(snapshot)
+    trials, board = trial_statuses(snapshot), Board.of(snapshot)
     yield html.section("What was asked", *_asked(snapshot))
-    finished = any(entry.state == "finished" for entry in snapshot.entries)
-    if not finished:
+    if not board.finished:
         yield html.section("Result", html.text("No trial has finished yet: there is nothing to rank or to draw."))
-    yield html.section("Leader board", *_leader_board(snapshot, trials))
+    yield html.section("Leader board", *_leader_board(board, trials))
     yield html.section("Confirmed with other seeds", *tables.confirmed(snapshot))
-    if finished:
+    if board.finished:
         yield from _figures(snapshot)
     yield html.section("Cost", *_cost(snapshot, trials))
-    yield html.section("Training health", *health.training_health(snapshot))
+    yield html.section("Training health", *health.training_health(snapshot, board))
     yield html.section("Failures", _failures(trials))
-    yield html.section("What to run next", *_next(snapshot))
+    yield html.section("What to run next", *_next(snapshot.folder, board))
 
 
 def _asked(snapshot: Snapshot) -> list[str]:
@@ -81,30 +79,26 @@ def _asked(snapshot: Snapshot) -> list[str]:
     return [html.text(plan.space.question), html.facts(values)]
 
 
-def _leader_board(snapshot: Snapshot, trials: Sequence[TrialStatus]) -> list[str]:
+def _leader_board(board: Board, trials: Sequence[TrialStatus]) -> list[str]:
     """All trials: finished ones by rank, then the others."""
-    plan = snapshot.plan
     if not trials:
         return [html.text("No trial has been asked for yet.")]
-    best = results.best_entry(snapshot.entries, plan.objective)
-    metrics = results.metric_columns(plan)
-    asked = {entry.id: entry for entry in snapshot.entries}
+    best, metrics = board.best, board.columns
 
     def key(trial: TrialStatus) -> tuple[int, float]:
-        return ORDER.index(trial.state), -results.score(trial.metrics, plan.objective)
+        return ORDER.index(trial.state), -board.score(trial.metrics)
 
     ranked = sorted(trials, key=key)
     rows, classes = [], []
     for rank, trial in enumerate(ranked, start=1):
-        values = results.parameters(asked[trial.trial], plan)
+        values = dict(board.parameters[trial.trial])
         if GROUPS in values:
             values[GROUPS] = label(values[GROUPS])
         place = rank if trial.state == "finished" else None
         numbers = [trial.metrics.get(name) for name in metrics]
         rows.append([place, trial.trial, trial.label or "", trial.state, *numbers, trial.step, *values.values()])
         classes.append(f"{trial.label or ''} {'best' if best is not None and trial.trial == best.id else ''}")
-    names = list(results.parameters(snapshot.entries[0], plan))
-    header = ["rank", "trial", "", "state", *metrics, "steps", *names]
+    header = ["rank", "trial", "", "state", *metrics, "steps", *board.parameters[trials[0].trial]]
     note = "The best trial is bold; the published setting has an orange edge, the baseline a blue one. "
     note += "Metrics are of the kept checkpoint; trials that were stopped early are not ranked."
     return [html.text(note), html.table(header, rows, classes)]
@@ -165,7 +159,7 @@ def _quoted(path: Path) -> str:
 
 
 def _cost(snapshot: Snapshot, trials: Sequence[TrialStatus]) -> list[str]:
-    sums = board.totals(trials, snapshot)
+    sums = totals(trials, snapshot)
     resources = snapshot.plan.base.resources
     kind, each = ("GPU", resources.gpus_per_worker) if resources.gpus_per_worker else ("CPU", resources.cpus_per_worker)
     share = each * resources.num_workers / 3600
@@ -193,15 +187,14 @@ def _failures(trials: Sequence[TrialStatus]) -> str:
     return html.listing(lines) if lines else html.text("None.")
 
 
-def _next(snapshot: Snapshot) -> list[str]:
+def _next(folder: Path, board: Board) -> list[str]:
     """The command that goes on with the search, and the one that trains the best with other seeds."""
-    wanted = max(snapshot.plan.trials, len(snapshot.entries))
-    open_ = wanted - sum(entry.ended for entry in snapshot.entries)
-    resume = f"speaq tune --resume {_quoted(snapshot.folder)}"
+    wanted = max(board.plan.trials, len(board.entries))
+    open_ = wanted - sum(entry.ended for entry in board.entries)
+    resume = f"speaq tune --resume {_quoted(folder)}"
     lines = [resume if open_ else f"{resume} --trials {wanted + MORE_TRIALS}"]
     why = f"{open_} trials are left." if open_ else "All trials have ended; the search can go on with more."
-    best: Entry | None = results.best_entry(snapshot.entries, snapshot.plan.objective)
-    if best is not None:
-        lines.append(f"speaq confirm {_quoted(snapshot.folder)} --top 5 --seeds {best.seed + 1}..{best.seed + 5}")
+    if (best := board.best) is not None:
+        lines.append(f"speaq confirm {_quoted(folder)} --top 5 --seeds {best.seed + 1}..{best.seed + 5}")
         why += " The best of many trials owes some of its rank to chance: confirm the best with other seeds."
     return [html.text(why), html.commands(lines)]

@@ -1,23 +1,159 @@
-"""Where each trial of a study stands, what they cost, and which is best: made once, shown by table, page and export."""
+"""What the trials came to, where they stand and what they cost; whatever shows a study takes it from here."""
 
 from __future__ import annotations
 
+import csv
+import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
+from typing import Any
 
+from speaq import config as configs
+from speaq.files.atomic import write_text
+from speaq.study import results
 from speaq.study.budget import Kind, device_seconds
 from speaq.study.ledger import MAX_NUMBER, Entry
+from speaq.study.plan import Plan
 from speaq.study.plan import max_steps as max_steps
-from speaq.study.results import best_entry
 from speaq.study.snapshot import Snapshot
 from speaq.training.callbacks import Metrics
 from speaq.training.metrics import read_lines
 
+COSTS = ("peak_memory_mib", "data_wait_share", "latency_ms", "micro_batch_size")
 RECENT = 1 << 16  # bytes of a trial's metrics that are looked at: some 20 lines
-
-
 NAMED = 8  # trials in one line
+
+
+@dataclass(frozen=True, eq=False)
+class Board:
+    """What trials came to. Tables, pages and files take from here what they show, so that they show the same.
+
+    What ranks trials (`best`, `best_by_objective`, `front`) raises ConfigError where their protocols differ.
+    """
+
+    entries: Sequence[Entry]  # in the order of asking
+    plan: Plan
+
+    @classmethod
+    def of(cls, snapshot: Snapshot) -> Board:
+        """The board of a study as its folder tells it."""
+        return cls(snapshot.entries, snapshot.plan)
+
+    @cached_property
+    def columns(self) -> list[str]:
+        """Names of the metrics that a table has; objectives come first where they are not among the usual ones."""
+        return results.metric_columns(self.plan)
+
+    @cached_property
+    def finished(self) -> list[Entry]:
+        """Trials that have finished, in the order of asking."""
+        return [entry for entry in self.entries if entry.state == "finished"]
+
+    @cached_property
+    def best(self) -> Entry | None:
+        """The finished trial with the best objective, or of two objectives the best harmonic mean."""
+        return results.best_entry(self.entries, self.plan.objective)
+
+    @cached_property
+    def best_by_objective(self) -> dict[str, Entry]:
+        """Objective → the finished trial that is best in it; empty where no trial has finished."""
+        found = {name: results.best_entry(self.entries, (name,)) for name in self.plan.objective}
+        return {name: entry for name, entry in found.items() if entry is not None}
+
+    def best_lines(self) -> list[str]:
+        """One line for each objective that a finished trial has."""
+        return [
+            f"best {name} {entry.metrics[name]:.4f} · trial {entry.id}{f' ({entry.label})' if entry.label else ''}"
+            for name, entry in self.best_by_objective.items()
+        ]
+
+    def top(self, number: int) -> list[Entry]:
+        """The best finished trials, best first, and the published setting behind them."""
+        return results.best_and_published(self.entries, self.plan.objective, number)
+
+    def front(self, plane: Sequence[str]) -> list[Entry]:
+        """Finished trials that no other one beats in both metrics of a plane, in the order of the first metric."""
+        return results.pareto(self.entries, plane)
+
+    def score(self, metrics: Metrics) -> float:
+        """By what trials are ranked: the objective, or the harmonic mean of two."""
+        return results.score(metrics, self.plan.objective)
+
+    @cached_property
+    def parameters(self) -> dict[str, dict[str, Any]]:
+        """Trial → its config values of the space's keys, and of the keys that a reference changes besides."""
+        flat = configs.flatten(configs.to_dict(self.plan.base))
+        searched = self.plan.space.parameters
+        keys = [*searched, *(key for key in _reference_keys(self.plan, flat) if key not in searched)]
+        found = {e.id: {key: e.overrides.get(key, flat[key]) for key in keys} for e in self.entries}
+        if self.plan.settings.scheduler == "pbt":
+            for entry in self.entries:
+                found[entry.id]["losses.schedule"] = schedule_text(entry.overrides.get("losses.schedule", ()))
+        return found
+
+    @cached_property
+    def rows(self) -> list[dict[str, Any]]:
+        """One row a trial: who, how it ended, metrics of its kept checkpoint, cost, `reason`, parameters behind it."""
+        return [
+            {
+                "trial": entry.id,
+                "label": entry.remark,
+                "status": entry.state,
+                "protocol": entry.protocol or "",
+                **{name: entry.metrics.get(name) for name in self.columns},
+                "best_step": entry.best_step,
+                "steps": entry.step,
+                "seconds": round(entry.seconds, 1),
+                **{name: entry.cost.get(name) for name in COSTS},
+                "attempts": entry.attempts,
+                "reason": entry.reason or "",
+                **self.parameters[entry.id],
+            }
+            for entry in self.entries
+        ]
+
+    def write(self, output: Path) -> None:
+        """Writes trials.csv into a folder and, where a trial has finished, best.yaml. Raises OSError, ConfigError."""
+        write_text(output / "trials.csv", to_csv(self.rows))
+        best, plan = self.best, self.plan
+        if best is not None:
+            config = plan.placed(configs.apply(plan.base, best.overrides))
+            if (fits := best.cost.get("micro_batch_size")) is not None:  # smaller than asked for, which was too much
+                config = configs.apply(config, {"training.micro_batch_size": int(fits)})
+            write_text(output / "best.yaml", self._header(best) + configs.dump(config))
+
+    def _header(self, best: Entry) -> str:
+        names = ", ".join(f"{n} {v:.4f}" for n in self.columns if (v := best.metrics.get(n)) is not None)
+        label = f" ({best.label})" if best.label else ""
+        names += f" · {best.protocol}" if best.protocol else ""
+        objective = " and ".join(self.plan.objective)
+        return f"# Best of {self.plan.trials} trials by {objective}: trial {best.id}{label}, {names}\n"
+
+
+def _reference_keys(plan: Plan, base: Mapping[str, Any]) -> list[str]:
+    """The keys, in the order of the config, in which a reference differs from the study's config."""
+    others = [configs.flatten(configs.to_dict(config)) for config in plan.references.values()]
+    return [key for key, value in base.items() if any(other[key] != value for other in others)]
+
+
+def schedule_text(schedule: Sequence[Mapping[str, float]]) -> str:
+    """`from 40 weight_predicate 1.2, weight_l1 4; from 80 …`"""
+    return "; ".join(
+        f"from {change['step']:.0f} " + ", ".join(f"{name} {change[name]:.4g}" for name in change if name != "step")
+        for change in schedule
+    )
+
+
+def to_csv(content: Sequence[Mapping[str, Any]]) -> str:
+    """Rows of equal keys as CSV with a header; empty without rows."""
+    buffer = io.StringIO()
+    if content:
+        writer = csv.DictWriter(buffer, fieldnames=list(content[0]), lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(content)
+    return buffer.getvalue()
 
 
 @dataclass(frozen=True)
@@ -72,16 +208,16 @@ def _status(snapshot: Snapshot, entry: Entry) -> TrialStatus:
             eta = round((full - step) * seconds / (step - entry.first_step), 1)
     metrics = entry.metrics if entry.ended else entry.reports.get(entry.step, {})
     return TrialStatus(
-        entry.id,
-        entry.remark or None,
-        state,
-        step,
-        entry.first_step,
-        full,
-        round(seconds, 1),
-        eta,
-        dict(metrics),
-        entry.reason or None,
+        trial=entry.id,
+        label=entry.remark or None,
+        state=state,
+        step=step,
+        first_step=entry.first_step,
+        max_steps=full,
+        seconds=round(seconds, 1),
+        eta_seconds=eta,
+        metrics=dict(metrics),
+        reason=entry.reason or None,
     )
 
 
@@ -142,21 +278,8 @@ def totals(trials: Sequence[TrialStatus], snapshot: Snapshot) -> Totals:
     )
 
 
-def best_by_objective(snapshot: Snapshot) -> dict[str, Entry | None]:
-    """Objective → the finished trial that is best in it. Raises ConfigError where protocols differ."""
-    return {name: best_entry(snapshot.entries, (name,)) for name in snapshot.plan.objective}
-
-
-def best_lines(best: Mapping[str, Entry | None]) -> list[str]:
-    """One line for each objective that a finished trial has."""
-    return [
-        f"best {name} {entry.metrics[name]:.4f} · trial {entry.id}{f' ({entry.label})' if entry.label else ''}"
-        for name, entry in best.items()
-        if entry is not None
-    ]
-
-
 def totals_line(sums: Totals, active: bool) -> str:
+    """The sums in one line."""
     parts = [
         f"{sums.finished} finished, {sums.pruned} stopped early, "
         + (f"{sums.infeasible} infeasible, " if sums.infeasible else "")

@@ -38,6 +38,7 @@ from launch.report import figures as report_plots
 from launch.report import page as report
 from launch.report.export import latex_escape
 from speaq.study import results
+from speaq.study.board import Board
 from speaq.study.ledger import Ledger
 from tests.helpers.searched import HOSTILE, STEPS, Search, searched
 
@@ -156,7 +157,7 @@ def test_csv_and_parquet_hold_the_same_trials(tmp_path: Path) -> None:
         assert done.exit_code == 0, done.output
         assert "16 trials" in done.stdout
     snapshot = snapshots.read(folder)
-    expected = results.rows(snapshot.entries, snapshot.plan)
+    expected = Board.of(snapshot).rows
     with (tmp_path / "trials.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
     assert [row["trial"] for row in rows] == [row["trial"] for row in expected]

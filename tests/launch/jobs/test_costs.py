@@ -20,6 +20,7 @@ from speaq.config import ConfigError, ResourcesConfig
 from speaq.study import budget as budgets
 from speaq.study import creation, results
 from speaq.study import snapshot as snapshots
+from speaq.study.board import Board
 from speaq.study.budget import parse
 from speaq.study.ledger import Ledger
 from speaq.training.environment import peak_memory_mib, reset_peak_memory
@@ -56,7 +57,7 @@ def test_a_trial_above_a_constraint_is_infeasible_and_never_the_best(tmp_path: P
     best = results.best_entry(entries, ("F@50",))
     assert best is not None
     assert best.id == "0000"
-    assert results.rows(entries, tune.plan)[1]["latency_ms"] == 61.5
+    assert Board(entries, tune.plan).rows[1]["latency_ms"] == 61.5
 
 
 @pytest.mark.parametrize("name", ["tpe", "gp", "nsga2", "random"])

@@ -26,7 +26,6 @@ from launch.jobs import tune as study
 from launch.search import population
 from launch.search.population import explored, rung_folder
 from launch.search.scheduler import Population, make_scheduler
-from speaq.study import results
 from tests.helpers.fake_tune import BASE, Fake, judge, make_plan
 
 TOGETHER = "ray"  # shares `ray_cluster`, see conftest
@@ -136,7 +135,7 @@ def test_a_stopped_trial_is_replaced_by_a_child_of_one_of_the_best(tmp_path: Pat
     _, fresh = tune.ask()
     assert fresh["start"] is None  # nobody else was stopped
     tune.finish(name, 0.95)
-    rows = results.rows(list(tune.ledger.entries.values()), tune.plan)
+    rows = board.Board(list(tune.ledger.entries.values()), tune.plan).rows
     assert rows[6]["label"] == "0000 from 20"
     assert rows[6]["losses.schedule"].startswith("from 20 ")
     for number in (*range(1, 6), 8):  # while they run they may die, and be handed out again

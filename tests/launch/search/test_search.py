@@ -15,7 +15,7 @@ from launch.trials import outcomes
 from speaq import config as configs
 from speaq import space as spaces
 from speaq.config import BASELINE, PUBLISHED, ConfigError
-from speaq.study import creation
+from speaq.study import board, creation
 from speaq.study import plan as plans
 
 pytest.importorskip("ray")
@@ -354,7 +354,7 @@ def test_trials_of_different_protocols_are_not_ranked(tmp_path: Path) -> None:
         tune.finish(tune.ask()[0], value)
     one, other = tune.ledger.entries.values()
     assert one.protocol == other.protocol == "sgdet published"
-    assert [row["protocol"] for row in results.rows([one, other], tune.plan)] == ["sgdet published"] * 2
+    assert [row["protocol"] for row in board.Board([one, other], tune.plan).rows] == ["sgdet published"] * 2
     strict = replace(other, protocol="sgdet strict")
     for refused in (
         lambda: results.best_entry([one, strict], ("F@50",)),
