@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from speaq.structures import IntArray
+from speaq.structures import IntArray, SceneGraph, Vocabulary
 
 
 def difference(theirs: Sequence[str], ours: Sequence[str]) -> str | None:
@@ -29,3 +29,9 @@ def places(theirs: Sequence[str], ours: Sequence[str]) -> IntArray:
     """[len(ours)]: where each of our names stands among theirs, -1 where it does not."""
     known = {name: place for place, name in enumerate(theirs)}
     return np.array([known.get(name, -1) for name in ours], dtype=np.int64)
+
+
+def in_words(graph: SceneGraph, vocabulary: Vocabulary) -> tuple[str, ...]:
+    """An image's relations in their order, as "man riding horse"."""
+    names, predicates = [vocabulary.objects[c] for c in graph.classes.tolist()], vocabulary.predicates
+    return tuple(f"{names[s]} {predicates[p]} {names[o]}" for s, o, p in graph.relations.tolist())

@@ -26,9 +26,10 @@ from speaq.data.statistics import predicate_count
 from speaq.matching.groups import PredicateGroups
 from speaq.matching.microscope import Examination, examine
 from speaq.runs.stored import OpenedRun, open_run
-from speaq.structures import IntArray, LayerOutputs, SceneGraph, Target, Vocabulary
+from speaq.structures import IntArray, LayerOutputs, SceneGraph, Target
 from speaq.study import seal
 from speaq.training.tasks import groups_for
+from speaq.vocabulary import in_words
 
 SPLITS: tuple[SplitName, ...] = ("train", "val", "test")
 
@@ -96,7 +97,7 @@ class Microscope:
         model, device = self._model
         outputs = model(batch.images.to(device), batch.sizes_hw.to(device)).float()
         on_host = LayerOutputs(**{f.name: getattr(outputs, f.name).cpu() for f in fields(outputs)})
-        return Slide(image_id, name, graph, batch.targets[0], on_host, words(graph, vg.vocabulary))
+        return Slide(image_id, name, graph, batch.targets[0], on_host, in_words(graph, vg.vocabulary))
 
     def settings(self, overrides: Mapping[str, Any]) -> tuple[Config, PredicateGroups | None]:
         """The run's config with other matching settings, and the groups that follow. Raises ConfigError."""
@@ -183,12 +184,6 @@ class Microscope:
             "subject_box": slide.box("subject_boxes", layer, query),
             "object_box": slide.box("object_boxes", layer, query),
         }
-
-
-def words(graph: SceneGraph, vocabulary: Vocabulary) -> tuple[str, ...]:
-    """The image's relations in their order, as "man riding horse"."""
-    names, predicates = [vocabulary.objects[c] for c in graph.classes.tolist()], vocabulary.predicates
-    return tuple(f"{names[s]} {predicates[p]} {names[o]}" for s, o, p in graph.relations.tolist())
 
 
 def _matched(found: Examination, layer: int, triplet: int) -> list[int]:

@@ -51,11 +51,19 @@ def explore(
     app, server, opening = (_web(name) for name in ("app", "server", "opening"))
     split = split or ("val" if run or study else "train")
     counted = protocol and protocol.replace("-", "_")
-    request = opening.Request(data or data_option, run, study, split, predictions, mode, counted)
+    wanted = opening.Exploration(
+        data=data or data_option,
+        run=run,
+        study=study,
+        split=split,
+        predictions=predictions,
+        mode=mode,
+        protocol=counted,
+    )
     if predict:
         with progress_bar("predicting") as progress:
-            opening.predict(request, progress)
-    context = opening.explore(request)
+            opening.predict(wanted, progress)
+    context = opening.explore(wanted)
     if context.main.predictions is not None:
         with progress_bar("matching") as progress:
             context.main.judge_all(progress)

@@ -160,7 +160,27 @@ def _attributes(source: Source) -> dict[str, Any]:
     return values
 
 
+def newest_predictions(run: Path, split: str) -> Path | None:
+    """The newest file of predictions for a split in a run folder, under whatever name; None where there is none.
+
+    Raises DataError where a file that ends in .h5 cannot be read.
+    """
+    found = [path for path in run.glob("*.h5") if _split_of(path) == split]
+    return max(found, key=lambda path: path.stat().st_mtime, default=None)
+
+
+def _split_of(path: Path) -> str | None:
+    """The split of a file of predictions; None for another kind of file."""
+    try:
+        with foreign.open_h5(path) as file:
+            return str(file.attrs.get("split")) if file.attrs.get("format") == FORMAT else None
+    except (foreign.ForeignError, OSError) as error:
+        raise DataError(f"{path}: {error}") from error
+
+
 class StoredPrediction(NamedTuple):
+    """What a file holds of one image."""
+
     image_id: str
     size_hw: tuple[int, int]
     prediction: ScenePrediction

@@ -13,7 +13,7 @@ from starlette.responses import HTMLResponse, Response
 from starlette.routing import BaseRoute
 
 from speaq.data.records import VisualGenome
-from speaq.explore.study import StudyFolder
+from speaq.explore.study import ExploredStudy
 from speaq.explore.view import View
 from speaq.plain_text import visible
 
@@ -48,7 +48,7 @@ class Context:
 
     data: VisualGenome
     main: View  # of the data set or of the run
-    study: StudyFolder | None = None
+    study: ExploredStudy | None = None
     open_trial: Callable[[str], View] | None = None  # of a study; raises NotFound
     pages: Sequence[Page] = ()
     environment: Environment = field(init=False)

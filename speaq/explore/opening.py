@@ -13,18 +13,16 @@ from speaq.config import ConfigError, DataConfig, EvaluationConfig, from_dict, r
 from speaq.data import DataError
 from speaq.data.records import SplitName, VisualGenome
 from speaq.data.visual_genome import open_data
-from speaq.evaluation.predictions import PredictionFile
+from speaq.evaluation.predictions import PredictionFile, newest_predictions
 from speaq.evaluation.protocol import Mode, Protocol
 from speaq.evaluation.protocols import check_source
 from speaq.explore.context import Context, NotFound
-from speaq.explore.judgement import Counting
-from speaq.explore.stored import find_predictions
-from speaq.explore.study import StudyFolder, data_of, open_study
+from speaq.explore.judgement import Counting, Progress
+from speaq.explore.study import ExploredStudy, open_study
 from speaq.explore.view import Note, Predictions, View
-from speaq.runs.run import data_directory, evaluate_run
 from speaq.study import seal
-from speaq.training import checkpoint
-from speaq.training.evaluate import Progress
+from speaq.training.folder import BEST
+from speaq.training.origins import data_directory
 
 ALL_IMAGES = DataConfig(val="split", num_val=0, keep_images_without_relations=True, filter_non_overlap=False)
 Counted = Literal["published", "strict", "per_query", "ng", "ng_unique"]
@@ -32,8 +30,8 @@ OPEN_TRIALS = 8  # of a search, with their matching in memory
 
 
 @dataclass(frozen=True)
-class Request:
-    """What is to be looked at: a data set, a run or a search."""
+class Exploration:
+    """What is to be looked at: a data set, a run or a search, and how its predictions are counted."""
 
     data: Path | None
     run: Path | None = None
@@ -58,31 +56,33 @@ class Request:
         return view
 
 
-def explore(request: Request) -> Context:
+def explore(wanted: Exploration) -> Context:
     """Opens everything that a server needs once. Raises DataError, ConfigError."""
-    if request.study is not None and (request.run is not None or request.predictions is not None):
-        raise ConfigError(f"--study {request.study}: has runs of its own; leave --run and --predictions out")
-    if request.study is not None:
-        study = open_study(request.study)
-        data = _open(request.data or data_of(study))
-        main = _data_view(data, request, study.config)
-        return Context(data, _with_images(main), study, _trials(study, data, request))
-    if request.run is not None:
-        data = _open(data_directory(request.run, request.data))
-        return Context(data, request.check_counted(_with_images(run_view(data, request.run, request))))
-    if request.data is None:
+    if wanted.study is not None and (wanted.run is not None or wanted.predictions is not None):
+        raise ConfigError(f"--study {wanted.study}: has runs of its own; leave --run and --predictions out")
+    if wanted.study is not None:
+        study = open_study(wanted.study)
+        data = _open(wanted.data or study.data())
+        main = _data_view(data, wanted, study.images)
+        return Context(data, _with_images(main), study, _trials(study, data, wanted))
+    if wanted.run is not None:
+        data = _open(data_directory(wanted.run, wanted.data))
+        return Context(data, wanted.check_counted(_with_images(run_view(data, wanted.run, wanted))))
+    if wanted.data is None:
         raise ConfigError("say what to explore: a folder of data, --run RUN or --study STUDY")
-    data = _open(request.data)
-    return Context(data, request.check_counted(_with_images(_data_view(data, request, ALL_IMAGES))))
+    data = _open(wanted.data)
+    return Context(data, wanted.check_counted(_with_images(_data_view(data, wanted, ALL_IMAGES))))
 
 
-def predict(request: Request, progress: Progress) -> None:
+def predict(wanted: Exploration, progress: Progress) -> None:
     """Makes a run's predictions where its folder has none for the split. Raises DataError, ConfigError."""
-    if request.run is None or request.predictions is not None:
+    from speaq.runs.run import evaluate_run  # with PyTorch, which no page needs before it is asked for
+
+    if wanted.run is None or wanted.predictions is not None:
         raise ConfigError("--predict: needs --run, and no --predictions")
-    if find_predictions(request.run, request.split) is None:
-        target = default_file(request.run, request.split)
-        evaluate_run(request.run, request.split, request.data, predictions=target, progress=progress)
+    if newest_predictions(wanted.run, wanted.split) is None:
+        target = default_file(wanted.run, wanted.split)
+        evaluate_run(wanted.run, wanted.split, wanted.data, predictions=target, progress=progress)
 
 
 def _with_images(view: View) -> View:
@@ -97,45 +97,44 @@ def _open(directory: Path) -> VisualGenome:
     return open_data(directory, need_images=(directory / "VG_100K").is_dir())
 
 
-def _data_view(data: VisualGenome, request: Request, images: DataConfig) -> View:
+def _data_view(data: VisualGenome, wanted: Exploration, images: DataConfig) -> View:
     config = EvaluationConfig(zero_shot="file" if data.zero_shot is not None else "recompute")
-    stored = None if request.predictions is None else _predictions(data, request.predictions, request.split)
+    stored = None if wanted.predictions is None else _predictions(data, wanted.predictions, wanted.split)
     if stored is not None and stored.file.data is not None:
         images = stored.file.data
-    return View(data, request.split, images, request.counting(config), data.directory.resolve().name, None, stored)
+    title = data.directory.resolve().name
+    return View(data, wanted.split, images, wanted.counting(config), title, predictions=stored)
 
 
-def _trials(study: StudyFolder, data: VisualGenome, request: Request) -> Callable[[str], View]:
+def _trials(study: ExploredStudy, data: VisualGenome, wanted: Exploration) -> Callable[[str], View]:
     @lru_cache(maxsize=OPEN_TRIALS)
     def opened(folder: Path, predictions: Path | None, changed: int) -> View:
-        return run_view(data, folder, replace(request, predictions=predictions))
+        return run_view(data, folder, replace(wanted, predictions=predictions))
 
     def open_trial(name: str) -> View:
         folder = study.trial(name)
         if folder is None:
             raise NotFound(f"{study.folder} has no trial {name}.")
-        predictions = find_predictions(folder, request.split)
+        predictions = newest_predictions(folder, wanted.split)
         return opened(folder, predictions, 0 if predictions is None else predictions.stat().st_mtime_ns)
 
     return open_trial
 
 
-def run_view(data: VisualGenome, run: Path, request: Request) -> View:
+def run_view(data: VisualGenome, run: Path, wanted: Exploration) -> View:
     """A run's predictions for a split, or how they can be made. Raises DataError, ConfigError."""
     config = from_dict(read_yaml(run / "config.yaml"), str(run / "config.yaml"))
-    path = request.predictions or find_predictions(run, request.split)
-    counting = request.counting(config.evaluation)
+    path = wanted.predictions or newest_predictions(run, wanted.split)
+    view = View(data, wanted.split, config.data, wanted.counting(config.evaluation), run.name, run)
     if path is None:
-        note = Note(
-            f"No predictions for split {request.split} lie in {run}. Make them with:", command(run, data, request)
-        )
-        return View(data, request.split, config.data, counting, run.name, run, None, (note,))
-    best = run / "checkpoints" / checkpoint.BEST
-    if request.split == "test":
+        lacking = f"No predictions for split {wanted.split} lie in {run}. Make them with:"
+        return replace(view, notes=(Note(lacking, command(run, data, wanted)),))
+    if wanted.split == "test":
         seal.look(run, predictions=path.name)
-    stored = _predictions(data, path, request.split)
-    notes = (Note(f"{path.name} is older than the run's best checkpoint."),) if _older(path, best) else ()
-    return View(data, request.split, stored.file.data or config.data, counting, run.name, run, stored, notes)
+    stored = _predictions(data, path, wanted.split)
+    older = _older(path, run / "checkpoints" / BEST)
+    notes = (Note(f"{path.name} is older than the run's best checkpoint."),) if older else ()
+    return replace(view, config=stored.file.data or config.data, predictions=stored, notes=notes)
 
 
 def _older(path: Path, checkpoint_file: Path) -> bool:
@@ -148,10 +147,10 @@ def _predictions(data: VisualGenome, path: Path, split: SplitName) -> Prediction
     return Predictions(path, file)
 
 
-def command(run: Path, data: VisualGenome, request: Request) -> str:
+def command(run: Path, data: VisualGenome, wanted: Exploration) -> str:
     """How to make the predictions that are not there."""
-    words = ("speaq", "evaluate", run, "--data", data.directory, "--split", request.split, "--predictions")
-    return shlex.join(map(str, (*words, default_file(run, request.split))))
+    words = ("speaq", "evaluate", run, "--data", data.directory, "--split", wanted.split, "--predictions")
+    return shlex.join(map(str, (*words, default_file(run, wanted.split))))
 
 
 def default_file(run: Path, split: SplitName) -> Path:

@@ -91,6 +91,7 @@ class Panel:
 
     @property
     def names(self) -> dict[int, str]:
+        """Number of a box → its name, such as `man 2`."""
         return {box.number: box.name for box in self.boxes}
 
 

@@ -7,6 +7,8 @@ from typing import Any, NamedTuple
 
 
 class Column(NamedTuple):
+    """A column: the key of its values in a row, the title above it, and whether it holds numbers."""
+
     key: str
     title: str
     numeric: bool = True

@@ -58,10 +58,12 @@ class View:
 
     @property
     def evaluation(self) -> EvaluationConfig:
+        """How triplets are counted: K, protocol, threshold of IoU."""
         return self.counting.config
 
     @cached_property
     def split(self) -> Split:
+        """The images that the config keeps of the split."""
         return self.data.split(self.split_name, self.config)
 
     @cached_property
@@ -83,6 +85,7 @@ class View:
         return part
 
     def part_name(self, predicate: int) -> str:
+        """head, body or tail, by how frequent the predicate is in training."""
         return THIRDS[self.part[predicate]]
 
     @cached_property

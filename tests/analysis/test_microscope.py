@@ -180,10 +180,10 @@ def test_the_page_shows_another_assignment_when_knobs_are_moved(
     run: Path, looked: tuple[Microscope, Slide], chromium: Any
 ) -> None:
     pytest.importorskip("starlette")
-    from speaq.explore.opening import Request, explore
+    from speaq.explore.opening import Exploration, explore
 
     opened, slide = looked
-    with served(explore(Request(None, run, None, "val"))) as address, Visit(chromium, address, width=400) as visit:
+    with served(explore(Exploration(None, run, None, "val"))) as address, Visit(chromium, address, width=400) as visit:
         page = visit.open("/images")
         page.get_by_role("link", name="Microscope").click()
         page.wait_for_url("**/microscope")
@@ -244,11 +244,11 @@ NUMERIC = {
 
 def test_no_value_in_an_address_is_an_error_of_the_server(run: Path, looked: tuple[Microscope, Slide]) -> None:
     pytest.importorskip("uvicorn")
-    from speaq.explore.opening import Request, explore
+    from speaq.explore.opening import Exploration, explore
 
     _, slide = looked
     answered = {200, 400, 404, 409}
-    with served(explore(Request(None, run, None, "val"))) as address:
+    with served(explore(Exploration(None, run, None, "val"))) as address:
         for path, names in NUMERIC.items():
             for name in names:
                 for value in NUMBERS:

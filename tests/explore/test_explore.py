@@ -30,7 +30,7 @@ from speaq.explore.context import NotFound
 from speaq.explore.filters import Filter
 from speaq.explore.judgement import NOTHING, Counting, best_said, judge
 from speaq.explore.labels import place_labels
-from speaq.explore.opening import Request, explore
+from speaq.explore.opening import Exploration, explore
 from speaq.explore.pages.images import PER_PAGE
 from speaq.explore.view import View
 from speaq.structures import SceneGraph, ScenePrediction
@@ -50,13 +50,13 @@ def run(toy: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def view(run: Path) -> View:
-    return explore(Request(None, run, None, "val")).main
+    return explore(Exploration(None, run, None, "val")).main
 
 
 @pytest.fixture(scope="module")
 def address(run: Path) -> Iterator[str]:
     """A server over a run on the toy world."""
-    with served(explore(Request(None, run, None, "val"))) as where:
+    with served(explore(Exploration(None, run, None, "val"))) as where:
         yield where
 
 
@@ -159,7 +159,10 @@ def test_tables_are_sorted_by_their_headers(address: str, view: View, chromium: 
 
 
 def test_of_ten_thousand_images_a_page_is_loaded(tmp_path: Path, chromium: Any) -> None:
-    with served(explore(Request(write_many(tmp_path / "many", 10_000)))) as address, Visit(chromium, address) as visit:
+    with (
+        served(explore(Exploration(write_many(tmp_path / "many", 10_000)))) as address,
+        Visit(chromium, address) as visit,
+    ):
         page = visit.open("/images")
         assert page.get_by_role("status").inner_text().startswith("9,000 of 9,000 images")
         page.locator(".grid li").last.scroll_into_view_if_needed()
@@ -176,7 +179,7 @@ def test_names_are_shown_as_text(tmp_path: Path, chromium: Any) -> None:
     data = data_sets.write(tmp_path / "data")
     path = data / "VG-SGG-dicts-with-attri.json"
     path.write_text(path.read_text().replace('"cat"', json.dumps(hostile)))
-    with served(explore(Request(data))) as address, Visit(chromium, address) as visit:
+    with served(explore(Exploration(data))) as address, Visit(chromium, address) as visit:
         for where in ("/images", f"/images?text={quote('</script>')}", "/image/11"):
             assert "run" not in visit.open(where).title()
         assert hostile in visit.page.locator("ol.triplets").inner_text()
@@ -185,7 +188,7 @@ def test_names_are_shown_as_text(tmp_path: Path, chromium: Any) -> None:
 @needs("data", "coco128-vg")
 def test_photos_of_a_run_without_predictions(tmp_path: Path, chromium: Any) -> None:
     run = write_run(tmp_path / "run", SHARED / "data" / "coco128-vg", predictions=False)
-    with served(explore(Request(None, run, None, "val"))) as address, Visit(chromium, address) as visit:
+    with served(explore(Exploration(None, run, None, "val"))) as address, Visit(chromium, address) as visit:
         page = visit.open("/")
         command = page.locator(".note pre").inner_text()
         assert command.startswith(f"speaq evaluate {run} --data ")
@@ -200,7 +203,10 @@ def test_photos_of_a_run_without_predictions(tmp_path: Path, chromium: Any) -> N
 
 @needs("data", "vg-100")
 def test_a_data_set_without_photos(chromium: Any) -> None:
-    with served(explore(Request(SHARED / "data" / "vg-100"))) as address, Visit(chromium, address, width=400) as visit:
+    with (
+        served(explore(Exploration(SHARED / "data" / "vg-100"))) as address,
+        Visit(chromium, address, width=400) as visit,
+    ):
         page = visit.open("/images?part=body")
         page.wait_for_function(
             "[...document.querySelectorAll('.grid img')].some(i => i.complete && i.naturalWidth > 0)"
@@ -213,12 +219,11 @@ def test_a_data_set_without_photos(chromium: Any) -> None:
 
 
 def test_a_search_and_its_trials(toy: Path, run: Path, tmp_path: Path, chromium: Any) -> None:
-    """The table is as launch writes it: see test_search.py, which reads such a one."""
     hostile = "</script><script>document.title='run'</script>"
     study = write_study(tmp_path / "study", toy, reason=hostile)
     shutil.copytree(run, study / "trials" / "0001")
-    write_run(study / "trials" / "0004", toy, predictions=False)  # begun since trials.csv was written
-    with served(explore(Request(toy, None, study, "val"))) as address, Visit(chromium, address) as visit:
+    write_run(study / "trials" / "0004", toy, predictions=False)
+    with served(explore(Exploration(toy, None, study, "val"))) as address, Visit(chromium, address) as visit:
         page = visit.open("/")
         names = [name.split()[0] for name in page.locator("tbody th").all_inner_texts()]
         assert names == ["0001", "0000", "0002", "0003", "0004"]  # by the objective, those without it last
@@ -285,7 +290,7 @@ def test_a_thumbnail_is_kept_by_the_browser(address: str, view: View) -> None:
 def test_a_broken_photo_is_said(toy: Path, tmp_path: Path) -> None:
     data = data_sets.write(tmp_path / "data")
     (data / "VG_100K" / "11.jpg").write_bytes(b"no photo")
-    with served(explore(Request(data))) as address:
+    with served(explore(Exploration(data))) as address:
         assert "photo cannot be read" in ask(address, "/thumbnail/11")[1]
         assert ask(address, "/image/11")[0] == 200
 
@@ -312,11 +317,11 @@ def test_every_mode_and_protocol_counts_as_metrics_does(run: Path, view: View, m
     """`imitate` predicts on ground-truth boxes, so that its file is one of every mode."""
     counted = evaluate_file(run / "predictions.h5", view.data, "val", mode, view.evaluation)
     for name, result in zip(PROTOCOLS, counted.results, strict=True):
-        seen = explore(Request(None, run, None, "val", None, mode, name)).main
+        seen = explore(Exploration(None, run, None, "val", None, mode, name)).main
         assert seen.judgement.recall.protocol == seen.counting.name == result.protocol
         assert seen.judgement.recall.metrics == result.metrics
     for name, result in (("ng", counted.results[0]), ("ng_unique", counted.results[1])):
-        seen = explore(Request(None, run, None, "val", None, mode, name)).main
+        seen = explore(Exploration(None, run, None, "val", None, mode, name)).main
         assert seen.judgement.recall.protocol == seen.counting.name == result.unconstrained_protocol
         assert seen.judgement.recall.metrics["R@20"] == result.metrics["ngR@20"] != result.metrics["R@20"]
         assert seen.judgement.recall.metrics["mR@20"] == result.averages["ngmR@20"]

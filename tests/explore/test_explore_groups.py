@@ -17,7 +17,7 @@ pytest.importorskip("jinja2")
 from speaq.analysis.specialization import Analysed
 from speaq.analysis.specialization_of_run import FOLDER, save
 from speaq.analysis.specialization_plot import draw
-from speaq.explore.opening import Request, explore
+from speaq.explore.opening import Exploration, explore
 from speaq.matching.groups import make_groups
 from tests.helpers.browser import Visit, served
 from tests.helpers.explore_data import write_run
@@ -30,7 +30,7 @@ def run(toy: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def address(run: Path) -> Iterator[str]:
-    with served(explore(Request(None, run, None, "val"))) as where:
+    with served(explore(Exploration(None, run, None, "val"))) as where:
         yield where
 
 
@@ -59,7 +59,7 @@ def test_the_lab_shows_groups_before_anything_is_trained(address: str, chromium:
 
 
 def test_the_lab_takes_groups_of_ones_own_and_says_what_is_wrong(address: str, run: Path, chromium: Any) -> None:
-    names = explore(Request(None, run, None, "val")).data.vocabulary.predicates
+    names = explore(Exploration(None, run, None, "val")).data.vocabulary.predicates
     own = f"even: [{', '.join(names[::2])}]\nodd: [{', '.join(names[1::2])}]"
     with Visit(chromium, address) as visit:
         page = visit.open(lab(own=own))
@@ -81,7 +81,7 @@ def test_specialization_is_shown_when_it_has_been_counted(address: str, run: Pat
     with Visit(chromium, address, width=400) as visit:
         page = visit.open("/specialization")
         assert f"speaq specialization {run}" in page.locator("code").first.inner_text()
-        names = explore(Request(None, run, None, "val")).data.vocabulary.predicates
+        names = explore(Exploration(None, run, None, "val")).data.vocabulary.predicates
         groups = make_groups(range(1, len(names) + 1), 4, 8)
         counts = np.random.default_rng(0).integers(0, 9, (16, len(names)))
         counts[3] = 0

@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
-import csv
 import json
 import os
 from pathlib import Path
 
 import numpy as np
-import yaml
 from PIL import Image
 
 from speaq import config as configs
+from speaq import space as spaces
 from speaq.config import DataConfig
 from speaq.data.records import SplitName, VisualGenome
 from speaq.data.visual_genome import open_data
 from speaq.evaluation.predictions import PredictionWriter, Source
 from speaq.structures import SceneGraph, ScenePrediction
+from speaq.study import creation
+from speaq.study.ledger import Ledger
 from tests.helpers import data_sets
 from tests.helpers.tiny import tiny
 
@@ -72,21 +73,24 @@ def write_run(folder: Path, directory: Path, *, predictions: bool = True, num_va
 
 
 def write_study(folder: Path, directory: Path, reason: str) -> Path:
-    """A search that has ended, without the folders of its trials: two finished, one stopped early, one failed."""
-    config = configs.to_dict(tiny(data__num_val=6))
-    content = {"objective": ["F@20"], "data": {"directory": str(directory)}, "config": config}
+    """A search whose last trial has no folder yet: two finished, one stopped early, one failed, one begun."""
+    space = spaces.from_dict({"parameters": {"matching.num_groups": {"type": "int", "low": 1, "high": 4}}})
+    base = tiny(data__num_val=6)
+    study = creation.create(base, space, directory, trials=5, objective="F@20", train="none:train")
     (folder / "trials").mkdir(parents=True)
-    (folder / "study.yaml").write_text(yaml.safe_dump(content), encoding="utf-8")
-    rows = [
-        {"trial": "0000", "label": "published", "status": "finished", "F@20": 0.25, "steps": 90, "reason": ""},
-        {"trial": "0001", "label": "baseline", "status": "finished", "F@20": 0.5, "steps": 90, "reason": ""},
-        {"trial": "0002", "label": "", "status": "pruned", "F@20": 0.125, "steps": 30, "reason": ""},
-        {"trial": "0003", "label": "", "status": "failed", "F@20": "", "steps": 0, "reason": reason},
-    ]
-    with (folder / "trials.csv").open("w", encoding="utf-8", newline="") as file:
-        writer = csv.DictWriter(file, fieldnames=[*rows[0], "matching.num_groups"])
-        writer.writeheader()
-        writer.writerows(row | {"matching.num_groups": 4} for row in rows)
+    (folder / "study.yaml").write_text(study.dump(), encoding="utf-8")
+    ledger = Ledger(folder / "ledger.jsonl")
+    for trial, label in (("0000", "published"), ("0001", "baseline"), ("0002", None), ("0003", None), ("0004", None)):
+        ledger.append("asked", trial, digest=trial, label=label, values=None, overrides={}, seed=0)
+    for trial, state, value, step in (
+        ("0000", "finished", 0.25, 90),
+        ("0001", "finished", 0.5, 90),
+        ("0002", "pruned", 0.125, 30),
+    ):
+        ledger.append(state, trial, metrics={"F@20": value}, step=step)
+    ledger.append("failed", "0003", reason=reason)
+    ledger.append("running", "0004", attempt=1)
+    ledger.close()
     return folder
 
 

@@ -537,6 +537,7 @@ def _study(folder: Path, file: str, changes: Sequence[Change], made_up: Any = No
     from launch.jobs import status
     from launch.report import export
     from launch.report.tables import confirmed
+    from speaq.explore.study import open_study
     from speaq.study.ledger import Ledger, digest
 
     space = spaces.from_dict({"parameters": {"matching.num_groups": {"type": "int", "low": 1, "high": 4}}})
@@ -574,6 +575,10 @@ def _study(folder: Path, file: str, changes: Sequence[Change], made_up: Any = No
         (folder / "trials.csv").unlink(missing_ok=True)
         export.export(folder, folder / "trials.csv")
         confirmed(snapshot.read(folder))
+        study = open_study(folder)
+        rows = study.trials("val")
+        for column in study.columns(rows):
+            in_order(rows, Order(column, True))
         Ledger(folder / "ledger.jsonl").close()
 
     path = folder / file
@@ -612,8 +617,6 @@ def report_(folder: Path) -> Target:
 
 
 def _run_folder(folder: Path, file: str) -> Target:
-    from speaq.explore.study import StudyFolder
-
     metrics = {"R@20": 0.5, "mR@20": None}
     best = {"metric": "R@20", "value": 0.5, "step": 6, "metrics": metrics}
     result = {"status": "finished", "step": 6, "protocol": "sgdet published", "metrics": metrics, "best": best}
@@ -631,10 +634,6 @@ def _run_folder(folder: Path, file: str) -> Target:
         with contextlib.redirect_stdout(io.StringIO()):
             diff.print_difference(run, run)
             diff.print_difference(run, run, as_json=True)
-        study = StudyFolder(folder, folder, ("R@20",), configs.DataConfig())
-        rows = study.trials("val")
-        for column in study.columns(rows):
-            in_order(rows, Order(column, True))
 
     path = run / file
     return Target(path, [path.read_bytes()], read, (change_bytes, change_json, change_json), values)

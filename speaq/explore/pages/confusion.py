@@ -20,6 +20,8 @@ LISTED = 15  # confusions in words
 
 
 class Cell(NamedTuple):
+    """How often one predicate is said for another."""
+
     said: str
     number: int
     share: float  # of the row
@@ -28,12 +30,16 @@ class Cell(NamedTuple):
 
 
 class Row(NamedTuple):
+    """A true predicate, and what is said for it."""
+
     truth: str
     total: int
     cells: list[Cell]
 
 
 class Confusion(NamedTuple):
+    """One predicate said for another, in words."""
+
     truth: str
     said: str
     number: int
@@ -41,6 +47,8 @@ class Confusion(NamedTuple):
 
 
 def routes(context: Context) -> Sequence[BaseRoute]:
+    """The heat map."""
+
     def heat_map(request: Request) -> Response:
         view = context.view(request)
         if view.predictions is None:

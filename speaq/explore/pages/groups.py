@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
-from typing import Any, get_args
+from typing import TYPE_CHECKING, Any, get_args
 
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import BaseRoute, Route
 
-from speaq.analysis.group_lab import Group, group_lab, usual
-from speaq.config import Config, ConfigError, apply, short
+from speaq.config import Config, ConfigError, apply, load, short
 from speaq.config.sections import Counts, DataConfig
 from speaq.data.split import Split
 from speaq.data.statistics import predicate_count
@@ -20,19 +19,25 @@ from speaq.explore.view import View
 from speaq.files.foreign import whole_number
 from speaq.matching.groups import Rule
 from speaq.structures import IntArray
-from speaq.training.loop import load_config
+
+if TYPE_CHECKING:
+    from speaq.analysis.group_lab import Group  # with PyTorch, which takes seconds
 
 CHOICES = {"rule": ("Rule", get_args(Rule)), "counts": ("Frequencies", get_args(Counts))}  # field → label, its values
 NUMBERS = {"g": "matching.num_groups", "q": "model.num_queries", "m": "model.query_multiple"}  # field → config key
 
 
 def routes(context: Context) -> Sequence[BaseRoute]:
+    """The form with its groups."""
+
     @lru_cache(maxsize=8)
     def counted(images: DataConfig) -> tuple[Split, IntArray]:
         split = context.data.split("train", images)
         return split, predicate_count(split, context.data.num_predicates)
 
     def lab(request: Request) -> Response:
+        from speaq.analysis.group_lab import group_lab
+
         base = _base(context.view(request))
         fields = {**_fields(base), **{name: request.query_params[name] for name in request.query_params}}
         made: list[Group] = []
@@ -51,7 +56,9 @@ def routes(context: Context) -> Sequence[BaseRoute]:
 
 def _base(view: View) -> Config:
     """The run's setting; of a data set alone the published one over all its train rows."""
-    return usual() if view.run is None else load_config(view.run)
+    from speaq.analysis.group_lab import usual
+
+    return usual() if view.run is None else load(view.run / "config.yaml")
 
 
 def _fields(base: Config) -> dict[str, str]:

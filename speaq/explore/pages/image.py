@@ -18,6 +18,8 @@ from speaq.structures import IntArray
 
 
 def routes(context: Context) -> Sequence[BaseRoute]:
+    """An image, and its photo."""
+
     def image(request: Request) -> Response:
         view = context.view(request)
         chosen = Filter.read(request.query_params, view)

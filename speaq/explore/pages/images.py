@@ -31,6 +31,8 @@ class Tile:
 
 
 def routes(context: Context) -> Sequence[BaseRoute]:
+    """All images, and their thumbnails."""
+
     def grid(request: Request) -> Response:
         view = context.view(request)
         chosen = Filter.read(request.query_params, view)

@@ -5,18 +5,21 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import BaseRoute, Route
 
-from speaq.analysis.microscope import Microscope, Slide, words
 from speaq.config import Config, ConfigError, from_dict, read_yaml, short
 from speaq.config.sections import QUALITIES
 from speaq.data import DataError
 from speaq.explore.context import BadQuery, Context, NotFound, Page
 from speaq.explore.view import View
+from speaq.vocabulary import in_words
+
+if TYPE_CHECKING:
+    from speaq.analysis.microscope import Microscope, Slide  # with PyTorch, which takes seconds
 
 OPEN_RUNS, SLIDES = 2, 16  # kept in memory: networks, and images' outputs (some MB each)
 MOST = 10**6  # of any number in an address
@@ -24,8 +27,12 @@ WHOLE = {"k": "matching.max_repeats", "groups": "matching.num_groups"}
 
 
 def routes(context: Context) -> Sequence[BaseRoute]:
+    """The page, and what its script asks for."""
+
     @lru_cache(OPEN_RUNS)
     def opened(run: Path) -> Microscope:
+        from speaq.analysis.microscope import Microscope
+
         return Microscope.open(run, context.data.directory)
 
     @lru_cache(SLIDES)
@@ -57,7 +64,7 @@ def page_values(view: View, query: Mapping[str, str]) -> dict[str, Any]:
         raise NotFound(f"Split {view.split_name} has no image {image_id}.")
     row, run = view.rows[image_id], _run(view)
     graph = view.graph(row)
-    triplets = words(graph, view.data.vocabulary)
+    triplets = in_words(graph, view.data.vocabulary)
     config = from_dict(read_yaml(run / "config.yaml"), str(run / "config.yaml"))
     return {
         "image_id": image_id,

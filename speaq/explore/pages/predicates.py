@@ -25,6 +25,8 @@ HEADLINES = ("R", "mR", "F", "head", "body", "tail", "zR")
 
 
 def routes(context: Context) -> Sequence[BaseRoute]:
+    """The table."""
+
     def table(request: Request) -> Response:
         view = context.view(request)
         columns = [*COUNTS, *recall_columns(view)]
@@ -36,6 +38,7 @@ def routes(context: Context) -> Sequence[BaseRoute]:
 
 
 def recall_columns(view: View) -> list[Column]:
+    """The columns that predictions add."""
     if view.predictions is None:
         return []
     return [Column("images", "images"), *(Column(f"R@{k}", f"R@{k}") for k in view.evaluation.recall_at)]

@@ -18,6 +18,8 @@ from speaq.explore.view import View
 
 
 def routes(context: Context) -> Sequence[BaseRoute]:
+    """The page, and its picture."""
+
     def page(request: Request) -> Response:
         view = context.view(request)
         found = [_describe(one) for one in _found(view)]

@@ -13,6 +13,8 @@ from speaq.explore.tables import Column, in_order, read_order
 
 
 def routes(context: Context) -> Sequence[BaseRoute]:
+    """The table of trials."""
+
     def board(request: Request) -> Response:
         if context.study is None:
             raise NotFound("No search is open: speaq explore --study STUDY")

@@ -25,8 +25,9 @@ from launch.report import overview
 from launch.search import searcher
 from launch.search.sampler import Sampler
 from launch.search.scheduler import Halving, Stopping, make_scheduler
-from speaq.explore.study import StudyFolder
+from speaq.explore.study import ExploredStudy
 from speaq.study import results
+from speaq.study.file import Study
 from speaq.study.ledger import Ledger, LedgerError, digest
 from speaq.study.plan import grid
 from tests.helpers.fake_tune import BASE, GROUPS, RATE, Fake, judge, make_plan
@@ -332,7 +333,9 @@ def test_the_table_has_all_that_was_asked_for(tmp_path: Path, capsys: pytest.Cap
     )
     assert {"steps", "seconds", "training.learning_rate", "matching.num_groups", "matching.scheme"} <= set(columns)
     assert len(lines) == 3
-    read = StudyFolder(tmp_path, tmp_path, ("F@50",), BASE.data).trials("val")  # as `speaq explore` does
+    study = Study(tune.plan, tmp_path / "data", "0123456789abcdef", None, {})
+    (tmp_path / "study.yaml").write_text(study.dump())
+    read = ExploredStudy(tmp_path, study).trials("val")
     assert [(row["trial"], row["status"], row["F@50"]) for row in read] == [
         (entry.id, entry.state, entry.metrics.get("F@50")) for entry in entries
     ]
