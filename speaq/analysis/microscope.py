@@ -23,8 +23,8 @@ from speaq.config import Config, ConfigError, apply
 from speaq.data.dataset import SceneGraphDataset, collate
 from speaq.data.records import SplitName
 from speaq.data.statistics import predicate_count
+from speaq.matching.examination import Examination, examine
 from speaq.matching.groups import PredicateGroups
-from speaq.matching.microscope import Examination, examine
 from speaq.runs.stored import OpenedRun, open_run
 from speaq.structures import IntArray, LayerOutputs, SceneGraph, Target
 from speaq.study import seal

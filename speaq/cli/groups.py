@@ -131,12 +131,12 @@ def specialization(
     as_json: AsJson = False,
 ) -> None:
     """Which predicates each query predicts: entropy, leakage out of its group, dead queries; runs side by side."""
-    from speaq.analysis.specialization_of_run import Asked, analyse, save
+    from speaq.analysis.specialization_counts import Asked, analyse, save
 
     with progress_bar("evaluating") as progress:
         found = analyse(runs, Asked(split, top, images, checkpoints == "all", data), progress)
     if output is not None:
-        from speaq.analysis.specialization_plot import KINDS, draw
+        from speaq.analysis.specialization_picture import KINDS, draw
 
         save(found, output)
         for kind in KINDS:

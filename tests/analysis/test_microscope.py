@@ -17,9 +17,9 @@ import torch
 from speaq.analysis.microscope import Microscope, Slide
 from speaq.boxes import cxcywh_to_xyxy
 from speaq.config import ConfigError, MatchingConfig
+from speaq.matching.examination import examine
 from speaq.matching.groups import make_groups
 from speaq.matching.match import match
-from speaq.matching.microscope import examine
 from speaq.training.loop import train
 from speaq.training.tasks import make_criterion
 from tests.helpers.browser import Visit, served

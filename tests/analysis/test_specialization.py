@@ -15,8 +15,8 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from speaq.analysis.specialization import Analysed, count_predictions, entropies, from_json, specialization
-from speaq.analysis.specialization_of_run import Asked, analyse, load
-from speaq.analysis.specialization_plot import draw
+from speaq.analysis.specialization_counts import Asked, analyse, load
+from speaq.analysis.specialization_picture import draw
 from speaq.config import BASELINE, PUBLISHED, ConfigError
 from speaq.matching.groups import PredicateGroups
 from speaq.runs.stored import store

@@ -15,8 +15,8 @@ pytest.importorskip("uvicorn")
 pytest.importorskip("jinja2")
 
 from speaq.analysis.specialization import Analysed
-from speaq.analysis.specialization_of_run import FOLDER, save
-from speaq.analysis.specialization_plot import draw
+from speaq.analysis.specialization_counts import FOLDER, save
+from speaq.analysis.specialization_picture import draw
 from speaq.explore.opening import Exploration, explore
 from speaq.matching.groups import make_groups
 from tests.helpers.browser import Visit, served

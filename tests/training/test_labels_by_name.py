@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from speaq import config as configs
-from speaq.analysis.specialization_of_run import Asked, analyse
+from speaq.analysis.specialization_counts import Asked, analyse
 from speaq.config import Config, ConfigError
 from speaq.data import DataError
 from speaq.data.visual_genome import open_data
