@@ -68,6 +68,17 @@ def test_the_driver_of_a_search_starts_without_torch() -> None:
     assert done.stdout.strip() == "False"
 
 
+def test_explore_starts_without_torch_ray_and_optuna() -> None:
+    """Its pages load torch where they need it."""
+    pytest.importorskip("starlette")
+    code = (
+        "import sys, speaq.explore.app, speaq.explore.opening, speaq.explore.server; "
+        "print({'torch', 'ray', 'optuna'} & sys.modules.keys())"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "set()"
+
+
 def test_a_trials_process_starts_without_torch_and_optuna() -> None:
     """Training loads torch where it needs it."""
     pytest.importorskip("ray")

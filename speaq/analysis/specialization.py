@@ -6,16 +6,23 @@ image (ranked as recall ranks them) with predicate p, over all images.
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from speaq.config import ConfigError
+from speaq.files import atomic
+from speaq.files.regular import check_regular
 from speaq.matching.groups import PredicateGroups
 from speaq.structures import FloatArray, IntArray, ScenePrediction
 from speaq.vocabulary import difference, places
+
+FOLDER, FILE = "specialization", "specialization.json"  # in a run folder, for `speaq explore`
 
 
 @dataclass(frozen=True)
@@ -109,6 +116,7 @@ class Analysed:
 
     @property
     def title(self) -> str:
+        """What a picture says above the counts."""
         return f"{self.run} · {self.checkpoint}, step {self.step}"
 
     def in_order_of(self, predicates: tuple[str, ...]) -> Analysed:
@@ -120,6 +128,7 @@ class Analysed:
         return replace(self, predicates=predicates, groups=groups, counts=self.counts[:, there])
 
     def result(self) -> Specialization:
+        """What the counts say of the queries."""
         return specialization(self.counts, self.groups, self.query_multiple)
 
     def to_json(self) -> dict[str, Any]:
@@ -165,3 +174,18 @@ def from_json(content: dict[str, Any]) -> Analysed:
 def _owners(members: Sequence[Sequence[int]]) -> tuple[int, ...]:
     owner = {p: g for g, some in enumerate(members) for p in some}
     return tuple(owner[p] for p in range(len(owner)))
+
+
+def save(found: Sequence[Analysed], folder: Path) -> None:
+    """Writes FILE into `folder`, which is made where it is not there."""
+    folder.mkdir(parents=True, exist_ok=True)
+    atomic.write_text(folder / FILE, json.dumps([one.to_json() for one in found], allow_nan=False) + "\n")
+
+
+def load(folder: Path) -> list[Analysed]:
+    """What `save` wrote. Raises ConfigError where it cannot be read."""
+    path = folder / FILE
+    try:
+        return [from_json(content) for content in json.loads(check_regular(path).read_text(encoding="utf-8"))]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise ConfigError(f"{path}: not what speaq specialization writes ({type(error).__name__}: {error})") from error

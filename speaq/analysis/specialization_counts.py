@@ -1,22 +1,19 @@
-"""What the queries of trained runs have specialized in: counted from stored outputs, or by running the network."""
+"""Counts what the queries of trained runs predict, from stored outputs or by running the network."""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Literal, NamedTuple
 
 import numpy as np
 
-from speaq.analysis.specialization import Analysed, count_predictions, from_json
+from speaq.analysis.specialization import Analysed, count_predictions
 from speaq.config import Config, ConfigError, EvaluationConfig, apply, from_dict
 from speaq.data import DataError
 from speaq.data.statistics import predicate_count
 from speaq.data.subset import looked_at
 from speaq.data.visual_genome import Split, open_data
-from speaq.files import atomic
-from speaq.files.regular import check_regular
 from speaq.inference import QueryOutputs, decode_queries
 from speaq.runs.raw_outputs import RawOutputs
 from speaq.runs.run import data_directory
@@ -28,7 +25,6 @@ from speaq.training.evaluate import Progress, _no_progress
 from speaq.training.heads_by_name import by_name
 from speaq.training.tasks import groups_for
 
-FOLDER, FILE = "specialization", "specialization.json"  # in a run folder, for `speaq explore`
 SplitName = Literal["train", "val", "test"]
 
 
@@ -129,18 +125,3 @@ def _decoded(
     for _, sizes, queries in outputs:
         sizes_hw = [(int(height), int(width)) for height, width in np.asarray(sizes)]
         yield from decode_queries(queries, sizes_hw, config.inference, counts)
-
-
-def save(found: Sequence[Analysed], folder: Path) -> None:
-    """Writes FILE into `folder`, which is made where it is not there."""
-    folder.mkdir(parents=True, exist_ok=True)
-    atomic.write_text(folder / FILE, json.dumps([one.to_json() for one in found], allow_nan=False) + "\n")
-
-
-def load(folder: Path) -> list[Analysed]:
-    """What `save` wrote. Raises ConfigError where it cannot be read."""
-    path = folder / FILE
-    try:
-        return [from_json(content) for content in json.loads(check_regular(path).read_text(encoding="utf-8"))]
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise ConfigError(f"{path}: not what speaq specialization writes ({type(error).__name__}: {error})") from error

@@ -131,7 +131,8 @@ def specialization(
     as_json: AsJson = False,
 ) -> None:
     """Which predicates each query predicts: entropy, leakage out of its group, dead queries; runs side by side."""
-    from speaq.analysis.specialization_counts import Asked, analyse, save
+    from speaq.analysis.specialization import save
+    from speaq.analysis.specialization_counts import Asked, analyse
 
     with progress_bar("evaluating") as progress:
         found = analyse(runs, Asked(split, top, images, checkpoints == "all", data), progress)

@@ -14,8 +14,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from speaq.analysis.specialization import Analysed, count_predictions, entropies, from_json, specialization
-from speaq.analysis.specialization_counts import Asked, analyse, load
+from speaq.analysis.specialization import Analysed, count_predictions, entropies, from_json, load, specialization
+from speaq.analysis.specialization_counts import Asked, analyse
 from speaq.analysis.specialization_picture import draw
 from speaq.config import BASELINE, PUBLISHED, ConfigError
 from speaq.matching.groups import PredicateGroups

@@ -14,8 +14,7 @@ pytest.importorskip("starlette")
 pytest.importorskip("uvicorn")
 pytest.importorskip("jinja2")
 
-from speaq.analysis.specialization import Analysed
-from speaq.analysis.specialization_counts import FOLDER, save
+from speaq.analysis.specialization import FOLDER, Analysed, save
 from speaq.analysis.specialization_picture import draw
 from speaq.explore.opening import Exploration, explore
 from speaq.matching.groups import make_groups

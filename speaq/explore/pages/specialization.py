@@ -11,8 +11,7 @@ from starlette.requests import Request
 from starlette.responses import FileResponse, Response
 from starlette.routing import BaseRoute, Route
 
-from speaq.analysis.specialization import Analysed
-from speaq.analysis.specialization_counts import FILE, FOLDER, load
+from speaq.analysis.specialization import FILE, FOLDER, Analysed, load
 from speaq.explore.context import Context, NotFound, Page
 from speaq.explore.view import View
 
