@@ -15,7 +15,7 @@ from pathlib import Path
 from launch.jobs import tune as studies
 from launch.jobs.progress import Lines
 from launch.jobs.shipped import shipped
-from launch.report.overview import write_results
+from launch.report.png import write_results
 from launch.search import storage as storages
 from launch.search.mirror import Mirror, joined, opened
 from launch.search.searcher import Search

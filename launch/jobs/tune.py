@@ -20,7 +20,7 @@ from launch.cluster.admission import Admission, OnAdmitted
 from launch.cluster.interrupts import Interrupts
 from launch.cluster.sharing import nodes_that_share, problem_of
 from launch.jobs.progress import Lines
-from launch.report.overview import write_results
+from launch.report.png import write_results
 from launch.search import scheduler, storage
 from launch.search.mirror import Mirror, joined, opened
 from launch.search.searcher import Search, Starts

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import launch.report.html as html
 from launch.report import figures, health, png, tables
+from launch.report.series import Series
 from launch.store import workspace
 from speaq.config import ConfigError
 from speaq.config.user_groups import label
@@ -36,25 +37,26 @@ def write_report(study: Path, output: Path | None = None) -> Path:
         check_links(study)
         output = study / "report.html"
     snapshot = workspace.read_study(study)
-    content = html.page(f"Search {study.resolve().name}", _sections(snapshot))
+    series = Series(Board.of(snapshot))
+    content = html.page(f"Search {study.resolve().name}", _sections(snapshot, series))
     try:
         atomic.write_text(output, content)
-        if any(entry.state == "finished" for entry in snapshot.entries):
-            png.write(snapshot.entries, snapshot.plan, output.with_suffix(""))
+        if series.board.finished:
+            png.draw_figures(output.with_suffix(""), series)
     except OSError as error:
         raise ConfigError(f"{output}: cannot be written ({error.strerror or error})") from error
     return output
 
 
-def _sections(snapshot: Snapshot) -> Iterator[str]:
-    trials, board = trial_statuses(snapshot), Board.of(snapshot)
+def _sections(snapshot: Snapshot, series: Series) -> Iterator[str]:
+    trials, board = trial_statuses(snapshot), series.board
     yield html.section("What was asked", *_asked(snapshot))
     if not board.finished:
         yield html.section("Result", html.text("No trial has finished yet: there is nothing to rank or to draw."))
     yield html.section("Leader board", *_leader_board(board, trials))
     yield html.section("Confirmed with other seeds", *tables.confirmed(snapshot))
     if board.finished:
-        yield from _figures(snapshot)
+        yield from _figures(snapshot, series)
     yield html.section("Cost", *_cost(snapshot, trials))
     yield html.section("Training health", *health.training_health(snapshot, board))
     yield html.section("Failures", _failures(trials))
@@ -104,43 +106,44 @@ def _leader_board(board: Board, trials: Sequence[TrialStatus]) -> list[str]:
     return [html.text(note), html.table(header, rows, classes)]
 
 
-def _figures(snapshot: Snapshot) -> Iterator[str]:
-    entries, plan = snapshot.entries, snapshot.plan
-    yield html.section("History", *map(html.plot, figures.history(entries, plan)))
-    if len(plan.objective) == 2:
-        yield html.section("Pareto front", html.grid(map(html.plot, figures.front(entries, plan))))
-    inside = figures.of_the_space(entries)
-    about = "Shares by PED-ANOVA: how much a parameter decides whether a trial is among the better ones."
-    if isinstance(inside, str):
-        drawn, contours = html.text(inside), html.text(inside)
-    else:
-        drawn = html.plot(figures.importance(inside, plan), height=_height(plan))
-        contours = html.grid(map(html.plot, figures.contours(inside, plan)))
-    score = figures.objective_name(plan)
-    yield html.section("Importance of the parameters", html.text(about), drawn)
-    over = html.text(f"{score} over each parameter; later trials are darker.")
-    yield html.section("Slices", over, html.grid(map(html.plot, figures.slices(entries, plan))))
-    yield html.section("Pairs", html.text(f"{score} over the parameters that decide most, two at a time."), contours)
-    yield html.section(
-        "Learning curves", html.text(f"{score} at each evaluation."), html.plot(figures.curves(entries, plan))
-    )
-    cost, passed = figures.cost_to_target(entries, plan)
+def _figures(snapshot: Snapshot, series: Series) -> Iterator[str]:
+    yield html.section("History", *map(html.plot, figures.history(series)))
+    if len(series.board.plan.objective) == 2:
+        yield html.section("Pareto front", html.grid(map(html.plot, figures.front(series))))
+    yield from _parameters(series)
+    about = html.text(f"{series.ranked_by} at each evaluation.")
+    yield html.section("Learning curves", about, html.plot(figures.curves(series)))
+    cost, passed = figures.cost_to_target(series)
     yield html.section("Cost to target", html.text(passed), html.plot(cost))
-    yield html.section("Predicate groups", *tables.groups(snapshot))
-    yield html.section("Frequent and rare predicates", html.plot(figures.parts(entries, plan)))
-    yield html.section("Every predicate", *_predicates(snapshot))
+    yield html.section("Predicate groups", *tables.groups(snapshot, series.board))
+    yield html.section("Frequent and rare predicates", html.plot(figures.parts(series)))
+    yield html.section("Every predicate", *_predicates(snapshot, series))
+
+
+def _parameters(series: Series) -> Iterator[str]:
+    """What the parameters of the space do, each by itself and two at a time."""
+    if (few := series.too_few) is not None:
+        importance = pairs = html.text(few)
+    else:
+        importance = html.plot(figures.importance(series), height=_height(series.board.plan))
+        pairs = html.grid(map(html.plot, figures.contours(series)))
+    shares = "Shares by PED-ANOVA: how much a parameter decides whether a trial is among the better ones."
+    yield html.section("Importance of the parameters", html.text(shares), importance)
+    over = html.text(f"{series.ranked_by} over each parameter; later trials are darker.")
+    yield html.section("Slices", over, html.grid(map(html.plot, figures.slices(series))))
+    most = html.text(f"{series.ranked_by} over the parameters that decide most, two at a time.")
+    yield html.section("Pairs", most, pairs)
 
 
 def _height(plan: Plan) -> int:
     return 120 + 60 * len(plan.space.parameters)
 
 
-def _predicates(snapshot: Snapshot) -> list[str]:
+def _predicates(snapshot: Snapshot, series: Series) -> list[str]:
     """Recall by predicate of the marked trials whose evaluation was kept; how to keep it for the others."""
-    marked = figures.marked(snapshot.entries, snapshot.plan)
     kept: dict[str, dict[str, dict[str, float | None]]] = {}  # recall and split → trial → predicate → recall
     lacking = []
-    for name, entry in marked.items():
+    for name, entry in series.marked.items():
         folder = snapshot.trial_folder(entry)
         evaluation = diff.stored_evaluation(folder)
         if evaluation is None:

@@ -1,66 +1,150 @@
-"""The report's figures as PNG files, for papers and slides: Optuna's own, drawn by matplotlib."""
+"""Figures as PNG files, drawn by matplotlib: search.png, and Optuna's own of the report, for papers and slides."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import atexit
+import os
+import shutil
+import tempfile
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from optuna.trial import FrozenTrial
-
-from launch.report import figures, overview
-from launch.search.optuna_study import quiet, rebuild
+from launch.report.series import COLOURS, Series
+from launch.search.optuna_study import quiet
 from speaq.files.atomic import replaced
-from speaq.study import results
+from speaq.plain_text import visible
+from speaq.study.board import Board
 from speaq.study.ledger import Entry
 from speaq.study.plan import Plan
+from speaq.study.results import table_k
 
-Target = Callable[[FrozenTrial], float]
+LINE = "#111827"
 
 
-def write(entries: Sequence[Entry], plan: Plan, folder: Path) -> list[Path]:
-    """Draws what a study with a finished trial has enough trials for. Raises OSError."""
-    overview.keep_out_of_home()
+def write_results(output: Path, entries: Sequence[Entry], plan: Plan) -> None:
+    """All that a search leaves behind in its folder: trials.csv, best.yaml and search.png."""
+    board = Board(entries, plan)
+    board.write(output)
+    draw_search(output / "search.png", board)
+
+
+def keep_out_of_home() -> None:
+    """matplotlib writes a font cache: into a folder that goes with the process."""
+    if "MPLCONFIGDIR" not in os.environ:
+        os.environ["MPLCONFIGDIR"] = folder = tempfile.mkdtemp(prefix="speaq-matplotlib-")
+        atexit.register(shutil.rmtree, folder, ignore_errors=True)
+
+
+def draw_search(path: Path, board: Board) -> None:
+    """Objective over trials and over steps, and the recall–mean-recall plane; references marked by colour."""
+    keep_out_of_home()
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    from speaq.drawing import drawing
+
+    shown = [replace(entry, label=visible(entry.label)) if entry.label else entry for entry in board.entries]
+    series = Series(Board(shown, board.plan))
+    with drawing(entry.label or "" for entry in shown):
+        figure = Figure(figsize=(15, 4.5), layout="constrained")
+        FigureCanvasAgg(figure)
+        history, curves, plane = figure.subplots(1, 3)
+        _draw_history(history, series)
+        _draw_curves(curves, series)
+        _draw_plane(plane, series.board)
+        with replaced(path) as temporary:
+            figure.savefig(temporary, dpi=120, format="png")
+
+
+def _draw_history(axes: Any, series: Series) -> None:
+    entries = series.board.entries
+    for entry in entries:
+        point = (int(entry.id), series.board.score(entry.metrics))
+        _draw_point(axes, entry, point, entry.label)
+    numbers = [int(entry.id) for entry in entries]
+    axes.step(numbers, series.best_so_far, where="post", color=LINE, linewidth=1, label="best so far")
+    axes.set(title="Search", xlabel="trial (x: stopped early)", ylabel=series.ranked_by)
+    axes.legend(fontsize=8)
+
+
+def _draw_curves(axes: Any, series: Series) -> None:
+    for entry in series.board.entries:
+        width, order = (2, 3) if entry.label else (0.8, 2)
+        line = {"color": _colour(entry), "marker": ".", "linewidth": width, "zorder": order, "label": entry.label}
+        axes.plot(*series.curve(entry), **line)
+    axes.set(title="Learning curves", xlabel="step", ylabel=series.ranked_by)
+    if any(entry.label and entry.reports for entry in series.board.entries):
+        axes.legend(fontsize=8)
+
+
+def _draw_plane(axes: Any, board: Board) -> None:
+    plan = board.plan
+    k = table_k(plan.objective, plan.base)
+    names = plan.objective if len(plan.objective) == 2 else (f"R@{k}", f"mR@{k}")
+    front = board.front(names)
+    points = {e.id: tuple(e.metrics.get(name) or 0.0 for name in names) for e in board.entries}
+    for entry in board.entries:
+        if entry.metrics:
+            _draw_point(axes, entry, points[entry.id], entry.label or (entry.id if entry in front else None))
+    corners = zip(*(points[entry.id] for entry in front), strict=True) if front else ([], [])
+    axes.plot(*corners, color=LINE, linewidth=1, label="Pareto front")
+    axes.set(title="Recall and mean recall", xlabel=names[0], ylabel=names[1])
+    axes.legend(fontsize=8)
+
+
+def _draw_point(axes: Any, entry: Entry, point: tuple[float, ...], name: str | None) -> None:
+    """A trial with metrics as a point, a cross where it has not finished, and its name beside it."""
+    if entry.metrics:
+        axes.scatter(*point, color=_colour(entry), marker="o" if entry.state == "finished" else "x", zorder=3)
+    if name:
+        axes.annotate(name, point, xytext=(4, 4), textcoords="offset points", fontsize=8)
+
+
+def _colour(entry: Entry) -> str:
+    return COLOURS.get(entry.label or "", "#6b7280")
+
+
+def draw_figures(folder: Path, series: Series) -> None:
+    """Draws into a folder what a study with a finished trial has enough trials for. Raises OSError."""
+    keep_out_of_home()
     import matplotlib
 
     matplotlib.use("Agg")  # pyplot, which Optuna draws with, would look for a screen
     from optuna.visualization import matplotlib as drawn
 
     folder.mkdir(parents=True, exist_ok=True)
-    study, name, ranked = rebuild(entries, plan), figures.objective_name(plan), _of(entries, plan)
-    files: list[Path] = []
-
-    def save(title: str, _: Any, width: float = 8) -> None:
-        files.append(_save(folder / f"{title}.png", width))
-
+    study, ranked, name = series.study, series.score_of(series.board.entries), series.ranked_by
+    objective = list(series.board.plan.objective)
     with quiet():
-        save("history", drawn.plot_optimization_history(study, target=ranked, target_name=name))
-        if len(plan.objective) == 2:
-            save("front", drawn.plot_pareto_front(study, target_names=list(plan.objective)))
-        seen = {key for entry in entries if entry.state == "finished" for key in entry.values or {}}
-        if seen:
-            save(
-                "slices", drawn.plot_slice(study, params=sorted(seen), target=ranked, target_name=name), 3.4 * len(seen)
-            )
-        inside = figures.of_the_space(entries)
-        if not isinstance(inside, str):
-            some, evaluator = rebuild(inside, plan), figures.evaluator(inside)
-            axes = drawn.plot_param_importances(
-                some, evaluator=evaluator, target=_of(inside, plan, -1), target_name=name
-            )
-            save("importance", axes)
-            for number, pair in enumerate(figures.pairs(inside, plan), start=1):
-                save(f"pair-{number}", drawn.plot_contour(some, params=list(pair), target=_of(inside, plan)))
-    return files
+        drawn.plot_optimization_history(study, target=ranked, target_name=name)
+        _save(folder / "history.png")
+        if len(objective) == 2:
+            drawn.plot_pareto_front(study, target_names=objective)
+            _save(folder / "front.png")
+        if series.drawn:
+            drawn.plot_slice(study, params=sorted(series.drawn), target=ranked, target_name=name)
+            _save(folder / "slices.png", 3.4 * len(series.drawn))
+        if series.too_few is None:
+            _draw_parameters(folder, series)
 
 
-def _of(entries: Sequence[Entry], plan: Plan, sign: int = 1) -> Target:
-    """What trials are ranked by; PED-ANOVA looks for the smallest, so it is given the negative."""
-    return lambda trial: sign * results.score(entries[trial.number].metrics, plan.objective)
+def _draw_parameters(folder: Path, series: Series) -> None:
+    """Which parameters matter, and the pairs of those that matter most."""
+    from optuna.visualization import matplotlib as drawn
+
+    study, ranked = series.study_inside, series.score_of(series.inside)
+    worst = series.score_of(series.inside, -1)  # PED-ANOVA looks for the smallest
+    drawn.plot_param_importances(study, evaluator=series.evaluator, target=worst, target_name=series.ranked_by)
+    _save(folder / "importance.png")
+    for number, pair in enumerate(series.pairs, start=1):
+        drawn.plot_contour(study, params=list(pair), target=ranked)
+        _save(folder / f"pair-{number}.png")
 
 
-def _save(path: Path, width: float) -> Path:
-    """pyplot's figure, which Optuna has just drawn; it returns axes alone. `width` in inches."""
+def _save(path: Path, width: float = 8) -> None:
+    """Writes pyplot's figure, which Optuna has just drawn; it returns axes alone. `width` in inches."""
     from matplotlib import pyplot
 
     figure = pyplot.gcf()
@@ -68,4 +152,3 @@ def _save(path: Path, width: float) -> Path:
     with replaced(path) as temporary:
         figure.savefig(temporary, dpi=150, format="png", bbox_inches="tight")
     pyplot.close(figure)
-    return path

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import launch.report.html as html
-from launch.report.figures import objective_name
+from launch.report.series import objective_name
 from speaq import config as configs
 from speaq.config import Config
 from speaq.data import DataError
@@ -13,6 +13,7 @@ from speaq.matching.groups import PredicateGroups
 from speaq.runs import files
 from speaq.structures import IntArray
 from speaq.study import results
+from speaq.study.board import Board
 from speaq.study.ledger import Entry
 from speaq.study.snapshot import Snapshot
 from speaq.training.tasks import groups_for
@@ -20,15 +21,13 @@ from speaq.training.tasks import groups_for
 BEST = 3  # trials whose groups are shown, beside the published setting's
 
 
-def groups(snapshot: Snapshot) -> list[str]:
+def groups(snapshot: Snapshot, board: Board) -> list[str]:
     """Which predicates share which queries in the best trials."""
-    plan = snapshot.plan
-    shown = results.best_and_published(snapshot.entries, plan.objective, BEST)
     parts: dict[PredicateGroups | None, list[str]] = {}  # trials with the same groups are shown once
     try:
         vg = open_data(snapshot.study.data, need_images=False)
-        for entry in shown:
-            config = configs.apply(plan.base, entry.overrides)
+        for entry in board.top(BEST):
+            config = configs.apply(board.plan.base, entry.overrides)
             counts = predicate_count(vg.split("train", config.data), vg.num_predicates)
             found = groups_for(config, counts, vg.vocabulary.predicates)
             if found not in parts:

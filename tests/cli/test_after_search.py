@@ -37,6 +37,7 @@ from launch.jobs import live
 from launch.report import figures as report_plots
 from launch.report import page as report
 from launch.report.export import latex_escape
+from launch.report.series import Series
 from speaq.study import results
 from speaq.study.board import Board
 from speaq.study.ledger import Ledger
@@ -438,7 +439,8 @@ def test_the_report_shows_groups_confirmation_and_what_was_forced(tmp_path: Path
 def test_cost_to_target_and_pairs_are_those_of_the_trials(tmp_path: Path) -> None:
     snapshot = snapshots.read(searched(tmp_path / "study"))
     entries, plan = snapshot.entries, snapshot.plan
-    figure, said = report_plots.cost_to_target(entries, plan)
+    series = Series(Board(entries, plan))
+    figure, said = report_plots.cost_to_target(series)
     best, target = figure.data
     finished = [e for e in entries if e.state == "finished"]
     assert best.y[-1] == max(e.metrics["F@50"] or 0 for e in finished)
@@ -446,14 +448,13 @@ def test_cost_to_target_and_pairs_are_those_of_the_trials(tmp_path: Path) -> Non
     assert target.y[0] == finished[0].metrics["F@50"]
     better = next((e.id for e in finished if (e.metrics["F@50"] or 0) > target.y[0]), None)
     assert f"passed by trial {better} after" in said if better else "was not passed" in said
-    inside = report_plots.of_the_space(entries)
-    assert not isinstance(inside, str)
-    pairs = report_plots.pairs(inside, plan)
+    assert series.too_few is None
+    pairs = series.pairs
     assert pairs
-    figures = report_plots.contours(inside, plan)
+    figures = report_plots.contours(series)
     assert [figure.layout.title.text for figure in figures] == [" and ".join(pair) for pair in pairs]
     assert all(any(trace.type == "contour" for trace in figure.data) for figure in figures)
-    assert "Needs 10 finished trials" in str(report_plots.of_the_space(entries[:5]))
+    assert "Needs 10 finished trials" in str(Series(Board(entries[:5], plan)).too_few)
 
 
 @pytest.mark.parametrize("objective", [("F@50",), ("R@50", "mR@50")])
@@ -492,7 +493,7 @@ def test_recall_by_predicate_is_drawn_for_trials_whose_evaluation_was_kept(tmp_p
 def test_two_objectives_have_a_front_with_the_references_and_a_hypervolume(tmp_path: Path) -> None:
     folder = searched(tmp_path / "study", ("R@50", "mR@50"))
     snapshot = snapshots.read(folder)
-    plane, volume = report_plots.front(snapshot.entries, snapshot.plan)
+    plane, volume = report_plots.front(Series(Board.of(snapshot)))
     names = {trace.name for trace in plane.data}
     assert {"published", "baseline"} <= names
     points = {trace.name: (trace.x[0], trace.y[0]) for trace in plane.data if trace.name == "baseline"}
@@ -506,11 +507,11 @@ def test_two_objectives_have_a_front_with_the_references_and_a_hypervolume(tmp_p
 
 def test_importance_needs_ten_finished_trials_and_finds_what_matters(tmp_path: Path) -> None:
     few = snapshots.read(searched(tmp_path / "few", finished=9))
-    assert report_plots.of_the_space(few.entries) == "Needs 10 finished trials of the search space; there are 8."
+    assert Series(Board.of(few)).too_few == "Needs 10 finished trials of the search space; there are 8."
     snapshot = snapshots.read(searched(tmp_path / "many", finished=30))
-    inside = report_plots.of_the_space(snapshot.entries)
-    assert not isinstance(inside, str)
-    figure = report_plots.importance(inside, snapshot.plan)
+    series = Series(Board.of(snapshot))
+    assert series.too_few is None
+    figure = report_plots.importance(series)
     assert [bar.name for bar in figure.data] == ["F@50", "head@50", "body@50", "tail@50"]
     head = figure.data[1]  # groups hardly matter for it
     shares = dict(zip(head.y, head.x, strict=True))

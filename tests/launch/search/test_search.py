@@ -21,7 +21,7 @@ from speaq.study import plan as plans
 pytest.importorskip("ray")
 pytest.importorskip("optuna")
 
-from launch.report import overview
+from launch.report import png
 from launch.search import searcher
 from launch.search.sampler import Sampler
 from launch.search.scheduler import Halving, Stopping, make_scheduler
@@ -325,7 +325,7 @@ def test_the_table_has_all_that_was_asked_for(tmp_path: Path, capsys: pytest.Cap
     name, _ = tune.ask()
     tune.search.on_trial_complete(name, outcomes.final_result({}, {"failure": "RuntimeError: [no] luck"}))
     entries = list(tune.ledger.entries.values())
-    overview.write_results(tmp_path, entries, tune.plan)
+    png.write_results(tmp_path, entries, tune.plan)
     header, *lines = (tmp_path / "trials.csv").read_text().splitlines()
     columns = header.split(",")
     assert {"trial", "label", "status", "protocol", "R@50", "mR@50", "F@50", "head@50", "body@50", "tail@50"} <= set(

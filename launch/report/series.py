@@ -1,0 +1,118 @@
+"""What the figures of a search show: the same numbers on the page, drawn by plotly, and in PNG files, by matplotlib."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import optuna
+from optuna.importance import PedAnovaImportanceEvaluator, get_param_importances
+from optuna.trial import FrozenTrial
+
+from launch.search.optuna_study import quiet, rebuild
+from speaq.study.board import Board
+from speaq.study.ledger import Entry
+from speaq.study.plan import Plan
+
+COLOURS = {"published": "#c2410c", "baseline": "#1d4ed8"}
+MIN_TRIALS = 10  # with fewer finished trials an importance would be made of chance
+MIN_TOP = 5  # trials in the better part, as the documentation of PED-ANOVA asks for
+CONTOURED = 3  # parameters, each with each other
+
+Target = Callable[[FrozenTrial], float]
+
+
+def objective_name(plan: Plan) -> str:
+    """What trials are ranked by."""
+    return plan.objective[0] if len(plan.objective) == 1 else f"harmonic mean of {' and '.join(plan.objective)}"
+
+
+@dataclass(frozen=True, eq=False)
+class Series:
+    """A board's trials as series of numbers, and as the study that Optuna's own figures are drawn from."""
+
+    board: Board
+
+    @property
+    def ranked_by(self) -> str:
+        """What trials are ranked by, in words."""
+        return objective_name(self.board.plan)
+
+    @cached_property
+    def marked(self) -> dict[str, Entry]:
+        """Finished trials that figures show by name: the references, and the best one where it is none of them."""
+        found = {entry.label: entry for entry in self.board.finished if entry.label}
+        best = self.board.best
+        return found if best is None or best.label else {**found, f"best ({best.id})": best}
+
+    @cached_property
+    def best_so_far(self) -> list[float]:
+        """The best finished trial's score after each trial, in the order of asking; 0 before the first."""
+        scores = (self.board.score(e.metrics) if e.state == "finished" else 0.0 for e in self.board.entries)
+        return list(itertools.accumulate(scores, max))
+
+    def curve(self, entry: Entry) -> tuple[list[int], list[float]]:
+        """The steps at which a trial was evaluated, and its scores there."""
+        steps = sorted(entry.reports)
+        return steps, [self.board.score(entry.reports[step]) for step in steps]
+
+    @cached_property
+    def study(self) -> optuna.Study:
+        """All trials."""
+        return rebuild(self.board.entries, self.board.plan)
+
+    @cached_property
+    def drawn(self) -> list[str]:
+        """The parameters that a finished trial has, in the order of the space."""
+        seen = {key for entry in self.board.finished for key in entry.values or {}}
+        return [key for key in self.board.plan.space.parameters if key in seen]
+
+    @cached_property
+    def inside(self) -> list[Entry]:
+        """Finished trials with parameters of the space."""
+        return [entry for entry in self.board.finished if entry.values is not None]
+
+    @property
+    def too_few(self) -> str | None:
+        """Why nothing is said of the parameters' importance, where there are below `MIN_TRIALS` such trials."""
+        few = f"Needs {MIN_TRIALS} finished trials of the search space; there are {len(self.inside)}."
+        return few if len(self.inside) < MIN_TRIALS else None
+
+    @cached_property
+    def study_inside(self) -> optuna.Study:
+        """The trials of `inside`."""
+        return rebuild(self.inside, self.board.plan)
+
+    def score_of(self, entries: Sequence[Entry], sign: int = 1) -> Target:
+        """What the trials of a study of `entries` are ranked by, or its negative."""
+        return lambda trial: sign * self.board.score(entries[trial.number].metrics)
+
+    @property
+    def evaluator(self) -> PedAnovaImportanceEvaluator:
+        """PED-ANOVA, with enough trials in the better part."""
+        return PedAnovaImportanceEvaluator(target_quantile=max(0.1, MIN_TOP / len(self.inside)))
+
+    def shares(self, numbers: Sequence[float]) -> dict[str, float]:
+        """Parameter → how much it decides whether a trial is among those with the larger numbers, by PED-ANOVA.
+
+        Args:
+            numbers: one for each trial of `inside`.
+        """
+        with quiet():  # PED-ANOVA looks for the smallest
+            return get_param_importances(
+                self.study_inside, evaluator=self.evaluator, target=lambda trial: -numbers[trial.number]
+            )
+
+    @cached_property
+    def pairs(self) -> list[tuple[str, str]]:
+        """The parameters that decide most, two at a time, which were drawn together and in different values."""
+        found = self.shares([self.board.score(entry.metrics) for entry in self.inside])
+        most = sorted(found, key=lambda key: -found[key])[:CONTOURED]
+
+        def together(one: str, other: str) -> bool:
+            both = [e.values for e in self.inside if e.values and one in e.values and other in e.values]
+            return all(len({str(values[key]) for values in both}) > 1 for key in (one, other))
+
+        return [pair for pair in itertools.combinations(most, 2) if together(*pair)]
