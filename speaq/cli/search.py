@@ -127,7 +127,7 @@ def export(
     study: StudyDir, output: Annotated[Path, typer.Argument(help="new file: .csv, .parquet, .tex or .db (Optuna)")]
 ) -> None:
     """Write all trials of a search as a table."""
-    echo(f"{launch('export').export(study, output)} trials · {output}")
+    echo(f"{launch('report.export').export(study, output)} trials · {output}")
 
 
 @search_app.command()
