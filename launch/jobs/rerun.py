@@ -14,7 +14,7 @@ from speaq import config as configs
 from speaq.cli.terminal import echo
 from speaq.config import Config, ConfigError
 from speaq.runs import diff
-from speaq.runs.diff import Metrics, Record
+from speaq.runs.diff import Metrics, RunRecord
 from speaq.training import origins
 from speaq.training.callbacks import Progress, Progresses
 from speaq.training.metrics import read_lines
@@ -56,7 +56,7 @@ def rerun(run: Path, output: Path | None, data: Path | None, progress: Progresse
     return _judge(before, after)
 
 
-def _data(before: Record, data: Path | None) -> Path:
+def _data(before: RunRecord, data: Path | None) -> Path:
     from speaq.data.photo_digest import look_again
     from speaq.data.visual_genome import open_data
     from speaq.runs.run import data_directory
@@ -72,7 +72,7 @@ def _data(before: Record, data: Path | None) -> Path:
     return where
 
 
-def _with_start(before: Record, given: Path | None) -> Config:
+def _with_start(before: RunRecord, given: Path | None) -> Config:
     """The run's config with the weights that it started from where they are now, their digest as it was noted.
 
     Raises ConfigError where they are gone or have changed.
@@ -92,7 +92,7 @@ def _with_start(before: Record, given: Path | None) -> Config:
     return config
 
 
-def _start_digest(before: Record) -> str | None:
+def _start_digest(before: RunRecord) -> str | None:
     """As the run's data.json or, of a trial, its study notes it; None where neither does, or where there were none."""
     noted = before.data.get("start_digest")
     file = before.folder.resolve().parent.parent / "study.yaml"
@@ -101,7 +101,7 @@ def _start_digest(before: Record) -> str | None:
     return noted if isinstance(noted, str) else None
 
 
-def _train(before: Record, data: Path, output: Path, tell: Progress) -> None:
+def _train(before: RunRecord, data: Path, output: Path, tell: Progress) -> None:
     from speaq.training.endings import StopTraining
 
     last = before.result["step"]
@@ -115,7 +115,7 @@ def _train(before: Record, data: Path, output: Path, tell: Progress) -> None:
     place.where_asked(before.config)(before.config, data, output, **options)
 
 
-def _judge(before: Record, after: Record) -> int:
+def _judge(before: RunRecord, after: RunRecord) -> int:
     """Prints the verdict over the metrics of the kept checkpoint and of the last step, and the last training losses.
 
     Losses tell runs apart whose recalls are still zero.

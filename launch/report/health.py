@@ -32,6 +32,7 @@ class Trained:
 
     @property
     def name(self) -> str:
+        """What a legend calls it."""
         return f"trial {self.entry.id}{f' ({self.entry.label})' if self.entry.label else ''}"
 
     def series(self, name: str) -> list[tuple[int, float]]:

@@ -58,14 +58,17 @@ def section(title: str, *parts: str) -> str:
 
 
 def text(content: str) -> str:
+    """A paragraph."""
     return f"<p>{_escaped(content)}</p>"
 
 
 def commands(lines: Sequence[str]) -> str:
+    """Commands to copy, one a line."""
     return f"<pre>{_escaped(chr(10).join(lines))}</pre>"
 
 
 def listing(lines: Sequence[str]) -> str:
+    """A list with a point before each line."""
     return "<ul>" + "".join(f"<li>{_escaped(line)}</li>" for line in lines) + "</ul>"
 
 

@@ -28,9 +28,11 @@ class Group:
 
     @property
     def title(self) -> str:
+        """Its number, and the name that a user's group has."""
         return f"{self.number}" if self.name is None else f"{self.number} {self.name}"
 
     def to_json(self) -> dict[str, Any]:
+        """Plain values, as `speaq groups --json` prints them."""
         return {
             "group": self.number,
             "name": self.name,

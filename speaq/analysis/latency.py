@@ -56,33 +56,34 @@ def benchmark(
     try:
         torch.set_num_threads(threads or before)  # before a session of onnxruntime is made, which takes it over
         loaded = [(path, Predictor.load(path, device=device)) for path in models]  # a wrong one is refused at once
-        return [_measure(path, one, photos, batch_size, rounds, warmup, progress) for path, one in loaded]
+        return [
+            _measure(str(path), one, example_batches(one, photos, batch_size), rounds, warmup, progress)
+            for path, one in loaded
+        ]
     finally:
         torch.set_num_threads(before)
 
 
 def _measure(
-    path: Path,
+    model: str,
     predictor: Predictor,
-    photos: Sequence[Path],
-    batch_size: int,
+    batches: Sequence[ExampleBatch],
     rounds: int,
     warmup: int,
     progress: Callable[[int, int, str], None],
 ) -> Latency:
-    batches = example_batches(predictor, photos, batch_size)
     calls = warmup + rounds * len(batches)
     seconds = []
     for number in range(calls):
         begin = time.perf_counter()
         _call(predictor, batches[number % len(batches)])
         seconds.append(time.perf_counter() - begin)
-        progress(number + 1, calls, str(path))
+        progress(number + 1, calls, model)
     del seconds[:warmup]
     images = rounds * sum(len(images) for images, _ in batches)
     p50, p90, p99 = (float(value) * 1e3 for value in np.percentile(seconds, (50, 90, 99)))
     return Latency(
-        model=str(path),
+        model=model,
         device=str(predictor.device),
         threads=torch.get_num_threads(),
         images=images,

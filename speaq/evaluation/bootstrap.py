@@ -48,6 +48,7 @@ class Interval:
 
     @property
     def contains_zero(self) -> bool:
+        """Whether both signs are possible."""
         return self.low <= 0 <= self.high
 
 

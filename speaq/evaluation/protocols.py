@@ -104,10 +104,15 @@ def evaluate_file(
             if mode == "sgdet":
                 boxes.add(row, graph, prediction.boxes_xyxy, prediction.classes, prediction.scores)
             progress(done, len(split), "evaluating")
-    results = tuple(evaluator.result() for evaluator in evaluators)
-    detection = boxes.result() if mode == "sgdet" else {}
-    record = ImageRecord.of(evaluators[0], vg.digest)
-    return FileMetrics(results, detection, counts, split_name, len(split), len(split) - len(rows), record)
+    return FileMetrics(
+        results=tuple(evaluator.result() for evaluator in evaluators),
+        detection=boxes.result() if mode == "sgdet" else {},
+        predicate_count=counts,
+        split=split_name,
+        images=len(split),
+        images_absent=len(split) - len(rows),
+        record=ImageRecord.of(evaluators[0], vg.digest),
+    )
 
 
 class Comparison(NamedTuple):
@@ -121,6 +126,7 @@ class Comparison(NamedTuple):
     high: float
 
     def cells(self) -> tuple[str, ...]:
+        """A row of the table: the metric, and the numbers with four decimals."""
         values = (f"{self.this:.4f}", f"{self.other:.4f}", f"{self.difference:+.4f}")
         return self.metric, *values, f"[{self.low:+.4f}, {self.high:+.4f}]"
 

@@ -30,6 +30,7 @@ class Rows:
     pair_rank: IntArray  # [N] among triplets on ground-truth pairs
 
     def select(self, rows: IntArray | NDArray[np.bool_] | slice) -> Rows:
+        """The rows at these places, or those where a mask [N] is true."""
         return Rows(**{f.name: getattr(self, f.name)[rows] for f in fields(self)})
 
 

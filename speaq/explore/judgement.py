@@ -85,13 +85,13 @@ def judge(graph: SceneGraph, prediction: ScenePrediction, counting: Counting) ->
     right = predicates[near] == graph.relations[near_row, 2]
     places, num = np.arange(len(pairs)), len(graph.relations)
     return ImageJudgement(
-        pairs,
-        predicates,
-        scores,
-        np.isin(places, near[right]),
-        np.isin(places, near),
-        first_found(near[right], near_row[right], num),
-        first_found(near, near_row, num),
+        pairs=pairs,
+        predicates=predicates,
+        scores=scores,
+        hit=np.isin(places, near[right]),
+        near=np.isin(places, near),
+        rank=first_found(near[right], near_row[right], num),
+        pair_rank=first_found(near, near_row, num),
     )
 
 
@@ -138,6 +138,7 @@ class Judgement:
 
 
 def judge_split(
+    *,
     path: Path,
     file: PredictionFile,
     split: Split,

@@ -102,7 +102,8 @@ def truth_panel(graph: SceneGraph, judged: ImageJudgement | None, vocabulary: Vo
     for number, row in enumerate(np.sort(first).tolist()):
         subject, object_, predicate = graph.relations[row].tolist()
         status, detail, partner = _fate(judged, row, vocabulary, k)
-        lines.append(Line(number, subject, vocabulary.predicates[predicate], object_, status, detail, partner))
+        triplet = (subject, vocabulary.predicates[predicate], object_)
+        lines.append(Line(number, *triplet, status=status, detail=detail, partner=partner))
     return _panel("truth", graph.size_hw, graph.boxes_xyxy, graph.classes, lines, vocabulary)
 
 
@@ -134,7 +135,7 @@ def guess_panel(
         status = "hit" if judged.hit[place] else "wrong" if judged.near[place] else "extra"
         predicate = vocabulary.predicates[int(judged.predicates[place])]
         detail = f"score {float(judged.scores[place]):.3f}"
-        lines.append(Line(place, subject, predicate, object_, status, detail, rows.get(place)))
+        lines.append(Line(place, subject, predicate, object_, status=status, detail=detail, partner=rows.get(place)))
     height, width = graph.size_hw
     boxes = prediction.boxes_xyxy[used].clip(0, (width, height, width, height))
     return _panel("guess", graph.size_hw, boxes, prediction.classes[used], lines, vocabulary)
@@ -164,14 +165,23 @@ def _panel(
     unit = max(size_hw) / 640
     labels = place_labels(boxes.tolist(), names, size_hw, unit)
     drawn = tuple(
-        Box(number, name, status, x1, y1, x2 - x1, y2 - y1, label)
+        Box(number, name, status, x=x1, y=y1, width=x2 - x1, height=y2 - y1, label=label)
         for number, (name, status, (x1, y1, x2, y2), label) in enumerate(
             zip(names, statuses, boxes.tolist(), labels, strict=True)
         )
     )
     height = max(GRAPH[1], NODE_HEIGHT * len({end for line in lines for end in (line.subject, line.object)}))
     nodes, edges = _drawn_graph(names, statuses, lines, height)
-    return Panel(key, size_hw, drawn, tuple(lines), nodes, edges, height, unit)
+    return Panel(
+        key=key,
+        size_hw=size_hw,
+        boxes=drawn,
+        lines=tuple(lines),
+        nodes=nodes,
+        edges=edges,
+        graph_height=height,
+        unit=unit,
+    )
 
 
 def _status_of_box(number: int, lines: Sequence[Line]) -> str:

@@ -121,8 +121,15 @@ class View:
         num = self.data.num_predicates
         mode = self.counting.mode
         evaluator = RecallEvaluator(num, self.evaluation, self.zero_shot_triplets, self.predicate_count, mode)
-        path, file = self.predictions.path, self.predictions.file
-        made = judge_split(path, file, self.split, self.split_name, evaluator, self.counting, progress)
+        made = judge_split(
+            path=self.predictions.path,
+            file=self.predictions.file,
+            split=self.split,
+            split_name=self.split_name,
+            evaluator=evaluator,
+            counting=self.counting,
+            progress=progress,
+        )
         self.__dict__["judgement"] = made  # where cached_property looks
         return made
 

@@ -18,7 +18,7 @@ Pairs = dict[str, tuple[Any, Any]]
 
 
 @dataclass(frozen=True)
-class Record:
+class RunRecord:
     """What the folder of a run says about it."""
 
     folder: Path
@@ -29,6 +29,7 @@ class Record:
 
     @property
     def protocol(self) -> str | None:
+        """Short name of how its metrics are counted; None where the run has not ended."""
         return self.result.get("protocol")
 
     @property
@@ -38,11 +39,11 @@ class Record:
         return best.get("metrics") or {}
 
 
-def read(folder: Path) -> Record:
+def read(folder: Path) -> RunRecord:
     """Raises ConfigError where `folder` is no run, or a file in it cannot be read."""
     config = configs.load(folder / "config.yaml")
     data, result = (files.read(folder / name) or {} for name in (DATA, RESULT))
-    return Record(folder, config, data, result, stored_evaluation(folder))
+    return RunRecord(folder, config, data, result, stored_evaluation(folder))
 
 
 def stored_evaluation(folder: Path) -> dict[str, Any] | None:
@@ -73,7 +74,7 @@ class Difference:
     protocol: str | None
 
 
-def difference(a: Record, b: Record) -> Difference:
+def difference(a: RunRecord, b: RunRecord) -> Difference:
     """Raises ConfigError where the protocols of the two runs' metrics differ."""
     one, other = (configs.flatten(configs.to_dict(record.config)) for record in (a, b))
     protocol = common_protocol([a.protocol, b.protocol])
@@ -96,13 +97,13 @@ def _differing(one: Mapping[str, Any], other: Mapping[str, Any]) -> Pairs:
     return {name: pair for name, pair in _pairs(one, other).items() if pair[0] != pair[1]}
 
 
-def _made_from(record: Record) -> dict[str, Any]:
+def _made_from(record: RunRecord) -> dict[str, Any]:
     """What besides the config a result depends on."""
     versions = {f"version of {name}": value for name, value in (record.result.get("versions") or {}).items()}
     return {"data digest": record.data.get("digest"), "hardware": record.result.get("hardware"), **versions}
 
 
-def _predicates(a: Record, b: Record) -> tuple[str | None, Pairs | None]:
+def _predicates(a: RunRecord, b: RunRecord) -> tuple[str | None, Pairs | None]:
     """(name of the recall, predicate → recalls) of two kept evaluations. Raises ConfigError where they do not fit."""
     if a.evaluation is None or b.evaluation is None:
         return None, None

@@ -78,6 +78,7 @@ class RawOutputs:
         return columns
 
     def close(self) -> None:
+        """Closes the file; nothing can be read afterwards."""
         self._file.close()
 
     def __len__(self) -> int:

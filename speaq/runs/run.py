@@ -72,8 +72,7 @@ def evaluate_run(
         seal.look(run, checkpoint=file.name, step=content["step"])
     if content["task"] == REPLICATED:
         raise ConfigError(f"{file}: a replicated detector is where SpeaQ starts (training.init_from); train it first")
-    config = from_dict(content["config"], str(file))
-    config = apply(config, _allowed(overrides or {}))
+    config = apply(from_dict(content["config"], str(file)), _allowed(overrides or {}))
     vg = open_data(data_directory(run if run.is_dir() else file.parent, data))
     content["model"] = by_name(content, vg.vocabulary, file, vg.directory)
     if config.training.num_threads is not None:
@@ -86,7 +85,13 @@ def evaluate_run(
     with nullcontext() if predictions is None else _writer(predictions, config, vg, split_name) as writer:
         evaluation = _evaluate(content, config, vg, split, progress, None if writer is None else writer.add)
     return RunEvaluation(
-        evaluation, content["task"], split_name, len(split), file, content["step"], vg.vocabulary.predicates
+        evaluation=evaluation,
+        task=content["task"],
+        split=split_name,
+        images=len(split),
+        checkpoint=file,
+        step=content["step"],
+        predicates=vg.vocabulary.predicates,
     )
 
 
@@ -110,7 +115,7 @@ def _evaluate(
     model = restored_model(content["task"], config, vg.vocabulary, content["model"], where)
     if content["data_digest"] is None:  # converted: which images were val is not known, and train may be smaller here
         config = apply(config, {"data.num_val": 0})
-    return _evaluate_model(content["task"], model, config, vg, split, progress, store)
+    return _evaluate_model(content["task"], model, config, vg, split, progress=progress, store=store)
 
 
 def _evaluate_model(
@@ -119,6 +124,7 @@ def _evaluate_model(
     config: Config,
     vg: VisualGenome,
     split: Split,
+    *,
     progress: Progress,
     store: Store | None = None,
 ) -> Evaluation:
@@ -139,4 +145,4 @@ def evaluate_start(
     if config.training.num_threads is not None:
         torch.set_num_threads(config.training.num_threads)
     task = make_task("speaq", config, vg, vg.split("train", config.data))
-    return _evaluate_model("speaq", task.model, config, vg, vg.split(split_name, config.data), progress)
+    return _evaluate_model("speaq", task.model, config, vg, vg.split(split_name, config.data), progress=progress)

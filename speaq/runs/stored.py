@@ -119,7 +119,16 @@ def store(run: Path, data: Path | None = None, *, progress: Progress = _no_progr
                 append(rows, sizes, queries)
     counts = predicate_count(vg.split("train", config.data), vg.num_predicates)
     zero_shot = zero_shot_triplets(vg, split, config.data, config.evaluation.zero_shot)
-    return StoredRun(path, config, vg.directory, vg.digest, opened.step, split, counts, zero_shot)
+    return StoredRun(
+        raw=path,
+        config=config,
+        data=vg.directory,
+        data_digest=vg.digest,
+        step=opened.step,
+        split=split,
+        counts=counts,
+        zero_shot=zero_shot,
+    )
 
 
 def place(opened: OpenedRun, folder: Path) -> tuple[Path, dict[str, str]]:

@@ -25,6 +25,7 @@ class Snapshot:
 
     @property
     def plan(self) -> Plan:
+        """What is searched."""
         return self.study.plan
 
     @property
@@ -33,6 +34,7 @@ class Snapshot:
         return common_protocol(entry.protocol for entry in self.entries)
 
     def trial_folder(self, entry: Entry) -> Path:
+        """The run folder of a trial, which is there once the trial has begun."""
         return self.folder / "trials" / entry.id
 
 
