@@ -111,4 +111,4 @@ def _average_precision(truth: _Boxes, found: _Boxes, scores: NDArray[np.float64]
 
 
 def _silent(*_: object) -> None:
-    """The library prints unless it is told what to do instead."""
+    """Takes what the library would print, and prints nothing."""

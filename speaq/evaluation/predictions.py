@@ -82,7 +82,7 @@ class Source:
 
 
 class PredictionWriter:
-    """Writes images as they come; the file gets its name when all went well, so there never is half a file under it."""
+    """Writes images as they come. The file gets its name at the end, so that no half file ever has it."""
 
     def __init__(self, path: Path, source: Source) -> None:
         """Raises ConfigError where `path` exists or cannot be written."""
@@ -352,7 +352,7 @@ class PredictionFile:
 
 
 def _texts(value: Any) -> tuple[str, ...]:
-    """Names of an attribute, in whichever kind of text it holds them; none where it holds something else."""
+    """The names that an attribute holds, as text or as bytes; empty where it holds anything else."""
     if not isinstance(value, np.ndarray) or value.ndim != 1:
         return ()
     return tuple(item.decode("utf-8", "replace") if isinstance(item, bytes) else str(item) for item in value.tolist())

@@ -82,7 +82,7 @@ def create_app(context: Context, hosts: Sequence[str] = LOOPBACK) -> Starlette:
 
 
 def _home(context: Context) -> Callable[[Request], Response]:
-    """Leads to the first page of the navigation."""
+    """Sends a browser to the first page of the navigation."""
 
     def redirect(request: Request) -> Response:
         pages = context.shown(context.view(request))

@@ -38,13 +38,13 @@ class Page(NamedTuple):
 
 
 def _in_order(value: Any) -> Any:
-    """What a template shows; a name must not turn around the letters beside it. Markup is our own."""
+    """Makes a text safe to show: what turns the order of letters around becomes visible. Our own markup stays."""
     return visible(value, keep="\n\t") if type(value) is str else value
 
 
 @dataclass
 class Context:
-    """Made once for a server."""
+    """What a server keeps: the opened data, the view that it shows first, the search, and the pages."""
 
     data: VisualGenome
     main: View  # of the data set or of the run
