@@ -14,6 +14,7 @@ import shutil
 import stat
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from speaq.files.plain_yaml import ConfigError
 
@@ -30,11 +31,23 @@ def replaced(path: Path) -> Iterator[Path]:
     temporary = path.with_name(f".{secrets.token_hex(6)}{MARK}{path.name[-100:]}")
     os.close(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o666))
     try:
-        yield temporary
-        _to_disk(temporary)
-        temporary.replace(path)
+        with naming(path, temporary):
+            yield temporary
+            _to_disk(temporary)
+            temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def naming(path: Path, unknown: Path | None = None) -> Iterator[None]:
+    """An OSError that leaves the block names a file: `path` where it names none, or one that nobody knows."""
+    try:
+        yield
+    except OSError as error:
+        if error.filename in (None, str(unknown)):
+            error.filename = str(path)
+        raise
 
 
 @contextlib.contextmanager
@@ -80,12 +93,34 @@ def write_text(path: Path, text: str) -> None:
 
 def append_to(path: Path) -> io.FileIO:
     """A file to add to, made where it is not there; nothing is buffered. Raises OSError, also for a link or a FIFO."""
-    return io.FileIO(path, "ab", opener=lambda name, flags: open_regular(Path(name), flags))
+    return _NamedFile(path, "ab", opener=lambda name, flags: open_regular(Path(name), flags))
+
+
+class _NamedFile(io.FileIO):
+    """Says which file could not be written."""
+
+    def write(self, data: Any, /) -> int:
+        with naming(Path(self.name)):
+            return super().write(data) or 0
 
 
 def append_text(path: Path) -> io.TextIOWrapper:
     """As `append_to`, for UTF-8 text; a line is written when it ends."""
     return io.TextIOWrapper(io.BufferedWriter(append_to(path)), encoding="utf-8", line_buffering=True)
+
+
+def append_line(path: Path, line: str) -> None:
+    """Adds a line, whole or not at all; what a killed process left of one is removed first. Raises OSError."""
+    text = f"{line}\n".encode()
+    with append_to(path) as file:
+        content = path.read_bytes()
+        if content and not content.endswith(b"\n"):
+            file.truncate(content.rfind(b"\n") + 1)
+        size = os.fstat(file.fileno()).st_size
+        if (written := file.write(text)) != len(text):
+            if os.fstat(file.fileno()).st_size == size + written:  # else somebody else has added a line
+                file.truncate(size)
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
 
 
 def open_regular(path: Path, flags: int) -> int:

@@ -28,7 +28,7 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from types import TracebackType
 
-from speaq.files.atomic import open_regular
+from speaq.files.atomic import naming, open_regular
 from speaq.files.plain_yaml import ConfigError
 
 log = logging.getLogger(__name__)
@@ -150,7 +150,8 @@ class Lock:
                 self._wait_for(before, deadline)
             taken = self._is_there()
             if taken:
-                _write(self._file, self._owner)
+                with naming(self._path):
+                    _write(self._file, self._owner)
                 taken = has_flock or self._is_settled()
         except BaseException:
             os.close(self._file)

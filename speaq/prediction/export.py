@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import math
 import secrets
@@ -16,6 +17,7 @@ from torch import Tensor, nn
 from speaq.config import Config, ConfigError, apply, to_dict
 from speaq.data.dataset import collate
 from speaq.data.transforms import resize_shape
+from speaq.files.atomic import naming
 from speaq.model.backbone import PIXEL_MEAN, PIXEL_STD
 from speaq.prediction.exported import INPUTS, KEY, OUTPUTS, SCHEMA, SUFFIXES
 from speaq.prediction.predictor import Predictor, find_images
@@ -187,7 +189,10 @@ def _traced(network: OneLayer) -> torch.export.ExportedProgram:
 
 def _write(program: torch.export.ExportedProgram, text: str, file: Path) -> None:
     if file.suffix == ".pt2":
-        torch.export.save(program, file, extra_files={KEY: text})
+        content = io.BytesIO()  # PyTorch's own writer of files ends the process where a disk is full
+        torch.export.save(program, content, extra_files={KEY: text})
+        with naming(file):
+            file.write_bytes(content.getbuffer())
         return
     try:
         onnx = torch.onnx.export(

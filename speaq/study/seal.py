@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from speaq.config import ConfigError
-from speaq.files.atomic import append_text
+from speaq.files.atomic import append_line
 from speaq.files.foreign import parse_json
 from speaq.files.regular import check_regular
 
@@ -62,7 +62,8 @@ def rows(study: Path) -> list[dict[str, Any]]:
     if not path.exists():
         return []
     try:
-        noted = [parse_json(line) for line in check_regular(path).read_text(encoding="utf-8").splitlines()]
+        text = check_regular(path).read_text(encoding="utf-8")
+        noted = [parse_json(line) for line in text[: text.rfind("\n") + 1].splitlines()]  # a torn line says nothing
         for row in noted:
             if not isinstance(row, dict) or not isinstance(row["reason"] if row["event"] == "unsealed" else "", str):
                 raise ValueError(str(row)[:80])
@@ -83,5 +84,4 @@ def summary(study: Path) -> str:
 
 def _append(study: Path, row: Mapping[str, Any]) -> None:
     now = datetime.now(UTC).isoformat(timespec="seconds")
-    with append_text(study / FILE) as file:
-        file.write(json.dumps({"time": now, **row}) + "\n")
+    append_line(study / FILE, json.dumps({"time": now, **row}))
