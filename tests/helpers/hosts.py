@@ -147,7 +147,7 @@ class Hosts:
         environment = {**os.environ, "RAY_ADDRESS": self.address}
         line = [sys.executable, "-c", COUNT]
         try:
-            done = subprocess.run(line, env=environment, capture_output=True, text=True, check=False, timeout=60)
+            done = subprocess.run(line, env=environment, capture_output=True, text=True, check=False, timeout=200)
         except subprocess.TimeoutExpired:
             return 0
         return int(done.stdout.split()[0]) if done.returncode == 0 else 0  # Ray may say more
