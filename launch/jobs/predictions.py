@@ -8,7 +8,6 @@ in the plane of recall and mean recall.
 from __future__ import annotations
 
 import contextlib
-import json
 import time
 from pathlib import Path
 
@@ -16,7 +15,9 @@ from launch.jobs import tune as studies
 from launch.jobs.progress import Lines
 from launch.jobs.shipped import shipped
 from launch.report.png import write_results
+from launch.search import messages
 from launch.search import storage as storages
+from launch.search.messages import Ended, Failed, Finished
 from launch.search.mirror import Mirror, joined, opened
 from launch.search.searcher import Search
 from speaq import config as configs
@@ -30,7 +31,7 @@ from speaq.study.board import Board, to_csv
 from speaq.study.file import OF_PREDICTIONS, Study
 from speaq.study.ledger import Entry, Ledger
 from speaq.study.plan import Plan, objectives
-from speaq.training import callbacks, origins
+from speaq.training import origins
 from speaq.training.callbacks import Progresses
 from speaq.training.environment import versions
 
@@ -149,24 +150,15 @@ def _search(study: Study, stored: StoredRun, ledger: Ledger, mirror: Mirror | No
         begin = time.monotonic()
         try:
             evaluation = stored.evaluate(configs.from_dict(asked["config"]).inference)
-            outcome: dict[str, object] = {
-                "metrics": evaluation.metrics,
-                "best_step": stored.step,
-                "step": stored.step,
-                "seconds": time.monotonic() - begin,
-            }
+            seconds = time.monotonic() - begin
+            ended: Ended = Finished(evaluation.metrics, best_step=stored.step, step=stored.step, seconds=seconds)
         except ValueError as error:
-            outcome = {"failure": str(error)}
-        search.on_trial_complete(name, {"outcome": json.dumps(_plain(outcome))})
+            ended = Failed(str(error))
+        search.on_trial_complete(name, messages.final_result({}, ended))
         number += 1
     if not number:
         extent.say_nothing_is_left(study, ledger)
     return extent.as_exhausted(study, ledger) if search.exhausted else study
-
-
-def _plain(outcome: dict[str, object]) -> dict[str, object]:
-    metrics = outcome.get("metrics")
-    return {**outcome, "metrics": callbacks.plain(metrics)} if isinstance(metrics, dict) else outcome
 
 
 def _write_curve(path: Path, entries: list[Entry], plan: Plan) -> None:

@@ -15,7 +15,7 @@ from collections.abc import Iterable, Iterator
 from optuna.storages import BaseStorage, RDBStorage
 from optuna.trial import FrozenTrial
 
-from launch.search.optuna_study import TRIAL, frozen, open_study
+from launch.search.optuna_study import TRIAL, open_study, optuna_trial
 from launch.search.storage import connect, masked, refusal
 from speaq.study.file import Address
 from speaq.study.ledger import Entry
@@ -157,7 +157,7 @@ class Mirror:
     def _bring(self, storage: BaseStorage, entry: Entry) -> None:
         """The Optuna trial of `entry` to the state of `entry`. Its end comes last, after which nothing can change."""
         assert self._known is not None
-        wanted = frozen(entry, self._plan)
+        wanted = optuna_trial(entry, self._plan)
         found = self._known.get(entry.id)
         if found is None:  # all of it at once
             made = storage.create_new_trial(self._study_id, wanted)

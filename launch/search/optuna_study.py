@@ -1,4 +1,8 @@
-"""Trials of the ledger as Optuna keeps them: for the report's figures, the exported file and the live storage."""
+"""The search as Optuna keeps it: our parameters as its distributions, trials of the ledger as its trials.
+
+The sampler of a search that is resumed, the live storage, the exported file and the report's figures take them from
+here.
+"""
 
 from __future__ import annotations
 
@@ -8,14 +12,14 @@ from contextlib import contextmanager
 from datetime import datetime, timedelta
 
 import optuna
-from optuna.distributions import CategoricalDistribution
+from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
 from optuna.storages import BaseStorage
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
-from launch.search.samplers import distribution
 from speaq.config.user_groups import label
 from speaq.space import GROUPS
+from speaq.space.parameters import Choice, FloatRange, IntRange
 from speaq.study.ledger import Entry
 from speaq.study.plan import Plan, excess
 from speaq.training.callbacks import is_number
@@ -23,6 +27,31 @@ from speaq.training.callbacks import is_number
 TRIAL = "trial"  # the user attribute that holds our id
 
 _STATES = {"finished": TrialState.COMPLETE, "pruned": TrialState.PRUNED, "failed": TrialState.FAIL}
+
+
+def distribution(parameter: FloatRange | IntRange | Choice) -> BaseDistribution:
+    """The parameter as Optuna writes it; `parameter_of` is its inverse (but for the condition)."""
+    match parameter:
+        case FloatRange():
+            return FloatDistribution(parameter.low, parameter.high, log=parameter.log, step=parameter.step)
+        case IntRange():
+            return IntDistribution(parameter.low, parameter.high, log=parameter.log, step=parameter.step or 1)
+        case Choice():
+            return CategoricalDistribution(parameter.choices)
+
+
+def parameter_of(given: BaseDistribution) -> FloatRange | IntRange | Choice:
+    """An Optuna distribution as a parameter of ours. Raises TypeError for one that `distribution` never makes."""
+    match given:
+        case FloatDistribution():
+            return FloatRange(type="float", low=given.low, high=given.high, log=given.log, step=given.step)
+        case IntDistribution():
+            step = None if given.step == 1 else given.step
+            return IntRange(type="int", low=given.low, high=given.high, log=given.log, step=step)
+        case CategoricalDistribution():
+            return Choice(type="categorical", choices=list(given.choices))
+        case _:
+            raise TypeError(f"{type(given).__name__} is not one of our distributions")
 
 
 def open_study(plan: Plan, storage: str | BaseStorage | None = None, name: str | None = None) -> optuna.Study:
@@ -44,7 +73,7 @@ def rebuild(
         storage: new, to write the study `name` into; None: in memory, for figures, with short names of groups.
     """
     study = open_study(plan, storage, name)
-    trials = [frozen(entry, plan) for entry in entries]
+    trials = [optuna_trial(entry, plan) for entry in entries]
     study.add_trials(trials if storage is not None else [_readable(trial) for trial in trials])
     return study
 
@@ -59,8 +88,8 @@ def _readable(trial: FrozenTrial) -> FrozenTrial:
     return trial
 
 
-def frozen(entry: Entry, plan: Plan) -> FrozenTrial:
-    """The trial of `entry` as it stands."""
+def optuna_trial(entry: Entry, plan: Plan) -> FrozenTrial:
+    """The trial of the ledger as Optuna would have it now: running, or ended with its values and constraints."""
     params = dict(entry.values or {})
     values = [value for objective in plan.objective if is_number(value := entry.metrics.get(objective))]
     complete = entry.state in ("finished", "infeasible") and len(values) == len(plan.objective)

@@ -1,52 +1,43 @@
-"""Optuna behind three calls: ask for values, report on them, tell how it ended. No Ray, no files."""
+"""Optuna's samplers behind a few calls: ask for values, report on them, tell how it ended. No Ray, no files."""
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import optuna
+from optuna.study import StudyDirection
 from optuna.trial import TrialState
 
-from launch.search.samplers import distribution, make_sampler
+from launch.search.optuna_study import optuna_trial
 from speaq import config as configs
-from speaq.config import Config
-from speaq.space import SearchConfig, Space, Values
+from speaq.space import SearchConfig, Values
 from speaq.space.parameters import Choice, FloatRange, IntRange, Plain
-from speaq.study.plan import grid
+from speaq.study.ledger import Entry
+from speaq.study.plan import Plan, grid
 
-_STATES = {
-    "finished": TrialState.COMPLETE,
-    "infeasible": TrialState.COMPLETE,
-    "pruned": TrialState.PRUNED,
-    "failed": TrialState.FAIL,
-}
+_NO_PRUNER = optuna.pruners.NopPruner()  # Ray's scheduler stops trials
 
 
 class Sampler:
     """A study in memory. Objectives are maximised; parameters are asked for in the space's order, active ones only."""
 
-    def __init__(self, space: Space, base: Config, settings: SearchConfig, num_objectives: int, asked: int = 0) -> None:
+    def __init__(self, plan: Plan, asked: int = 0) -> None:
         """
         Args:
             asked: trials asked for by earlier drivers, so that a resumed search does not draw the same ones again.
         """
         optuna.logging.set_verbosity(optuna.logging.ERROR)
-        self._space, self._base = space, base
-        self._flat = configs.flatten(configs.to_dict(base))
-        self._single = num_objectives == 1
-        seed = settings.seed + 1009 * asked
-        self._study = optuna.create_study(
-            directions=["maximize"] * num_objectives, sampler=make_sampler(settings, seed), pruner=_NO_PRUNER
-        )
+        self._plan = plan
+        self._flat = configs.flatten(configs.to_dict(plan.base))
+        self._single = len(plan.objective) == 1
+        sampler = _sampler(plan.settings, plan.settings.seed + 1009 * asked)
+        directions = [StudyDirection.MAXIMIZE] * len(plan.objective)
+        self.study = optuna.create_study(directions=directions, sampler=sampler, pruner=_NO_PRUNER)
         self._running: dict[int, optuna.Trial] = {}
-        self._left: list[dict[str, Plain]] | None = None
-        if settings.sampler == "grid":
-            self._left = grid(space, base, settings.seed)
-
-    @property
-    def study(self) -> optuna.Study:
-        return self._study
+        is_grid = plan.settings.sampler == "grid"
+        self._left = grid(plan.space, plan.base, plan.settings.seed) if is_grid else None
 
     def ask(self) -> tuple[int, dict[str, Plain]] | None:
         """(number of the Optuna trial, values); None where a grid has no point left."""
@@ -56,40 +47,27 @@ class Sampler:
 
     def adopt(self, values: Values) -> tuple[int, dict[str, Plain]]:
         """A trial with given values, as if they had been asked for."""
-        self._study.enqueue_trial(dict(values))
+        self.study.enqueue_trial(dict(values))
         return self._ask()
 
     def _ask(self) -> tuple[int, dict[str, Plain]]:
-        trial = self._study.ask()
+        trial, space = self.study.ask(), self._plan.space
         assigned: dict[str, Any] = dict(self._flat)
         values: dict[str, Plain] = {}
-        for key, parameter in self._space.parameters.items():
-            if self._space.active(key, assigned):
+        for key, parameter in space.parameters.items():
+            if space.active(key, assigned):
                 values[key] = assigned[key] = _suggest(trial, key, parameter)
             elif parameter.has_otherwise:
                 assigned[key] = parameter.otherwise
         self._running[trial.number] = trial
         return trial.number, values
 
-    def replay(
-        self,
-        values: Values,
-        state: str,
-        objective: Sequence[float] | None,
-        steps: Mapping[int, float],
-        constraints: Mapping[str, float],
-    ) -> None:
-        """An ended trial of an earlier driver."""
-        self._study.add_trial(
-            optuna.trial.create_trial(
-                state=_STATES[state] if state != "infeasible" or objective else TrialState.FAIL,
-                values=self._told(state, objective, steps),
-                params=dict(values),
-                distributions={key: distribution(self._space.parameters[key]) for key in values},
-                intermediate_values=dict(steps) if self._single else None,
-                constraints=dict(constraints) or None,
-            )
-        )
+    def replay(self, entry: Entry) -> None:
+        """Takes in a trial of the space that ended under an earlier driver."""
+        trial = optuna_trial(entry, self._plan)
+        if trial.state == TrialState.PRUNED and trial.intermediate_values:
+            trial.values = [trial.intermediate_values[max(trial.intermediate_values)]]  # as Optuna's tell does
+        self.study.add_trial(trial)
 
     def report(self, number: int, step: int, value: float) -> None:
         """An intermediate value: what TPE knows of a trial that is stopped early (one objective only)."""
@@ -100,7 +78,7 @@ class Sampler:
         self,
         number: int,
         state: str,
-        objective: Sequence[float] | None,
+        objective: Sequence[float] | None = None,
         constraints: Mapping[str, float] | None = None,
     ) -> None:
         """Ends a trial as finished or infeasible (with its objective), pruned or failed.
@@ -112,19 +90,29 @@ class Sampler:
         for name, excess in (constraints or {}).items():
             trial.set_constraint(name, excess)
         if state in ("finished", "infeasible") and objective:
-            self._study.tell(trial, list(objective))
+            self.study.tell(trial, list(objective))
         else:
-            self._study.tell(trial, state=TrialState.FAIL if state == "infeasible" else _STATES[state])
-
-    def _told(
-        self, state: str, objective: Sequence[float] | None, steps: Mapping[int, float]
-    ) -> Sequence[float] | None:
-        if state == "pruned" and self._single and steps:
-            return [steps[max(steps)]]  # as Optuna's tell does
-        return list(objective) if state in ("finished", "infeasible") and objective else None
+            self.study.tell(trial, state=TrialState.PRUNED if state == "pruned" else TrialState.FAIL)
 
 
-_NO_PRUNER = optuna.pruners.NopPruner()  # Ray's scheduler stops trials
+def _sampler(settings: SearchConfig, seed: int) -> optuna.samplers.BaseSampler:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+        match settings.sampler:
+            case "tpe":  # conditional parameters make groups of their own; running trials count as bad ones
+                return optuna.samplers.TPESampler(seed=seed, multivariate=True, group=True, constant_liar=True)
+            case "gp":
+                return optuna.samplers.GPSampler(seed=seed)
+            case "cmaes":
+                return optuna.samplers.CmaEsSampler(seed=seed)
+            case "nsga2":
+                return optuna.samplers.NSGAIISampler(seed=seed)
+            case "nsga3":
+                return optuna.samplers.NSGAIIISampler(seed=seed)
+            case "qmc":
+                return optuna.samplers.QMCSampler(seed=seed, scramble=True, warn_independent_sampling=False)
+            case "random" | "grid":
+                return optuna.samplers.RandomSampler(seed=seed)
 
 
 def _suggest(trial: optuna.Trial, key: str, parameter: FloatRange | IntRange | Choice) -> Plain:

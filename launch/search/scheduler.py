@@ -11,6 +11,7 @@ from typing import Any, cast
 from ray.tune.schedulers import AsyncHyperBandScheduler, FIFOScheduler, MedianStoppingRule, TrialScheduler
 
 from launch.search import population
+from launch.search.messages import is_final
 from speaq.space import SearchConfig
 from speaq.study.ledger import Entry
 from speaq.study.plan import MAX_STEPS
@@ -47,7 +48,7 @@ class Stopping(TrialScheduler):
                     self._judge_once(Named(entry.id), step, length, value)
 
     def on_trial_result(self, tune_controller: Any, trial: Any, result: Mapping[str, Any]) -> str:
-        if "outcome" in result or not math.isfinite(result["value"]):
+        if is_final(result) or not math.isfinite(result["value"]):
             return TrialScheduler.CONTINUE
         length = trial.config.get("max_steps", self.max_steps)
         action = self._judge_once(Named(trial.config["trial"]), result["step"], length, result["value"])
@@ -139,7 +140,7 @@ class Population(Stopping, FIFOScheduler):
     def on_trial_result(self, tune_controller: Any, trial: Any, result: Mapping[str, Any]) -> str:
         action = super().on_trial_result(tune_controller, trial, result)
         name, step = trial.config["trial"], result["step"]
-        if "outcome" not in result and step in self._values:  # a trial that has ended may have gone on after its rung
+        if not is_final(result) and step in self._values:  # a trial that has ended may have gone on after its rung
             best = self._best_first(step)[: population.num_best(len(self._values[step]), self._share)]
             if Named(name) in best:
                 population.keep(self._trials / name, step)  # the trial waits for our answer: its files are of this step

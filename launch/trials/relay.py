@@ -1,9 +1,10 @@
-"""Between the workers of one run and the process that started it. Imports nothing heavy: it is a process of its own."""
+"""A tiny actor between the workers of one run and the process that started it. It imports nothing heavy."""
 
 from __future__ import annotations
 
 import asyncio
 import time
+from dataclasses import dataclass
 from typing import Any, Literal
 
 from speaq.training.callbacks import Metrics
@@ -12,20 +13,42 @@ POLL = 1.0  # seconds between looks at whether the run has ended
 TICK = 0.02  # seconds between looks inside the relay
 
 Answer = Literal["go on", "stop", "again"]  # again: end here, to start with more workers
+Fault = Literal["user", "run", "memory", "diverged", "storage"]  # what a run has failed of
+
+
+@dataclass(frozen=True)
+class Trained:
+    """The run has come to its end."""
+
+    result: dict[str, Any]  # as the training function returns it
+
+
+@dataclass(frozen=True)
+class Broken:
+    """The run has failed in a way that another attempt would not change."""
+
+    fault: Fault
+    message: str
+
+
+Ending = Trained | Broken
 
 
 class Relay:
-    """State only, so that a lost call loses nothing: one offer at a time, numbered, and the answer to it."""
+    """Keeps what the workers and their starter have to say until the other side asks for it.
+
+    It holds state only, so that a lost call loses nothing: one offer at a time, numbered, and the answer to it.
+    """
 
     def __init__(self) -> None:
         self._offer: tuple[int, int, Metrics] | None = None  # number, step, metrics: what rank 0 waits with
         self._answer: tuple[int, Answer] | None = None
         self._number = 0
-        self._outcome: dict[str, Any] = {}
+        self._ending: Ending | None = None
         self._progress: tuple[int, int, str] | None = None
 
     async def offer(self, step: int, metrics: Metrics) -> Answer:
-        """Called by rank 0; waits for the answer."""
+        """Called by rank 0 at an evaluation; returns the answer when there is one."""
         self._number += 1
         number = self._number
         self._offer = number, step, metrics
@@ -43,17 +66,21 @@ class Relay:
         return self._offer
 
     async def answer(self, number: int, answer: Answer) -> None:
+        """Called by the starter: lets rank 0 go on from its offer of this number."""
         self._answer = number, answer
 
-    async def end(self, outcome: dict[str, Any]) -> None:
-        """The first outcome counts."""
-        self._outcome = self._outcome or outcome
+    async def end(self, ending: Ending) -> None:
+        """Called by a worker that has ended; the first one counts, since the others end because of it."""
+        self._ending = self._ending or ending
 
-    async def outcome(self) -> dict[str, Any]:
-        return self._outcome
+    async def ending(self) -> Ending | None:
+        """How the run ended; None where no worker could say."""
+        return self._ending
 
     async def set_progress(self, progress: tuple[int, int, str]) -> None:
+        """Called by rank 0 now and then: steps done, steps in all, text."""
         self._progress = progress
 
     async def progress(self) -> tuple[int, int, str] | None:
+        """The last progress; None before the first step."""
         return self._progress

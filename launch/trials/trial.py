@@ -22,12 +22,13 @@ from typing import Any
 import ray
 from ray import tune
 
-from launch.search import population
+from launch.search import messages, population
+from launch.search.messages import Ended, Finished
 from launch.store import workspace
 from launch.store.claim import Claim
 from launch.store.folder_copy import Copy
 from launch.store.remote import joined
-from launch.trials import outcomes, place
+from launch.trials import place
 from launch.trials.logs import LOG, log_to
 from launch.trials.memory import train_in_parts
 from launch.trials.outcomes import outcome_of
@@ -164,17 +165,17 @@ class Run:
             self._job.check_code()
             self._job.check()
             if self._job.url is None:
-                outcome = self._logged()
+                ended = self._logged()
             else:
                 with workspace.of_trial(joined(self._job.url, self._folder.name), self._folder) as self._copy:
-                    outcome = self._logged()
+                    ended = self._logged()
                     self._save()
         except BaseException as error:
-            outcome = self._outcome(error)
-        self._results.put(outcomes.final_result(self._last, outcome))
+            ended = self._outcome(error)
+        self._results.put(messages.final_result(self._last, ended))
 
-    def _logged(self) -> dict[str, Any]:
-        """Trains and returns the outcome, also of a failure."""
+    def _logged(self) -> Ended:
+        """Trains and returns how that ended, also where it failed."""
         try:
             with log_to(self._folder / LOG) as steps:
                 return self._train(steps)
@@ -184,8 +185,8 @@ class Run:
         except BaseException as error:
             return self._outcome(error)
 
-    def _outcome(self, error: BaseException) -> dict[str, str]:
-        """What a failure comes to; where the study or the data are away, no trial is at fault."""
+    def _outcome(self, error: BaseException) -> Ended:
+        """What an error means to the search. Where the study or the data are away, the trial is not at fault."""
         try:
             self._job.check()
         except locks.Gone as away:
@@ -200,7 +201,7 @@ class Run:
         if self._copy is not None:
             self._copy.push()
 
-    def _train(self, steps: Progress) -> dict[str, Any]:
+    def _train(self, steps: Progress) -> Finished:
         if self._start is not None:
             parent, step = self._start["trial"], self._start["step"]
             url = None if self._job.url is None else joined(self._job.url, parent)
@@ -209,13 +210,13 @@ class Run:
         config, result = self._train_in_parts(steps)
         best = result["best"]
         log.info("%s at step %d after %.0f s", result["status"], result["step"], result["seconds"])
-        return {
-            "metrics": best["metrics"],
-            "best_step": best["step"],
-            "step": result["step"],
-            "seconds": result["seconds"],
-            "cost": {**result["cost"], "micro_batch_size": config.training.micro_batch_size},
-        }
+        return Finished(
+            metrics=best["metrics"],
+            best_step=best["step"],
+            step=result["step"],
+            seconds=result["seconds"],
+            cost={**result["cost"], "micro_batch_size": config.training.micro_batch_size},
+        )
 
     def _train_in_parts(self, steps: Progress) -> tuple[Config, dict[str, Any]]:
         """Where the study allows it; else as the config says."""
@@ -239,8 +240,8 @@ class Run:
             return
         shown = (f"{name} {value:.4f}" for name, value in metrics.items() if value is not None)
         log.info("evaluated: %s", " · ".join(shown))
-        seconds = time.monotonic() - self._begin
-        self._last = outcomes.trial_result(step, metrics, metrics.get(self._job.metric), seconds)
+        evaluated = messages.Report(step, metrics, time.monotonic() - self._begin)
+        self._last = messages.report_result(evaluated, metrics.get(self._job.metric))
         self._waits = True
         self._results.put(self._last)
         self._go.acquire()

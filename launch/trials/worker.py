@@ -17,7 +17,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, assert_never
 
 import ray
 import ray.train
@@ -30,7 +30,7 @@ from launch.store.claim import Claim
 from launch.trials import elastic
 from launch.trials.logs import WORKER_LOG, log_to
 from launch.trials.place import training_function
-from launch.trials.relay import Answer, Relay
+from launch.trials.relay import Answer, Broken, Ending, Fault, Relay, Trained
 from launch.trials.telemetry import RunMetrics
 from speaq import config as configs
 from speaq.config import Config, ConfigError
@@ -54,7 +54,7 @@ class WorkersError(RuntimeError):
     """A run on several workers that could not be finished."""
 
 
-FAILURES: Mapping[str, type[Exception]] = {
+FAILURES: Mapping[Fault, type[Exception]] = {
     "user": ConfigError,
     "run": WorkersError,
     "memory": OutOfMemory,
@@ -93,9 +93,7 @@ def train_distributed(
     """
     output, data = output.resolve(), data.resolve()
     begins = not (resume and folder.has_checkpoint(output))
-    config = creation.with_absolute_paths(origins.placed(config, output) if resume else config, needed=begins)
-    if not resume and (output / "config.yaml").exists():
-        raise ConfigError(f"{output}: holds a run already; give another --output, or --resume to go on with it")
+    config = _located(config, output, resume=resume, begins=begins)
     job = {
         "config": configs.to_dict(config),
         "data": str(data),
@@ -111,6 +109,13 @@ def train_distributed(
         if not shared:
             sharing.check_shared(output, data, config if begins else origins.without_start(config))
         return _fit(job, config, Told(report, saved, progress))
+
+
+def _located(config: Config, output: Path, *, resume: bool, begins: bool) -> Config:
+    """The config with absolute paths, which all workers can follow. Raises ConfigError where `output` is in use."""
+    if not resume and (output / "config.yaml").exists():
+        raise ConfigError(f"{output}: holds a run already; give another --output, or --resume to go on with it")
+    return creation.with_absolute_paths(origins.placed(config, output) if resume else config, needed=begins)
 
 
 @dataclass(frozen=True)
@@ -129,17 +134,20 @@ def _fit(job: dict[str, Any], config: Config, told: Told) -> dict[str, Any]:
     output = Path(job["output"])
     carrier = _Carrier(relay, config, told, output / "checkpoints" / "last.pt")
     try:
-        outcome = _attempts({**job, "relay": relay}, config, carrier)
+        ending = _attempts({**job, "relay": relay}, config, carrier)
     finally:
         ray.kill(relay)
         _remove_traces(output)
-    if "failure" in outcome:
-        kind, message = outcome["failure"]
-        raise FAILURES[kind](message)
-    return outcome["result"]  # type: ignore[no-any-return]
+    match ending:
+        case Trained(result):
+            return result
+        case Broken(fault, message):
+            raise FAILURES[fault](message)
+        case _:
+            assert_never(ending)
 
 
-def _attempts(job: dict[str, Any], config: Config, carrier: _Carrier) -> dict[str, Any]:
+def _attempts(job: dict[str, Any], config: Config, carrier: _Carrier) -> Ending:
     """Starts workers until the run has ended, and returns how. Raises WorkersError where they are lost too often."""
     output, failures = Path(job["output"]), 0
     while True:
@@ -150,9 +158,9 @@ def _attempts(job: dict[str, Any], config: Config, carrier: _Carrier) -> dict[st
         trainer = _trainer({**job, "config": configs.to_dict(elastic.with_same_parts(config, number))}, number, config)
         error, got_on = carrier.run(trainer, number)
         job = {**job, "resume": True}  # whatever comes next
-        outcome: dict[str, Any] = ray.get(job["relay"].outcome.remote())
-        if outcome:
-            return outcome
+        ending: Ending | None = ray.get(job["relay"].ending.remote())
+        if ending is not None:
+            return ending
         if error is None:  # asked to, at an evaluation
             continue
         failures = 1 if got_on else failures + 1
@@ -246,20 +254,30 @@ def work(job: dict[str, Any]) -> None:
             result = _train(job, relay, claim, steps)
     except Interrupted:  # to start again with more workers
         return
-    except (ValueError, ArithmeticError) as error:
-        kind = "user" if isinstance(error, ValueError) else "run"
-        ray.get(relay.end.remote({"failure": [kind, " ".join(str(error).split())]}))
-        raise  # the others wait for this worker
-    except (OutOfMemory, DivergedError, Gone, OSError) as error:
-        if isinstance(error, OSError) and not is_of_storage(error):
-            raise
-        kinds: Mapping[type[Exception], str] = {OutOfMemory: "memory", DivergedError: "diverged"}
-        kind = kinds.get(type(error), "storage")
-        ray.get(relay.end.remote({"failure": [kind, str(error)]}))
-        raise  # the others wait for this worker
+    except Exception as error:
+        if (broken := _broken(error)) is not None:  # else another attempt may do better
+            ray.get(relay.end.remote(broken))
+        raise  # Ray then ends the other workers, which wait for this one
     else:
         if main:
-            ray.get(relay.end.remote({"result": result}))
+            ray.get(relay.end.remote(Trained(result)))
+
+
+def _broken(error: Exception) -> Broken | None:
+    """What ends the whole run; None for an error that starting again may mend."""
+    match error:
+        case ValueError():
+            return Broken("user", " ".join(str(error).split()))
+        case ArithmeticError():
+            return Broken("run", " ".join(str(error).split()))
+        case OutOfMemory():
+            return Broken("memory", str(error))
+        case DivergedError():
+            return Broken("diverged", str(error))
+        case Gone() | OSError() if is_of_storage(error):
+            return Broken("storage", str(error))
+        case _:
+            return None
 
 
 @contextlib.contextmanager

@@ -1,8 +1,4 @@
-"""How a trial's failure is taken: as its own, or as something that was done to it.
-
-A trial gives its outcome as a mapping of one key: `failure` ends it; `died` and `again` hand it out again, from its
-last checkpoint (the first counts, see `search.MAX_DEATHS`); `halted` ends the search, which can be resumed.
-"""
+"""Errors that end a search or a trial, and what they say."""
 
 from __future__ import annotations
 
@@ -36,6 +32,7 @@ class StorageLost(RuntimeError):
 
 
 def is_of_storage(error: BaseException) -> bool:
+    """Whether the storage of the run is at fault, so that every trial would fail."""
     return isinstance(error, StorageLost | Gone) or (isinstance(error, OSError) and error.errno in STORAGE)
 
 

@@ -6,8 +6,9 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+from launch.search import messages
+from launch.search.messages import Finished, Report
 from launch.search.searcher import Search
-from launch.trials import outcomes
 from speaq import config as configs
 from speaq import space as spaces
 from speaq.config import BASELINE, PUBLISHED, Config
@@ -57,16 +58,15 @@ class Fake:
 
     def report(self, name: str, step: int, value: float | None) -> None:
         metrics = dict.fromkeys([*self.plan.objective, "F@50"], value)
-        self.search.on_trial_result(name, outcomes.trial_result(step, metrics, value, 1.0))
+        self.search.on_trial_result(name, messages.report_result(Report(step, metrics, 1.0), value))
 
     def finish(self, name: str, value: float | None = 0.5, step: int = 90) -> None:
         metrics = dict.fromkeys([*self.plan.objective, "F@50"], value)
-        last = outcomes.trial_result(step, metrics, value, 1.0)
-        outcome = {"metrics": metrics, "best_step": step, "step": step, "seconds": 2.0}
-        self.search.on_trial_complete(name, outcomes.final_result(last, outcome))
+        last = messages.report_result(Report(step, metrics, 1.0), value)
+        self.search.on_trial_complete(name, messages.final_result(last, Finished(metrics, step, step, seconds=2.0)))
 
     def prune(self, name: str, step: int, value: float) -> None:
-        self.search.on_trial_complete(name, outcomes.trial_result(step, {"F@50": value}, value, 1.0))
+        self.search.on_trial_complete(name, messages.report_result(Report(step, {"F@50": value}, 1.0), value))
 
     def entry(self, name: str) -> Any:
         return self.search.entry(name)
@@ -77,6 +77,6 @@ def trial(name: str, protected: bool = False) -> Any:
 
 
 def judge(scheduler: Any, name: str, step: int, value: float, protected: bool = False) -> str:
-    result = outcomes.trial_result(step, {}, value, 1.0)
+    result = messages.report_result(Report(step, {}, 1.0), value)
     decision: str = scheduler.on_trial_result(None, trial(name, protected), result)
     return decision

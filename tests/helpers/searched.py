@@ -5,7 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from launch.trials import outcomes
+from launch.search import messages
+from launch.search.messages import Failed, Finished, Report
 from speaq import config as configs
 from speaq.study.file import Study
 from speaq.training.environment import versions
@@ -36,15 +37,15 @@ class Search(Fake):
         last: dict[str, Any] = {}
         for step in range(10, reached + 1, 10):
             metrics = cheap_training.evaluate(config, step)
-            last = outcomes.trial_result(step, metrics, metrics["F@50"], step / 10)
+            last = messages.report_result(Report(step, metrics, step / 10), metrics["F@50"])
             self.search.on_trial_result(name, last)
         if ending == "finished":
-            outcome = {"metrics": metrics, "best_step": STEPS, "step": STEPS, "seconds": 9.0}
-            self.search.on_trial_complete(name, outcomes.final_result(last, outcome))
+            done = Finished(metrics, STEPS, STEPS, seconds=9.0)
+            self.search.on_trial_complete(name, messages.final_result(last, done))
         elif ending == "pruned":
             self.search.on_trial_complete(name, last)
         elif ending == "failed":
-            self.search.on_trial_complete(name, outcomes.final_result(last, {"failure": reason}))
+            self.search.on_trial_complete(name, messages.final_result(last, Failed(reason)))
         return str(suggestion["trial"])
 
 

@@ -212,7 +212,7 @@ def test_a_parameter_survives_optuna_and_json_and_what_optuna_draws_is_in_it(giv
     from optuna.samplers import RandomSampler  # noqa: TID251
     from optuna.study import create_study  # noqa: TID251
 
-    from launch.search.samplers import distribution, parameter_of
+    from launch.search.optuna_study import distribution, parameter_of
 
     space = make(anything=given_)
     parameter = space.parameters["anything"]

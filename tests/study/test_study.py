@@ -20,6 +20,7 @@ pytest.importorskip("optuna")
 
 from launch.jobs import calibrate, tune
 from launch.search import scheduler
+from launch.search.messages import Finished, final_result
 from launch.search.searcher import Search
 from speaq.space.parameters import Plain
 from speaq.study.ledger import Entry, Ledger
@@ -46,7 +47,8 @@ def ask_all(plan: Plan, folder: Path) -> tuple[Search, list[dict[str, Plain] | N
     number = 0
     while isinstance(found.suggest(str(number)), dict):
         found.started(str(number))
-        found.on_trial_complete(str(number), {"outcome": '{"metrics": {"F@50": 0.5}, "best_step": 90, "step": 90}'})
+        done = Finished({"F@50": 0.5}, best_step=90, step=90, seconds=1.0)
+        found.on_trial_complete(str(number), final_result({}, done))
         number += 1
     ledger.close()
     return found, [entry.values for entry in ledger.entries.values()]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 from collections.abc import Callable
 from pathlib import Path
@@ -185,11 +184,10 @@ def test_what_a_condition_leaves_in_the_space_is_not_tried(two: Path, tmp_path: 
 
 
 def end(search: Any, name: str, how: str) -> None:
-    ends = {
-        "metrics": {"metrics": {"R@20": 0.5}, "best_step": 6, "step": 6, "seconds": 1.0},
-        "failure": {"failure": "no"},
-    }
-    search.on_trial_complete(name, {"outcome": json.dumps(ends[how])})
+    from launch.search.messages import Failed, Finished, final_result
+
+    ends = {"metrics": Finished({"R@20": 0.5}, 6, 6, seconds=1.0), "failure": Failed("no")}
+    search.on_trial_complete(name, final_result({}, ends[how]))
 
 
 @pytest.mark.parametrize(

@@ -12,8 +12,9 @@ from typing import Any
 import pytest
 import torch
 
+from launch.search import messages
+from launch.search.messages import Finished, Report, TooLarge
 from launch.search.searcher import Search
-from launch.trials import outcomes
 from speaq import config as configs
 from speaq import space as spaces
 from speaq.config import ConfigError, ResourcesConfig
@@ -37,8 +38,8 @@ LIMITS = {"latency_ms": 50.0, "peak_memory_mib": 1000.0}
 
 def finish(tune: Fake, name: str, value: float, cost: dict[str, float | None]) -> None:
     metrics = dict.fromkeys([*tune.plan.objective, "F@50"], value)
-    outcome = {"metrics": metrics, "best_step": 90, "step": 90, "seconds": 2.0, "cost": cost}
-    tune.search.on_trial_complete(name, outcomes.final_result(outcomes.trial_result(90, metrics, value, 1.0), outcome))
+    last = messages.report_result(Report(90, metrics, 1.0), value)
+    tune.search.on_trial_complete(name, messages.final_result(last, Finished(metrics, 90, 90, seconds=2.0, cost=cost)))
 
 
 def test_a_trial_above_a_constraint_is_infeasible_and_never_the_best(tmp_path: Path) -> None:
@@ -47,8 +48,8 @@ def test_a_trial_above_a_constraint_is_infeasible_and_never_the_best(tmp_path: P
     finish(tune, names[0], 0.3, {"latency_ms": 50.0, "peak_memory_mib": 900.0})
     finish(tune, names[1], 0.9, {"latency_ms": 61.5, "peak_memory_mib": 2000.0})
     finish(tune, names[2], 0.9, {"latency_ms": None, "peak_memory_mib": 900.0})
-    last = outcomes.trial_result(10, {"F@50": 0.1}, 0.1, 1.0)
-    tune.search.on_trial_complete(names[3], outcomes.final_result(last, {"failure": "OutOfMemory: too small"}))
+    last = messages.report_result(Report(10, {"F@50": 0.1}, 1.0), 0.1)
+    tune.search.on_trial_complete(names[3], messages.final_result(last, TooLarge("OutOfMemory: too small")))
     entries = [tune.entry(name) for name in names]
     assert [entry.state for entry in entries] == ["finished", "infeasible", "failed", "infeasible"]
     assert entries[1].reason == "latency_ms 61.5 is above 50; peak_memory_mib 2000 is above 1000"
@@ -67,11 +68,11 @@ def test_the_sampler_is_told_by_how_much_also_after_a_resume(name: str, tmp_path
     for count in range(8):
         asked, _ = tune.ask()
         finish(tune, asked, 0.1 * count, {"latency_ms": 45.0 + count})
-    told = tune.search._sampler.study.trials
+    told = tune.search.proposals.sampler.study.trials
     tune.ledger.close()
     again = Search(plan, Ledger(tmp_path / "ledger.jsonl"))
     assert again.suggest("after")["trial"] == "0008"
-    for trials in (told, again._sampler.study.trials[: len(told)]):
+    for trials in (told, again.proposals.sampler.study.trials[: len(told)]):
         assert [t.constraints for t in trials if t.values] == [t.constraints for t in told if t.values]
     assert {"latency_ms": 2.0} in [t.constraints for t in told]
 

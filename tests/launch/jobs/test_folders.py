@@ -22,6 +22,7 @@ from launch.cluster import admission
 from launch.cluster.admission import Admission, OnAdmitted
 from launch.cluster.nodes import Node
 from launch.jobs import tune
+from launch.search.messages import Halt
 from launch.trials.logs import LOG, log_to
 from launch.trials.outcomes import outcome_of
 from launch.trials.trial import Job
@@ -373,5 +374,5 @@ def test_a_node_that_does_not_see_the_study_or_has_other_code_trains_nothing(tmp
             elsewhere.check()
         with pytest.raises(Halted, match=r"runs other code than the search \(source \w{12}, 0123 there\)"):
             dataclasses.replace(job, source="0123").check_code()
-    assert outcome_of(Gone("away"), tmp_path) == {"halted": "away"}
-    assert outcome_of(Halted("other code"), tmp_path) == {"halted": "other code"}
+    assert outcome_of(Gone("away"), tmp_path) == Halt("away")
+    assert outcome_of(Halted("other code"), tmp_path) == Halt("other code")

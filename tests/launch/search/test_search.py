@@ -11,7 +11,6 @@ from typing import Any
 import pytest
 
 from launch.jobs import status
-from launch.trials import outcomes
 from speaq import config as configs
 from speaq import space as spaces
 from speaq.config import BASELINE, PUBLISHED, ConfigError
@@ -22,7 +21,8 @@ pytest.importorskip("ray")
 pytest.importorskip("optuna")
 
 from launch.report import png
-from launch.search import searcher
+from launch.search import messages, searcher
+from launch.search.messages import Failed, Finished, Report
 from launch.search.sampler import Sampler
 from launch.search.scheduler import Halving, Stopping, make_scheduler
 from speaq.explore.study import ExploredStudy
@@ -62,7 +62,7 @@ def test_how_trials_end(tmp_path: Path) -> None:
     tune.finish(names[0], 0.5)
     tune.report(names[1], 10, 0.1)
     tune.prune(names[1], 20, 0.2)
-    tune.search.on_trial_complete(names[2], outcomes.final_result({}, {"failure": "ValueError: no"}))
+    tune.search.on_trial_complete(names[2], messages.final_result({}, Failed("ValueError: no")))
     tune.search.on_trial_complete(names[3], None, error=True)
     for _ in range(searcher.MAX_DEATHS):
         again, _ = tune.ask()
@@ -76,7 +76,7 @@ def test_how_trials_end(tmp_path: Path) -> None:
     assert entries[2].reason == "ValueError: no"
     assert "died" in entries[3].reason
     assert entries[4].reason == "F@50 is not a number"
-    states = [t.state.name for t in tune.search._sampler.study.trials]
+    states = [t.state.name for t in tune.search.proposals.sampler.study.trials]
     assert states == ["COMPLETE", "FAIL", "FAIL", "FAIL", "RUNNING"]  # the baseline is not among them
     tune.search.on_trial_complete(names[0], None, error=True)  # Tune may tell twice
     assert entries[0].state == "finished"
@@ -87,7 +87,7 @@ def test_a_pruned_trial_keeps_its_curve_for_the_sampler(tmp_path: Path) -> None:
     name, _ = tune.ask()
     tune.report(name, 10, 0.1)
     tune.prune(name, 20, 0.2)
-    (trial,) = tune.search._sampler.study.trials
+    (trial,) = tune.search.proposals.sampler.study.trials
     assert (trial.state.name, trial.value, trial.intermediate_values) == ("PRUNED", 0.2, {10: 0.1, 20: 0.2})
 
 
@@ -115,7 +115,7 @@ def test_a_killed_search_goes_on_where_the_ledger_ends(tmp_path: Path, objective
     assert all(e.state == "finished" for e in again.ledger.entries.values())
     assert len({e.digest for e in again.ledger.entries.values()}) == 8
     assert again.ledger.entries["0002"].reports[10] == dict.fromkeys([*objective, "F@50"], 0.1)
-    values = [t.values for t in again.search._sampler.study.trials if t.state.name == "COMPLETE"]
+    values = [t.values for t in again.search.proposals.sampler.study.trials if t.state.name == "COMPLETE"]
     assert [0.3] * len(objective) in values
     assert [0.4] * len(objective) in values
 
@@ -196,7 +196,7 @@ def test_every_sampler_stays_in_the_space_and_repeats_itself_with_its_seed(name:
     plan = make_plan(parameters=parameters, sampler=name, seed=3)
 
     def draw(asked: int = 0) -> list[dict[str, Any]]:
-        sampler = Sampler(plan.space, plan.base, plan.settings, 1, asked)
+        sampler = Sampler(plan, asked)
         drawn = []
         for count in range(14):
             number, values = sampler.ask() or (0, {})
@@ -217,12 +217,11 @@ def test_two_objectives_give_a_front_and_a_knee(tmp_path: Path) -> None:
     for recall, mean in points:
         name, _ = tune.ask()
         metrics = {"R@50": recall, "mR@50": mean, "F@50": 0.0}
-        last = outcomes.trial_result(90, metrics, 0.0, 1.0)
+        last = messages.report_result(Report(90, metrics, 1.0), 0.0)
         if recall == 0.9:  # stopped early: not compared with full runs
             tune.search.on_trial_complete(name, last)
         else:
-            outcome = {"metrics": metrics, "best_step": 90, "step": 90, "seconds": 1.0}
-            tune.search.on_trial_complete(name, outcomes.final_result(last, outcome))
+            tune.search.on_trial_complete(name, messages.final_result(last, Finished(metrics, 90, 90, seconds=1.0)))
     entries = list(tune.ledger.entries.values())
     assert [e.id for e in results.pareto(entries, ("R@50", "mR@50"))] == ["0002", "0001", "0000"]
     best = results.best_entry(entries, ("R@50", "mR@50"))
@@ -323,7 +322,7 @@ def test_the_table_has_all_that_was_asked_for(tmp_path: Path, capsys: pytest.Cap
     for value in (0.2, 0.3):
         tune.finish(tune.ask()[0], value)
     name, _ = tune.ask()
-    tune.search.on_trial_complete(name, outcomes.final_result({}, {"failure": "RuntimeError: [no] luck"}))
+    tune.search.on_trial_complete(name, messages.final_result({}, Failed("RuntimeError: [no] luck")))
     entries = list(tune.ledger.entries.values())
     png.write_results(tmp_path, entries, tune.plan)
     header, *lines = (tmp_path / "trials.csv").read_text().splitlines()

@@ -15,7 +15,8 @@ from typing import Any
 
 import pytest
 
-from launch.trials import outcomes
+from launch.search import messages
+from launch.search.messages import Failed, Finished, Report
 from speaq.config import ConfigError
 from speaq.study import creation
 from speaq.study import file as study_record
@@ -29,7 +30,7 @@ import optuna  # noqa: TID251
 from launch.jobs import tune as studies
 from launch.search import storage
 from launch.search.mirror import Mirror
-from launch.search.optuna_study import frozen
+from launch.search.optuna_study import optuna_trial
 from launch.search.storage import StorageError
 from speaq.study.file import Address
 from speaq.study.ledger import Entry, Ledger
@@ -99,10 +100,9 @@ class Mirrored(Fake):
 
     def end(self, name: str, value: float, latency: float) -> None:
         metrics = dict.fromkeys([*self.plan.objective, "F@50"], value)
-        outcome = {"metrics": metrics, "best_step": 90, "step": 90, "seconds": 2.0, "cost": {"latency_ms": latency}}
-        self.search.on_trial_complete(
-            name, outcomes.final_result(outcomes.trial_result(90, metrics, value, 1.0), outcome)
-        )
+        last = messages.report_result(Report(90, metrics, 1.0), value)
+        done = Finished(metrics, 90, 90, seconds=2.0, cost={"latency_ms": latency})
+        self.search.on_trial_complete(name, messages.final_result(last, done))
 
     def check(self) -> None:
         assert self.mirror.settle()
@@ -131,7 +131,7 @@ def test_the_storage_follows_the_ledger_row_by_row(
     tune.report(names[1], 10, 0.1)
     tune.prune(names[1], 20, 0.05)
     tune.check()
-    tune.search.on_trial_complete(names[2], outcomes.final_result({}, {"failure": "ValueError: no"}))
+    tune.search.on_trial_complete(names[2], messages.final_result({}, Failed("ValueError: no")))
     tune.end(names[3], 0.9, 61.5)
     tune.check()
     states = [entry.state for entry in tune.ledger.entries.values()]
@@ -222,7 +222,7 @@ def test_a_server_that_goes_away_does_not_stop_the_search_and_catches_up(
     assert len(warnings) == 1
     assert "the search goes on" in warnings[0]
     assert "\n" not in warnings[0]
-    taken = frozen(tune.entry(names[2]), tune.plan)  # as if the answer to our writing of it had been lost
+    taken = optuna_trial(tune.entry(names[2]), tune.plan)  # as if the answer to our writing of it had been lost
     optuna.load_study(storage=storage.connect(tune.address), study_name=tmp_path.name).add_trial(taken)
     tune.report(names[0], 20, 0.3)
     tune.check()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import multiprocessing
 import signal
 import subprocess
@@ -14,7 +13,6 @@ from typing import Any
 
 import pytest
 
-from launch.trials import outcomes
 from speaq import config as configs
 from speaq.config import Config
 from speaq.data.dataset import train_loader
@@ -30,12 +28,15 @@ from tests.helpers.tiny import tiny
 pytest.importorskip("ray")
 pytest.importorskip("optuna")
 
+from launch.search import messages
 from launch.search import searcher as searches
+from launch.search.messages import Died, Displaced, Ended, Failed, Finished, Halt, Stopped, TooLarge
 from launch.store import workspace
 from launch.store.claim import FencedError
 from launch.trials.outcomes import outcome_of
 from launch.trials.trial import Job, Run
 from speaq.study.errors import Halted, StorageLost
+from speaq.training.endings import OutOfMemory
 from tests.helpers.fake_tune import Fake, make_plan
 
 pytestmark = pytest.mark.slow
@@ -49,17 +50,19 @@ def run_of(config: Config, toy: Path, folder: Path, train: str = file.TRAIN, **o
     )
 
 
-def outcome(run: Run) -> dict[str, Any]:
+def outcome(run: Run) -> Ended:
     """Plays Tune until the trial ends."""
     while not (result := run.next()).get("done"):
         pass
-    found: dict[str, Any] = json.loads(result["outcome"])
+    found = messages.outcome_of(result, died=False)
+    assert not isinstance(found, Stopped)
     return found
 
 
 def test_a_trial_that_is_too_large_goes_on_in_smaller_parts_of_the_same_batch(toy: Path, tmp_path: Path) -> None:
     ended = outcome(run_of(tiny(), toy, tmp_path, SMALL))
-    assert ended["cost"]["micro_batch_size"] == 1
+    assert isinstance(ended, Finished)
+    assert ended.cost["micro_batch_size"] == 1
     kept = configs.load(tmp_path / "0000" / "config.yaml").training
     assert (kept.batch_size, kept.micro_batch_size) == (4, 1)
     train(tiny(training__micro_batch_size=1), toy, tmp_path / "by_one")
@@ -71,10 +74,12 @@ def test_a_trial_stays_too_large_where_memory_is_the_question_or_one_image_is_to
 ) -> None:
     reason = "OutOfMemory: training.micro_batch_size: 4 images at once do not fit into the device's memory at step 0"
     ended = outcome(run_of(tiny(), toy, tmp_path / "whole", SMALL, in_parts=False))
-    assert ended["failure"].startswith(reason)
+    assert isinstance(ended, TooLarge)
+    assert ended.reason.startswith(reason)
     none = "tests.launch.trials.test_faults:no_image_at_all"
     ended = outcome(run_of(tiny(), toy, tmp_path / "none", none))
-    assert ended["failure"].startswith(reason.replace("4 images", "1 images"))
+    assert isinstance(ended, TooLarge)
+    assert ended.reason.startswith(reason.replace("4 images", "1 images"))
 
 
 def no_image_at_all(config: Config, data: Path, output: Path, **options: Any) -> dict[str, Any]:
@@ -104,8 +109,10 @@ def test_a_killed_decoding_process_costs_an_attempt(toy: Path, tmp_path: Path, q
     (decoding,) = set(psutil.Process().children()) - before
     decoding.kill()
     reason = "LoaderDied: data.num_workers: one of 1 processes that decode images was killed (too little memory?)"
-    assert outcome(run) == {"died": reason}
-    assert outcome(run_of(config, toy, tmp_path))["step"] == 12
+    assert outcome(run) == Died(reason)
+    ended = outcome(run_of(config, toy, tmp_path))
+    assert isinstance(ended, Finished)
+    assert ended.step == 12
     train(config, toy, tmp_path / "undisturbed")
     assert_same_run(tmp_path / "undisturbed", tmp_path / "0000")
 
@@ -174,38 +181,41 @@ def test_workers_join_and_leave_between_checkpoints(toy: Path, tmp_path: Path) -
 @pytest.mark.parametrize(
     ("error", "kind"),
     [
-        (OSError(28, "No space left on device"), "halted"),
-        (OSError(30, "Read-only file system"), "halted"),
-        (StorageLost("gone"), "halted"),
-        (FencedError("an earlier attempt still writes here"), "again"),
-        (FileNotFoundError(2, "No such file"), "failure"),
-        (SystemExit(3), "failure"),
-        (ValueError("the loss\n is nan"), "failure"),
+        (OSError(28, "No space left on device"), Halt),
+        (OSError(30, "Read-only file system"), Halt),
+        (StorageLost("gone"), Halt),
+        (FencedError("an earlier attempt still writes here"), Displaced),
+        (FileNotFoundError(2, "No such file"), Failed),
+        (SystemExit(3), Failed),
+        (ValueError("the loss\n is nan"), Failed),
+        (OutOfMemory("too many images"), TooLarge),
     ],
 )
-def test_what_is_a_trial_s_own_failure_and_what_is_not(error: BaseException, kind: str, tmp_path: Path) -> None:
+def test_what_is_a_trial_s_own_failure_and_what_is_not(error: BaseException, kind: type[Ended], tmp_path: Path) -> None:
     found = outcome_of(error, tmp_path)
-    assert list(found) == [kind]
-    assert "\n" not in found[kind]
+    assert type(found) is kind
+    assert not isinstance(found, Finished)
+    assert "\n" not in found.reason
 
 
 def test_a_failure_on_a_disk_that_cannot_be_written_is_the_disk_s(tmp_path: Path) -> None:
     code = """
 import resource, signal, sys
 from pathlib import Path
-from launch.failures import outcome_of
+from launch.trials.outcomes import outcome_of
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))
 print(outcome_of(RuntimeError("written badly"), Path(sys.argv[1])))
 """
     done = subprocess.run([sys.executable, "-c", code, str(tmp_path)], cwd=ROOT, capture_output=True, text=True)
-    assert done.stdout.startswith("{'halted': 'OSError: [Errno 27] File too large (RuntimeError: written badly)'"), done
+    expected = "Halt(reason='OSError: [Errno 27] File too large (RuntimeError: written badly)'"
+    assert done.stdout.startswith(expected), done
 
 
 def test_a_search_whose_storage_is_lost_ends_and_keeps_its_trials(tmp_path: Path) -> None:
     tune = Fake(make_plan(trials=3), tmp_path)
     first, _ = tune.ask()
-    lost = outcomes.final_result({}, {"halted": "OSError: [Errno 28] No space left on device"})
+    lost = messages.final_result({}, Halt("OSError: [Errno 28] No space left on device"))
     tune.search.on_trial_complete(first, lost)
     assert isinstance(tune.search.error, Halted)
     assert str(tune.search.error) == "trial 0000: OSError: [Errno 28] No space left on device; --resume goes on"
@@ -223,12 +233,12 @@ def test_a_trial_is_given_up_where_it_dies_again_and_again_at_one_place(tmp_path
         name, again = tune.ask()
         assert again["trial"] == "0000"
     for _ in range(searches.MAX_DEATHS - 1):
-        tune.search.on_trial_complete(name, outcomes.final_result({}, {"died": "LoaderDied: no"}))
+        tune.search.on_trial_complete(name, messages.final_result({}, Died("LoaderDied: no")))
         name, again = tune.ask()
         assert again["trial"] == "0000"
-    tune.search.on_trial_complete(name, outcomes.final_result({}, {"again": "FencedError: wait"}))  # does not count
+    tune.search.on_trial_complete(name, messages.final_result({}, Displaced("FencedError: wait")))  # does not count
     name, again = tune.ask()
-    tune.search.on_trial_complete(name, outcomes.final_result({}, {"died": "LoaderDied: no"}))
+    tune.search.on_trial_complete(name, messages.final_result({}, Died("LoaderDied: no")))
     assert (tune.entry(name).state, tune.entry(name).reason) == ("failed", "LoaderDied: no")
     assert tune.entry(name).attempts == 5 + searches.MAX_DEATHS
 
@@ -240,7 +250,9 @@ def test_a_report_that_was_lost_is_told_again(toy: Path, tmp_path: Path) -> None
     first.stop()
     again = run_of(tiny(), toy, tmp_path)
     assert again.next()["step"] == 3
-    assert outcome(again)["step"] == 6
+    ended = outcome(again)
+    assert isinstance(ended, Finished)
+    assert ended.step == 6
 
 
 def test_a_report_that_is_told_again_is_no_progress(tmp_path: Path) -> None:

@@ -1,0 +1,148 @@
+"""Which config is tried next: the references, children of a population, points of the space that the sampler asks for.
+
+A proposal is no trial yet: the search writes it into the ledger, and then says here under which id.
+"""
+
+from __future__ import annotations
+
+import logging
+import random
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from launch.search.population import next_child
+from launch.search.sampler import Sampler
+from speaq import config as configs
+from speaq.config import Config, ConfigError
+from speaq.space import LOSSES
+from speaq.space.parameters import Plain
+from speaq.study.ledger import Entry, Ledger, known_as
+from speaq.study.plan import Feasible, Plan, applied, compared, excess, is_countable
+from speaq.training.callbacks import is_number
+
+log = logging.getLogger(__name__)
+
+MAX_REPEATS = 20  # proposals in a row that are known or impossible before one is taken of those that are left
+MAX_ATTEMPTS = 200  # proposals in a row that are known or impossible before a space that is not counted is exhausted
+
+
+@dataclass(frozen=True)
+class Proposal:
+    """A config that no trial of the study has yet."""
+
+    config: Config
+    label: str | None = None  # of a reference
+    values: Mapping[str, Plain] | None = None  # of the space's parameters; None: no point of the space
+    number: int | None = None  # of its Optuna trial
+    start: Mapping[str, Any] | None = None  # of a child, see `Entry.start`
+
+
+class Proposals:
+    """Finds the next config of a study, and tells the sampler what became of its own."""
+
+    def __init__(self, plan: Plan, ledger: Ledger, feasible: Feasible) -> None:
+        """Takes in the trials of earlier drivers.
+
+        Args:
+            feasible: raises ConfigError or DataError for a config that the data cannot carry, which is not proposed.
+        """
+        self._plan, self._ledger, self._feasible = plan, ledger, feasible
+        self.sampler = Sampler(plan, len(ledger.entries))
+        self._numbers: dict[str, int] = {}  # id of a trial that has not ended → number of its Optuna trial
+        self._is_countable = is_countable(plan)
+        self._points: list[dict[str, Plain]] | None = None  # of a countable space, not looked at yet; None: all
+        for entry in ledger.entries.values():
+            if entry.values is not None and entry.ended:
+                self.sampler.replay(entry)
+            elif entry.values is not None:
+                self._numbers[entry.id], _ = self.sampler.adopt(entry.values)
+
+    def next(self) -> Proposal | None:
+        """The next config; None when the study has all it wants or the space has no more."""
+        if len(self._ledger.entries) >= self._plan.trials:
+            return None
+        asked = {entry.label for entry in self._ledger.entries.values()}
+        for label, config in self._plan.references.items():
+            if label not in asked:
+                return self._reference(label, config)
+        known = {entry.digest for entry in self._ledger.entries.values()}
+        if self._plan.settings.scheduler == "pbt" and (child := self._child(known)) is not None:
+            return child
+        return self._proposed(known) or self._left_over(known)
+
+    def asked(self, trial: str, proposal: Proposal) -> None:
+        """A proposal has become a trial."""
+        if proposal.number is not None:
+            self._numbers[trial] = proposal.number
+
+    def reported(self, entry: Entry, step: int, value: float | None) -> None:
+        """A trial has been evaluated; `value` is what the scheduler compares."""
+        if entry.id in self._numbers and is_number(value):
+            self.sampler.report(self._numbers[entry.id], step, value)
+
+    def ended(self, entry: Entry) -> None:
+        """A trial has ended as the ledger says."""
+        if entry.id in self._numbers:
+            values = [entry.metrics.get(name) for name in self._plan.objective]
+            numbers = [value for value in values if is_number(value)]
+            objective = numbers if len(numbers) == len(values) else None
+            above = excess(self._plan, entry.cost)
+            self.sampler.tell(self._numbers.pop(entry.id), entry.state, objective, above)
+
+    def _reference(self, label: str, config: Config) -> Proposal:
+        values = self._plan.space.extract(self._plan.base, config)
+        number = None if values is None else self.sampler.adopt(values)[0]
+        return Proposal(config, label, values, number)
+
+    def _proposed(self, known: Collection[str]) -> Proposal | None:
+        """What the sampler asks for, of which no trial is known yet; None after so many proposals that are no news."""
+        for _ in range(MAX_REPEATS if self._is_countable else MAX_ATTEMPTS):
+            asked = self.sampler.ask()
+            if asked is None:
+                break
+            number, values = asked
+            config = self._new_config(values, known)
+            if config is not None:
+                return Proposal(config, values=values, number=number)
+            self.sampler.tell(number, "failed")
+        return None
+
+    def _left_over(self, known: Collection[str]) -> Proposal | None:
+        """A point of a space that can be counted of which no trial is known: samplers come back to the same ones."""
+        if not self._is_countable:
+            return None
+        if self._points is None:
+            self._points = list(self._plan.space.points(self._plan.base))
+            random.Random(self._plan.settings.seed).shuffle(self._points)
+        while self._points:
+            point = self._points.pop()
+            config = self._new_config(point, known)
+            if config is not None:
+                number, values = self.sampler.adopt(point)
+                return Proposal(config, values=values, number=number)
+        return None
+
+    def _new_config(self, values: Mapping[str, Plain], known: Collection[str]) -> Config | None:
+        """The config of values of the space; None for an impossible or a known one."""
+        config = applied(self._plan, values, self._feasible)
+        return None if config is None or known_as(config, known) is not None else config
+
+    def _child(self, known: Collection[str]) -> Proposal | None:
+        """Of one of the best trials, in the place of one that was stopped; None where no place is free."""
+        plan, entries = self._plan, list(self._ledger.entries.values())
+        trials = self._ledger.path.parent / "trials"
+        for attempt in range(MAX_ATTEMPTS):
+            child = next_child(entries, trials, plan.base, plan.space, compared(plan), attempt)
+            if child is None:
+                return None
+            changes = {**child.parent.overrides, LOSSES + "schedule": child.schedule}
+            try:
+                config = configs.apply(plan.base, changes, "trial")
+            except ConfigError as error:
+                log.debug("%s", error)
+                continue
+            if known_as(config, known) is None:
+                start = {"trial": child.parent.id, "step": child.step, "instead_of": child.instead_of}
+                return Proposal(config, start=start)
+        return None
