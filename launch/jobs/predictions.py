@@ -7,22 +7,22 @@ in the plane of recall and mean recall.
 
 from __future__ import annotations
 
-import contextlib
 import time
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from launch.jobs import tune as studies
 from launch.jobs.progress import Lines
 from launch.jobs.shipped import shipped
-from launch.report.png import write_results
 from launch.search import messages
 from launch.search import storage as storages
 from launch.search.messages import Ended, Failed, Finished
-from launch.search.mirror import Mirror, joined, opened
+from launch.search.mirror import Mirror
 from launch.search.searcher import Search
 from speaq import config as configs
 from speaq import space as spaces
-from speaq.config import ConfigError
+from speaq.config import ConfigError, InferenceConfig
 from speaq.files import atomic
 from speaq.runs.stored import StoredRun, store
 from speaq.space import Space
@@ -30,7 +30,7 @@ from speaq.study import changes, creation, extent, file, results
 from speaq.study.board import Board, to_csv
 from speaq.study.file import OF_PREDICTIONS, Study
 from speaq.study.ledger import Entry, Ledger
-from speaq.study.plan import Plan, objectives
+from speaq.study.plan import Feasible, Plan, objectives, with_settings
 from speaq.training import origins
 from speaq.training.callbacks import Progresses
 from speaq.training.environment import versions
@@ -64,15 +64,18 @@ def start(
         feasibility.check_metric(name, stored.config, "objective: ")
     if chosen.search.constraints:
         raise ConfigError("search.constraints: nothing is trained here, so there is no cost to constrain")
-    settings = chosen.search.model_copy(update={"objective": list(names), "scheduler": "none", "grace_steps": None})
-    plan = Plan(base, chosen, settings, trials or settings.trials, names, {LABEL: stored.config})
-    train = OF_PREDICTIONS + str(run.resolve())
-    study = Study(plan, stored.data.resolve(), stored.data_digest, _digest(stored), versions(), train)
-    address = storages.choose(url, output)
-    output.mkdir(parents=True, exist_ok=True)
-    with opened(address, plan) as mirror:
-        studies.write(study, output, address)
-        return _run(study, stored, output, mirror)
+    changed = {"objective": list(names), "scheduler": "none", "grace_steps": None}
+    searched = with_settings(chosen, trials=trials or chosen.search.trials, **changed)
+    plan = Plan(base, searched, {LABEL: stored.config})
+    study = Study(
+        plan,
+        data=stored.data.resolve(),
+        data_digest=stored.data_digest,
+        start_digest=_digest(stored),
+        versions=versions(),
+        train=OF_PREDICTIONS + str(run.resolve()),
+    )
+    return studies.run(study, output, storages.choose(url, output), Decoding(stored), begins=True)
 
 
 def resume(
@@ -95,8 +98,8 @@ def resume(
     with progress("raw outputs of the validation split") as tell:
         stored = store(run or _run_of(study, home), changes.found_data(study, home, data), progress=tell)
     study = changes.as_now(study, output, stored.data.resolve(), stored.data_digest, _digest(stored), force)
-    with opened(storages.again(study.storage, url, output), study.plan) as mirror:
-        return _run(extent.with_trials(study, trials), stored, output, mirror)
+    study = extent.with_trials(study, trials)
+    return studies.run(study, output, storages.again(study.storage, url, output), Decoding(stored))
 
 
 def _run_of(study: Study, home: Path) -> Path:
@@ -121,47 +124,47 @@ def _digest(stored: StoredRun) -> str:
     return stored.raw.stem.rpartition("-")[2]
 
 
-def _run(study: Study, stored: StoredRun, output: Path, mirror: Mirror | None) -> list[Entry]:
-    ledger = Ledger(output / "ledger.jsonl")
-    with contextlib.closing(ledger):
-        ledger.check_objectives(study.plan.objective)
-        study = extent.with_possible_trials(study, ledger)
-        file.keep(study, output)
-        if mirror is not None:
-            mirror.follow(ledger.entries.values())
-        try:
-            study = _search(study, stored, ledger, mirror)
-            file.keep(study, output)
-        finally:
-            entries = list(ledger.entries.values())
-            if entries:
-                write_results(output, entries, study.plan)
-                _write_curve(output / "curve.csv", entries, study.plan)
-    return entries
+@dataclass(frozen=True)
+class Decoding:
+    """Work of a study (`launch.jobs.tune.Work`) whose trials decode and count the outputs of one run."""
 
+    stored: StoredRun
 
-def _search(study: Study, stored: StoredRun, ledger: Ledger, mirror: Mirror | None) -> Study:
-    """Runs what is left; returns the study, with fewer trials where there are no more."""
-    plan = study.plan
-    search = Search(plan, ledger, joined(Lines(plan, ledger.entries, 1), mirror))
-    number = 0
-    while isinstance(asked := search.suggest(name := str(number)), dict):
-        search.started(name)
-        begin = time.monotonic()
+    def feasible(self, study: Study) -> Feasible:
+        """Every decoding can be tried."""
+        return lambda config: None
+
+    def write(self, output: Path, entries: Sequence[Entry], plan: Plan) -> None:
+        """curve.csv, the best trials in the plane of recall and mean recall."""
+        _write_curve(output / "curve.csv", entries, plan)
+
+    def search(
+        self, study: Study, output: Path, ledger: Ledger, feasible: Feasible, mirror: Mirror | None = None
+    ) -> Study:
+        """Decodes in this process, one trial after the other."""
+        lines = Lines(study.plan, ledger.entries, 1)
+        search = Search(study.plan, ledger, [lines, *([] if mirror is None else [mirror])], feasible=feasible)
+        number = 0
+        while isinstance(asked := search.suggest(name := str(number)), dict):
+            search.started(name)
+            ended = self._evaluated(configs.from_dict(asked["config"]).inference)
+            search.on_trial_complete(name, messages.final_result({}, ended))
+            number += 1
+        if not number:
+            extent.say_nothing_is_left(study, ledger)
+        return extent.as_exhausted(study, ledger) if search.exhausted else study
+
+    def _evaluated(self, inference: InferenceConfig) -> Ended:
+        begin, stored = time.monotonic(), self.stored
         try:
-            evaluation = stored.evaluate(configs.from_dict(asked["config"]).inference)
-            seconds = time.monotonic() - begin
-            ended: Ended = Finished(evaluation.metrics, best_step=stored.step, step=stored.step, seconds=seconds)
+            metrics = stored.evaluate(inference).metrics
         except ValueError as error:
-            ended = Failed(str(error))
-        search.on_trial_complete(name, messages.final_result({}, ended))
-        number += 1
-    if not number:
-        extent.say_nothing_is_left(study, ledger)
-    return extent.as_exhausted(study, ledger) if search.exhausted else study
+            return Failed(str(error))
+        seconds = time.monotonic() - begin
+        return Finished(metrics, best_step=stored.step, step=stored.step, seconds=seconds)
 
 
-def _write_curve(path: Path, entries: list[Entry], plan: Plan) -> None:
+def _write_curve(path: Path, entries: Sequence[Entry], plan: Plan) -> None:
     """The trials that no other one beats in both recall and mean recall, in the order of recall."""
     board, k = Board(entries, plan), results.table_k(plan.objective, plan.base)
     plane = (f"R@{k}", f"mR@{k}")

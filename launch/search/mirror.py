@@ -19,7 +19,7 @@ from launch.search.optuna_study import TRIAL, open_study, optuna_trial
 from launch.search.storage import connect, masked, refusal
 from speaq.study.file import Address
 from speaq.study.ledger import Entry
-from speaq.study.plan import Listener, Plan
+from speaq.study.plan import Plan
 
 log = logging.getLogger(__name__)
 
@@ -34,18 +34,6 @@ def opened(address: Address | None, plan: Plan) -> Iterator[Mirror | None]:
         return
     with contextlib.closing(Mirror(address, plan)) as mirror:
         yield mirror
-
-
-def joined(first: Listener, other: Listener | None) -> Listener:
-    """Tells both."""
-    if other is None:
-        return first
-
-    def tell(entry: Entry, event: str) -> None:
-        first(entry, event)
-        other(entry, event)
-
-    return tell
 
 
 class Mirror:

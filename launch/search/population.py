@@ -19,10 +19,10 @@ from typing import Any
 from launch.store import workspace
 from launch.store.remote import Store
 from speaq import config as configs
-from speaq.config import Config
 from speaq.space import LOSSES, Space
 from speaq.space.parameters import Choice, FloatRange, IntRange, Plain
 from speaq.study.ledger import Entry
+from speaq.study.plan import Plan, compared
 from speaq.training import folder as run_folder
 from speaq.training.callbacks import is_number
 
@@ -113,13 +113,15 @@ def num_best(count: int, share: float) -> int:
     return max(1, num_worst(count, share))
 
 
-def next_child(
-    entries: Sequence[Entry], trials: Path, base: Config, space: Space, metric: str, attempt: int = 0
-) -> Child | None:
+def next_child(plan: Plan, entries: Sequence[Entry], trials: Path, attempt: int = 0) -> Child | None:
     """The child that takes the place of the first trial stopped and not replaced yet; None where there is none.
 
     The same ledger gives the same child; another `attempt` another one.
+
+    Args:
+        trials: folder of the trials' folders.
     """
+    metric, settings = compared(plan), plan.settings
     replaced = {entry.start["instead_of"] for entry in entries if entry.start is not None}
     stopped = next((e for e in entries if e.state == "pruned" and e.id not in replaced), None)
     if stopped is None:
@@ -127,14 +129,14 @@ def next_child(
     step = stopped.step
     values = {e.id: e.reports.get(step, {}).get(metric) for e in entries}
     there = sorted((e for e in entries if is_number(values[e.id])), key=lambda e: -(values[e.id] or 0.0))
-    best = [entry for entry in there[: num_best(len(there), space.search.quantile)] if is_kept(trials / entry.id, step)]
+    best = [entry for entry in there[: num_best(len(there), settings.quantile)] if is_kept(trials / entry.id, step)]
     if not best:
         return None
-    generator = random.Random(f"{space.search.seed} {len(entries)} {attempt}")
+    generator = random.Random(f"{settings.seed} {len(entries)} {attempt}")
     parent = generator.choice(best)
     schedule = list(parent.overrides.get(LOSSES + "schedule", ()))
-    weights = configs.apply(base, parent.overrides).losses.after(step).model_dump()
-    return Child(parent, step, stopped.id, [*schedule, {"step": step, **explored(weights, space, generator)}])
+    weights = configs.apply(plan.base, parent.overrides).losses.after(step).model_dump()
+    return Child(parent, step, stopped.id, [*schedule, {"step": step, **explored(weights, plan.space, generator)}])
 
 
 def explored(weights: Mapping[str, Any], space: Space, generator: random.Random) -> dict[str, float]:

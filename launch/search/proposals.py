@@ -18,7 +18,7 @@ from speaq.config import Config, ConfigError
 from speaq.space import LOSSES
 from speaq.space.parameters import Plain
 from speaq.study.ledger import Entry, Ledger, known_as
-from speaq.study.plan import Feasible, Plan, applied, compared, excess, is_countable
+from speaq.study.plan import Feasible, Plan, applied, excess, is_countable
 from speaq.training.callbacks import is_number
 
 log = logging.getLogger(__name__)
@@ -133,7 +133,7 @@ class Proposals:
         plan, entries = self._plan, list(self._ledger.entries.values())
         trials = self._ledger.path.parent / "trials"
         for attempt in range(MAX_ATTEMPTS):
-            child = next_child(entries, trials, plan.base, plan.space, compared(plan), attempt)
+            child = next_child(plan, entries, trials, attempt)
             if child is None:
                 return None
             changes = {**child.parent.overrides, LOSSES + "schedule": child.schedule}

@@ -8,7 +8,7 @@ from __future__ import annotations
 import logging
 import math
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, assert_never
 
 from ray import tune
@@ -38,7 +38,8 @@ class Search(Searcher):
         self,
         plan: Plan,
         ledger: Ledger,
-        listener: Listener = lambda entry, event: None,
+        listeners: Iterable[Listener] = (),
+        *,
         budget: Budget | None = None,
         places: Callable[[], int] = lambda: sys.maxsize,
         checkpoint: Callable[[str], object] = lambda trial: None,
@@ -46,13 +47,14 @@ class Search(Searcher):
     ) -> None:
         """
         Args:
+            listeners: hear of every row of the ledger, in this order.
             places: trials that the cluster can run at once now; asked again and again, since nodes come and go.
             checkpoint: of a trial, what tells its last checkpoint from those before.
             feasible: raises ConfigError or DataError for a config that the data cannot carry, which is not tried.
         """
         super().__init__(metric="value", mode="max")
         self._budget, self._places, self._checkpoint = budget, places, checkpoint
-        self._plan, self._ledger, self._listener = plan, ledger, listener
+        self._plan, self._ledger, self.listeners = plan, ledger, list(listeners)
         self.proposals = Proposals(plan, ledger, feasible)
         self._ids: dict[str, str] = {}  # Tune's id → ours
         self._running: set[str] = set()  # Tune's ids of trials that have not ended
@@ -113,7 +115,7 @@ class Search(Searcher):
         """The trial's process runs (again)."""
         entry = self.entry(tune_id)
         self._append("running", entry.id, attempt=entry.attempts + 1)
-        self._listener(entry, "running")
+        self._tell(entry, "running")
 
     def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
         """Tune has received an evaluation."""
@@ -160,6 +162,10 @@ class Search(Searcher):
         else:
             self._try_again(entry, reason)
 
+    def _tell(self, entry: Entry, event: str) -> None:
+        for listener in self.listeners:
+            listener(entry, event)
+
     def _try_again(self, entry: Entry, reason: str) -> None:
         log.warning("trial %s: %s; it is tried again", entry.id, reason)
         self._waiting.append(entry)
@@ -187,12 +193,12 @@ class Search(Searcher):
         self._deaths.pop(entry.id, None)
         self._append("reported", entry.id, step=report.step, metrics=report.metrics, seconds=report.seconds)
         self.proposals.reported(entry, report.step, result["value"])
-        self._listener(entry, "reported")
+        self._tell(entry, "reported")
 
     def _end(self, entry: Entry, state: Event, reason: str | None, **fields: Any) -> None:
         self._append(state, entry.id, reason=reason, **fields)
         self.proposals.ended(entry)
-        self._listener(entry, state)
+        self._tell(entry, state)
 
     def _ask(self) -> Entry | None:
         """A new trial, in the ledger; None where there is no other."""
@@ -203,7 +209,7 @@ class Search(Searcher):
         self._append("asked", trial, **_row(self._plan, proposal))
         self.proposals.asked(trial, proposal)
         entry = self._ledger.entries[trial]
-        self._listener(entry, "asked")
+        self._tell(entry, "asked")
         return entry
 
 

@@ -220,10 +220,9 @@ def read_study(folder: Path) -> Snapshot:
 class Follower:
     """Listens to a search and keeps its folder in step with the store; nothing where the folder is just one."""
 
-    halt: Callable[[Exception], None] = log.error  # told, from any thread, when nothing can be uploaded any more
-
-    def __init__(self, copy: Copy) -> None:
-        self._copy = copy
+    def __init__(self, copy: Copy, halt: Callable[[Exception], None]) -> None:
+        """`halt` is told, from any thread, when nothing can be uploaded any more."""
+        self._copy, self._halt = copy, halt
         self._changed, self._closing = threading.Event(), threading.Event()
         self._thread = threading.Thread(target=self._run, name="follower", daemon=True)
         self._thread.start()
@@ -253,18 +252,18 @@ class Follower:
         try:
             self._copy.push(live=True)
         except (StorageLost, FencedError, OSError) as error:
-            self.halt(error)
+            self._halt(error)
             raise
 
 
 @contextlib.contextmanager
-def following(folder: Path) -> Iterator[Follower | None]:
-    """A follower of the search in `folder` for the time of the block; None where the folder is just one."""
+def following(folder: Path, halt: Callable[[Exception], None]) -> Iterator[Follower | None]:
+    """A follower of the search in `folder` for the time of the block; None where the folder is no copy of a URL."""
     copy = held(folder)
     if copy is None:
         yield None
         return
-    with contextlib.closing(Follower(copy)) as follower:
+    with contextlib.closing(Follower(copy, halt)) as follower:
         yield follower
 
 

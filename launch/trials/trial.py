@@ -57,11 +57,9 @@ class Job:
     trials: str  # folder of the trials' folders
     metric: str  # what the scheduler compares
     train: str = TRAIN  # import path of the training function
-    in_parts: bool = (
-        True  # a trial that is too large for its device goes on in smaller parts, see launch/trials/memory.py
-    )
+    in_parts: bool = True  # a trial that is too large for its device goes on in smaller parts (launch/trials/memory.py)
     url: str | None = (
-        None  # of `trials` in an object store, see launch/store/workspace.py: nodes have folders of their own
+        None  # of `trials` in an object store: nodes have folders of their own (launch/store/workspace.py)
     )
     mark: str | None = None  # token of the search's lock on the study's folder
     source: str | None = None  # digest of the code of the search
@@ -254,6 +252,7 @@ def run_training(
     config: Config,
     folder: Path,
     report: Report,
+    *,
     saved: Callable[[], None] = lambda: None,
     progress: Progress = lambda done, total, text: None,
     interrupted: Callable[[], bool] = lambda: False,
@@ -266,6 +265,7 @@ def run_training(
         saved, interrupted: as `train` takes them; with workers of their own, the one is called at evaluations alone,
             the other not at all.
     """
+    options: dict[str, Any] = {"saved": saved, "resume": True, "progress": progress}
     if config.resources.num_workers > 1 or (place.on_workers(config) and not placed):
         from launch.trials.worker import train_distributed
 
@@ -274,32 +274,26 @@ def run_training(
             Path(job.data),
             folder,
             report=report,
-            saved=saved,
-            resume=True,
-            progress=progress,
             train=job.train,
             shared=placed,  # the search has looked
-            force=job.train == TRAIN,  # whether the data have changed, the study has judged
+            force=job.train == TRAIN,  # the study has judged whether the data have changed
+            **options,
         )
+    return _train_here(job, config, folder, report, {**options, "interrupted": interrupted})
+
+
+def _train_here(job: Job, config: Config, folder: Path, report: Report, options: dict[str, Any]) -> dict[str, Any]:
+    """Trains in this process, as long as no later attempt has taken the folder. Raises as `Claim`."""
+    saved = options["saved"]
     with Claim(folder) as claim:
 
-        def fenced(step: int, metrics: Metrics, checkpoint: Path) -> None:
+        def claimed(step: int, metrics: Metrics, checkpoint: Path) -> None:
             claim.check()
             saved()  # a training function may not call it itself
             report(step, metrics, checkpoint)
 
-        train = place.training_function(job.train)
-        judged = {"force": True} if job.train == TRAIN else {}  # the study has, whether the data have changed
+        if job.train == TRAIN:
+            options = {**options, "force": True}  # the study has judged whether the data have changed
         sinks = [RunMetrics(folder, config)] if ray.is_initialized() else []
-        return train(
-            config,
-            Path(job.data),
-            folder,
-            report=fenced,
-            saved=saved,
-            resume=True,
-            progress=progress,
-            sinks=sinks,
-            interrupted=interrupted,
-            **judged,
-        )
+        train = place.training_function(job.train)
+        return train(config, Path(job.data), folder, report=claimed, sinks=sinks, **options)

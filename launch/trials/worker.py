@@ -94,15 +94,7 @@ def train_distributed(
     output, data = output.resolve(), data.resolve()
     begins = not (resume and folder.has_checkpoint(output))
     config = _located(config, output, resume=resume, begins=begins)
-    job = {
-        "config": configs.to_dict(config),
-        "data": str(data),
-        "output": str(output),
-        "task": task,
-        "resume": resume,
-        "train": train,
-        "force": force,
-    }
+    job = {"data": str(data), "output": str(output), "task": task, "resume": resume, "train": train, "force": force}
     with own_folder(output, DRIVER), connection.connected(dashboard=True):
         Lock(output, ORPHANS).close()  # not while another run, or a worker that outlived its driver, writes there
         connection.check_fits(config.resources)

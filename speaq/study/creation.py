@@ -13,7 +13,7 @@ from speaq.data import photo_digest
 from speaq.space import Space
 from speaq.study import plan as plans
 from speaq.study.file import TRAIN, Study
-from speaq.study.plan import Feasible, Plan
+from speaq.study.plan import Feasible, Plan, with_settings
 from speaq.training import origins
 from speaq.training.environment import versions
 from speaq.training.feasible import Feasibility
@@ -50,25 +50,30 @@ def create(
     names = plans.objectives(objective or space.search.objective, base)
     if len(names) == 1:  # the checkpoint that a trial keeps is the one that the search compares
         base = configs.apply(base, {"training.best_metric": names[0]})
-    settings = space.with_search(
-        {"objective": list(names)}, "--objective"
-    ).search  # refused where the sampler takes one alone
-    references = {
-        label: configs.apply(base, values, f"the {label} setting")
-        for label, values in (("published", PUBLISHED), ("baseline", BASELINE))
-    }
-    if feasibility is not None:
-        for name in names:
-            feasibility.check_metric(name, base, "objective: ")
-        feasibility.check_space(space, base)
-        references = feasibility.possible(references)
-    plan = Plan(base, space, settings, trials or space.search.trials, names, references)
-    if settings.sampler == "grid":
-        from speaq.study.plan import grid
-
-        grid(space, base, settings.seed)
+    space = space.with_search({"objective": list(names)}, "--objective")  # refused where the sampler takes one alone
+    space = with_settings(space, trials=trials or space.search.trials)
+    plan = Plan(base, space, _references(base, names, space, feasibility))
+    if space.search.sampler == "grid":
+        plans.grid(space, base, space.search.seed)
     seen = look_again(data, {})[0]
     return Study(plan, data.resolve(), data_digest(data), origins.start_digest(base), versions(), train, seen=seen)
+
+
+def _references(
+    base: Config, objective: Sequence[str], space: Space, feasibility: Feasibility | None
+) -> Mapping[str, Config]:
+    """The settings that every search is compared with, by label: those that the data can carry.
+
+    Raises ConfigError, DataError where the data cannot carry an objective or the space.
+    """
+    settings = (("published", PUBLISHED), ("baseline", BASELINE))
+    found = {label: configs.apply(base, values, f"the {label} setting") for label, values in settings}
+    if feasibility is None:
+        return found
+    for name in objective:
+        feasibility.check_metric(name, base, "objective: ")
+    feasibility.check_space(space, base)
+    return feasibility.possible(found)
 
 
 def check_groups(base: Config, space: Space, data: Path) -> None:

@@ -17,7 +17,7 @@ def with_trials(study: Study, trials: int | None) -> Study:
     if trials is None or trials == study.plan.trials:
         return study
     log.info("trials in all: %d until now, %d from now on", study.plan.trials, trials)
-    return dataclasses.replace(study, plan=dataclasses.replace(study.plan, trials=trials))
+    return dataclasses.replace(study, plan=study.plan.with_trials(trials))
 
 
 def with_possible_trials(study: Study, ledger: Ledger, feasible: Feasible = lambda config: None) -> Study:
@@ -32,21 +32,20 @@ def with_possible_trials(study: Study, ledger: Ledger, feasible: Feasible = lamb
             "the space holds %d different trials, %s included: the search ends after them, not after the %d asked for",
             *(possible, references, plan.trials),
         )
-    trials = max(possible, len(ledger.entries))
-    return dataclasses.replace(study, plan=dataclasses.replace(plan, trials=trials))
+    return dataclasses.replace(study, plan=plan.with_trials(max(possible, len(ledger.entries))))
 
 
 def as_exhausted(study: Study, ledger: Ledger) -> Study:
     """The study with the trials that there are, of a space in which no other was found."""
     asked, there = study.plan.trials, len(ledger.entries)
     log.warning("the space has no other trial: the search ends after %d of %d", there, asked)
-    return dataclasses.replace(study, plan=dataclasses.replace(study.plan, trials=there))
+    return dataclasses.replace(study, plan=study.plan.with_trials(there))
 
 
 def say_nothing_is_left(study: Study, ledger: Ledger, feasible: Feasible = lambda config: None) -> None:
     """Of a study whose trials have all ended, and whether there could be more."""
     there = len(ledger.entries)
     known = {entry.digest for entry in ledger.entries.values()}
-    more = most_trials(dataclasses.replace(study.plan, trials=there + 1), known, feasible) > there
+    more = most_trials(study.plan.with_trials(there + 1), known, feasible) > there
     remedy = "--trials asks for more" if more else "the space has no other"
     log.info("all %d trials have ended, nothing is left to do; %s", there, remedy)

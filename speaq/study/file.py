@@ -57,6 +57,7 @@ class Study:
         return {"directory": str(self.data), "digest": self.data_digest, **self.seen}
 
     def dump(self) -> str:
+        """study.yaml's text."""
         plan = self.plan
         content = {
             "created": datetime.now(UTC).isoformat(timespec="seconds"),
@@ -87,31 +88,29 @@ def read(path: Path) -> Study:
         for name in content["objective"]:
             configs.check_metric(name, base, f"{path}: objective: ")
         settings = spaces.SearchConfig.model_validate(content["search"])
+        settings = settings.model_copy(update={"trials": content["trials"], "objective": content["objective"]})
         references = {label: configs.apply(base, values, str(path)) for label, values in content["references"].items()}
         space = spaces.from_dict(content["space"], str(path))
         begins = content.get("start")  # where it has moved to
         plan = Plan(
             base,
-            space,
-            settings,
-            content["trials"],
-            tuple(content["objective"]),
+            space.model_copy(update={"search": settings}),
             references,
-            None if begins is None else Path(begins),
+            start=None if begins is None else Path(begins),
         )
         data = content["data"]
         kept = content.get("storage")  # a study from before there was one has none
         known = None if kept is None else Address(**kept)
         return Study(
             plan,
-            Path(data["directory"]),
-            data["digest"],
-            content["start_digest"],
-            content["versions"],
-            content["train"],
-            known,
-            tuple(content.get("forced", ())),
-            photo_digest.noted(data),
+            data=Path(data["directory"]),
+            data_digest=data["digest"],
+            start_digest=content["start_digest"],
+            versions=content["versions"],
+            train=content["train"],
+            storage=known,
+            forced=tuple(content.get("forced", ())),
+            seen=photo_digest.noted(data),
         )
     except ValidationError as error:
         raise ConfigError(f"{path}: search: {form.reason(error)}") from error

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 import random
 from collections.abc import Callable, Collection, Mapping, Sequence
@@ -37,19 +38,40 @@ Feasible = Callable[[Config], None]
 
 @dataclass(frozen=True)
 class Plan:
-    """What is searched, fixed for the life of a study."""
+    """What is searched, and how: fixed for the life of a study, but for the number of trials."""
 
     base: Config  # with the space's fixed values and those of the command line
-    space: Space
-    settings: SearchConfig
-    trials: int
-    objective: tuple[str, ...]
+    space: Space  # its `search` is that of the study: with the objectives and the number of trials that were asked for
     references: Mapping[str, Config]  # label → config: the first trials, never stopped early
     start: Path | None = None  # where the weights that trials start from are now; None: where their config says
+
+    @property
+    def settings(self) -> SearchConfig:
+        """How the search goes: sampler, scheduler, constraints, seed."""
+        return self.space.search
+
+    @property
+    def trials(self) -> int:
+        """The number of trials in all, the references included."""
+        return self.settings.trials
+
+    @property
+    def objective(self) -> tuple[str, ...]:
+        """The one or two metrics that are searched for."""
+        return tuple(self.settings.objective)
+
+    def with_trials(self, trials: int) -> Plan:
+        """The plan with another number of trials in all."""
+        return dataclasses.replace(self, space=with_settings(self.space, trials=trials))
 
     def placed(self, config: Config) -> Config:
         """The config of a trial, with its start where that is now."""
         return config if self.start is None else with_start(config, self.start)
+
+
+def with_settings(space: Space, **settings: Any) -> Space:
+    """The space with other settings of its search, which have been judged already."""
+    return space.model_copy(update={"search": space.search.model_copy(update=settings)})
 
 
 def compared(plan: Plan) -> str:

@@ -13,7 +13,7 @@ from speaq import config as configs
 from speaq import space as spaces
 from speaq.config import BASELINE, PUBLISHED, Config
 from speaq.study.ledger import Ledger
-from speaq.study.plan import Plan
+from speaq.study.plan import Plan, with_settings
 
 BASE = configs.apply(Config(), {"training.max_steps": 90, "training.eval_every": 10, "training.decay_steps": [50]})
 
@@ -37,7 +37,7 @@ def make_plan(
         }
     )
     references = {"published": configs.apply(BASE, PUBLISHED), "baseline": configs.apply(BASE, BASELINE)}
-    return Plan(BASE, space, space.search, trials, objective, references)
+    return Plan(BASE, with_settings(space, trials=trials), references)
 
 
 class Fake:

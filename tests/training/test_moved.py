@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Iterator, Mapping
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -130,7 +129,7 @@ def test_a_study_of_an_earlier_version_is_known_at_its_new_place(toy: Path, tmp_
     assert changes.found_data(found, home, None) == toy
     assert changes.begins_with(found, home) == found.start_digest
     ledger = Ledger(home / "ledger.jsonl")
-    search = Search(replace(found.plan, trials=5), ledger)
+    search = Search(found.plan.with_trials(5), ledger)
     for entry in ledger.entries.values():  # their digests hold the path of the start
         assert entry.digest != digest(search.config_of(entry))
     asked = search.suggest("next")

@@ -96,7 +96,7 @@ class Mirrored(Fake):
         self.address = address
         self.mirror = Mirror(address, plan)
         self.mirror.follow(self.ledger.entries.values())
-        self.search._listener = self.mirror
+        self.search.listeners = [self.mirror]
 
     def end(self, name: str, value: float, latency: float) -> None:
         metrics = dict.fromkeys([*self.plan.objective, "F@50"], value)
@@ -154,7 +154,7 @@ def test_what_a_driver_did_not_write_comes_with_the_resume(address: Address, tmp
     tune.report(names[0], 10, 0.1)
     tune.finish(names[1], 0.5)
     tune.mirror.close()
-    tune.search._listener = lambda entry, event: None  # from here on only the ledger hears of it
+    tune.search.listeners = []  # from here on only the ledger hears of it
     tune.report(names[0], 20, 0.2)
     tune.finish(names[0], 0.3)
     tune.prune(names[2], 10, 0.1)

@@ -205,9 +205,8 @@ def test_a_store_that_stays_away_ends_the_work_and_the_copy_has_it_all(
     def work(folder: Path) -> None:
         folder.mkdir(parents=True)
         ledger = folder / "ledger.jsonl"
-        with workspace.following(folder) as follower:
+        with workspace.following(folder, told.append) as follower:
             assert follower is not None
-            follower.halt = told.append
             ledger.write_text("one\n")
             follower(None, "asked")
             ledger.write_text("one\ntwo\n")

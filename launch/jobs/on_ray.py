@@ -1,0 +1,210 @@
+"""The trials of a search train on Ray: how the cluster, the searcher, the scheduler and the trials come together."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import shutil
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from ray import tune
+from ray.tune.schedulers import TrialScheduler
+
+from launch.cluster import connection
+from launch.cluster.admission import Admission, OnAdmitted
+from launch.cluster.interrupts import Interrupts
+from launch.cluster.sharing import nodes_that_share, problem_of
+from launch.jobs import live
+from launch.jobs.progress import Lines
+from launch.search import scheduler
+from launch.search.mirror import Mirror
+from launch.search.searcher import Search, Starts
+from launch.store import workspace
+from launch.trials.telemetry import SearchMetrics
+from launch.trials.trial import Job, Trial
+from speaq.cli.terminal import shown
+from speaq.config import Config, ConfigError
+from speaq.study.budget import Budget, BudgetSpent, parse
+from speaq.study.creation import feasible_on
+from speaq.study.errors import last_line
+from speaq.study.extent import as_exhausted, say_nothing_is_left
+from speaq.study.file import Study
+from speaq.study.ledger import Entry, Ledger
+from speaq.study.plan import MEMORY, Feasible, Plan, compared
+from speaq.study.snapshot import Snapshot
+from speaq.training import origins
+from speaq.training.environment import source_digest
+
+log = logging.getLogger(__name__)
+
+
+class StudyError(RuntimeError):
+    """A search that Ray could not go on with; it can be resumed."""
+
+
+@dataclass(frozen=True)
+class OnRay:
+    """Work of a study (`launch.jobs.tune.Work`) whose trials train."""
+
+    budget: str | None = None  # what the study may cost in all
+
+    def feasible(self, study: Study) -> Feasible:
+        """As the data of the study tell."""
+        return feasible_on(study)
+
+    def write(self, output: Path, entries: Sequence[Entry], plan: Plan) -> None:
+        """There are no results but those of every search."""
+
+    def search(
+        self, study: Study, output: Path, ledger: Ledger, feasible: Feasible, mirror: Mirror | None = None
+    ) -> Study:
+        """Trains what is left. Raises ConfigError where the budget is spent already, StudyError where Ray fails."""
+        plan, resources = study.plan, study.plan.base.resources
+        budget = None if self.budget is None else _unspent(self.budget, ledger, plan)
+        (output / "trials").mkdir(exist_ok=True)
+        if len(ledger.entries) >= plan.trials and all(entry.ended for entry in ledger.entries.values()):
+            say_nothing_is_left(study, ledger, feasible)
+            return study
+        with connection.connected(dashboard=resources.num_workers > 1):
+            lines = Lines(plan, ledger.entries, connection.check_fits(resources))
+            nodes = _admission(study, output)
+            searcher = Search(
+                plan,
+                ledger,
+                [lines, SearchMetrics(output.name, plan, ledger.entries), *([] if mirror is None else [mirror])],
+                budget=budget,
+                feasible=feasible,
+                places=connection.Places(resources, nodes),
+                checkpoint=lambda trial: workspace.last_checkpoint(output / "trials" / trial),
+            )
+            with workspace.following(output, searcher.halt) as follower:
+                if follower is not None:
+                    searcher.listeners.append(follower)
+                _Running(study, output, ledger, searcher, nodes, lines).fit()
+        if budget is not None and searcher.spent and searcher.remaining:
+            left = searcher.remaining
+            log.warning("budget %s is spent, trials left: %d; --resume %s", budget.text, left, shown(output))
+        return as_exhausted(study, ledger) if searcher.exhausted else study
+
+
+def _unspent(text: str, ledger: Ledger, plan: Plan) -> Budget:
+    """A budget of which something is left. Raises ConfigError."""
+    budget, resources = parse(text, plan.base.resources), plan.base.resources
+    if budget.is_spent(ledger, resources):
+        spent = budget.spent(ledger, resources)
+        raise ConfigError(f"--budget {text}: the study has taken {spent:.0f} s already; give more")
+    return budget
+
+
+def _admission(study: Study, output: Path) -> Admission:
+    """The nodes of the cluster that may get trials, and how others are judged that join later. Raises ClusterError."""
+    config = _with_start_if_there(study.plan)
+    shared = nodes_that_share(output, study.data, config)
+    return Admission(shared, lambda node: problem_of(node, output, study.data, config))
+
+
+def _with_start_if_there(plan: Plan) -> Config:
+    """The study's config with the place of its start; without, where that is gone and no trial needs it."""
+    config = plan.placed(plan.base)
+    named = origins.start(config)
+    return config if named is None or named[1].exists() else origins.without_start(config)
+
+
+@dataclass(frozen=True)
+class _Running:
+    """A search at work."""
+
+    study: Study
+    output: Path
+    ledger: Ledger
+    searcher: Search
+    nodes: Admission
+    lines: Lines
+
+    def fit(self) -> None:
+        """Lets Tune run trials until the searcher has no more, or the budget is spent. Raises StudyError, Halted."""
+        searcher = self.searcher
+        logging.getLogger("ray.tune.tune").setLevel(logging.CRITICAL)  # it names failed trials again
+        try:
+            with _scratch() as scratch, live.live(self.lines.console, self.now), Interrupts() as interrupts:
+                self._tuner(scratch, [Starts(searcher), interrupts]).fit()
+        except BudgetSpent:
+            pass
+        except Exception as error:
+            raise searcher.error or StudyError(
+                f"Ray Tune: {last_line(error)}; --resume {self.output} goes on"
+            ) from error
+        if searcher.error is not None:
+            raise searcher.error
+
+    def now(self) -> Snapshot:
+        """The study as it stands, for the table in the terminal."""
+        entries, seconds = list(self.ledger.entries.values()), self.ledger.wall_now()
+        return Snapshot(self.output, self.study, entries, active=True, wall_seconds=seconds)
+
+    def _scheduler(self) -> TrialScheduler:
+        """What stops trials early, with what earlier drivers saw."""
+        plan, training = self.study.plan, self.study.plan.base.training
+        made = scheduler.make_scheduler(plan.settings, training.max_steps, training.eval_every, self.output / "trials")
+        if isinstance(made, scheduler.Stopping):
+            made.replay(self.ledger.entries.values(), compared(plan))
+        return made
+
+    def _job(self) -> Job:
+        plan, trials = self.study.plan, self.output / "trials"
+        # Where memory is limited or searched, too little of it is the answer to the question.
+        in_parts = MEMORY not in plan.settings.constraints and "training.micro_batch_size" not in plan.space.parameters
+        url = workspace.url_of(trials)
+        return Job(
+            data=str(self.study.data),
+            trials=str(trials),
+            metric=compared(plan),
+            train=self.study.train,
+            in_parts=in_parts,
+            url=url,
+            mark=None if url is not None else self.ledger.lock.token,  # at a URL, nodes have folders of their own
+            source=source_digest(),
+        )
+
+    def _tuner(self, scratch: Path, callbacks: list[tune.Callback]) -> tune.Tuner:
+        resources = self.study.plan.base.resources
+        several = resources.num_workers > 1
+        os.environ["TUNE_MAX_PENDING_TRIALS_PG"] = str(sys.maxsize)  # the searcher says how many run
+        # A trial of several workers only waits for them: a sliver of the head node, no CPU.
+        bundle = {"node:__internal_head__": 0.001} if several else connection.worker_resources(resources)
+        trainable = tune.with_resources(tune.with_parameters(Trial, job=self._job()), OnAdmitted(bundle, self.nodes))
+        return tune.Tuner(
+            trainable,
+            tune_config=tune.TuneConfig(
+                search_alg=self.searcher,
+                scheduler=self._scheduler(),
+                num_samples=-1,  # until the searcher has no more
+                reuse_actors=not several,
+                trial_name_creator=lambda trial: str(trial.config["trial"]),
+                trial_dirname_creator=lambda trial: f"{trial.config['trial']}-{trial.trial_id}",
+            ),
+            run_config=tune.RunConfig(
+                name=f"tune-{int(time.time())}",
+                storage_path=str(scratch),
+                callbacks=callbacks,
+                checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),  # runs keep their own
+                failure_config=tune.FailureConfig(max_failures=0),  # the searcher hands trials out again
+                verbose=0,
+            ),
+        )
+
+
+@contextlib.contextmanager
+def _scratch() -> Iterator[Path]:
+    """A folder for Tune's own notes; not in the study: Tune would make it again when that has been moved."""
+    folder = Path(tempfile.mkdtemp(prefix="speaq-tune-"))
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
