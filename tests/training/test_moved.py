@@ -127,7 +127,7 @@ def test_a_study_of_an_earlier_version_is_known_at_its_new_place(toy: Path, tmp_
     found = changes.with_start(file.read(home / "study.yaml"), home, None)
     assert found.plan.start == project / "detector"
     assert changes.found_data(found, home, None) == toy
-    assert changes.begins_with(found, home) == found.start_digest
+    assert changes.begins_with(found, home, needed=True) == found.start_digest
     ledger = Ledger(home / "ledger.jsonl")
     search = Search(found.plan.with_trials(5), ledger)
     for entry in ledger.entries.values():  # their digests hold the path of the start
@@ -150,7 +150,7 @@ def test_a_study_needs_its_start_only_for_trials_that_begin(toy: Path, tmp_path:
     (project / "data").symlink_to(toy)
     home = project / "study"
     asked = file.read(home / "study.yaml")
-    assert changes.begins_with(asked, home) == asked.start_digest
+    assert changes.begins_with(asked, home, needed=False) == asked.start_digest
     assert len(tune.resume(home, force=True)) == 4  # the code was another
     line = refusal("tune", "--resume", home, "--trials", "5")
     assert line == (

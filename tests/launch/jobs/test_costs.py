@@ -199,8 +199,8 @@ def test_a_full_disk_loses_nothing_that_was_written(tmp_path: Path) -> None:
     code = """
 import resource, signal, sys
 from pathlib import Path
-from launch.failures import StorageLost
-from launch.ledger import Ledger
+from speaq.study.errors import StorageLost
+from speaq.study.ledger import Ledger
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 ledger = Ledger(Path(sys.argv[1]))
 resource.setrlimit(resource.RLIMIT_FSIZE, (3000, 3000))
