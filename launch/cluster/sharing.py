@@ -25,7 +25,7 @@ def check_shared(output: Path, data: Path, config: Config) -> frozenset[str]:
     """
     nodes = alive()
     if len(nodes) > 1:
-        for what, problems in _problems(nodes, output, data, config):
+        for what, problems in _problems(nodes, output, workspace.url_of(output), data, config):
             _refuse(what, nodes, problems)
     return frozenset(node.id for node in nodes)
 
@@ -40,28 +40,33 @@ def nodes_that_share(output: Path, data: Path, config: Config) -> frozenset[str]
     if config.resources.num_workers > 1 or len(nodes) == 1:
         return check_shared(output, data, config)
     fit = {node.id for node in nodes}
-    for what, problems in _problems(nodes, output, data, config):
+    for what, problems in _problems(nodes, output, workspace.url_of(output), data, config):
         fit -= {node.id for node in nodes if problems[node.id]}
         if nodes[0].id not in fit or len(fit) == 1:
             _refuse(what, nodes, problems)
     return frozenset(fit)
 
 
-def problem_of(node: Node, output: Path, data: Path, config: Config) -> str:
-    """Why a node cannot take part in a run or a search of this process's node; "" where it can."""
+def problem_of(node: Node, output: Path, url: str | None, data: Path, config: Config) -> str:
+    """Why a node cannot take part in a run or a search of this process's node; "" where it can.
+
+    Args:
+        url: that `output` is a copy of; asked in a thread, where that cannot be looked up.
+    """
     here = alive()[0]
-    for what, problems in _problems([here, node], output, data, config):
+    for what, problems in _problems([here, node], output, url, data, config):
         if problem := problems[node.id]:
             return f"{what}: {problem}"
     return ""
 
 
-def _problems(nodes: list[Node], output: Path, data: Path, config: Config) -> Iterator[tuple[str, Mapping[str, str]]]:
+def _problems(
+    nodes: list[Node], output: Path, url: str | None, data: Path, config: Config
+) -> Iterator[tuple[str, Mapping[str, str]]]:
     """What each node has to see, and by node id what is wrong with it, or ""."""
     start = {"init_from": config.training.init_from, "backbone_from": config.training.backbone_from}
     files = {f"training.{key}": path for key, path in start.items() if path is not None}
     with probes(nodes) as asked:
-        url = workspace.url_of(output)
         if url is not None:
             yield f"output {url}", storage(asked, url, LIMIT)
         if url is None or config.resources.num_workers > 1:  # workers of one run write one folder

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 from launch.jobs.race import Setting, leader, race
 from launch.store import workspace
-from launch.store.claim import Claim, FencedError
+from launch.store.claim import Claim
 from launch.trials.memory import train_in_parts
 from launch.trials.place import on_workers
 from launch.trials.trial import Job, run_training
@@ -33,6 +33,7 @@ from speaq.evaluation.seeds import difference_over_seeds, load_record, measure, 
 from speaq.files import atomic
 from speaq.files.atomic import check_links
 from speaq.files.foreign import whole_number
+from speaq.files.locks import Taken
 from speaq.runs import files
 from speaq.study import changes as study_changes
 from speaq.study import creation, results
@@ -88,7 +89,7 @@ def confirm(
     check_links(snapshot.folder)
     try:
         claim = Claim(snapshot.folder / FOLDER, wait=0.0)
-    except FencedError as error:
+    except Taken as error:
         raise ConfigError(f"{folder}: another speaq confirm is running on this study") from error
     with claim, _connected(snapshot.plan.base):
         content = _Confirmation(snapshot, where, wanted, chosen, progress).run()

@@ -105,8 +105,8 @@ def _unspent(text: str, ledger: Ledger, plan: Plan) -> Budget:
 def _admission(study: Study, output: Path) -> Admission:
     """The nodes of the cluster that may get trials, and how others are judged that join later. Raises ClusterError."""
     config = _with_start_if_there(study.plan)
-    shared = nodes_that_share(output, study.data, config)
-    return Admission(shared, lambda node: problem_of(node, output, study.data, config))
+    shared, url = nodes_that_share(output, study.data, config), workspace.url_of(output)
+    return Admission(shared, lambda node: problem_of(node, output, url, study.data, config))
 
 
 def _with_start_if_there(plan: Plan) -> Config:

@@ -6,10 +6,8 @@ import contextlib
 from pathlib import Path
 from types import TracebackType
 
-from speaq.files import locks
-from speaq.files.locks import Busy, held
+from speaq.files.locks import Busy, Taken, held
 
-FencedError = locks.Taken
 WAIT = 120.0  # seconds that an earlier attempt is given to die
 
 
@@ -20,7 +18,7 @@ class Claim:
         """Takes the folder, which is made in one that is there.
 
         Raises:
-            FencedError: an earlier attempt still writes after `wait` seconds.
+            Taken: an earlier attempt still writes after `wait` seconds.
             OSError: the folder cannot be written.
         """
         folder.mkdir(exist_ok=True)
@@ -28,10 +26,10 @@ class Claim:
         try:
             self._lock = self._ending.enter_context(held(folder, wait, nested=False))
         except Busy as error:
-            raise FencedError(str(error)) from error
+            raise Taken(str(error)) from error
 
     def check(self) -> None:
-        """Raises FencedError where a later attempt has taken the folder, Gone where it is not there any more."""
+        """Raises Taken where a later attempt has taken the folder, Gone where it is not there any more."""
         self._lock.check()
 
     def __enter__(self) -> Claim:

@@ -1,4 +1,4 @@
-"""A local folder that is kept in step with a URL: fetching, uploading, and the claim of the one process that may.
+"""A local folder that is kept in step with what lies at a URL: fetching and uploading.
 
 Uploads go in an order in which every prefix of them is a run that can be resumed: last.pt and the ledger come last.
 """
@@ -9,30 +9,22 @@ import contextlib
 import json
 import logging
 import os
-import platform
 import threading
 import time
-import uuid
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, TypeVar
 
-from launch.store.claim import FencedError
 from launch.store.remote import Stamp, Store
-from speaq.config import ConfigError
+from launch.store.url_claim import UrlClaim, apart
 from speaq.files import atomic
-from speaq.files.locks import Busy, Lock
+from speaq.files.locks import Busy, Lock, Taken
 from speaq.study.errors import StorageLost
 
 log = logging.getLogger(__name__)
 
-T = TypeVar("T")
 Local = tuple[int, int, int]  # of a file here: bytes, time of the last change in ns, inode, which renaming keeps
 LEDGER, LAST = "ledger.jsonl", "checkpoints/last.pt"
-CLAIM, BEAT = ".claim.json", ".beat"
-BEAT_EVERY, SILENT = 15.0, 60.0  # seconds; a process that has shown no beat for so long is taken for dead
-SETTLE = 1.0  # seconds in which two that claimed at once see each other
 FRESH = 3 * 10**9  # ns: a store's times may be whole seconds
 THREADS = 16
 
@@ -43,25 +35,26 @@ class Copy:
     def __init__(
         self, store: Store, folder: Path, wanted: Callable[[str], bool], without: Iterable[str] = (), *, leads: bool
     ) -> None:
-        """
+        """Reads nothing yet.
+
         Args:
-            wanted: names of files that are kept in step.
+            wanted: tells names of files that are kept in step.
             without: folders at the top that are not.
             leads: what is here may be ahead of the store; else the store is always right.
         """
         self.store, self.folder, self._leads = store, folder, leads
+        self.claim = UrlClaim(store)
         self._wanted, self._without = wanted, tuple(without)
         self._state_file = folder.with_name(f".{folder.name}.state.json")
         self._known: dict[str, tuple[Stamp, Local]] = {}  # name → the store's and the local state when both were alike
         self._fresh: set[str] = set()  # names that are fetched again next time
-        self._token = self._before = ""  # of this process's claim, and of the one before
         self._last = ""  # of the claim under which the state was written
         self._guard = threading.Lock()
-        self._silent = threading.Event()
-        self.lost: Exception | None = None  # why nothing is uploaded any more
+        self._failure: Exception | None = None  # why nothing is uploaded any more
 
     @property
     def url(self) -> str:
+        """Where the folder lies in the store."""
         return self.store.url
 
     @property
@@ -69,83 +62,20 @@ class Copy:
         """Whether anything is there."""
         return any(self._wanted(name) for name in self._known) or bool(self._local())
 
+    def be_patient(self) -> None:
+        """From now on a store that is away is waited for: in the middle of a run that costs less than its end."""
+        self.store = self.claim.store = self.store.patient()
+
     @contextlib.contextmanager
     def locked(self, wait: float) -> Iterator[None]:
-        """The folder for this process alone, of all on this machine. Raises FencedError after `wait` seconds."""
+        """The folder for this process alone, of all on this machine. Raises Taken after `wait` seconds."""
         self.folder.parent.mkdir(parents=True, exist_ok=True)
         with contextlib.ExitStack() as stack:
             try:
                 stack.enter_context(Lock(self.folder.parent, wait, f".{self.folder.name}.lock"))
             except Busy as error:
-                raise FencedError(f"{self.url}: another process of this machine works on it ({error.owner})") from error
+                raise Taken(f"{self.url}: another process of this machine works on it ({error.owner})") from error
             yield
-
-    # Claims
-
-    def claim(self, *, patient: bool) -> None:
-        """Takes the URL for this process.
-
-        With `patient`, who had it before gets `SILENT` seconds to show that it lives. Raises ConfigError where it does.
-        """
-        there = said(self.store.read(CLAIM))
-        if there and patient and not there.get("released") and not _is_dead(there):
-            self._watch(there)
-        self._before, self._token = there.get("token", ""), uuid.uuid4().hex
-        self._put_claim()
-        if patient:
-            time.sleep(SETTLE)
-            try:
-                self.check()
-            except FencedError as error:
-                raise ConfigError(f"{self.url}: another process has begun to work on it just now") from error
-
-    def _put_claim(self, **more: bool) -> None:
-        who = {"token": self._token, "host": platform.node(), "process": os.getpid(), "place": _place()}
-        _apart(self.store.write, CLAIM, json.dumps(who | more).encode())
-
-    def _watch(self, who: Mapping[str, Any]) -> None:
-        name = f"process {who.get('process')} on {who.get('host')}"
-        log.info("%s: %s had it last; it has %.0f s to show that it lives", self.url, name, SILENT)
-        before, deadline = self.store.read(BEAT), time.monotonic() + SILENT
-        while time.monotonic() < deadline:
-            time.sleep(1.0)
-            if said(self.store.read(CLAIM)).get("released"):
-                return
-            if self.store.read(BEAT) != before:
-                raise ConfigError(f"{self.url}: {name} works on it")
-
-    def check(self) -> None:
-        """Raises FencedError where another process has claimed the URL."""
-        if said(self.store.read(CLAIM)).get("token") != self._token:
-            raise FencedError(f"{self.url}: another process works on it now")
-
-    def beat(self) -> None:
-        """Shows from now on that this process lives. Where another one has taken the URL, the next upload says so."""
-
-        def run() -> None:
-            number = 0
-            while not self._silent.wait(BEAT_EVERY if number else 0.0):
-                number += 1
-                try:
-                    self.check()
-                    self.store.write(BEAT, f"{self._token} {number}".encode())
-                except FencedError as error:
-                    self.lost = self.lost or error
-                    return
-                except StorageLost as error:  # uploads will say so
-                    log.warning("%s", error)
-
-        threading.Thread(target=run, name="beat", daemon=True).start()
-
-    def fall_silent(self) -> None:
-        self._silent.set()
-
-    def release(self) -> None:
-        """Gives the URL back."""
-        self.fall_silent()
-        self.check()
-        self.store.remove(BEAT)
-        self._put_claim(released=True)
 
     # Fetching
 
@@ -156,7 +86,7 @@ class Copy:
         listed = {name: stamp for name, stamp in found.items() if self._wanted(name)}
         known = {name: both for name, both in self._known.items() if self._wanted(name)}
         as_left = {name: there for name, (there, _) in known.items()} == listed
-        untouched = as_left and self._last != "" and self._last == self._before
+        untouched = as_left and self._last != "" and self._last == self.claim.before
         if self._leads and (untouched or self._is_ahead(listed)):
             self._known = {name: both for name, both in self._known.items() if both[0] == listed.get(name)}
             self._write_state()
@@ -198,17 +128,7 @@ class Copy:
 
     def _local(self) -> dict[str, Local]:
         """Files here that are to be in the store."""
-        found = {}
-        for folder, folders, files in os.walk(self.folder):
-            where = Path(folder).relative_to(self.folder)
-            top = self._without if where == Path() else ()
-            folders[:] = [name for name in folders if not name.startswith(".") and name not in top]
-            for file in files:
-                name = (where / file).as_posix()
-                if not file.startswith(".") and not file.endswith(PASSING) and self._wanted(name):
-                    with contextlib.suppress(FileNotFoundError):  # renamed meanwhile
-                        found[name] = _stamp(self.folder / name)
-        return found
+        return {name: stamp for name, stamp in _files(self.folder, self._without).items() if self._wanted(name)}
 
     # Uploading
 
@@ -219,23 +139,23 @@ class Copy:
             live: a database that is being written stays out.
 
         Raises:
-            FencedError: another process has claimed the URL; nothing is uploaded.
+            Taken: another process has claimed the URL; nothing is uploaded.
             StorageLost: the store could not be reached for too long.
         """
         with self._guard:
-            if self.lost is not None:
-                raise self.lost
+            if (lost := self._failure or self.claim.lost) is not None:
+                raise lost
             here = self._local()
             changed = [n for n, s in here.items() if n not in self._known or self._known[n][1] != s]
             changed = [name for name in changed if not (live and name.endswith(".db"))]
             if not changed:
                 return []
-            if self._token:
-                self.check()
+            if self.claim.token:
+                self.claim.check()
             try:
                 self._send(changed, here)
             except StorageLost as error:
-                self.lost = error
+                self._failure = error
                 raise
             finally:
                 self._write_state()
@@ -259,7 +179,7 @@ class Copy:
         other = next((n for n, both in self._known.items() if n != name and both[1] == here[name]), None)
         if other is None:
             return False
-        _apart(self.store.copy, other, name)
+        apart(self.store.copy, other, name)
         return True
 
     def _note(self, names: list[str], here: Mapping[str, Local]) -> None:
@@ -281,7 +201,7 @@ class Copy:
 
     def _write_state(self) -> None:
         lasting = {name: both for name, both in self._known.items() if name not in self._fresh}
-        atomic.write_text(self._state_file, json.dumps({"claim": self._token, "files": lasting}))
+        atomic.write_text(self._state_file, json.dumps({"claim": self.claim.token, "files": lasting}))
 
 
 # Files on their way to be others, and Ray's own notes about a run.
@@ -293,48 +213,22 @@ def _stamp(path: Path) -> Local:
     return status.st_size, status.st_mtime_ns, status.st_ino
 
 
-def said(claim: bytes | None) -> dict[str, Any]:
-    """What a claim says; nothing where there is none, or something else in its place."""
-    if claim is None:
-        return {}
-    try:
-        content = json.loads(claim)
-    except ValueError:
-        return {}
-    return content if isinstance(content, dict) else {}
-
-
-def _place() -> str | None:
-    """Where process numbers mean the same: this boot of this machine, this container. None where it is not known."""
-    try:
-        boot = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
-        return f"{boot} {os.readlink('/proc/self/ns/pid')}"
-    except OSError:
-        return None
-
-
-def _is_dead(who: Mapping[str, Any]) -> bool:
-    """Whether who claimed was a process of this machine that is no more."""
-    if _place() is None or who.get("place") != _place() or type(who.get("process")) is not int:
-        return False
-    if who["process"] == os.getpid():
-        return True  # this process itself, earlier
-    try:
-        os.kill(who["process"], 0)
-    except ProcessLookupError:
-        return True
-    except PermissionError:
-        return False
-    return False
-
-
-def _apart(call: Callable[..., T], *arguments: Any) -> T:
-    """Calls in a thread, where no signal raises: see `Store.write`."""
-    with ThreadPoolExecutor(1) as pool:
-        return pool.submit(call, *arguments).result()
+def _files(folder: Path, without: Collection[str]) -> dict[str, Local]:
+    """The files in a folder by their names in it, but for hidden and passing ones and those in `without` at its top."""
+    found = {}
+    for place, folders, files in os.walk(folder):
+        where = Path(place).relative_to(folder)
+        top = without if where == Path() else ()
+        folders[:] = [name for name in folders if not name.startswith(".") and name not in top]
+        for file in files:
+            if not file.startswith(".") and not file.endswith(PASSING):
+                with contextlib.suppress(FileNotFoundError):  # renamed meanwhile
+                    found[(where / file).as_posix()] = _stamp(folder / where / file)
+    return found
 
 
 def _all(call: Callable[[str], None], names: list[str]) -> None:
+    """Calls for all names, some of them at once."""
     with ThreadPoolExecutor(max(1, min(THREADS, len(names)))) as pool:
         for _ in pool.map(call, names):
             pass

@@ -16,13 +16,15 @@ import os
 import threading
 import time
 from collections.abc import Callable, Iterator
+from contextvars import ContextVar
 from pathlib import Path
 from typing import Literal
 
-from launch.store import folder_copy
-from launch.store.claim import WAIT, FencedError
-from launch.store.folder_copy import BEAT, CLAIM, LAST, Copy, said
+from launch.store import url_claim
+from launch.store.claim import WAIT
+from launch.store.folder_copy import LAST, Copy
 from launch.store.remote import Store, StoreError, joined, local_name, parent
+from speaq.files.locks import Taken
 from speaq.study import snapshot
 from speaq.study.errors import StorageLost
 from speaq.study.snapshot import Snapshot
@@ -54,12 +56,46 @@ def working_folder(url: str) -> Path:
     return scratch() / "work" / local_name(url)
 
 
-_held: dict[Path, Copy] = {}  # of this process
+class Opened:
+    """A folder of this machine that was opened for a URL, as long as it is."""
+
+    def __init__(self, folder: Path, copy: Copy, *, writes: bool) -> None:
+        """`writes`: this process has the URL for itself; else the folder is looked at."""
+        self.folder, self.copy, self.writes = folder.resolve(), copy, writes
+        self._fetched = time.monotonic()
+
+    def look_again(self) -> bool:
+        """Fetches what has changed since, now and then; returns whether a process is at work. Raises StorageLost."""
+        if time.monotonic() - self._fetched > LOOK_AGAIN:
+            with self.copy.locked(url_claim.SILENT):
+                self.copy.pull()
+            self._fetched = time.monotonic()
+        return url_claim.is_at_work(self.copy.store)
+
+
+# What the command has opened that runs here. Threads begin without: they are handed what they need.
+_opened: ContextVar[tuple[Opened, ...]] = ContextVar("opened", default=())
+
+
+@contextlib.contextmanager
+def _noted(opened: Opened) -> Iterator[None]:
+    """For the time of the block, `opened` is known to whoever asks by its folder."""
+    token = _opened.set((opened, *_opened.get()))
+    try:
+        yield
+    finally:
+        _opened.reset(token)
+
+
+def _find(folder: Path, *, writes: bool) -> Opened | None:
+    place = folder.resolve()
+    return next((opened for opened in _opened.get() if opened.folder == place and opened.writes == writes), None)
 
 
 def held(folder: Path) -> Copy | None:
-    """The copy that a folder is in this process; None for a folder that is just one."""
-    return _held.get(folder.resolve())
+    """The copy that a folder is, which this command writes; None for a folder that is no copy of a URL."""
+    opened = _find(folder, writes=True)
+    return None if opened is None else opened.copy
 
 
 def url_of(folder: Path) -> str | None:
@@ -97,7 +133,7 @@ def opened(url: str, kind: Kind) -> Iterator[Path]:
     with contextlib.ExitStack() as stack:
         try:
             path = stack.enter_context(_working(url) if kind == "work" else _viewed(url, kind))
-        except (StorageLost, FencedError) as error:
+        except (StorageLost, Taken) as error:
             raise StoreError(str(error)) from error
         yield path
 
@@ -107,35 +143,30 @@ def _working(url: str) -> Iterator[Path]:
     store, folder = Store(url, patience=0.0), working_folder(url)
     copy = Copy(store, folder, lambda name: True, (TRIALS,), leads=True)
     with copy.locked(0.0):
-        copy.claim(patient=True)
+        copy.claim.take(patient=True)
         copy.pull()
-        copy.store = store.patient()
-        copy.beat()
-        _held[folder.resolve()] = copy
+        copy.be_patient()
+        copy.claim.beat()
         try:
-            yield folder
+            with _noted(Opened(folder, copy, writes=True)):
+                yield folder
         except BaseException:
-            with contextlib.suppress(StorageLost, FencedError):  # said already, or said here
+            with contextlib.suppress(StorageLost, Taken):  # said already, or said here
                 _finish(copy)
             raise
         else:
             _finish(copy)
-        finally:
-            del _held[folder.resolve()]
 
 
 def _finish(copy: Copy) -> None:
     try:
         copy.push()
-        copy.release()
-    except (StorageLost, FencedError) as error:
-        copy.fall_silent()
-        if not isinstance(error, FencedError):
+        copy.claim.release()
+    except (StorageLost, Taken) as error:
+        copy.claim.fall_silent()
+        if not isinstance(error, Taken):
             log.warning("%s: lacks the last changes, %s has them; a resume here uploads them", copy.url, copy.folder)
         raise
-
-
-_viewed_here: dict[Path, tuple[Copy, float]] = {}  # of this process: with when it was fetched
 
 
 @contextlib.contextmanager
@@ -151,21 +182,19 @@ def _viewed(url: str, kind: Kind) -> Iterator[Path]:
         seal = Store(study, patience=0.0)
         copies.append(Copy(seal, top, lambda name: name in SEAL, (TRIALS, "confirm"), leads=False))
     for copy in copies:
-        with copy.locked(folder_copy.SILENT):
+        with copy.locked(url_claim.SILENT):
             copy.pull()
     if not copies[0].known:
         raise StoreError(f"{url}: nothing is there")
-    _viewed_here[folder.resolve()] = copies[0], time.monotonic()
     try:
-        yield folder / part
+        with _noted(Opened(folder, copies[0], writes=False)):
+            yield folder / part
     except BaseException:
         with contextlib.suppress(StorageLost):
             _add(copies[1:])  # a look at the test split is one, also when it came to nothing
         raise
     else:
         _add(copies)
-    finally:
-        _viewed_here.pop(folder.resolve(), None)
 
 
 def _add(copies: list[Copy]) -> None:
@@ -194,27 +223,11 @@ def _study_above(url: str) -> str | None:
     return "/".join(parts[: places[-1]]) + mark + query if places else None
 
 
-def looked_at_again(folder: Path) -> bool | None:
-    """Fetches what has changed since, now and then; whether somebody works on it. None for a folder that is just one.
-
-    Raises StorageLost.
-    """
-    there = _viewed_here.get(folder.resolve())
-    if there is None:
-        return None
-    copy, since = there
-    if time.monotonic() - since > LOOK_AGAIN:
-        with copy.locked(folder_copy.SILENT):
-            copy.pull()
-        _viewed_here[folder.resolve()] = copy, time.monotonic()
-    claim, beat = said(copy.store.read(CLAIM)), copy.store.stamp(BEAT)[0]
-    lives = beat is not None and time.time() - beat[1] / 1e9 < folder_copy.SILENT
-    return lives and bool(claim) and not claim.get("released")
-
-
 def read_study(folder: Path) -> Snapshot:
     """A study as it is now, here or at the URL that its folder is a copy of. Raises as `snapshot.read`, StorageLost."""
-    return snapshot.read(folder, active=looked_at_again(folder) or None)
+    opened = _find(folder, writes=False)
+    works = opened is not None and opened.look_again()
+    return snapshot.read(folder, active=works or None)
 
 
 class Follower:
@@ -236,6 +249,7 @@ class Follower:
             self._changed.set()
 
     def close(self) -> None:
+        """Ends the thread; what it has not uploaded, the end of the search does."""
         self._closing.set()
         self._changed.set()
         self._thread.join()
@@ -245,13 +259,13 @@ class Follower:
             self._changed.clear()
             if self._closing.wait(DELAY):
                 return
-            with contextlib.suppress(StorageLost, FencedError, OSError):  # the search has been told
+            with contextlib.suppress(StorageLost, Taken, OSError):  # the search has been told
                 self._push()
 
     def _push(self) -> None:
         try:
             self._copy.push(live=True)
-        except (StorageLost, FencedError, OSError) as error:
+        except (StorageLost, Taken, OSError) as error:
             self._halt(error)
             raise
 
@@ -271,10 +285,10 @@ def following(folder: Path, halt: Callable[[Exception], None]) -> Iterator[Follo
 def of_trial(url: str, folder: Path) -> Iterator[Copy]:
     """A trial's folder, fetched, for an attempt of it: the latest one may write.
 
-    Raises FencedError where an earlier attempt of this machine does not end, StorageLost.
+    Raises Taken where an earlier attempt of this machine does not end, StorageLost.
     """
     copy = Copy(Store(url), folder, lambda name: not name.startswith("checkpoints/step-"), leads=False)
     with copy.locked(WAIT):
-        copy.claim(patient=False)
+        copy.claim.take(patient=False)
         copy.pull()
         yield copy

@@ -7,10 +7,9 @@ import traceback
 from pathlib import Path
 
 from launch.search.messages import Died, Displaced, Ended, Failed, Halt, TooLarge
-from launch.store.claim import FencedError
 from speaq.data import LoaderDied
 from speaq.files import atomic
-from speaq.files.locks import Busy, Gone
+from speaq.files.locks import Busy, Gone, Taken
 from speaq.study.errors import Halted, is_of_storage, one_line
 from speaq.training.endings import OutOfMemory
 
@@ -18,7 +17,7 @@ from speaq.training.endings import OutOfMemory
 def outcome_of(error: BaseException, folder: Path) -> Ended:
     """What `error` means to the search. A failure of the trial's own leaves its traceback in error.txt in `folder`."""
     reason = one_line(error)
-    if isinstance(error, FencedError | Busy):
+    if isinstance(error, Taken | Busy):
         return Displaced(reason)
     if isinstance(error, LoaderDied):
         return Died(reason)

@@ -33,9 +33,9 @@ pytest.importorskip("flask")
 
 from launch.cluster.probe import Probe
 from launch.search import population
-from launch.store import folder_copy, remote, workspace
-from launch.store.claim import FencedError
+from launch.store import remote, url_claim, workspace
 from launch.store.remote import Store, StoreError, joined, local_name
+from speaq.files.locks import Taken
 from speaq.study.errors import StorageLost
 from tests.helpers.s3 import Server, server
 
@@ -53,8 +53,8 @@ def s3() -> Iterator[Server]:
 @pytest.fixture
 def scratch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv(workspace.VARIABLE, str(tmp_path / "scratch"))
-    monkeypatch.setattr(folder_copy, "SETTLE", 0.0)
-    monkeypatch.setattr(folder_copy, "SILENT", 1.5)
+    monkeypatch.setattr(url_claim, "SETTLE", 0.0)
+    monkeypatch.setattr(url_claim, "SILENT", 1.5)
     return tmp_path / "scratch"
 
 
@@ -149,7 +149,7 @@ def test_what_one_machine_writes_another_goes_on_with(
         (folder / "trials" / "x").write_text("is the trial's affair")
         (folder / "empty").write_text("")
     expected = {"checkpoints/last.pt": "two", "checkpoints/previous.pt": "one", "empty": ""}
-    assert s3.names(name) == {*expected, workspace.CLAIM}
+    assert s3.names(name) == {*expected, url_claim.CLAIM}
     shutil.rmtree(scratch)
     assert lines(url) == expected
     with workspace.opened(url, "work") as folder:  # a machine on its own from here on
@@ -233,7 +233,7 @@ def test_a_store_that_stays_away_ends_the_work_and_the_copy_has_it_all(
 
 def test_one_at_a_time_works_on_a_url(s3: Server, scratch: Path, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     url = s3.url(name)
-    monkeypatch.setattr(folder_copy, "BEAT_EVERY", 0.2)
+    monkeypatch.setattr(url_claim, "BEAT_EVERY", 0.2)
     with workspace.opened(url, "work") as folder:
         folder.mkdir(parents=True)
         with (
@@ -242,7 +242,7 @@ def test_one_at_a_time_works_on_a_url(s3: Server, scratch: Path, name: str, monk
         ):
             pass
         monkeypatch.setenv(workspace.VARIABLE, str(scratch / "elsewhere"))
-        monkeypatch.setattr(folder_copy, "_place", lambda: "another machine")
+        monkeypatch.setattr(url_claim, "_place", lambda: "another machine")
         with pytest.raises(ConfigError, match=r"process \d+ on .* works on it"), workspace.opened(url, "work"):
             pass
     assert lines(url) == {}
@@ -255,11 +255,11 @@ def test_who_is_dead_is_waited_for_and_who_comes_back_writes_no_more(
 
     def work(folder: Path) -> None:
         folder.mkdir(parents=True)
-        workspace.held(folder).fall_silent()  # type: ignore[union-attr]
+        workspace.held(folder).claim.fall_silent()  # type: ignore[union-attr]
         time.sleep(0.2)
         with monkeypatch.context() as other:
             other.setenv(workspace.VARIABLE, str(scratch / "elsewhere"))
-            other.setattr(folder_copy, "_place", lambda: "another machine")
+            other.setattr(url_claim, "_place", lambda: "another machine")
             with workspace.opened(url, "work") as taken:
                 taken.mkdir(parents=True)
                 (taken / "result.json").write_text("ours")
@@ -267,7 +267,7 @@ def test_who_is_dead_is_waited_for_and_who_comes_back_writes_no_more(
                 (folder / "result.json").write_text("theirs")
                 workspace.saver(folder)()
 
-    with pytest.raises(FencedError, match="another process works on it now"), workspace.opened(url, "work") as folder:
+    with pytest.raises(Taken, match="another process works on it now"), workspace.opened(url, "work") as folder:
         work(folder)
     assert s3.read(f"{name}/result.json") == b"ours"
 
@@ -283,7 +283,7 @@ def test_the_latest_attempt_of_a_trial_writes(s3: Server, scratch: Path, name: s
             (second.folder / "result.json").write_text("second")
             second.push()
             (first.folder / "result.json").write_text("first")
-            with pytest.raises(FencedError):
+            with pytest.raises(Taken):
                 first.push()
     (scratch / "a" / "0000" / "log.jsonl").write_text("never uploaded")
     with workspace.of_trial(url, scratch / "a" / "0000") as third:
@@ -378,11 +378,13 @@ def rows(s3: Server) -> list[dict[str, Any]]:
 DRIVER = """
 import sys
 from pathlib import Path
-from launch import copies, study
+from launch.jobs import tune
+from launch.store import workspace
+from speaq.study import creation
 from tests.helpers.search_of_toy import CHEAP, LONG, make_space
-with copies.opened(sys.argv[1], "work") as output:
-    asked = study.create(LONG, make_space(objective=["F@50"]), Path(sys.argv[2]), trials=4, train=CHEAP)
-    study.start(asked, output)
+with workspace.opened(sys.argv[1], "work") as output:
+    asked = creation.create(LONG, make_space(objective=["F@50"]), Path(sys.argv[2]), trials=4, train=CHEAP)
+    tune.start(asked, output)
 """
 
 
@@ -394,7 +396,7 @@ def test_a_search_survives_its_machine_on_nodes_that_share_nothing(
 
     for key, value in {"PYTHONPATH": str(ROOT), "CHEAP_TRAINING_SLEEP": "0.03", "RAY_AUTH_MODE": "disabled"}.items():
         monkeypatch.setenv(key, value)
-    monkeypatch.setattr(folder_copy, "SILENT", 60.0)
+    monkeypatch.setattr(url_claim, "SILENT", 60.0)
     url = s3.url("study")
     own = [{"num_cpus": 1, "env_vars": {workspace.VARIABLE: str(tmp_path / node)}} for node in ("a", "b")]
     folder = tempfile.mkdtemp(prefix="speaq-", dir="/tmp")  # short: it holds sockets

@@ -32,9 +32,9 @@ from launch.search import messages
 from launch.search import searcher as searches
 from launch.search.messages import Died, Displaced, Ended, Failed, Finished, Halt, Stopped, TooLarge
 from launch.store import workspace
-from launch.store.claim import FencedError
 from launch.trials.outcomes import outcome_of
 from launch.trials.trial import Job, Run
+from speaq.files.locks import Taken
 from speaq.study.errors import Halted, StorageLost
 from speaq.training.endings import OutOfMemory
 from tests.helpers.fake_tune import Fake, make_plan
@@ -184,7 +184,7 @@ def test_workers_join_and_leave_between_checkpoints(toy: Path, tmp_path: Path) -
         (OSError(28, "No space left on device"), Halt),
         (OSError(30, "Read-only file system"), Halt),
         (StorageLost("gone"), Halt),
-        (FencedError("an earlier attempt still writes here"), Displaced),
+        (Taken("an earlier attempt still writes here"), Displaced),
         (FileNotFoundError(2, "No such file"), Failed),
         (SystemExit(3), Failed),
         (ValueError("the loss\n is nan"), Failed),
