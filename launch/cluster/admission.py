@@ -1,4 +1,4 @@
-"""Nodes that join a search later get no trial before they are known to see what the others see."""
+"""Which nodes get trials. A node that joins a search later is looked at first: it must see what the others see."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ AGAIN = 30.0  # seconds after which a node that was refused is looked at again
 
 
 class Admission:
-    """Which nodes may get trials: those that were looked at before, and others in which `problem` finds nothing."""
+    """The nodes that may get trials: those given, and those that joined later and in which `problem` finds nothing."""
 
     def __init__(self, admitted: Collection[str], problem: Callable[[Node], str]) -> None:
         """
         Args:
-            admitted: ids of nodes that take part; one that joined after they were listed is not among them.
+            admitted: ids of the nodes that take part from the beginning.
             problem: why a node cannot take part, or ""; called in a thread, as it may take minutes.
         """
         self._problem = problem
@@ -72,6 +72,7 @@ class OnAdmitted(tune.PlacementGroupFactory):
         self._nodes = nodes
 
     def to_placement_group(self) -> PlacementGroup:
+        """Reserves the resources on a node that may get trials now."""
         label = {"ray.io/node-id": f"in({','.join(sorted(self._nodes()))})"}
         group: PlacementGroup = placement_group(self.bundles, self.strategy, bundle_label_selector=[label])
         return group

@@ -15,6 +15,7 @@ import torch.distributed as dist
 
 
 def main(backend: str, rank: int, size: int, address: str, port: int, seconds: float) -> None:
+    """Takes part in a sum over all processes. Raises ArithmeticError for a wrong sum, and what PyTorch raises."""
     local = rank % max(torch.cuda.device_count(), 1)
     device = torch.device("cuda", local) if backend == "nccl" else torch.device("cpu")
     limit = datetime.timedelta(seconds=seconds)

@@ -40,6 +40,7 @@ class Interrupts(tune.Callback):
         raise KeyboardInterrupt
 
     def on_step_begin(self, iteration: int, trials: list[Any], **info: Any) -> None:
+        """Raises KeyboardInterrupt for a signal whose own exception got lost."""
         if self._received is not None and time.monotonic() - self._received >= self._grace:
             self._received = None
             raise KeyboardInterrupt

@@ -21,6 +21,8 @@ THREADS = 16  # of an actor: a question that hangs leaves the others free
 
 @dataclass(frozen=True)
 class Node:
+    """A node of the cluster that is alive."""
+
     id: str
     name: str  # as people know it: host and address, unique
     address: str

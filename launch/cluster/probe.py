@@ -85,6 +85,7 @@ class Probe:
             time.sleep(0.2)
 
     def remove(self, folder: str, names: Sequence[str] = ()) -> None:
+        """Removes a folder of tokens; of a URL the objects `names` in it, since a store has no folders."""
         if "://" in folder:
             with contextlib.suppress(StorageLost):  # another node may have been quicker
                 place, hidden = parent(folder)
@@ -141,6 +142,7 @@ class Probe:
         return {"hostname": own, "interface": interface_of(address), **chosen}
 
     def free_port(self, address: str) -> int:
+        """The number of a port that nobody listens on now."""
         with socket.create_server((address, 0), family=_family(address)) as server:
             return int(server.getsockname()[1])
 

@@ -48,6 +48,7 @@ class Stopping(TrialScheduler):
                     self._judge_once(Named(entry.id), step, length, value)
 
     def on_trial_result(self, tune_controller: Any, trial: Any, result: Mapping[str, Any]) -> str:
+        """CONTINUE or STOP for an evaluation that Tune has received."""
         if is_final(result) or not math.isfinite(result["value"]):
             return TrialScheduler.CONTINUE
         length = trial.config.get("max_steps", self.max_steps)
@@ -62,13 +63,13 @@ class Stopping(TrialScheduler):
         return self.judge(trial, step if length == self.max_steps else step * self.max_steps / length, value)
 
     def on_trial_add(self, tune_controller: Any, trial: Any) -> None:
-        pass
+        """A trial is known from its first evaluation on."""
 
     def on_trial_complete(self, tune_controller: Any, trial: Any, result: Mapping[str, Any]) -> None:
-        pass
+        """The evaluations of a trial that has ended go on counting."""
 
     def on_trial_remove(self, tune_controller: Any, trial: Any) -> None:
-        pass
+        """So do those of a trial that Tune forgets."""
 
 
 class Halving(Stopping, AsyncHyperBandScheduler):
@@ -89,6 +90,7 @@ class Halving(Stopping, AsyncHyperBandScheduler):
         self.max_steps, self._seen = max_steps, set()
 
     def judge(self, trial: Named, step: float, value: float) -> str:
+        """By the rungs of its bracket: the best `1 / reduction_factor` of those that came to a rung go on."""
         bracket = self._brackets[int(trial.trial_id) % len(self._brackets)]  # Ray draws it, which resuming would lose
         action: str = bracket.on_result(cast(Any, trial), cast(Any, step), value)
         return action
@@ -109,6 +111,7 @@ class Median(Stopping, MedianStoppingRule):
         self.max_steps, self._seen = max_steps, set()
 
     def judge(self, trial: Named, step: float, value: float) -> str:
+        """By the median of the others, from `grace_steps` on, once there are `min_trials` of them."""
         rule: Any = super(Stopping, self)  # Ray's, which asks nothing of Tune here
         action: str = rule.on_trial_result(None, trial, {"step": step, "value": value})
         self._stopped_trials.clear()  # a reference goes on, and is judged again
@@ -131,6 +134,7 @@ class Population(Stopping, FIFOScheduler):
         self._values: dict[float, dict[Named, float]] = {step: {} for step in rungs}
 
     def judge(self, trial: Named, step: float, value: float) -> str:
+        """At a rung: by whether it is among the worst that have come there so far."""
         if step not in self._values:
             return TrialScheduler.CONTINUE
         self._values[step][trial] = value
@@ -138,6 +142,7 @@ class Population(Stopping, FIFOScheduler):
         return TrialScheduler.STOP if trial in worst else TrialScheduler.CONTINUE
 
     def on_trial_result(self, tune_controller: Any, trial: Any, result: Mapping[str, Any]) -> str:
+        """As any scheduler; keeps the checkpoint of a trial that is among the best at its rung."""
         action = super().on_trial_result(tune_controller, trial, result)
         name, step = trial.config["trial"], result["step"]
         if not is_final(result) and step in self._values:  # a trial that has ended may have gone on after its rung

@@ -101,7 +101,7 @@ class Store:
             raise StoreError(f"{url}: {reason(error)}") from error
 
     def patient(self) -> Store:
-        """The same for the middle of a run."""
+        """The same store, waited for `PATIENCE` seconds where it is away: for the middle of a run."""
         return Store(self.url)
 
     def stamps(self, without: Iterable[str] = ()) -> dict[str, Stamp]:
@@ -198,6 +198,8 @@ class Store:
         self._patiently(lambda: self._system.copy_file(self._at(source), self._at(target)))
 
     def remove(self, name: str) -> None:
+        """Removes an object, where it is there."""
+
         def delete() -> None:
             try:
                 self._system.delete_file(self._at(name))

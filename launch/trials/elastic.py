@@ -1,8 +1,8 @@
 """How many workers a run has: `resources.num_workers`, or fewer where it is elastic and the cluster has lost some.
 
-The numbers divide `num_workers`: every worker then takes as many whole parts of a step's batch as the others, each part
-as large as with all workers, so a device needs no more memory. (In between nothing would be gained: 3 workers need as
-many rounds for 4 parts as 2 do.)
+The batch of a step has `num_workers` parts. With fewer workers, each takes several parts, one after the other: so a
+device needs no more memory than before. All workers take equally many parts, so only numbers that divide `num_workers`
+are used. (Others would gain nothing: 3 workers need two rounds for 4 parts, as 2 workers do.)
 """
 
 from __future__ import annotations
@@ -13,18 +13,21 @@ from launch.cluster import connection
 from speaq import config as configs
 from speaq.config import Config
 
-PATIENCE = 30.0  # seconds that workers of an earlier attempt are given to go
-LOOK = 0.5  # seconds between looks
+PATIENCE = 30.0  # seconds: workers of an earlier attempt may take so long to end
+LOOK = 0.5  # seconds between looks at the cluster
 
 
 def numbers(config: Config) -> list[int]:
-    """Of workers that the run may have, the largest first."""
+    """How many workers the run may have: the possible numbers, the largest first."""
     most = config.resources.num_workers
     return [number for number in range(most, config.resources.least_workers - 1, -1) if most % number == 0]
 
 
 def number_to_start(config: Config) -> int:
-    """Of workers for which there is room; waits a while for what the cluster has and others still use."""
+    """How many workers to start now.
+
+    Where more would fit once others have given back what they use, this waits `PATIENCE` seconds for that.
+    """
     allowed = numbers(config)
     deadline = time.monotonic() + PATIENCE
     while len(allowed) > 1:

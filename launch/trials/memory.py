@@ -1,4 +1,4 @@
-"""A device that is too small for a step: the same images in smaller parts."""
+"""Where a step does not fit into the memory of a device, its images are trained on in smaller parts."""
 
 from __future__ import annotations
 
@@ -18,7 +18,9 @@ Train = Callable[[Config], dict[str, Any]]
 
 
 def train_in_parts(config: Config, train: Train) -> tuple[Config, dict[str, Any]]:
-    """Calls `train`, which goes on with what it finds, with half as many images at once as often as it takes.
+    """Calls `train`; as long as memory is too small, calls it again with half as many images at once.
+
+    Each call goes on from the last checkpoint of the one before.
 
     Returns:
         The config that fitted, with its `training.micro_batch_size`, and the result.
@@ -35,7 +37,7 @@ def train_in_parts(config: Config, train: Train) -> tuple[Config, dict[str, Any]
                 raise
             log.warning("%s; going on with %d images at once", error, smaller)
         config = configs.apply(config, {"training.micro_batch_size": smaller})
-        _give_back()  # only here are the tensors of the failed step free
+        _give_back()  # not in the except block: the error there still holds the tensors of the failed step
 
 
 def smaller_micro_batch(config: Config) -> int | None:
@@ -46,7 +48,7 @@ def smaller_micro_batch(config: Config) -> int | None:
 
 
 def _give_back() -> None:
-    """To the device, what PyTorch keeps for later; without loading it where nothing has."""
+    """Frees the memory that PyTorch keeps for later. Where nothing has loaded PyTorch, nothing is loaded here."""
     gc.collect()
     if (torch := sys.modules.get("torch")) is not None:
         torch.cuda.empty_cache()

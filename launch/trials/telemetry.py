@@ -55,6 +55,7 @@ class RunMetrics:
         self._batch_size = config.training.batch_size
 
     def write(self, step: int, values: Mapping[str, float | None]) -> None:
+        """Sets the gauges of the run to what a line of metrics.jsonl says."""
         self._set("speaq_step", step)
         self._set("speaq_loss", values.get("train/loss"))
         self._set("speaq_data_wait_share", values.get("train/data_wait_share"))

@@ -92,6 +92,7 @@ class Trial(tune.Trainable):
     """What Tune makes an actor of; the process is used again for the next trial, so that torch is imported once."""
 
     def setup(self, config: dict[str, Any], job: Job | None = None) -> None:
+        """Called by Tune for the first trial of the process; `config` is what the searcher has suggested."""
         assert job is not None
         make_up_home()  # of a node's own user
         self._job = job
@@ -102,14 +103,17 @@ class Trial(tune.Trainable):
                     signal.signal(number, lambda *_: self._run.terminate())
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
+        """Called by Tune for the next trial; True: the process can take it."""
         self._run.stop()
         self._run = Run(self._job, new_config)
         return True
 
     def step(self) -> dict[str, Any]:
+        """The next result of the trial."""
         return self._run.next()
 
     def cleanup(self) -> None:
+        """Called by Tune before it ends the process."""
         self._run.stop()
 
 
@@ -141,14 +145,14 @@ class Run:
         return self._results.get()
 
     def stop(self) -> None:
-        """Ends training at the evaluation where it waits. A run in the middle of its steps ends at the next one."""
+        """Ends training: at once where it waits at an evaluation, else when it comes to the next one."""
         self._stopped = True
         self._release()
         if self._started:
             self._thread.join(STOP_WAIT)
 
     def terminate(self) -> None:
-        """Ends the process: at once where training waits or other processes train; else after a checkpoint."""
+        """Ends the process. Training that runs here is first given the time to write a checkpoint."""
         self._terminated = True
         if self._waits or not self._thread.is_alive() or self._config.resources.num_workers > 1:
             os._exit(TERMINATED)
@@ -234,7 +238,7 @@ class Run:
         if self._stopped:
             raise StopTraining
         self._job.check()
-        if step == self._last.get("step"):  # told already: it goes on from there with smaller parts
+        if step == self._last.get("step"):  # after a failure for memory, training reports where it goes on from, again
             return
         shown = (f"{name} {value:.4f}" for name, value in metrics.items() if value is not None)
         log.info("evaluated: %s", " · ".join(shown))

@@ -35,6 +35,7 @@ class Budget:
         return device_seconds(ledger.entries.values(), resources, self.kind)
 
     def is_spent(self, ledger: Ledger, resources: ResourcesConfig) -> bool:
+        """Whether the study has taken all of it."""
         return self.spent(ledger, resources) >= self.seconds
 
 

@@ -69,6 +69,7 @@ class Entry:
 
     @property
     def ended(self) -> bool:
+        """Whether it has come to an end, whichever, and is never run again."""
         return self.state in ENDED
 
     @property
@@ -238,6 +239,7 @@ class Ledger(Rows):
         return self.wall_seconds + time.monotonic() - self._began - (self._row_clock if self._wrote else 0.0)
 
     def close(self) -> None:
+        """Notes that this driver has ended, and gives the folder back."""
         with contextlib.suppress(StorageLost):  # nothing is lost but the seconds since the last row
             if self._wrote:
                 self._write({"event": "closed", **self._now()})
