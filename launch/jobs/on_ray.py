@@ -31,7 +31,7 @@ from launch.trials.trial import Job, Trial
 from speaq.cli.terminal import shown
 from speaq.config import Config, ConfigError
 from speaq.study.budget import Budget, BudgetSpent, parse
-from speaq.study.creation import feasible_on
+from speaq.study.creation import check_images, feasible_on
 from speaq.study.errors import last_line
 from speaq.study.extent import as_exhausted, say_nothing_is_left
 from speaq.study.file import Study
@@ -53,6 +53,10 @@ class OnRay:
     """Work of a study (`launch.jobs.tune.Work`) whose trials train."""
 
     budget: str | None = None  # what the study may cost in all
+
+    def check(self, study: Study) -> None:
+        """Raises DataError where the splits have no image to train on, or to evaluate."""
+        check_images(study)
 
     def feasible(self, study: Study) -> Feasible:
         """As the data of the study tell."""

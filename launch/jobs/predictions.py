@@ -130,6 +130,9 @@ class Decoding:
 
     stored: StoredRun
 
+    def check(self, study: Study) -> None:
+        """What can be wrong has been found with the outputs."""
+
     def feasible(self, study: Study) -> Feasible:
         """Every decoding can be tried."""
         return lambda config: None

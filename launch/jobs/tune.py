@@ -23,7 +23,7 @@ from speaq.files.locks import Gone, Taken
 from speaq.study import snapshot
 from speaq.study.budget import parse
 from speaq.study.changes import as_now, begins_with, found_data, with_start
-from speaq.study.creation import check_images, data_digest
+from speaq.study.creation import data_digest
 from speaq.study.extent import with_possible_trials, with_trials
 from speaq.study.file import Address, Study, check_new, keep, read
 from speaq.study.ledger import Entry, Ledger
@@ -32,6 +32,9 @@ from speaq.study.plan import Feasible, Plan
 
 class Work(Protocol):
     """What the trials of a study do."""
+
+    def check(self, study: Study) -> None:
+        """Raises DataError where a new study has nothing to run on."""
 
     def feasible(self, study: Study) -> Feasible:
         """What raises ConfigError or DataError for a config that cannot be tried."""
@@ -62,7 +65,6 @@ def start(study: Study, output: Path, budget: str | None = None, url: str | None
     resources = study.plan.base.resources
     with connection.connected(dashboard=resources.num_workers > 1):  # first: a search that cannot begin leaves nothing
         connection.check_fits(resources)
-        check_images(study)
         return run(study, output, address, OnRay(budget), begins=True)
 
 
@@ -122,6 +124,7 @@ def run(study: Study, output: Path, address: Address | None, work: Work, *, begi
     with opened(address, study.plan) as mirror:
         if begins:
             write(study, output, address)
+            work.check(study)
         with contextlib.closing(Ledger(output / "ledger.jsonl")) as ledger:
             ledger.check_objectives(study.plan.objective)
             feasible = work.feasible(study)
