@@ -1,7 +1,7 @@
-"""The search, mirrored live into an Optuna storage: each trial of the ledger once, in the state that the ledger tells.
+"""A search is copied into an Optuna storage while it runs: each trial of the ledger once, as the ledger tells it.
 
-The ledger is the truth. A thread follows it, so that the search never waits for a database, and goes on without one:
-what could not be written is written at a later event, at the end, or on resume.
+The ledger is the truth. A thread writes the copy, so that the search never waits for a database and goes on without
+one. What could not be written is written at a later event, at the end, or on resume.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ LAST_SECONDS = 30.0  # that the end of a search waits for its mirror
 
 @contextlib.contextmanager
 def opened(address: Address | None, plan: Plan) -> Iterator[Mirror | None]:
-    """A mirror for as long as it is needed; None where nothing is mirrored. Raises StorageError."""
+    """A mirror for the time of the block; None without an address. Raises StorageError."""
     if address is None:
         yield None
         return
@@ -57,7 +57,7 @@ class Mirror:
         self._thread.start()
 
     def follow(self, entries: Iterable[Entry]) -> None:
-        """Brings `entries` to the state of the ledger, which the caller has locked."""
+        """Has `entries` written as they are now, by the thread. The caller has locked the ledger."""
         copies = {entry.id: _copy(entry) for entry in entries}
         with self._changed:
             self._behind.update(copies)
@@ -68,7 +68,7 @@ class Mirror:
         self.follow([entry])
 
     def settle(self) -> bool:
-        """Waits until all that can be written is; returns whether it is all there is."""
+        """Waits until the thread has written what it can; returns whether nothing is left."""
         with self._changed:
             self._changed.wait_for(lambda: not self._fresh and not self._busy, LAST_SECONDS)
             return not self._behind
@@ -125,7 +125,7 @@ class Mirror:
         return storage
 
     def _read(self, storage: BaseStorage) -> dict[str, FrozenTrial]:
-        """Which trials the storage has: it may have taken one of which we never heard back."""
+        """Our id → the trial that the storage has: it may have taken one without our hearing of it."""
         trials = storage.get_all_trials(self._study_id, deepcopy=False)
         return {trial.user_attrs[TRIAL]: trial for trial in trials if TRIAL in trial.user_attrs}
 
@@ -143,7 +143,7 @@ class Mirror:
             storage.engine.dispose()
 
     def _bring(self, storage: BaseStorage, entry: Entry) -> None:
-        """The Optuna trial of `entry` to the state of `entry`. Its end comes last, after which nothing can change."""
+        """Writes what the storage lacks of `entry`. How it ended comes last: after that nothing can be written."""
         assert self._known is not None
         wanted = optuna_trial(entry, self._plan)
         found = self._known.get(entry.id)

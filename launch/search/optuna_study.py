@@ -79,7 +79,7 @@ def rebuild(
 
 
 def _readable(trial: FrozenTrial) -> FrozenTrial:
-    """Groups of the user's by their names: what they hold is long."""
+    """The trial with the names of the user's predicate groups instead of their text, which is long."""
     given = trial.distributions.get(GROUPS)
     if isinstance(given, CategoricalDistribution):
         names = [f"{n} {label(str(choice))}" if choice else "null" for n, choice in enumerate(given.choices)]

@@ -96,7 +96,7 @@ class Proposals:
         return Proposal(config, label, values, number)
 
     def _proposed(self, known: Collection[str]) -> Proposal | None:
-        """What the sampler asks for, of which no trial is known yet; None after so many proposals that are no news."""
+        """The sampler's next point that no trial has; None where too many in a row are known or impossible."""
         for _ in range(MAX_REPEATS if self._is_countable else MAX_ATTEMPTS):
             asked = self.sampler.ask()
             if asked is None:
@@ -109,7 +109,7 @@ class Proposals:
         return None
 
     def _left_over(self, known: Collection[str]) -> Proposal | None:
-        """A point of a space that can be counted of which no trial is known: samplers come back to the same ones."""
+        """A point of a countable space that no trial has: left to itself, a sampler comes back to known ones."""
         if not self._is_countable:
             return None
         if self._points is None:
@@ -129,7 +129,7 @@ class Proposals:
         return None if config is None or known_as(config, known) is not None else config
 
     def _child(self, known: Collection[str]) -> Proposal | None:
-        """Of one of the best trials, in the place of one that was stopped; None where no place is free."""
+        """A child of one of the best trials, in the place of one that was stopped; None where no place is free."""
         plan, entries = self._plan, list(self._ledger.entries.values())
         trials = self._ledger.path.parent / "trials"
         for attempt in range(MAX_ATTEMPTS):

@@ -32,7 +32,7 @@ MAX_DEATHS = 2  # times that a trial whose process dies is started again from on
 
 
 class Search(Searcher):
-    """Ray's side: trials by Tune's ids. Ours are `0000`, `0001`, … in the order of asking."""
+    """The search as Ray Tune knows it. Tune names trials by ids of its own; ours are `0000`, `0001`, … as asked for."""
 
     def __init__(
         self,
@@ -49,7 +49,7 @@ class Search(Searcher):
         Args:
             listeners: hear of every row of the ledger, in this order.
             places: trials that the cluster can run at once now; asked again and again, since nodes come and go.
-            checkpoint: of a trial, what tells its last checkpoint from those before.
+            checkpoint: trial → what is another value for each of its checkpoints.
             feasible: raises ConfigError or DataError for a config that the data cannot carry, which is not tried.
         """
         super().__init__(metric="value", mode="max")

@@ -107,7 +107,7 @@ def _warn_of_password(given: str | None) -> None:
 
 
 def _older_name(folder: Path) -> str:
-    """Of a study that began without a storage: always the same one."""
+    """The name of a study that began without a storage: the same whenever it is asked for."""
     digest = hashlib.sha256((folder / "study.yaml").read_bytes()).hexdigest()
     return f"{_plain(folder.resolve().name)}-{digest[:6]}"
 

@@ -47,7 +47,7 @@ def scratch() -> Path:
 
 
 def existing(folder: Path) -> Path:
-    """The folder, or what is there of its path."""
+    """The folder, or the nearest one above it that is there."""
     return next(path for path in (folder, *folder.parents) if path.is_dir())
 
 
@@ -117,7 +117,7 @@ def last_checkpoint(run: Path) -> tuple[int, ...] | None:
 
 
 def saver(folder: Path) -> Callable[[], None]:
-    """What is to be called when there is something in `folder` that must not be lost with this machine."""
+    """What to call once `folder` holds something that must not be lost with this machine: of a copy, it uploads."""
     copy = held(folder)
 
     def save() -> None:
@@ -283,7 +283,7 @@ def following(folder: Path, halt: Callable[[Exception], None]) -> Iterator[Follo
 
 @contextlib.contextmanager
 def of_trial(url: str, folder: Path) -> Iterator[Copy]:
-    """A trial's folder, fetched, for an attempt of it: the latest one may write.
+    """The folder of a trial, fetched for an attempt of it. Of several attempts the latest may upload.
 
     Raises Taken where an earlier attempt of this machine does not end, StorageLost.
     """

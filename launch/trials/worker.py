@@ -112,7 +112,7 @@ def _located(config: Config, output: Path, *, resume: bool, begins: bool) -> Con
 
 @dataclass(frozen=True)
 class Told:
-    """What whoever started a run hears of it."""
+    """Callbacks of whoever started a run."""
 
     report: Report | None
     saved: Callable[[], None]

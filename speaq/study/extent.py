@@ -21,8 +21,9 @@ def with_trials(study: Study, trials: int | None) -> Study:
 
 
 def with_possible_trials(study: Study, ledger: Ledger, feasible: Feasible = lambda config: None) -> Study:
-    """The study with no more trials than there can be, and no fewer than there are; says so where that is another
-    number than was asked for.
+    """The study with no more trials than there can be, and no fewer than there are.
+
+    Logs a warning where that is another number than was asked for.
     """
     plan, known = study.plan, {entry.digest for entry in ledger.entries.values()}
     possible = most_trials(plan, known, feasible)
@@ -43,7 +44,7 @@ def as_exhausted(study: Study, ledger: Ledger) -> Study:
 
 
 def say_nothing_is_left(study: Study, ledger: Ledger, feasible: Feasible = lambda config: None) -> None:
-    """Of a study whose trials have all ended, and whether there could be more."""
+    """Logs that all trials of the study have ended, and whether there could be more."""
     there = len(ledger.entries)
     known = {entry.digest for entry in ledger.entries.values()}
     more = most_trials(study.plan.with_trials(there + 1), known, feasible) > there

@@ -130,8 +130,9 @@ def _has_begun(output: Path) -> bool:
 
 
 def keep(study: Study, output: Path) -> None:
-    """Notes in study.yaml what is no longer as it says: number of trials, where the data are, and changes in spite of
-    which the search goes on. The ledger must be locked.
+    """Brings study.yaml up to date: number of trials, where the data are, changes in spite of which the search goes on.
+
+    The caller has locked the ledger.
     """
     file = output / "study.yaml"
     content = configs.read_yaml(file)

@@ -338,7 +338,7 @@ def digest(config: Config) -> str:
 
 
 def digests(config: Config) -> tuple[str, str]:
-    """By which a ledger may know a config: `digest`, and what earlier versions made of it, with the start's path."""
+    """By which a ledger may know a config: `digest`, and that of earlier versions, which held the start's path."""
     return digest(config), _sha256(_telling(config))
 
 
@@ -348,7 +348,7 @@ def known_as(config: Config, known: Container[str]) -> str | None:
 
 
 def _telling(config: Config) -> dict[str, Any]:
-    """What a result depends on, where it is not as usual."""
+    """The values of a config that a result depends on, where they are not the defaults."""
     usual = defaults()
     return {
         key: value

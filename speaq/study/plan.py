@@ -21,19 +21,13 @@ from speaq.training.origins import with_start
 
 log = logging.getLogger(__name__)
 
-MEMORY = "peak_memory_mib"
-
-
-MAX_STEPS = "training.max_steps"
-
-
+MEMORY = "peak_memory_mib"  # a constraint
+MAX_STEPS = "training.max_steps"  # a key that trials may differ in
 MAX_COUNTED = 10_000  # combinations up to which a space is counted
+MAX_GRID = 10_000  # combinations up to which all of a space are tried
 
-
-Listener = Callable[[Entry, str], None]
-
-
-Feasible = Callable[[Config], None]
+Listener = Callable[[Entry, str], None]  # hears of a trial, and of the event that its ledger now has
+Feasible = Callable[[Config], None]  # raises ConfigError or DataError for a config that the data cannot carry
 
 
 @dataclass(frozen=True)
@@ -135,9 +129,6 @@ def objectives(text: str | Sequence[str], config: Config) -> tuple[str, ...]:
     for name in names:
         configs.check_metric(name, config)
     return names
-
-
-MAX_GRID = 10_000
 
 
 def grid(space: Space, base: Config, seed: int) -> list[dict[str, Plain]]:
