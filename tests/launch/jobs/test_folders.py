@@ -138,7 +138,7 @@ def test_a_cluster_of_our_own_imports_nothing_from_here_is_closed_to_others_and_
         for name in ("HOME", "USER", "LOGNAME", "LNAME", "USERNAME", "MPLCONFIGDIR"):
             environment.pop(name, None)
         done = subprocess.run(
-            [*UNKNOWN_USER, sys.executable, ROOT / "tests" / "strange_place.py"],
+            [*UNKNOWN_USER, sys.executable, ROOT / "tests" / "helpers" / "strange_place.py"],
             cwd=tmp_path,
             env=environment,
             capture_output=True,
