@@ -150,7 +150,7 @@ def test_ctrl_c_ends_a_command_that_waits_for_a_head() -> None:
 
 BLOCKED = """
 import ctypes, os, signal, sys, threading
-from launch import limits
+from launch.cluster import limits
 limits.PATIENCE = 0.2
 mutex, lock = ctypes.create_string_buffer(64), ctypes.CDLL(None).pthread_mutex_lock
 if sys.argv[1] == "signal":

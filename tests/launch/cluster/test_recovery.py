@@ -17,7 +17,7 @@ from launch.trials import elastic
 
 HEAD = """
 import socket, sys, threading, time
-from launch import head
+from launch.cluster import head
 head.LOOK, head.LIMIT = 0.05, 0.5
 server = socket.create_server(("127.0.0.1", 0))
 with head.watched("127.0.0.1:%d" % server.getsockname()[1]):

@@ -217,11 +217,12 @@ DRIVER = """
 import os, sys
 from pathlib import Path
 os.environ["CHEAP_TRAINING_SLEEP"] = "0.05"
-from launch import study
+from launch.jobs import tune
+from speaq.study import creation
 from tests.helpers.search_of_toy import CHEAP, LONG, make_space
 if __name__ == "__main__":
-    asked = study.create(LONG, make_space(grace_steps=30), Path(sys.argv[1]), trials=6, train=CHEAP)
-    study.start(asked, Path(sys.argv[2]))
+    asked = creation.create(LONG, make_space(grace_steps=30), Path(sys.argv[1]), trials=6, train=CHEAP)
+    tune.start(asked, Path(sys.argv[2]))
 """
 
 

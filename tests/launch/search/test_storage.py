@@ -172,7 +172,7 @@ def test_what_a_driver_did_not_write_comes_with_the_resume(address: Address, tmp
 DRIVER = """
 import sys, time
 from pathlib import Path
-from launch.storage import Address
+from speaq.study.file import Address
 from tests.helpers.fake_tune import make_plan
 from tests.launch.search.test_storage import Mirrored
 tune = Mirrored(make_plan(trials=500, sampler="random"), Path(sys.argv[1]), Address(sys.argv[2], "study"))

@@ -30,7 +30,8 @@ INVENTED = """
 import contextlib, json, sys
 from pathlib import Path
 import ray
-from launch import rerun, trial
+from launch.jobs import rerun
+from launch.trials import trial
 from speaq import config as configs
 from speaq.config import ConfigError
 ray.init(num_cpus=2, num_gpus=1, include_dashboard=False, log_to_driver=False)
