@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,6 +12,7 @@ import torch
 
 from speaq.prediction.export import ExampleBatch, example_batches
 from speaq.prediction.predictor import Predictor
+from speaq.training.callbacks import Progress
 
 
 @dataclass(frozen=True)
@@ -39,7 +40,7 @@ def benchmark(
     warmup: int = 3,
     threads: int | None = None,
     device: str = "auto",
-    progress: Callable[[int, int, str], None] = lambda done, total, text: None,
+    progress: Progress = lambda done, total, text: None,
 ) -> list[Latency]:
     """Latency of every run or exported file on the same photos (the first 32; without any: on a generated picture).
 
@@ -70,7 +71,7 @@ def _measure(
     batches: Sequence[ExampleBatch],
     rounds: int,
     warmup: int,
-    progress: Callable[[int, int, str], None],
+    progress: Progress,
 ) -> Latency:
     calls = warmup + rounds * len(batches)
     seconds = []

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
 from speaq.analysis.specialization import Analysed, count_predictions
 from speaq.config import Config, ConfigError, EvaluationConfig, apply, from_dict
 from speaq.data import DataError
+from speaq.data.records import SplitName
 from speaq.data.statistics import predicate_count
 from speaq.data.subset import looked_at
 from speaq.data.visual_genome import Split, open_data
@@ -24,8 +25,6 @@ from speaq.training import checkpoint
 from speaq.training.evaluate import Progress, _no_progress
 from speaq.training.heads_by_name import by_name
 from speaq.training.tasks import groups_for
-
-SplitName = Literal["train", "val", "test"]
 
 
 class Asked(NamedTuple):

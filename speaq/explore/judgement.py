@@ -5,7 +5,6 @@ Letters: M ground-truth rows (relations) of an image or of a split, T predicted 
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -30,9 +29,9 @@ from speaq.evaluation.triplets import (
     unconstrained,
 )
 from speaq.structures import IntArray, SceneGraph, ScenePrediction
+from speaq.training.callbacks import Progress
 
 NOTHING = -1
-Progress = Callable[[int, int, str], None]  # done, total, text
 BoolArray = NDArray[np.bool_]
 
 

@@ -17,10 +17,11 @@ from speaq.evaluation.predictions import PredictionFile, newest_predictions
 from speaq.evaluation.protocol import Mode, Protocol
 from speaq.evaluation.protocols import check_source
 from speaq.explore.context import Context, NotFound
-from speaq.explore.judgement import Counting, Progress
+from speaq.explore.judgement import Counting
 from speaq.explore.study import ExploredStudy, open_study
 from speaq.explore.view import Note, Predictions, View
 from speaq.study import seal
+from speaq.training.callbacks import Progress
 from speaq.training.folder import BEST
 from speaq.training.origins import data_directory
 

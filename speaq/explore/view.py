@@ -18,8 +18,9 @@ from speaq.data.zero_shot import zero_shot_triplets
 from speaq.evaluation.predictions import PredictionFile
 from speaq.evaluation.recall import THIRDS, RecallEvaluator, head_body_tail
 from speaq.evaluation.triplets import apply_mode, triplet_key
-from speaq.explore.judgement import Counting, ImageJudgement, Judgement, Progress, judge, judge_split
+from speaq.explore.judgement import Counting, ImageJudgement, Judgement, judge, judge_split
 from speaq.structures import IntArray, SceneGraph, ScenePrediction
+from speaq.training.callbacks import Progress
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ import io
 import json
 import math
 import secrets
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,10 +22,10 @@ from speaq.model.backbone import PIXEL_MEAN, PIXEL_STD
 from speaq.prediction.exported import INPUTS, KEY, OUTPUTS, SCHEMA, SUFFIXES
 from speaq.prediction.predictor import Predictor, find_images
 from speaq.structures import LayerOutputs
+from speaq.training.callbacks import Progress
 
 OPSET, IR_VERSION = 18, 8  # of ONNX 1.13: read by onnxruntime 1.14 and newer; the exporter's own is 10 and more
 MOST_PHOTOS = 32  # are held in memory at once
-Progress = Callable[[int, int, str], None]
 ExampleBatch = tuple[Tensor, Tensor]  # [B, 3, H, W] uint8 and [B, 2] int64
 
 

@@ -6,13 +6,14 @@ from collections.abc import Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import nn
 
 from speaq.config import Config, ConfigError, apply, from_dict
 from speaq.data import DataError
+from speaq.data.records import SplitName
 from speaq.data.statistics import predicate_count
 from speaq.data.visual_genome import Split, VisualGenome, open_data
 from speaq.evaluation.predictions import PredictionWriter, Source
@@ -24,8 +25,6 @@ from speaq.training.heads_by_name import by_name
 from speaq.training.loop import pick_device
 from speaq.training.origins import data_directory as data_directory
 from speaq.training.tasks import REPLICATED, TaskName, evaluator, make_task, restored_model
-
-SplitName = Literal["train", "val", "test"]
 
 
 @dataclass(frozen=True)
