@@ -25,6 +25,11 @@ from tests.helpers.command import command
 from tests.helpers.stored_predictions import DATA, predict, predictions, write
 
 
+@pytest.fixture(scope="module")
+def vg(toy: Path) -> VisualGenome:
+    return open_data(toy)
+
+
 @pytest.fixture
 def test_split(vg: VisualGenome) -> Split:
     return vg.split("test", DATA)

@@ -5,19 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
-import pytest
 
 from speaq.config import DataConfig
-from speaq.data.visual_genome import Split, VisualGenome, open_data
+from speaq.data.visual_genome import Split, VisualGenome
 from speaq.evaluation.predictions import PredictionWriter, Source
 from speaq.structures import SceneGraph, ScenePrediction
 
 DATA = DataConfig(num_val=6)
-
-
-@pytest.fixture(scope="module")
-def vg(toy: Path) -> VisualGenome:
-    return open_data(toy)
 
 
 def predict(graph: SceneGraph, vg: VisualGenome, rng: np.random.Generator) -> ScenePrediction:
