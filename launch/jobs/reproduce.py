@@ -36,9 +36,9 @@ from speaq.runs.run import evaluate_run
 from speaq.study.file import TRAIN
 from speaq.training import checkpoint
 from speaq.training.callbacks import Progresses
-from speaq.training.environment import hardware, source_commit, versions
+from speaq.training.device import hardware, pick_device
+from speaq.training.environment import source_commit, versions
 from speaq.training.feasible import Feasibility
-from speaq.training.loop import pick_device
 from speaq.training.tasks import TaskName
 
 log = logging.getLogger(__name__)

@@ -46,7 +46,7 @@ def _gauge(name: str) -> Any:
 
 
 class RunMetrics:
-    """A sink of the training loop, see `speaq.training.metrics.Sink`."""
+    """A sink of the training loop, see `speaq.training.callbacks.Sink`."""
 
     def __init__(self, run: Path, config: Config) -> None:
         """`run` is a trial's folder, STUDY/trials/NNNN, or that of a run on its own, which belongs to no study."""

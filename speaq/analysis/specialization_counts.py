@@ -22,7 +22,7 @@ from speaq.runs.stored import OpenedRun, is_there, network_outputs, place
 from speaq.structures import IntArray, ScenePrediction
 from speaq.study import seal
 from speaq.training import checkpoint
-from speaq.training.evaluate import Progress, _no_progress
+from speaq.training.callbacks import Progress, no_progress
 from speaq.training.heads_by_name import by_name
 from speaq.training.tasks import groups_for
 
@@ -37,7 +37,7 @@ class Asked(NamedTuple):
     data: Path | None = None  # default: where a run's data was
 
 
-def analyse(runs: Sequence[Path], asked: Asked, progress: Progress = _no_progress) -> list[Analysed]:
+def analyse(runs: Sequence[Path], asked: Asked, progress: Progress = no_progress) -> list[Analysed]:
     """Counts of every run, in the order given, and of its checkpoints by their steps.
 
     Outputs on val that `speaq tune --from-predictions` has stored are used where they are of the same checkpoint.

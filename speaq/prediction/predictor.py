@@ -26,8 +26,8 @@ from speaq.prediction.exported import Network, open_exported
 from speaq.prediction.graph import ImagePrediction, image_prediction
 from speaq.structures import Sample, Vocabulary
 from speaq.training import checkpoint
-from speaq.training.evaluate import Progress, _no_progress
-from speaq.training.loop import pick_device
+from speaq.training.callbacks import Progress, no_progress
+from speaq.training.device import pick_device
 from speaq.training.tasks import restored_model
 
 FINENESS = 2  # a large photo is reduced to this multiple of the network's size before it is resized to it
@@ -147,7 +147,7 @@ def predict_files(
     suffixes: Sequence[str],
     batch_size: int = 8,
     device: str = "auto",
-    progress: Progress = _no_progress,
+    progress: Progress = no_progress,
     max_pixels: int = MAX_PIXELS,
 ) -> tuple[int, list[DataError], int]:
     """Writes a file of every suffix for each photo below `output`.

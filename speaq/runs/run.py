@@ -20,9 +20,10 @@ from speaq.evaluation.predictions import PredictionWriter, Source
 from speaq.evaluation.report import to_json
 from speaq.study import seal
 from speaq.training import checkpoint
-from speaq.training.evaluate import Evaluation, Progress, Store, _no_progress, evaluate_detector
+from speaq.training.callbacks import Progress, no_progress
+from speaq.training.device import pick_device
+from speaq.training.evaluate import Evaluation, Store, evaluate_detector
 from speaq.training.heads_by_name import by_name
-from speaq.training.loop import pick_device
 from speaq.training.origins import data_directory as data_directory
 from speaq.training.tasks import REPLICATED, TaskName, evaluator, make_task, restored_model
 
@@ -54,7 +55,7 @@ def evaluate_run(
     *,
     predictions: Path | None = None,
     overrides: Mapping[str, Any] | None = None,
-    progress: Progress = _no_progress,
+    progress: Progress = no_progress,
 ) -> RunEvaluation:
     """Evaluates the best checkpoint of a run folder (or a checkpoint file, with `data`) on a split.
 
@@ -136,7 +137,7 @@ def _evaluate_model(
 
 
 def evaluate_start(
-    config: Config, data: Path, split_name: SplitName = "val", *, progress: Progress = _no_progress
+    config: Config, data: Path, split_name: SplitName = "val", *, progress: Progress = no_progress
 ) -> Evaluation:
     """Evaluates SpeaQ as training would start it: random weights under `seed`, and `training.init_from`'s in them."""
     vg = open_data(data)

@@ -23,9 +23,10 @@ from speaq.runs.raw_outputs import RawOutputs, writer
 from speaq.runs.run import data_directory
 from speaq.structures import IntArray
 from speaq.training import checkpoint
-from speaq.training.evaluate import Evaluation, Progress, _no_progress, raw_outputs
+from speaq.training.callbacks import Progress, no_progress
+from speaq.training.device import pick_device
+from speaq.training.evaluate import Evaluation, raw_outputs
 from speaq.training.heads_by_name import by_name
-from speaq.training.loop import pick_device
 from speaq.training.tasks import restored_model
 
 
@@ -100,7 +101,7 @@ def open_run(run: Path, data: Path | None = None) -> OpenedRun:
     return OpenedRun(file, config, vg, content["step"], weights)
 
 
-def store(run: Path, data: Path | None = None, *, progress: Progress = _no_progress) -> StoredRun:
+def store(run: Path, data: Path | None = None, *, progress: Progress = no_progress) -> StoredRun:
     """Raw outputs of the run's best checkpoint on the validation split, from its folder where they are there already.
 
     Raises:

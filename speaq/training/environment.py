@@ -1,20 +1,13 @@
-"""What a run records about where it ran."""
+"""The code and the packages that a run was made with. Light to import: drivers of searches need no PyTorch."""
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
-import os
 import platform
-import resource
 import subprocess
 from functools import cache
 from importlib import metadata
 from pathlib import Path
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:  # drivers of searches ask for versions alone: PyTorch takes seconds
-    import torch
 
 PACKAGES = ("speaq", "torch", "torchvision", "numpy", "scipy", "ray", "optuna")
 
@@ -58,37 +51,3 @@ def source_commit() -> str | None:
 def _git(root: Path, *arguments: str) -> str:
     command = ["git", "-C", str(root), *arguments]
     return subprocess.run(command, capture_output=True, text=True, check=True, timeout=GIT_LIMIT).stdout.strip()
-
-
-def hardware(device: torch.device) -> str:
-    """One line: the device, and the CPU cores of the host."""
-    cores = f"{os.cpu_count()} CPU cores"
-    if device.type != "cuda":
-        return cores
-    import torch
-
-    return f"{torch.cuda.get_device_name(device)}, {cores}"
-
-
-def peak_memory_mib(device: torch.device) -> float:
-    """Largest memory use since `reset_peak_memory`, MiB: of the CUDA device, or of this process where there is none."""
-    if device.type == "cuda":
-        import torch
-
-        return torch.cuda.max_memory_allocated(device) / 2**20
-    try:
-        status = Path("/proc/self/status").read_text(encoding="utf-8")
-        return int(status.partition("VmHWM:")[2].split()[0]) / 1024
-    except (OSError, IndexError):  # not Linux: since the process began
-        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-
-
-def reset_peak_memory(device: torch.device) -> None:
-    """Forgets earlier peaks: a process may train several trials one after the other."""
-    if device.type == "cuda":
-        import torch
-
-        torch.cuda.reset_peak_memory_stats(device)
-        return
-    with contextlib.suppress(OSError):  # Linux alone can; elsewhere a peak is the process's
-        Path("/proc/self/clear_refs").write_text("5", encoding="utf-8")

@@ -20,8 +20,8 @@ from speaq.evaluation.table import RecallTable
 from speaq.inference import decode, decode_detections
 from speaq.structures import Batch, IntArray, ScenePrediction
 from speaq.training import distributed
+from speaq.training.callbacks import Progress, no_progress
 
-Progress = Callable[[int, int, str], None]  # done, total, text
 Store = Callable[[str, tuple[int, int], ScenePrediction], None]  # image id, height and width of the photo, prediction
 
 
@@ -38,10 +38,6 @@ class Evaluation:
     def protocol(self) -> str:
         """Short name of how the metrics were counted: numbers of different protocols are not comparable."""
         return BOX_AP if self.recall is None else self.recall.protocol
-
-
-def _no_progress(done: int, total: int, text: str) -> None:
-    pass
 
 
 def raw_outputs(
@@ -83,7 +79,7 @@ def evaluate_scene_graphs(
     *,
     zero_shot: IntArray | None,
     predicate_count: IntArray,
-    progress: Progress = _no_progress,
+    progress: Progress = no_progress,
     store: Store | None = None,
 ) -> Evaluation:
     """R, ng-R, zR, mR, F, head / body / tail and box AP of `model` on `split`; every image is counted once.
@@ -112,7 +108,7 @@ def evaluate_scene_graphs(
 
 @torch.inference_mode()
 def evaluate_detector(
-    model: nn.Module, split: Split, config: Config, device: torch.device, *, progress: Progress = _no_progress
+    model: nn.Module, split: Split, config: Config, device: torch.device, *, progress: Progress = no_progress
 ) -> Evaluation:
     """COCO box AP of a detector on `split`."""
     boxes = DetectionEvaluator()

@@ -5,45 +5,36 @@ A run is a folder: config.yaml, data.json, metrics.jsonl, checkpoints/{last,prev
 
 from __future__ import annotations
 
-import contextlib
-import json
-import logging
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
-from speaq.config import Config, ConfigError, TrainingConfig, dump, from_dict, read_yaml, to_dict
+from speaq.config import Config, ConfigError, TrainingConfig, to_dict
 from speaq.data import DataError, LoaderDied
-from speaq.data.dataset import RawBatch, train_loader
+from speaq.data.dataset import train_loader
 from speaq.data.subset import looked_at
-from speaq.data.visual_genome import VisualGenome, open_data
-from speaq.files import atomic, locks
-from speaq.matching.match import NonFiniteOutputError
-from speaq.structures import Batch
-from speaq.training import checkpoint, distributed, same_data
-from speaq.training.endings import DivergedError, Interrupted, OutOfMemory, StopTraining, interruptible
-from speaq.training.environment import hardware, peak_memory_mib, reset_peak_memory, versions
-from speaq.training.evaluate import Progress, _no_progress
+from speaq.data.visual_genome import open_data
+from speaq.training import checkpoint, distributed
+from speaq.training.callbacks import Callbacks, Progress, Report, Sink, never, no_progress, nothing
+from speaq.training.device import pick_device, reset_peak_memory
+from speaq.training.endings import DivergedError, Interrupted, StopTraining, interruptible
 from speaq.training.feasible import Feasibility, check_splits
 from speaq.training.folder import alone_in_output
 from speaq.training.health import Health
-from speaq.training.metrics import Sink, open_sinks, read_lines
-from speaq.training.optimizer import clip_gradients, make_optimizer, set_learning_rate
-from speaq.training.origins import noted_start, placed, start_digest, without_start
+from speaq.training.metrics import open_sinks, read_lines
+from speaq.training.optimizer import make_optimizer
+from speaq.training.origins import placed, without_start
+from speaq.training.record import save, write_checkpoint, write_header, write_result
 from speaq.training.repair import best_of
-from speaq.training.resume import previous_run, with_known_start
-from speaq.training.state import Report as Report
-from speaq.training.state import Run as _Run
-from speaq.training.state import State as _State
-from speaq.training.tasks import Criterion, Task, TaskName, make_task
-
-log = logging.getLogger(__name__)
+from speaq.training.resume import look_at_data, previous_run, with_known_start
+from speaq.training.state import Run, State
+from speaq.training.step import Meter, criterion_after, take_step
+from speaq.training.tasks import TaskName, make_task
 
 
 @alone_in_output
@@ -54,12 +45,12 @@ def train(
     *,
     task: TaskName = "speaq",
     report: Report | None = None,
-    saved: Callable[[], None] = lambda: None,
+    saved: Callable[[], None] = nothing,
     resume: bool = False,
     device: torch.device | None = None,
-    progress: Progress = _no_progress,
+    progress: Progress = no_progress,
     sinks: Sequence[Sink] = (),
-    interrupted: Callable[[], bool] = lambda: False,
+    interrupted: Callable[[], bool] = never,
     force: bool = False,
 ) -> dict[str, Any]:
     """Trains to `training.max_steps` and returns what is written to result.json.
@@ -67,139 +58,89 @@ def train(
     Args:
         data: folder with the four files of the data set.
         output: run folder; with `resume` a run found there goes on exactly where its last checkpoint was.
-        report: called on every worker after each evaluation with (step, metrics, path of last.pt).
-        saved: called on the first worker after each checkpoint, before `report`, when the folder can be resumed from.
+        report, saved, progress, sinks, interrupted: see `Callbacks`.
         device: overrides `training.device`.
-        progress: called with (steps done, steps in all, text) now and then.
-        sinks: get the metrics too, beside those that the config asks for.
-        interrupted: asked after each step; true acts as a signal does, which reaches the main thread alone.
         force: with `resume`, go on where the data set has changed since, with a warning.
 
     Raises:
         ConfigError, DataError: what the user gave cannot be used.
         LoaderDied: a process that decodes images was killed, or gave nothing for minutes. A checkpoint was written.
-        Busy: another process trains in `output`.
-        Gone, Taken: `output` was taken away, or taken over by another process.
+        Busy, Gone, Taken: another process trains in `output`; `output` was taken away, or taken over.
         Interrupted: Ctrl-C, SIGTERM or SIGHUP, after a checkpoint was written.
-        DivergedError: outputs or a loss that are not finite.
-        OutOfMemory: the device's memory is too small.
+        DivergedError, OutOfMemory: outputs or a loss are not finite; the device's memory is too small.
     """
     output, data = output.resolve(), data.resolve()
+    _set_up_torch(config)
+    config = placed(config, output)
+    if (previous := previous_run(config, output, task, resume)) is not None:
+        config = with_known_start(config, previous)
+    calls = Callbacks(report, saved, progress, sinks, interrupted)
+    run = _prepare(config, data, output, task, device or pick_device(config), calls, begins=previous is None)
+    seen = look_at_data(output, run.vg, previous, force=force, main=run.main)
+    state = State() if previous is None else _restored(run, previous)
+    return write_result(run, state, _recorded(run, state, seen, begins=previous is None))
+
+
+def _set_up_torch(config: Config) -> None:
     torch.manual_seed(config.seed)
     if config.training.num_threads is not None:
         torch.set_num_threads(config.training.num_threads)
     torch.use_deterministic_algorithms(config.training.deterministic)
-    config = placed(config, output)
-    previous = previous_run(config, output, task, resume)
-    if previous is not None:
-        config = with_known_start(config, previous)
-    where = device or pick_device(config)
-    reset_peak_memory(where)
-    run = _prepare(config, data, output, task, report, saved, where, progress, interrupted, begins=previous is None)
-    if previous:
-        same_data.check_annotations(output, run.vg, previous, force)
-    seen = same_data.look_at_photos(output, run.vg, resumed=bool(previous), force=force, main=run.main)
-    state = _restore(run, previous) if previous else _State()
-    reported = previous is not None and _was_evaluated_here(run, previous)
-    try:
-        if run.main:
-            _write_header(run, data, seen, begins=previous is None)
-            run.sinks = [*open_sinks(output, config, state.step, run.task.protocol), *sinks]
-            run.health.resume(read_lines(output / "metrics.jsonl"))
-        with interruptible() as by_signal:
-            run.interrupted = lambda: by_signal() or interrupted()
-            status = _loop(run, state, again=reported)
-    finally:
-        for sink in run.sinks:
-            sink.close()
-    result = _result(run, state, status)
-    if run.main:
-        _write_json(output / "result.json", result)
-    return result
-
-
-def pick_device(config: Config) -> torch.device:
-    """The device that `training.device` names. Raises ConfigError where it is not there."""
-    wanted = config.training.device
-    if wanted == "cuda" and not torch.cuda.is_available():
-        raise ConfigError("training.device: cuda, but PyTorch sees no CUDA device here")
-    name = "cuda" if wanted == "cuda" or (wanted == "auto" and torch.cuda.is_available()) else "cpu"
-    if name == "cpu" and config.training.precision == "float16":
-        raise ConfigError("training.precision: float16 needs a CUDA device; use bfloat16 on the CPU")
-    return torch.device(name)
 
 
 def _prepare(
-    config: Config,
-    data: Path,
-    output: Path,
-    task_name: TaskName,
-    report: Report | None,
-    saved: Callable[[], None],
-    device: torch.device,
-    progress: Progress,
-    interrupted: Callable[[], bool],
-    *,
-    begins: bool,
-) -> _Run:
+    config: Config, data: Path, output: Path, name: TaskName, device: torch.device, calls: Callbacks, *, begins: bool
+) -> Run:
+    """Opens the data, checks that it can carry the config, and makes what is trained, on the device."""
+    reset_peak_memory(device)
     vg = open_data(data)
     train_split = vg.split("train", config.data)
     val_split = looked_at(vg.split("val", config.data), config.evaluation)
-    if task_name == "speaq":
+    if name == "speaq":
         Feasibility(vg).check(config)
     check_splits(vg, train_split, val_split, config)
-    task = make_task(task_name, config if begins else without_start(config), vg, train_split)
+    task = make_task(name, config if begins else without_start(config), vg, train_split)
     task.model.to(device).to(memory_format=torch.channels_last)
     model: nn.Module = task.model
     if distributed.world()[1] > 1:
         model = DistributedDataParallel(model, broadcast_buffers=False, gradient_as_bucket_view=True)
-    scaler = torch.amp.GradScaler(device.type, enabled=config.training.precision == "float16")
-    optimizer = make_optimizer(task.model, config.training)
-    criterion = _criterion(config, task, 0, device)
-    health = Health(config, task.model, criterion, vg.vocabulary.predicates)
-    return _Run(
-        config,
-        output,
-        task,
-        criterion,
-        model,
-        optimizer,
-        scaler,
-        vg,
-        train_split,
-        val_split,
-        device,
-        report,
-        saved,
-        progress,
-        health,
-        interrupted,
+    criterion = criterion_after(config, task, 0, device)
+    return Run(
+        config=config,
+        output=output,
+        task=task,
+        criterion=criterion,
+        model=model,
+        optimizer=make_optimizer(task.model, config.training),
+        scaler=torch.amp.GradScaler(device.type, enabled=config.training.precision == "float16"),
+        vg=vg,
+        train_split=train_split,
+        val_split=val_split,
+        device=device,
+        health=Health(config, task.model, criterion, vg.vocabulary.predicates),
+        calls=calls,
     )
 
 
-def _criterion(config: Config, task: Task, steps: int, device: torch.device) -> Criterion:
-    """The loss of the next step when `steps` are done."""
-    criterion = task.criterion_for(config.losses.after(steps))
-    return criterion.to(device) if isinstance(criterion, nn.Module) else criterion
-
-
-def _restore(run: _Run, previous: Mapping[str, Any]) -> _State:
+def _restored(run: Run, previous: Mapping[str, Any]) -> State:
+    """Loads a checkpoint into the run; returns the state to go on from."""
     run.task.model.load_state_dict(previous["model"])
     run.optimizer.load_state_dict(previous["optimizer"])
     run.scaler.load_state_dict(previous["scaler"])
     began_here = (run.output / "config.yaml").exists()  # else it goes on from another run's checkpoint
     best = distributed.broadcast(best_of(run.output, previous) if run.main else None)
-    return _State(
-        step := previous["step"],
-        previous["seconds"] if began_here else 0.0,
+    return State(
+        step=previous["step"],
+        seconds=previous["seconds"] if began_here else 0.0,
         best=best,
         metrics=dict(previous["metrics"]),
         evaluated=previous["evaluated"],
-        kept=step,
+        kept=previous["step"],
+        told=not _was_evaluated_here(run, previous),
     )
 
 
-def _was_evaluated_here(run: _Run, previous: Mapping[str, Any]) -> bool:
+def _was_evaluated_here(run: Run, previous: Mapping[str, Any]) -> bool:
     """Whether this run has evaluated the checkpoint that it goes on from: the report may have been lost.
 
     The checkpoint of another run, from which a child of pbt begins, lacks the child's last change of loss weights.
@@ -208,50 +149,42 @@ def _was_evaluated_here(run: _Run, previous: Mapping[str, Any]) -> bool:
     return same and previous["evaluated"] == previous["step"]
 
 
-def _write_header(run: _Run, data: Path, seen: Mapping[str, Any], *, begins: bool) -> None:
-    locks.check_held(run.output)  # what was taken away while the run was prepared is not made again
-    start = start_digest(run.config) if begins else noted_start(run.output)
-    run.output.mkdir(parents=True, exist_ok=True)
-    atomic.write_text(run.output / "config.yaml", dump(run.config))
-    _write_json(
-        run.output / "data.json",
-        {
-            "directory": str(data),
-            "digest": run.vg.digest,
-            **seen,
-            "start_digest": start,
-            "train_images": len(run.train_split),
-            "val_images": len(run.val_split),
-            "task": run.task.name,
-        },
-    )
+def _recorded(run: Run, state: State, seen: Mapping[str, Any], *, begins: bool) -> str:
+    """Trains to the end with sinks for the metrics and an ear for signals; returns how it ended.
 
-
-def _write_json(path: Path, content: Mapping[str, Any]) -> None:
-    atomic.write_text(path, json.dumps(content, indent=1, allow_nan=False) + "\n")
-
-
-def _loop(run: _Run, state: _State, *, again: bool) -> str:
-    """Trains to the end. Where it cannot go on, what was trained is kept first.
-
-    Args:
-        again: report the last evaluation once more, before anything else.
+    `seen` and `begins` as in `write_header`.
     """
     try:
-        if again and not _report(run, state):
+        if run.main:
+            write_header(run, seen, begins=begins)
+            run.sinks = [*open_sinks(run.output, run.config, state.step, run.task.protocol), *run.calls.sinks]
+            run.health.resume(read_lines(run.output / "metrics.jsonl"))
+        with interruptible() as by_signal:
+            run.interrupted = lambda: by_signal() or run.calls.interrupted()
+            return _loop(run, state)
+    finally:
+        for sink in run.sinks:
+            sink.close()
+
+
+def _loop(run: Run, state: State) -> str:
+    """Trains to the end. Where it cannot go on, what was trained is kept first."""
+    try:
+        if not state.told and not _report(run, state):
             return "stopped"
         return _steps(run, state)
     except (Interrupted, LoaderDied, DataError, ConfigError) as error:  # of which none tears a step
         if state.kept != state.step and run.main:  # other workers are not waited for: they may not come here
-            _write(run, state)
-            run.saved()
+            write_checkpoint(run, state)
+            run.calls.saved()
         also = isinstance(error, LoaderDied) and distributed.world()[1] == 1 and run.interrupted()
         if isinstance(error, Interrupted) or also:  # the processes that decode may get the signal too
             raise Interrupted(f"interrupted at step {state.step}; {run.output} can be resumed") from error
         raise
 
 
-def _steps(run: _Run, state: _State) -> str:
+def _steps(run: Run, state: State) -> str:
+    """Trains step by step, and logs, evaluates and saves where it is due. Raises Interrupted when it is asked to."""
     config = run.config.training
     rank, size = distributed.world()
     on_device = run.device.type != "cpu"
@@ -259,7 +192,7 @@ def _steps(run: _Run, state: _State) -> str:
         run.train_split, run.config, rank, size, state.step, enlarge_on_device=on_device, waiting=run.wait
     )
     run.model.train()
-    meter = _Meter(state.step)
+    meter = Meter(state.step)
     turns = {state.step, *(change["step"] for change in run.config.losses.schedule)}
     unfinished = state.evaluated is not None and state.evaluated < state.step  # the evaluation was interrupted
     if unfinished and _is_due(config, state) and not _evaluate(run, state):
@@ -267,9 +200,9 @@ def _steps(run: _Run, state: _State) -> str:
     while state.step < config.max_steps:
         begin = time.perf_counter()
         if state.step in turns:
-            run.criterion = _criterion(run.config, run.task, state.step, run.device)
+            run.criterion = criterion_after(run.config, run.task, state.step, run.device)
             run.health.watch(run.criterion)
-        _explained_step(run, state.step, batches, meter)
+        take_step(run, state.step, batches, meter)
         state.step += 1
         spent = time.perf_counter() - begin
         state.seconds += spent
@@ -280,96 +213,25 @@ def _steps(run: _Run, state: _State) -> str:
         agree = size == 1 or state.step % config.log_every == 0
         stop = distributed.any_worker(run.interrupted()) if agree else False
         if not stop:  # a terminal that was closed cannot be written to
-            run.progress(state.step, config.max_steps, meter.text)
+            run.calls.progress(state.step, config.max_steps, meter.text)
         if _is_due(config, state) and not (stop and size == 1):
             begin = time.perf_counter()
             if not _evaluate(run, state):
                 return "stopped"
             meter.begin += time.perf_counter() - begin  # the speed is that of the steps
         elif stop or (config.checkpoint_every is not None and state.step % config.checkpoint_every == 0):
-            _save(run, state)
+            save(run, state)
         if stop and (size == 1 or state.step < config.max_steps):
             raise Interrupted
     return "finished"
 
 
-def _is_due(config: TrainingConfig, state: _State) -> bool:
+def _is_due(config: TrainingConfig, state: State) -> bool:
     """Whether the step that was just made is one to evaluate at."""
     return state.step > 0 and (state.step % config.eval_every == 0 or state.step == config.max_steps)
 
 
-@dataclass
-class _Meter:
-    """Throughput and losses since the last line."""
-
-    since: int
-    begin: float = field(default_factory=time.perf_counter)
-    waited: float = 0.0
-    waited_in_all: float = 0.0
-    text: str = ""
-
-    def wait(self, seconds: float) -> None:
-        self.waited += seconds
-        self.waited_in_all += seconds
-
-    def reset(self, step: int) -> None:
-        self.since, self.begin, self.waited = step, time.perf_counter(), 0.0
-
-
-def _explained_step(run: _Run, step: int, batches: Iterator[Batch | RawBatch], meter: _Meter) -> None:
-    """A step; one that cannot be made says why. Raises DivergedError, OutOfMemory."""
-    try:
-        _step(run, step, batches, meter)
-    except NonFiniteOutputError as error:
-        raise DivergedError(run.health.explain(step + 1, str(error))) from error
-    except torch.OutOfMemoryError as error:
-        config = run.config.training
-        share = config.micro_batch_size or config.batch_size // distributed.world()[1]
-        raise OutOfMemory(
-            f"training.micro_batch_size: {share} images at once do not fit into the device's memory at step "
-            f"{step}; set a smaller one"
-        ) from error
-
-
-def _step(run: _Run, step: int, batches: Iterator[Batch | RawBatch], meter: _Meter) -> None:
-    """One optimizer step, over as many micro-batches as the effective batch needs."""
-    config = run.config.training
-    rank, size = distributed.world()
-    share = config.batch_size // size
-    micro_batches = share // (config.micro_batch_size or share)
-    # Dropout is seeded by step and worker, so that a resumed run needs no stored random state.
-    torch.manual_seed(hash((run.config.seed, step, rank)) % 2**63)
-    set_learning_rate(run.optimizer, step, config)
-    run.optimizer.zero_grad(set_to_none=True)
-    total: dict[str, Tensor] = {}
-    for index in range(micro_batches):
-        begin = time.perf_counter()
-        batch = next(batches).to(run.device)
-        meter.wait(time.perf_counter() - begin)
-        for name, value in _backward(run, batch, 1 / micro_batches, last=index == micro_batches - 1).items():
-            total[name] = total[name] + value / micro_batches if name in total else value / micro_batches
-    run.scaler.unscale_(run.optimizer)
-    total["gradient_norm"], norms = clip_gradients(run.task.model, config)
-    run.scaler.step(run.optimizer)
-    run.scaler.update()
-    run.health.add(step + 1, total, norms)
-
-
-def _backward(run: _Run, batch: Batch, scale: float, *, last: bool) -> dict[str, Tensor]:
-    precision = run.config.training.precision
-    dtype = torch.bfloat16 if precision == "bfloat16" else torch.float16
-    hold = (
-        run.model.no_sync() if isinstance(run.model, DistributedDataParallel) and not last else contextlib.nullcontext()
-    )
-    with hold:
-        with torch.autocast(run.device.type, dtype, enabled=precision != "float32"):
-            outputs = run.model(batch.images, batch.sizes_hw)
-        total, parts = run.criterion(outputs.float(), batch.targets)
-        run.scaler.scale(total * scale).backward()  # type: ignore[no-untyped-call]
-    return {"loss": total.detach(), **parts}
-
-
-def _log_figures(run: _Run, state: _State, meter: _Meter) -> None:
+def _log_figures(run: Run, state: State, meter: Meter) -> None:
     figures = run.health.figures()
     loss = figures["loss"]
     if loss is None:
@@ -386,17 +248,17 @@ def _log_figures(run: _Run, state: _State, meter: _Meter) -> None:
     meter.text = f"loss {loss:.3f} · {speed:.0f} images/s"
 
 
-def _emit(run: _Run, step: int, values: Mapping[str, float | None]) -> None:
+def _emit(run: Run, step: int, values: Mapping[str, float | None]) -> None:
     for sink in run.sinks:
         sink.write(step, values)
 
 
-def _evaluate(run: _Run, state: _State) -> bool:
+def _evaluate(run: Run, state: State) -> bool:
     """Evaluates, keeps the best, saves, reports; False where the report asked to stop."""
 
     def progress(done: int, total: int, text: str) -> None:
         run.wait()
-        run.progress(state.step, run.config.training.max_steps, f"{text} {done}/{total}")
+        run.calls.progress(state.step, run.config.training.max_steps, f"{text} {done}/{total}")
 
     begin = time.perf_counter()
     evaluation = run.task.evaluate(run.task.model, run.val_split, run.device, progress)
@@ -415,85 +277,15 @@ def _evaluate(run: _Run, state: _State) -> bool:
     state.evaluated = state.step
     if run.main:  # before the checkpoint: a resumed run drops lines that come after it, and cannot make one again
         _emit(run, state.step, {**{f"val/{k}": v for k, v in metrics.items()}, "val/seconds": state.seconds})
-    _save(run, state, improved=improved)
+    save(run, state, improved=improved)
     return _report(run, state)
 
 
-def _report(run: _Run, state: _State) -> bool:
+def _report(run: Run, state: State) -> bool:
     """Reports the last evaluation; False where the report asked to stop."""
-    if run.report is not None:
+    if run.calls.report is not None:
         try:
-            run.report(state.step, state.metrics, run.output / "checkpoints" / checkpoint.LAST)
+            run.calls.report(state.step, state.metrics, run.output / "checkpoints" / checkpoint.LAST)
         except StopTraining:
             return False
     return True
-
-
-def checkpoint_content(task: Task, config: Config, vg: VisualGenome, step: int) -> dict[str, Any]:
-    """What evaluation needs of a model, as plain values and tensors."""
-    return {
-        "task": task.name,
-        "step": step,
-        "model": task.model.state_dict(),
-        "config": to_dict(config),
-        "objects": list(vg.vocabulary.objects),
-        "predicates": list(vg.vocabulary.predicates),
-        "data_digest": vg.digest,
-    }
-
-
-def _save(run: _Run, state: _State, *, improved: bool = False) -> None:
-    if run.main:
-        _write(run, state, improved=improved)
-    distributed.barrier()
-    if run.main:
-        run.saved()
-
-
-def _write(run: _Run, state: _State, *, improved: bool = False) -> None:
-    """The checkpoint; with `improved` the weights are the best so far."""
-    folder = run.output / "checkpoints"
-    content = checkpoint_content(run.task, run.config, run.vg, state.step)
-    last = {
-        **content,
-        "optimizer": run.optimizer.state_dict(),
-        "scaler": run.scaler.state_dict(),
-        "seconds": state.seconds,
-        "best": state.best,
-        "metrics": state.metrics,
-        "evaluated": state.evaluated,
-    }
-    (run.output / "result.json").unlink(missing_ok=True)  # of fewer steps: it is written again at the end
-    checkpoint.save_step(folder, last, {**content, "best": state.best} if improved else None)
-    state.kept = state.step
-
-
-def _result(run: _Run, state: _State, status: str) -> dict[str, Any]:
-    return {
-        "status": status,
-        "step": state.step,
-        "protocol": run.task.protocol,
-        "metrics": state.metrics,
-        "best": state.best,
-        "seconds": round(state.seconds, 3),
-        "cost": _cost(run, state),
-        "versions": versions(),
-        "hardware": hardware(run.device),
-    }
-
-
-def _cost(run: _Run, state: _State) -> dict[str, float | None]:
-    """What the run took: seconds over all its attempts, the rest since the last one began."""
-    return {
-        "seconds": round(state.seconds, 3),
-        "steps": state.step,
-        "workers": distributed.world()[1],
-        "peak_memory_mib": round(peak_memory_mib(run.device), 1),
-        "data_wait_share": round(state.waited / state.trained, 4) if state.trained else None,
-        "latency_ms": None if state.latency_ms is None else round(state.latency_ms, 3),
-    }
-
-
-def load_config(run_folder: Path) -> Config:
-    """The config that a run was made with."""
-    return from_dict(read_yaml(run_folder / "config.yaml"), str(run_folder / "config.yaml"))

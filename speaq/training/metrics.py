@@ -9,23 +9,18 @@ import os
 import uuid
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from speaq.config import Config, ConfigError, SinksConfig, to_dict
 from speaq.files import atomic
 from speaq.files.foreign import ForeignError, first_line, parse_json, read_json
 from speaq.files.regular import check_regular
+from speaq.training.callbacks import Sink
 
 log = logging.getLogger(__name__)
 
 WANDB = "wandb.json"  # in the run folder: ids of its Weights & Biases runs by project
 ANSWER = 15.0  # seconds that their server is given at the begin and at the end; no step waits for it
-
-
-class Sink(Protocol):
-    def write(self, step: int, values: Mapping[str, float | None]) -> None: ...
-
-    def close(self) -> None: ...
 
 
 class JsonLines:

@@ -1,15 +1,21 @@
-"""What a run that is resumed goes on from, and which keys of its config may have changed since."""
+"""What a run that is resumed goes on from, and what may have changed since: keys of its config, its start, its data."""
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from speaq.config import Config, ConfigError, apply, defaults, flatten, to_dict
+from speaq.data import photo_digest
+from speaq.data.visual_genome import VisualGenome
+from speaq.files import foreign
 from speaq.training import checkpoint, distributed, origins
 from speaq.training.repair import ended_at_first_evaluation
 from speaq.training.tasks import TaskName
+
+log = logging.getLogger(__name__)
 
 # Keys that may differ when a run is resumed: they do not change what is computed, or only how long.
 RESUMABLE = (
@@ -104,3 +110,44 @@ def _forget_what_is_to_come(values: dict[str, Any], steps: int) -> None:
     values[DECAYS] = [step for step in values[DECAYS] if step < steps]
     if not values[DECAYS]:
         values[DECAY_FACTOR] = None
+
+
+def look_at_data(
+    output: Path, vg: VisualGenome, previous: Mapping[str, Any] | None, *, force: bool, main: bool
+) -> Mapping[str, Any]:
+    """What data.json is to note of photos and zero-shot list; empty on other workers than the first of a new run.
+
+    Raises ConfigError where annotations, photos or zero-shot list have changed since the run in `output` began, unless
+    forced; forced too where their names have, or where data.json is damaged.
+    """
+    if previous is None:
+        return photo_digest.look(vg) if main else {}
+    _check_annotations(output, vg, previous, force)
+    return _look_at_photos(output, vg, force)
+
+
+def _check_annotations(output: Path, vg: VisualGenome, previous: Mapping[str, Any], force: bool) -> None:
+    """Raises ConfigError where the annotations are others than a checkpoint's; forced, where their names are."""
+    if previous["data_digest"] == vg.digest:
+        return
+    what = f"digest {vg.digest[:12]} now, {previous['data_digest'][:12]} then"
+    names = vg.vocabulary
+    if (list(previous["objects"]), list(previous["predicates"])) != (list(names.objects), list(names.predicates)):
+        raise ConfigError(f"{output}: cannot resume on data of other classes or predicates ({what})")
+    if not force:
+        raise ConfigError(f"{output}: cannot resume on other data ({what}); --force goes on")
+    log.warning("goes on with other data: %s", what)
+
+
+def _look_at_photos(output: Path, vg: VisualGenome, force: bool) -> Mapping[str, Any]:
+    file = output / "data.json"
+    try:
+        before = foreign.read_json(file) if file.exists() else {}
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"{file}: cannot be read ({error}); take it away to go on without it") from error
+    seen, changes = photo_digest.look_again(vg, before if isinstance(before, dict) else {})
+    if changes and not force:
+        raise ConfigError(f"{output}: {vg.directory} has changed since ({'; '.join(changes)}); --force goes on")
+    for change in changes:
+        log.warning("goes on with other %s", change)
+    return seen

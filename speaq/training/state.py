@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -13,13 +13,10 @@ from torch import nn
 from speaq.config import Config
 from speaq.data.visual_genome import Split, VisualGenome
 from speaq.training import distributed
+from speaq.training.callbacks import Callbacks, Sink, never
 from speaq.training.endings import Interrupted
-from speaq.training.evaluate import Progress
 from speaq.training.health import Health
-from speaq.training.metrics import Sink
 from speaq.training.tasks import Criterion, Task
-
-Report = Callable[[int, Mapping[str, float | None], Path], None]
 
 
 @dataclass
@@ -35,16 +32,17 @@ class State:
     metrics: dict[str, float | None] = field(default_factory=dict)
     evaluated: int | None = 0  # step of `metrics`; None: not known, of a checkpoint of an earlier version
     kept: int | None = None  # step of last.pt
+    told: bool = True  # False: `metrics` are reported once more before anything else, that report may have been lost
 
 
 @dataclass
 class Run:
-    """What stays the same while training."""
+    """What stays the same while training, but for the criterion, which follows the schedule of loss weights."""
 
     config: Config
     output: Path
     task: Task
-    criterion: Criterion  # what holds of the schedule of loss weights
+    criterion: Criterion
     model: nn.Module  # wrapped for several workers
     optimizer: torch.optim.Optimizer
     scaler: torch.amp.GradScaler
@@ -52,15 +50,14 @@ class Run:
     train_split: Split
     val_split: Split
     device: torch.device
-    report: Report | None
-    saved: Callable[[], None]
-    progress: Progress
     health: Health
-    interrupted: Callable[[], bool]
-    sinks: list[Sink] = field(default_factory=list)
+    calls: Callbacks
+    interrupted: Callable[[], bool] = never  # by a signal, or as `calls` say
+    sinks: list[Sink] = field(default_factory=list)  # on the first worker alone
 
     @property
     def main(self) -> bool:
+        """Whether this is the first worker, which writes all files."""
         return distributed.world()[0] == 0
 
     def wait(self) -> None:

@@ -26,8 +26,9 @@ from speaq.model.reference_weights import WeightsError
 from speaq.model.speaq import SpeaQ
 from speaq.structures import IntArray, Target, Vocabulary
 from speaq.training import checkpoint, heads_by_name
+from speaq.training.callbacks import Progress
 from speaq.training.checkpoint import CheckpointError
-from speaq.training.evaluate import Evaluation, Progress, Store, evaluate_detector, evaluate_scene_graphs
+from speaq.training.evaluate import Evaluation, Store, evaluate_detector, evaluate_scene_graphs
 
 TaskName = Literal["speaq", "detector"]
 REPLICATED = "replicated"  # a checkpoint's task besides these: a detector in SpeaQ's shape, to start SpeaQ from

@@ -28,8 +28,9 @@ from speaq.data.visual_genome import Split, VisualGenome
 from speaq.evaluation.protocol import protocol_name
 from speaq.structures import Target
 from speaq.training import loop
+from speaq.training.callbacks import Progress
 from speaq.training.endings import DivergedError
-from speaq.training.evaluate import Evaluation, Progress
+from speaq.training.evaluate import Evaluation
 from speaq.training.tasks import Criterion, Task, TaskName
 from tests.soak.study import END, REPORT, Control
 

@@ -16,7 +16,8 @@ from speaq.runs.run import data_directory, evaluate_run
 from speaq.study import changes, file
 from speaq.training import origins
 from speaq.training.endings import StopTraining
-from speaq.training.loop import load_config, train
+from speaq.training.folder import load_config
+from speaq.training.loop import train
 from tests.helpers.command import refusal
 from tests.helpers.shared import EARLIER
 from tests.helpers.tiny import tiny

@@ -26,7 +26,8 @@ from speaq.evaluation.protocols import evaluate_file
 from speaq.runs.run import evaluate_run
 from speaq.training import checkpoint
 from speaq.training.endings import DivergedError, StopTraining
-from speaq.training.loop import load_config, train
+from speaq.training.folder import load_config
+from speaq.training.loop import train
 from speaq.training.metrics import read_lines
 from tests.helpers.command import refusal
 from tests.helpers.same_run import assert_same_run, timeless, weights

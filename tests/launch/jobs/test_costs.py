@@ -24,7 +24,7 @@ from speaq.study import snapshot as snapshots
 from speaq.study.board import Board
 from speaq.study.budget import parse
 from speaq.study.ledger import Ledger
-from speaq.training.environment import peak_memory_mib, reset_peak_memory
+from speaq.training.device import peak_memory_mib, reset_peak_memory
 from tests.helpers.command import command, refusal
 from tests.helpers.fake_tune import Fake, make_plan
 from tests.helpers.search_of_toy import CHEAP, GROUPS
