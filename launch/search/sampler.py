@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Mapping, Sequence
-from typing import Any
+from functools import partial
 
 import optuna
 from optuna.study import StudyDirection
 from optuna.trial import TrialState
 
 from launch.search.optuna_study import optuna_trial
-from speaq import config as configs
 from speaq.space import SearchConfig, Values
 from speaq.space.parameters import Choice, FloatRange, IntRange, Plain
 from speaq.study.ledger import Entry
@@ -30,7 +29,6 @@ class Sampler:
         """
         optuna.logging.set_verbosity(optuna.logging.ERROR)
         self._plan = plan
-        self._flat = configs.flatten(configs.to_dict(plan.base))
         self._single = len(plan.objective) == 1
         sampler = _sampler(plan.settings, plan.settings.seed + 1009 * asked)
         directions = [StudyDirection.MAXIMIZE] * len(plan.objective)
@@ -51,16 +49,9 @@ class Sampler:
         return self._ask()
 
     def _ask(self) -> tuple[int, dict[str, Plain]]:
-        trial, space = self.study.ask(), self._plan.space
-        assigned: dict[str, Any] = dict(self._flat)
-        values: dict[str, Plain] = {}
-        for key, parameter in space.parameters.items():
-            if space.active(key, assigned):
-                values[key] = assigned[key] = _suggest(trial, key, parameter)
-            elif parameter.has_otherwise:
-                assigned[key] = parameter.otherwise
+        trial = self.study.ask()
         self._running[trial.number] = trial
-        return trial.number, values
+        return trial.number, self._plan.space.walk(self._plan.base, partial(_suggest, trial)).values
 
     def replay(self, entry: Entry) -> None:
         """Takes in a trial of the space that ended under an earlier driver."""

@@ -5,6 +5,8 @@ from speaq.config.config import (
     PUBLISHED,
     Config,
     apply,
+    as_kept,
+    broken_rule,
     check_metric,
     check_numbers,
     defaults,
@@ -14,7 +16,6 @@ from speaq.config.config import (
     from_dict,
     load,
     parse_overrides,
-    short,
     to_dict,
 )
 from speaq.config.sections import (
@@ -29,6 +30,7 @@ from speaq.config.sections import (
     SinksConfig,
     TrainingConfig,
 )
+from speaq.config.words import first_reason, no_such_key, place_and_rule, reasons, short
 from speaq.files.plain_yaml import (
     ConfigError,
     dump_yaml,
@@ -52,18 +54,24 @@ __all__ = [
     "SinksConfig",
     "TrainingConfig",
     "apply",
+    "as_kept",
+    "broken_rule",
     "check_metric",
     "check_numbers",
     "defaults",
     "describe",
     "dump",
     "dump_yaml",
+    "first_reason",
     "flatten",
     "from_dict",
     "load",
+    "no_such_key",
     "parse_overrides",
     "parse_yaml",
+    "place_and_rule",
     "read_yaml",
+    "reasons",
     "short",
     "to_dict",
 ]

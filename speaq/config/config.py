@@ -5,14 +5,13 @@ Keys use the words of the method. Every knob has an effect in every mode, or the
 
 from __future__ import annotations
 
-import difflib
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, get_args
+from typing import Annotated, Any, get_args
 
-from pydantic import BaseModel, Field, ValidationError, model_validator
-from pydantic_core import ErrorDetails
+from pydantic import BaseModel, BeforeValidator, Field, TypeAdapter, ValidationError, model_validator
+from pydantic.fields import FieldInfo
 
 from speaq.config.sections import (
     DataConfig,
@@ -26,6 +25,7 @@ from speaq.config.sections import (
     SinksConfig,
     TrainingConfig,
 )
+from speaq.config.words import no_such_key, place_and_rule, reasons, short
 from speaq.files.plain_yaml import ConfigError, dump_yaml, parse_yaml, read_yaml
 
 
@@ -140,11 +140,6 @@ def check_metric(metric: str, config: Config, where: str = "") -> None:
         raise ConfigError(f"{where}{error}") from error
 
 
-def short(text: str, most: int = 100) -> str:
-    """A text that somebody else made up, for one line: cut after `most` characters."""
-    return text if len(text) <= most else f"{text[:most]}…"
-
-
 def check_numbers(values: Any, where: str, key: str = "") -> None:
     """Raises ConfigError, naming the dotted key, for a number that float32 or a whole number of 64 bits cannot hold."""
     if isinstance(values, Mapping):
@@ -184,18 +179,7 @@ def from_dict(values: Mapping[str, Any], where: str = "config") -> Config:
     try:
         return Config.model_validate_json(text)  # JSON mode: strict, yet lists become tuples
     except ValidationError as error:
-        raise ConfigError("; ".join(_describe(where, detail) for detail in error.errors()[:3])) from error
-
-
-def _describe(where: str, detail: ErrorDetails) -> str:
-    key = " ".join(".".join(map(str, detail["loc"])).split())  # in one line, whatever a file names
-    message = detail["msg"].removeprefix("Value error, ")
-    if detail["type"] == "extra_forbidden":
-        close = difflib.get_close_matches(key, list(defaults()), n=1)
-        return f"{where}: {key}: no such key" + (f" (nearest: {close[0]})" if close else "")
-    value = detail.get("input")
-    shown = "" if isinstance(value, dict) or detail["type"] == "value_error" else f", not {short(repr(value))}"
-    return f"{where}: {key + ': ' if key else ''}{message}{shown}"
+        raise ConfigError(reasons(error, where, defaults())) from error
 
 
 def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -230,8 +214,7 @@ def apply(config: Config, overrides: Mapping[str, Any], where: str = "--set") ->
     known = defaults()
     for key, value in overrides.items():
         if key not in known:
-            close = difflib.get_close_matches(key, list(known), n=1)
-            raise ConfigError(f"{where}: {key}: no such key" + (f" (nearest: {close[0]})" if close else ""))
+            raise ConfigError(f"{where}: {no_such_key(key, known)}")
         *sections, leaf = key.split(".")
         node = values
         for section in sections:
@@ -264,6 +247,39 @@ def load(path: Path, assignments: Sequence[str] = ()) -> Config:
 def dump(config: Config) -> str:
     """`Config` → YAML text that `load` reads back to an equal config."""
     return dump_yaml(to_dict(config))
+
+
+def as_kept(key: str, value: Any) -> Any:
+    """A value as the config keeps it under a dotted key: a file of predicate groups as what it says.
+
+    A key that there is not keeps everything. Raises ConfigError where the value cannot be read.
+    """
+    if key in defaults():
+        for rule in _field(key).metadata:
+            if isinstance(rule, BeforeValidator):
+                value = rule.func(value)  # type: ignore[call-arg]
+    return value
+
+
+def broken_rule(key: str, value: Any) -> str | None:
+    """Which rule a value breaks under a dotted key, other keys apart; None where it breaks none."""
+    field = _field(key)
+    kind: Any = Annotated[field.annotation, field]
+    try:
+        TypeAdapter(kind).validate_python(value, strict=True)
+    except ValidationError as error:
+        return place_and_rule(error)[1]
+    return None
+
+
+def _field(key: str) -> FieldInfo:
+    section: type[BaseModel] = Config
+    *parents, leaf = key.split(".")
+    for parent in parents:
+        kind = section.model_fields[parent].annotation
+        assert isinstance(kind, type)
+        section = kind
+    return section.model_fields[leaf]
 
 
 def describe() -> Iterator[tuple[str, str, str]]:

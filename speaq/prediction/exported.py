@@ -20,7 +20,7 @@ import torch
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from torch import Tensor
 
-from speaq.config import Config, ConfigError, from_dict, short
+from speaq.config import Config, ConfigError, from_dict, place_and_rule, short
 from speaq.files.foreign import is_zip, parse_json
 from speaq.structures import LayerOutputs, Vocabulary
 
@@ -91,9 +91,8 @@ def _metadata(file: Path, text: str | None) -> _Metadata:
     try:
         return _Metadata.model_validate(content)
     except ValidationError as error:
-        first = error.errors(include_url=False)[0]
-        where = short(" ".join(".".join(map(str, first["loc"])).split()))
-        raise ConfigError(f"{file}: metadata {KEY!r} · {where} · {first['msg']}; export the run again") from error
+        where, rule = place_and_rule(error)
+        raise ConfigError(f"{file}: metadata {KEY!r} · {where} · {rule}; export the run again") from error
 
 
 def _check_names(file: Path, session: Any, content: _Metadata) -> None:

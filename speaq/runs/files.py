@@ -11,7 +11,7 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from speaq.config import ConfigError, short
+from speaq.config import ConfigError, first_reason
 from speaq.files import foreign
 
 RESULT, DATA, EVALUATION = "result.json", "data.json", "evaluation.json"
@@ -98,9 +98,7 @@ def read(path: Path) -> dict[str, Any] | None:
     try:
         _KINDS[path.name].model_validate(content)
     except ValidationError as error:
-        first = error.errors(include_url=False)[0]
-        where = " ".join(".".join(str(part) for part in first["loc"]).split())
-        what = f"{short(where)}: {first['msg'].removeprefix('Value error, ')}"
+        what = first_reason(error)
         if path.name == EVALUATION:
             what = f"is not what `speaq evaluate {path.parent} --json` prints ({what})"
         raise ConfigError(f"{path}: {what}") from error

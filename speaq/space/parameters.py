@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from typing import Annotated, Literal
+from collections.abc import Mapping, Sequence
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
@@ -21,7 +21,15 @@ class _Parameter(Section):
 
     @property
     def has_otherwise(self) -> bool:
+        """Whether the space says what it is where it is not active; None may be what it says."""
         return "otherwise" in self.model_fields_set
+
+    def is_active(self, assigned: Mapping[str, Any]) -> bool:
+        """Whether it is searched, given the config values assigned so far, by dotted key."""
+        return all(
+            any(identity(assigned[parent]) == identity(value) for value in values)
+            for parent, values in self.when.items()
+        )
 
 
 class _Range(_Parameter):
@@ -52,16 +60,18 @@ class FloatRange(_Range):
         return self
 
     def allows(self, value: Plain) -> bool:
+        """Whether the value is a number of the range, on its grid."""
         if isinstance(value, bool) or not isinstance(value, int | float) or not self.low <= value <= self.high:
             return False
         steps = 0.0 if self.step is None else (value - self.low) / self.step
         return math.isclose(steps, round(steps), abs_tol=1e-6)
 
     def extremes(self) -> list[Plain]:
+        """Its two ends."""
         return [self.low, self.high]
 
     def values(self) -> Sequence[Plain] | None:
-        """All that it can be, lowest first; None where they cannot be counted."""
+        """All values that it can have, lowest first; None where they cannot be counted."""
         if self.step is None:
             return None
         count = round((self.high - self.low) / self.step)
@@ -82,15 +92,17 @@ class IntRange(_Range):
         return self
 
     def allows(self, value: Plain) -> bool:
+        """Whether the value is a whole number of the range, on its grid."""
         if isinstance(value, bool) or not isinstance(value, int):
             return False
         return self.low <= value <= self.high and (value - self.low) % (self.step or 1) == 0
 
     def extremes(self) -> list[Plain]:
+        """Its two ends."""
         return [self.low, self.high]
 
     def values(self) -> Sequence[Plain]:
-        """All that it can be, lowest first."""
+        """All values that it can have, lowest first."""
         return range(self.low, self.high + 1, self.step or 1)
 
 
@@ -107,13 +119,15 @@ class Choice(_Parameter):
         return self
 
     def allows(self, value: Plain) -> bool:
+        """Whether the value is one of the choices."""
         return any(identity(value) == identity(choice) for choice in self.choices)
 
     def extremes(self) -> list[Plain]:
+        """All choices: none lies between others."""
         return list(self.choices)
 
     def values(self) -> Sequence[Plain]:
-        """All that it can be, in their order."""
+        """All values that it can have, in the order of the file."""
         return self.choices
 
 
@@ -121,5 +135,5 @@ Parameter = Annotated[FloatRange | IntRange | Choice, Field(discriminator="type"
 
 
 def identity(value: Plain) -> tuple[str, Plain]:
-    """1 and 1.0 are one value, True is another."""
+    """What tells a value from others: 1 and 1.0 are one value, True is another."""
     return "bool" if isinstance(value, bool) else "", value

@@ -113,7 +113,7 @@ def read(path: Path) -> Study:
             seen=photo_digest.noted(data),
         )
     except ValidationError as error:
-        raise ConfigError(f"{path}: search: {form.reason(error)}") from error
+        raise ConfigError(f"{path}: search: {configs.first_reason(error)}") from error
 
 
 def check_new(output: Path) -> None:

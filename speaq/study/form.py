@@ -8,7 +8,7 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from speaq.config import ConfigError
+from speaq.config import ConfigError, first_reason
 from speaq.space import MOST_TRIALS
 
 
@@ -59,10 +59,4 @@ def check(content: Mapping[str, Any], path: Path) -> None:
     try:
         _File.model_validate(content)
     except ValidationError as error:
-        raise ConfigError(f"{path}: not a study.yaml of speaq ({reason(error)})") from error
-
-
-def reason(error: ValidationError) -> str:
-    """The first thing that is wrong, in one line."""
-    first = error.errors(include_url=False)[0]
-    return f"{'.'.join(str(part) for part in first['loc'])}: {first['msg']}"
+        raise ConfigError(f"{path}: not a study.yaml of speaq ({first_reason(error)})") from error

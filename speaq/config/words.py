@@ -1,0 +1,70 @@
+"""What is wrong with values that were given, in one line: the findings of pydantic in the words of this project."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Collection
+
+from pydantic import ValidationError
+from pydantic_core import ErrorDetails
+
+MOST_REASONS = 3  # in one message
+
+
+def short(text: str, most: int = 100) -> str:
+    """A text that somebody else made up, for one line: cut after `most` characters."""
+    return text if len(text) <= most else f"{text[:most]}…"
+
+
+def no_such_key(key: str, known: Collection[str]) -> str:
+    """What to say of a key that is none of the known ones; names the nearest of them."""
+    close = difflib.get_close_matches(key, list(known), n=1)
+    return f"{' '.join(key.split())}: no such key" + (f" (nearest: {close[0]})" if close else "")
+
+
+def place_and_rule(error: ValidationError) -> tuple[str, str]:
+    """Where the first thing is wrong, as a dotted key in one line, and which rule is broken there."""
+    first = error.errors(include_url=False)[0]
+    return short(_place(first, ".", ())), _rule(first)
+
+
+def first_reason(error: ValidationError) -> str:
+    """The first thing that is wrong: `KEY: RULE`."""
+    return ": ".join(place_and_rule(error))
+
+
+def reasons(
+    error: ValidationError,
+    where: str,
+    known: Collection[str] = (),
+    *,
+    separator: str = ".",
+    left_out: Collection[str] = (),
+) -> str:
+    """The first things that are wrong: `WHERE: KEY: RULE, not VALUE`, with semicolons between.
+
+    Args:
+        where: file or option, for messages.
+        known: keys of which the nearest is named where one is unknown.
+        separator: between the parts of a key.
+        left_out: parts of a key that say nothing to a user.
+    """
+
+    def words(detail: ErrorDetails) -> str:
+        place = _place(detail, separator, left_out)
+        if detail["type"] == "extra_forbidden":
+            return no_such_key(place, known)
+        value = detail.get("input")
+        shown = "" if isinstance(value, dict) or detail["type"] == "value_error" else f", not {short(repr(value))}"
+        return f"{place + ': ' if place else ''}{_rule(detail)}{shown}"
+
+    return "; ".join(f"{where}: {words(detail)}" for detail in error.errors(include_url=False)[:MOST_REASONS])
+
+
+def _place(detail: ErrorDetails, separator: str, left_out: Collection[str]) -> str:
+    parts = [str(part) for part in detail["loc"] if part not in left_out]
+    return " ".join(separator.join(parts).split())  # in one line, whatever a file names
+
+
+def _rule(detail: ErrorDetails) -> str:
+    return detail["msg"].removeprefix("Value error, ")

@@ -1,0 +1,110 @@
+"""The settings of a search: what it maximises, how it samples, when it stops a trial."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field, model_validator
+
+from speaq.config import ConfigError, Section
+
+CONSTRAINED = ("peak_memory_mib", "latency_ms")
+MOST_TRIALS = 10**6  # of a search
+
+
+def check_trials(trials: int | None) -> None:
+    """Raises ConfigError for a number given by --trials that no search can have."""
+    if trials is not None and not 1 <= trials <= MOST_TRIALS:
+        raise ConfigError(f"--trials {trials}: between 1 and {MOST_TRIALS}")
+
+
+_SCHEDULER_KNOBS = {
+    "grace_steps": ("asha", "hyperband", "median"),
+    "reduction_factor": ("asha", "hyperband"),
+    "brackets": ("hyperband",),
+    "min_trials": ("median",),
+    "perturb_steps": ("pbt",),
+    "quantile": ("pbt",),
+}
+
+
+class SearchConfig(Section):
+    """What a search does where the command line does not say otherwise."""
+
+    objective: list[str] = Field(
+        ["F@50"], min_length=1, max_length=2, description="metrics to maximise; two give a Pareto front"
+    )
+    trials: int = Field(
+        20, ge=1, le=MOST_TRIALS, description="trials in all, with the published setting and the baseline"
+    )
+    seed: int = Field(0, ge=0, le=2**31 - 1, description="seed of the sampler")
+    sampler: Literal["tpe", "gp", "cmaes", "nsga2", "nsga3", "random", "qmc", "grid"] = Field(
+        "tpe", description="Optuna's sampler"
+    )
+    scheduler: Literal["asha", "hyperband", "median", "pbt", "none"] = Field(
+        "asha",
+        description="what stops trials early: successive halving, the same in brackets, or the median rule; pbt also "
+        "replaces them by copies of the best ones with other loss weights from there on (a schedule)",
+    )
+    grace_steps: int | None = Field(
+        None, ge=1, description="no trial is stopped before; null: max_steps / reduction_factor², evaluated"
+    )
+    reduction_factor: float = Field(3.0, gt=1, description="asha, hyperband: one of so many trials passes a rung")
+    brackets: int | None = Field(
+        None, ge=2, description="hyperband: trials take turns in so many, each with one rung less; null: one a rung"
+    )
+    constraints: dict[str, float] = Field(
+        default={},
+        description="most memory of training, and milliseconds for predicting an image; a trial above is infeasible",
+    )
+    min_trials: int = Field(3, ge=1, description="median: trials that must have come as far before one is stopped")
+    perturb_steps: int | None = Field(
+        None, ge=1, description="pbt: steps between its judgements; null: a fifth of max_steps, evaluated"
+    )
+    quantile: float = Field(
+        0.25, gt=0, le=0.5, description="pbt: share of the trials at a step that is replaced, and that is copied"
+    )
+
+    @model_validator(mode="after")
+    def _check(self) -> SearchConfig:
+        if len(set(self.objective)) < len(self.objective):
+            raise ValueError("objective names a metric twice")
+        if self.sampler == "cmaes" and len(self.objective) > 1:
+            raise ValueError("sampler: cmaes has one objective; use tpe, gp, nsga2 or nsga3 for two")
+        if self.sampler == "cmaes" and self.constraints:
+            raise ValueError("constraints: sampler: cmaes does not look at them; use tpe, gp, nsga2 or nsga3")
+        for name, limit in self.constraints.items():
+            if name not in CONSTRAINED:
+                raise ValueError(f"constraints: {name} is none of {', '.join(CONSTRAINED)}")
+            if limit <= 0:
+                raise ValueError(f"constraints: {name} is above 0, not {limit}")
+        for knob, users in _SCHEDULER_KNOBS.items():
+            if self.scheduler not in users and getattr(self, knob) != SearchConfig.model_fields[knob].default:
+                raise ValueError(f"{knob} has no effect with scheduler: {self.scheduler} ({', '.join(users)} use it)")
+        return self
+
+    def rungs(self, max_steps: int, eval_every: int) -> list[int]:
+        """Steps at which asha or pbt judges, below `max_steps`, from the first of any scheduler; empty without one.
+
+        Raises ConfigError.
+        """
+        if self.scheduler == "none":
+            return []
+        if self.scheduler == "pbt":
+            every = self.perturb_steps or max(1, round(max_steps / 5 / eval_every)) * eval_every
+            if every >= max_steps or every % eval_every:
+                raise ConfigError(
+                    f"search.perturb_steps {every} is a multiple of training.eval_every {eval_every} below "
+                    f"training.max_steps {max_steps}"
+                )
+            return list(range(every, max_steps, every))
+        grace = self.grace_steps
+        if grace is None:  # a rung between evaluations would wait for the next one anyway
+            grace = max(1, round(max_steps / self.reduction_factor**2 / eval_every)) * eval_every
+        elif grace >= max_steps:
+            raise ConfigError(f"search.grace_steps {grace} is not below training.max_steps {max_steps}")
+        rungs = []
+        while grace < max_steps:
+            rungs.append(int(grace))
+            grace = grace * self.reduction_factor  # type: ignore[assignment]
+        return rungs
