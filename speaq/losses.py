@@ -19,7 +19,7 @@ from speaq.config import LossConfig, MatchingConfig
 from speaq.matching.groups import PredicateGroups
 from speaq.matching.match import Pairs, match_objects, match_relations
 from speaq.matching.rows import Queries, Truth, object_queries, object_truth, relation_queries, relation_truth
-from speaq.structures import DetectorOutputs, IntArray, LayerOutputs, Target
+from speaq.structures import DetectorOutputs, IntArray, LayerOutputs, Targets
 
 # Names of (classification, L1, GIoU) by element, as the reference logs them.
 RELATION_NAMES = (
@@ -101,7 +101,7 @@ class SpeaQLoss(nn.Module):
         taken, self._by_group = self._by_group, None
         return taken
 
-    def forward(self, outputs: LayerOutputs, targets: Sequence[Target]) -> tuple[Tensor, dict[str, Tensor]]:
+    def forward(self, outputs: LayerOutputs, targets: Targets) -> tuple[Tensor, dict[str, Tensor]]:
         """Returns the weighted total and, without gradient, its unweighted parts by name.
 
         Parts of layer i but the last end in `_i`; `class_error_*` (percent of matched pairs, last layer; 100 where
@@ -136,7 +136,7 @@ class DetectorLoss(nn.Module):
         self.register_buffer("loss_weights", weights, persistent=False)
         self.register_buffer("class_weights", object_weights(num_classes, config.no_object_weight), persistent=False)
 
-    def forward(self, outputs: DetectorOutputs, targets: Sequence[Target]) -> tuple[Tensor, dict[str, Tensor]]:
+    def forward(self, outputs: DetectorOutputs, targets: Targets) -> tuple[Tensor, dict[str, Tensor]]:
         """Returns the weighted total and its unweighted parts `loss_ce`, `loss_bbox`, `loss_giou`, `class_error`.
 
         Raises:

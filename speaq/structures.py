@@ -8,9 +8,9 @@ no-object and no-relation are the *last* logit.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -66,7 +66,7 @@ class Sample:
     """One image as the network sees it, with its ground truth in pixels of *that* image."""
 
     index: int  # row of the split
-    image: Tensor  # [3, h, w] uint8 RGB, before `pending`
+    image: Tensor  # [h, w, 3] uint8 RGB, before `pending`
     boxes_xyxy: Tensor  # [N, 4] float32 pixels
     classes: Tensor  # [N] int64
     relations: Tensor  # [M, 3] int64
@@ -76,7 +76,7 @@ class Sample:
     @property
     def size_hw(self) -> tuple[int, int]:
         """Height and width as the network sees it."""
-        return self.pending[-1].size_hw if self.pending else (self.image.shape[1], self.image.shape[2])
+        return self.pending[-1].size_hw if self.pending else (self.image.shape[0], self.image.shape[1])
 
 
 @dataclass(frozen=True)
@@ -88,8 +88,31 @@ class Target:
     relations: Tensor  # [M, 3] int64 rows (subject box, object box, predicate)
     relation_boxes: Tensor  # [M, 4] float32 cxcywh in [0, 1], spanned by the two centres
 
-    def to(self, device: torch.device) -> Target:
-        return Target(**{f.name: getattr(self, f.name).to(device, non_blocking=True) for f in fields(self)})
+
+@dataclass(frozen=True)
+class Targets:
+    """Ground truth of the images of a batch in columns, one image after the other; fields as in `Target`.
+
+    A relation's boxes are counted from the first one of its image.
+    """
+
+    classes: Tensor  # [sum of N]
+    boxes: Tensor  # [sum of N, 4]
+    relations: Tensor  # [sum of M, 3]
+    relation_boxes: Tensor  # [sum of M, 4]
+    num_boxes: tuple[int, ...]  # B, N of every image
+    num_relations: tuple[int, ...]  # B, M of every image
+
+    def mapped(self, function: Callable[[Any], Any]) -> Targets:
+        """The same with what `function` makes of each column."""
+        names = ("classes", "boxes", "relations", "relation_boxes")
+        return replace(self, **{name: function(getattr(self, name)) for name in names})
+
+    def images(self) -> list[Target]:
+        """B targets, each of one image: views of the columns, to look at. Nothing is trained with them."""
+        of_boxes = (split_by_counts(column, self.num_boxes) for column in (self.classes, self.boxes))
+        of_relations = (split_by_counts(c, self.num_relations) for c in (self.relations, self.relation_boxes))
+        return [Target(*columns) for columns in zip(*of_boxes, *of_relations, strict=True)]
 
 
 @dataclass(frozen=True)
@@ -98,19 +121,21 @@ class Batch:
 
     images: Tensor  # [B, 3, H, W] uint8 RGB; padding is 0
     sizes_hw: Tensor  # [B, 2] int64 un-padded height and width
-    targets: list[Target]  # B
+    targets: Targets
     indices: list[int]  # B rows of the split
     original_hw: list[tuple[int, int]]  # B true heights and widths of the files' pictures
 
+    def mapped(self, function: Callable[[Any], Any]) -> Batch:
+        """The same with what `function` makes of each tensor."""
+        targets = self.targets.mapped(function)
+        return replace(self, images=function(self.images), sizes_hw=function(self.sizes_hw), targets=targets)
+
     def to(self, device: torch.device) -> Batch:
-        return replace(
-            self,
-            images=self.images.to(device, non_blocking=True),
-            sizes_hw=self.sizes_hw.to(device, non_blocking=True),
-            targets=[target.to(device) for target in self.targets],
-        )
+        """The same on a device; a copy from pinned memory is not waited for."""
+        return self.mapped(lambda tensor: tensor.to(device, non_blocking=True))
 
     def pin_memory(self) -> Batch:
+        """The same with the images in pinned memory; the other tensors are small."""
         return replace(self, images=self.images.pin_memory())
 
 

@@ -1,12 +1,14 @@
-"""Ground truth of a sample → normalised training targets (method section 3)."""
+"""Ground truth of samples → normalised training targets (method section 3)."""
 
 from __future__ import annotations
+
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
 from speaq.boxes import xyxy_to_cxcywh
-from speaq.structures import Sample, Target
+from speaq.structures import Sample, Target, Targets
 
 SMALLEST_SIDE = 1e-5  # pixels; a thinner relation box is replaced by the subject's
 
@@ -24,6 +26,18 @@ def make_target(sample: Sample) -> Target:
     boxes = xyxy_to_cxcywh(sample.boxes_xyxy)  # [N, 4] pixels
     relation_boxes = spanned_boxes(boxes[sample.relations[:, 0]], boxes[sample.relations[:, 1]])
     return Target(sample.classes, boxes / size, sample.relations, relation_boxes / size)
+
+
+def join(targets: Sequence[Target]) -> Targets:
+    """The targets of at least one image in columns."""
+    return Targets(
+        classes=torch.cat([target.classes for target in targets]),
+        boxes=torch.cat([target.boxes for target in targets]),
+        relations=torch.cat([target.relations for target in targets]),
+        relation_boxes=torch.cat([target.relation_boxes for target in targets]),
+        num_boxes=tuple(len(target.classes) for target in targets),
+        num_relations=tuple(len(target.relations) for target in targets),
+    )
 
 
 def spanned_boxes(subject_boxes: Tensor, object_boxes: Tensor) -> Tensor:

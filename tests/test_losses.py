@@ -18,6 +18,7 @@ from speaq.losses import DetectorLoss, SpeaQLoss, object_weights, predicate_weig
 from speaq.matching.groups import make_groups
 from speaq.matching.match import NonFiniteError, match
 from speaq.structures import Assignment, DetectorOutputs, LayerOutputs, Target
+from speaq.targets import join
 from tests.helpers.matching_cases import NUM_CLASSES, PREDICATE_COUNT, random_boxes, random_case, random_target, select
 
 CONFIG = LossConfig(weight_class=1.5, weight_predicate=0.7, weight_l1=4.0, weight_giou=1.25, no_object_weight=0.2)
@@ -66,11 +67,11 @@ def test_parts_total_and_gradients_are_those_of_a_loop_over_layers(independent: 
     static = MatchingConfig(
         scheme="static", quality=None, predicate_weight=0.0, max_repeats=2, num_groups=3, independent=independent
     )
-    total, parts = criterion(static)(with_gradient(outputs), targets)
+    total, parts = criterion(static)(with_gradient(outputs), join(targets))
     total.backward()
     ours = {field.name: getattr(outputs, field.name).grad.clone() for field in fields(outputs)}
     weights = {"ce": 1.5, "relation": 0.7, "bbox": 4.0, "giou": 1.25}
-    assignment = match(outputs, targets, static, make_groups(PREDICATE_COUNT, 3, 6), 2)
+    assignment = match(outputs, join(targets), static, make_groups(PREDICATE_COUNT, 3, 6), 2)
     expected = torch.zeros(())
     for layer in range(3):
         for name, value in naive_parts(outputs, targets, assignment, layer).items():
@@ -86,7 +87,7 @@ def test_parts_total_and_gradients_are_those_of_a_loop_over_layers(independent: 
 
 def test_parts_are_named_and_carry_no_gradient() -> None:
     outputs, targets = random_case(seed=1, num_layers=2, num_queries=12, relations=(3, 1))
-    total, parts = criterion()(with_gradient(outputs), targets)
+    total, parts = criterion()(with_gradient(outputs), join(targets))
     elements = [f"loss_{kind}_{end}" for end in ("subject", "object") for kind in ("ce", "bbox", "giou")]
     elements += ["loss_relation", "loss_bbox_relation", "loss_giou_relation"]
     names = {*elements, *(f"{name}_0" for name in elements)}
@@ -97,7 +98,7 @@ def test_parts_are_named_and_carry_no_gradient() -> None:
 
 def test_an_image_without_relations_is_background() -> None:
     outputs, targets = random_case(seed=2, num_layers=1, num_queries=12, relations=(3, 0))
-    total, _ = criterion()(with_gradient(outputs), targets)
+    total, _ = criterion()(with_gradient(outputs), join(targets))
     total.backward()
     gradient = outputs.subject_logits.grad
     assert gradient is not None
@@ -108,7 +109,7 @@ def test_an_image_without_relations_is_background() -> None:
 
 def test_a_batch_without_relations_has_zero_box_losses_with_gradient() -> None:
     outputs, targets = random_case(seed=3, num_layers=2, num_queries=12, relations=(0, 0))
-    total, parts = criterion()(with_gradient(outputs), targets)
+    total, parts = criterion()(with_gradient(outputs), join(targets))
     total.backward()
     assert parts["loss_bbox_subject"] == parts["loss_giou_relation_0"] == 0
     assert parts["class_error_object"] == 100
@@ -130,7 +131,7 @@ def test_perfect_outputs_have_no_box_loss_and_no_class_error() -> None:
         targets[0].relation_boxes[0].expand(1, 1, 4, 4),
     )
     static = MatchingConfig(scheme="static", quality=None, predicate_weight=0.0, max_repeats=4, num_groups=1)
-    _, parts = criterion(static)(outputs, targets)
+    _, parts = criterion(static)(outputs, join(targets))
     assert parts["class_error_subject"] == parts["class_error_object"] == 0
     for name in ("bbox_subject", "bbox_relation", "giou_object", "giou_relation"):
         assert float(parts[f"loss_{name}"]) == pytest.approx(0, abs=1e-6)
@@ -142,8 +143,8 @@ def test_perfect_outputs_have_no_box_loss_and_no_class_error() -> None:
 @settings(max_examples=15, deadline=None)
 def test_losses_do_not_depend_on_the_order_of_images(seed: int) -> None:
     outputs, targets = random_case(seed, num_layers=2, num_queries=12, relations=(3, 0, 5))
-    total, parts = criterion()(outputs, targets)
-    moved, moved_parts = criterion()(select(outputs, 1, (2, 0, 1)), [targets[i] for i in (2, 0, 1)])
+    total, parts = criterion()(outputs, join(targets))
+    moved, moved_parts = criterion()(select(outputs, 1, (2, 0, 1)), join([targets[i] for i in (2, 0, 1)]))
     torch.testing.assert_close(total, moved)
     for name, part in parts.items():
         torch.testing.assert_close(part, moved_parts[name])
@@ -153,7 +154,7 @@ def test_non_finite_outputs_are_refused() -> None:
     outputs, targets = random_case(seed=5, num_layers=2, num_queries=12, relations=(3,))
     outputs.subject_logits[0, 0, 3] = float("nan")
     with pytest.raises(NonFiniteError, match="subject_logits of decoder layer 1 of 2"):
-        criterion()(outputs, targets)
+        criterion()(outputs, join(targets))
 
 
 def test_class_weights_come_from_the_configuration_not_from_a_checkpoint() -> None:
@@ -191,7 +192,7 @@ def test_detector_learns_its_own_boxes() -> None:
         outputs.boxes[:, 1, [0]] = targets[1].boxes
         outputs.logits[:, 0, [4, 5, 6], targets[0].classes[order]] = 50
         outputs.logits[:, 1, 0, targets[1].classes] = 50
-    total, parts = DetectorLoss(CONFIG, DYNAMIC, NUM_CLASSES)(outputs, targets)
+    total, parts = DetectorLoss(CONFIG, DYNAMIC, NUM_CLASSES)(outputs, join(targets))
     names = ("loss_ce", "loss_bbox", "loss_giou")
     assert parts.keys() == {*names, *(f"{name}_0" for name in names), "class_error"}
     for name in ("loss_bbox", "loss_giou", "loss_bbox_0", "class_error"):
@@ -204,7 +205,7 @@ def test_detector_learns_its_own_boxes() -> None:
 @pytest.mark.parametrize("num_boxes", [(0, 0), (0, 3), (9, 1)])
 def test_detector_loss_of_empty_and_crowded_images_has_a_gradient(num_boxes: tuple[int, ...]) -> None:
     outputs, targets = detector_case(seed=1, num_boxes=num_boxes)
-    total, _ = DetectorLoss(CONFIG, DYNAMIC, NUM_CLASSES)(outputs, targets)
+    total, _ = DetectorLoss(CONFIG, DYNAMIC, NUM_CLASSES)(outputs, join(targets))
     total.backward()
     assert outputs.logits.grad is not None
     assert outputs.boxes.grad is not None
@@ -215,7 +216,7 @@ def test_detector_loss_of_empty_and_crowded_images_has_a_gradient(num_boxes: tup
 def _worker(rank: int, store: str, results: str) -> None:
     dist.init_process_group("gloo", init_method=f"file://{store}", rank=rank, world_size=2)
     outputs, targets = random_case(seed=6, num_layers=2, num_queries=12, relations=(5, 1))
-    _, parts = criterion()(select(outputs, 1, [rank]), targets[rank : rank + 1])
+    _, parts = criterion()(select(outputs, 1, [rank]), join(targets[rank : rank + 1]))
     torch.save(parts, f"{results}/{rank}.pt")
     dist.destroy_process_group()
 
@@ -224,7 +225,7 @@ def test_two_workers_average_to_the_box_losses_of_the_whole_batch(tmp_path: Path
     mp.spawn(_worker, args=(str(tmp_path / "store"), str(tmp_path)), nprocs=2)  # type: ignore[no-untyped-call]
     workers = [torch.load(tmp_path / f"{rank}.pt") for rank in range(2)]
     outputs, targets = random_case(seed=6, num_layers=2, num_queries=12, relations=(5, 1))
-    _, parts = criterion()(outputs, targets)
+    _, parts = criterion()(outputs, join(targets))
     for name, value in parts.items():
         if "bbox" in name or "giou" in name:
             torch.testing.assert_close((workers[0][name] + workers[1][name]) / 2, value)

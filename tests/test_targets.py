@@ -13,7 +13,7 @@ from speaq.targets import make_target, spanned_boxes
 def sample(size_hw: tuple[int, int], boxes_xyxy: list[list[float]], relations: list[list[int]]) -> Sample:
     return Sample(
         index=0,
-        image=torch.zeros(3, *size_hw, dtype=torch.uint8),
+        image=torch.zeros(*size_hw, 3, dtype=torch.uint8),
         boxes_xyxy=torch.tensor(boxes_xyxy, dtype=torch.float32).reshape(-1, 4),
         classes=torch.arange(len(boxes_xyxy)),
         relations=torch.tensor(relations, dtype=torch.int64).reshape(-1, 3),

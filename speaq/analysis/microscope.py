@@ -26,7 +26,7 @@ from speaq.data.statistics import predicate_count
 from speaq.matching.examination import Examination, examine
 from speaq.matching.groups import PredicateGroups
 from speaq.runs.stored import OpenedRun, open_run
-from speaq.structures import IntArray, LayerOutputs, SceneGraph, Target
+from speaq.structures import IntArray, LayerOutputs, SceneGraph, Targets
 from speaq.study import seal
 from speaq.training.tasks import groups_for
 from speaq.vocabulary import in_words
@@ -41,7 +41,7 @@ class Slide:
     image_id: str
     split: str
     graph: SceneGraph  # ground truth in pixels of the photo
-    target: Target  # the same as training sees it, resized as for evaluation; every relation, duplicates too
+    target: Targets  # the same as training sees it, resized as for evaluation; every relation, duplicates too
     outputs: LayerOutputs  # of all layers, B = 1
     triplets: tuple[str, ...]  # M, in words
 
@@ -97,7 +97,7 @@ class Microscope:
         model, device = self._model
         outputs = model(batch.images.to(device), batch.sizes_hw.to(device)).float()
         on_host = LayerOutputs(**{f.name: getattr(outputs, f.name).cpu() for f in fields(outputs)})
-        return Slide(image_id, name, graph, batch.targets[0], on_host, in_words(graph, vg.vocabulary))
+        return Slide(image_id, name, graph, batch.targets, on_host, in_words(graph, vg.vocabulary))
 
     def settings(self, overrides: Mapping[str, Any]) -> tuple[Config, PredicateGroups | None]:
         """The run's config with other matching settings, and the groups that follow. Raises ConfigError."""

@@ -6,10 +6,8 @@ the seed and the position alone: not on the number of workers, nor on where a ru
 
 from __future__ import annotations
 
-import weakref
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
-from functools import partial
 from typing import Any
 
 import numpy as np
@@ -23,8 +21,8 @@ from speaq.data.images import read_image
 from speaq.data.sampling import OrientationBatchSampler, drop_relations, make_resampling, one_predicate_per_pair
 from speaq.data.transforms import Picture, eval_transform, finish, scale_boxes, train_transform
 from speaq.data.visual_genome import Split
-from speaq.structures import Batch, Pending, Sample, Target, split_by_counts
-from speaq.targets import make_target
+from speaq.structures import Batch, Pending, Sample, Targets, split_by_counts
+from speaq.targets import join, make_target
 
 _AUGMENTATION = 1  # keeps the random streams of draws apart from those of the order of epochs
 
@@ -45,7 +43,7 @@ class SceneGraphDataset(Dataset[Sample]):
             self._resampling = make_resampling(split, config.oversample, config.undersample)
         self._shortest_side = _largest_side(config, train) if config.reduced_decoding else None
         size = (self._shortest_side or 0, *(() if train else (config.eval_side, config.eval_max_side)))
-        self._pictures = _cache(split, size) if config.cache_images else None
+        self._pictures = split.pictures.setdefault(size, {}) if config.cache_images else None
 
     def __len__(self) -> int:
         return len(self._split)
@@ -82,18 +80,6 @@ class SceneGraphDataset(Dataset[Sample]):
         return replace(picture, relations=one_predicate_per_pair(relations, rng))
 
 
-_caches: dict[tuple[int, ...], dict[int, Picture]] = {}
-
-
-def _cache(split: Split, size: tuple[int, ...]) -> dict[int, Picture]:
-    """Decoded pictures of a split, shared by all data sets made from it and dropped together with it."""
-    key = (id(split), *size)
-    if key not in _caches:
-        _caches[key] = {}
-        weakref.finalize(split, _caches.pop, key, None)
-    return _caches[key]
-
-
 def _largest_side(config: DataConfig, train: bool) -> int:
     """To which a shortest side may be resized, pixels."""
     if not train:
@@ -102,9 +88,10 @@ def _largest_side(config: DataConfig, train: bool) -> int:
 
 
 def to_sample(index: int, picture: Picture, original_hw: tuple[int, int]) -> Sample:
+    """A picture as tensors, which share its memory; `index` is its row of the split."""
     return Sample(
         index=index,
-        image=torch.from_numpy(picture.image).permute(2, 0, 1),
+        image=torch.from_numpy(picture.image),
         boxes_xyxy=torch.from_numpy(picture.boxes_xyxy),
         classes=torch.from_numpy(picture.classes),
         relations=torch.from_numpy(picture.relations),
@@ -120,13 +107,12 @@ def collate(samples: list[Sample]) -> Batch:
 
 def gather(samples: list[Sample]) -> RawBatch:
     """The images of at least one sample one behind the other, as they are: what a decoding worker sends."""
-    images = [sample.image.permute(1, 2, 0) for sample in samples]
     return RawBatch(
-        pixels=torch.cat([image.reshape(-1) for image in images]),
-        shapes_hw=[(image.shape[0], image.shape[1]) for image in images],
+        pixels=torch.cat([sample.image.reshape(-1) for sample in samples]),
+        shapes_hw=[(sample.image.shape[0], sample.image.shape[1]) for sample in samples],
         pending=[sample.pending for sample in samples],
         sizes_hw=torch.tensor([sample.size_hw for sample in samples]),
-        targets=[make_target(sample) for sample in samples],
+        targets=join([make_target(sample) for sample in samples]),
         indices=[sample.index for sample in samples],
         original_hw=[sample.original_hw for sample in samples],
     )
@@ -140,14 +126,17 @@ class RawBatch:
     shapes_hw: list[tuple[int, int]]  # B heights and widths in `pixels`
     pending: list[Pending]  # B
     sizes_hw: Tensor  # [B, 2] int64 height and width after `pending`
-    targets: list[Target]  # B
+    targets: Targets
     indices: list[int]  # B rows of the split
     original_hw: list[tuple[int, int]]  # B true heights and widths of the files' pictures
 
     def to(self, device: torch.device) -> Batch:
         """One transfer for all images, then `finish` and padding there."""
-        pixels = self.pixels.to(device, non_blocking=True)
-        images = split_by_counts(pixels, [h * w * 3 for h, w in self.shapes_hw])
+
+        def move(tensor: Tensor) -> Tensor:
+            return tensor.to(device, non_blocking=True)
+
+        images = split_by_counts(move(self.pixels), [h * w * 3 for h, w in self.shapes_hw])
         height, width = self.sizes_hw.max(dim=0).values.tolist()
         padded = torch.zeros((len(images), height, width, 3), dtype=torch.uint8, device=device)
         for row, image, shape_hw, pending in zip(padded, images, self.shapes_hw, self.pending, strict=True):
@@ -155,58 +144,20 @@ class RawBatch:
             row[: finished.shape[0], : finished.shape[1]] = finished
         return Batch(
             images=padded.permute(0, 3, 1, 2),
-            sizes_hw=self.sizes_hw.to(device, non_blocking=True),
-            targets=[target.to(device) for target in self.targets],
+            sizes_hw=move(self.sizes_hw),
+            targets=self.targets.mapped(move),
             indices=self.indices,
             original_hw=self.original_hw,
         )
 
-    def pin_memory(self) -> RawBatch:
-        return replace(self, pixels=self.pixels.pin_memory())
-
-
-@dataclass(frozen=True)
-class _Packed:
-    """A batch on its way from a worker: few tensors, since each takes a file descriptor until it is used."""
-
-    batch: Batch | RawBatch  # without targets
-    columns: tuple[Tensor, Tensor, Tensor, Tensor]  # fields of the targets, concatenated
-    num_boxes: list[int]
-    num_relations: list[int]
-
-    def mapped(self, function: Callable[[Any], Any]) -> _Packed:
+    def mapped(self, function: Callable[[Any], Any]) -> RawBatch:
         """The same with what `function` makes of each tensor."""
-        images = "pixels" if isinstance(self.batch, RawBatch) else "images"
-        changed = {name: function(getattr(self.batch, name)) for name in (images, "sizes_hw")}
-        return replace(self, batch=replace(self.batch, **changed), columns=tuple(map(function, self.columns)))
+        targets = self.targets.mapped(function)
+        return replace(self, pixels=function(self.pixels), sizes_hw=function(self.sizes_hw), targets=targets)
 
-    def pin_memory(self) -> _Packed:
-        return replace(self, batch=self.batch.pin_memory())
-
-
-def _pack(samples: list[Sample], raw: bool) -> _Packed:
-    batch = gather(samples) if raw else collate(samples)
-    targets = batch.targets
-    columns = (
-        torch.cat([target.classes for target in targets]),
-        torch.cat([target.boxes for target in targets]),
-        torch.cat([target.relations for target in targets]),
-        torch.cat([target.relation_boxes for target in targets]),
-    )
-    counts = [len(target.classes) for target in targets], [len(target.relations) for target in targets]
-    return _Packed(replace(batch, targets=[]), columns, *counts)
-
-
-def _unpack(packed: _Packed) -> Batch | RawBatch:
-    classes, boxes, relations, relation_boxes = packed.columns
-    columns = zip(
-        split_by_counts(classes, packed.num_boxes),
-        split_by_counts(boxes, packed.num_boxes),
-        split_by_counts(relations, packed.num_relations),
-        split_by_counts(relation_boxes, packed.num_relations),
-        strict=True,
-    )
-    return replace(packed.batch, targets=[Target(*column) for column in columns])
+    def pin_memory(self) -> RawBatch:
+        """The same with the pixels in pinned memory; the other tensors are small."""
+        return replace(self, pixels=self.pixels.pin_memory())
 
 
 def train_loader(
@@ -285,13 +236,10 @@ def _load(
     raw: bool = False,
 ) -> Iterator[Batch | RawBatch]:
     """`pixels`: what the images of a batch have at most, all together."""
-    if config.data.num_workers == 0:
-        for draws in batches:
-            samples = [dataset[draw] for draw in draws]
-            yield gather(samples) if raw else collate(samples)
-        return
-    pin_memory = config.training.device != "cpu" and torch.cuda.is_available()
-    pack = partial(_pack, raw=raw)
+    make: Callable[[list[Sample]], Batch | RawBatch] = gather if raw else collate
     number = config.data.num_workers
-    for packed in workers.load(dataset, batches, pack, number, 3 * pixels, pin_memory=pin_memory, waiting=waiting):
-        yield _unpack(packed)
+    if number:
+        pin_memory = config.training.device != "cpu" and torch.cuda.is_available()
+        yield from workers.load(dataset, batches, make, number, 3 * pixels, pin_memory=pin_memory, waiting=waiting)
+    else:
+        yield from (make([dataset[draw] for draw in draws]) for draws in batches)

@@ -9,7 +9,7 @@ import logging
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,6 +17,9 @@ from numpy.typing import NDArray
 from speaq.data.images import read_size
 from speaq.data.photo_folders import PhotoFolders
 from speaq.structures import IntArray, SceneGraph
+
+if TYPE_CHECKING:  # with PyTorch, which takes seconds
+    from speaq.data.transforms import Picture
 
 logger = logging.getLogger(__name__)
 Array = NDArray[Any]
@@ -39,6 +42,9 @@ class Split:
     box_scale: int
     folder: PhotoFolders | None  # of the photos; None where there are none
     _true_hw: SmallIntArray = field(init=False, repr=False)  # [I, 2] 0 until the photo has been looked at
+
+    # Decoded pictures by row, for each size in which data sets of this split keep them in memory.
+    pictures: dict[tuple[int, ...], dict[int, Picture]] = field(init=False, repr=False, default_factory=dict)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "_true_hw", np.zeros_like(self.listed_hw))
@@ -77,6 +83,7 @@ class Split:
         )
 
     def image_id(self, index: int) -> str:
+        """The photo's number as text."""
         return str(self.image_ids[index])
 
     def image_path(self, index: int) -> Path:

@@ -16,7 +16,7 @@ from speaq.matching.groups import PredicateGroups
 from speaq.matching.match import group_mask, match
 from speaq.matching.repeats import best_sum, quality
 from speaq.matching.rows import relation_queries, relation_truth
-from speaq.structures import LayerOutputs, Target
+from speaq.structures import LayerOutputs, Targets
 
 
 @dataclass(frozen=True)
@@ -33,19 +33,19 @@ class Examination:
 
 @torch.no_grad()
 def examine(
-    outputs: LayerOutputs, target: Target, config: MatchingConfig, groups: PredicateGroups | None, query_multiple: int
+    outputs: LayerOutputs, target: Targets, config: MatchingConfig, groups: PredicateGroups | None, query_multiple: int
 ) -> Examination:
     """Matches one image as training does, and keeps what training throws away.
 
     Args:
         outputs: of one image.
-        target: of the same image.
+        target: of the same image, which is the only one.
         config, groups, query_multiple: as in `speaq.matching.match.match`.
     Raises:
         NonFiniteError: NaN or infinity in the outputs or targets.
     """
-    assignment = match(outputs, [target], config, groups, query_multiple)
-    queries, truth = relation_queries(outputs), relation_truth([target])
+    assignment = match(outputs, target, config, groups, query_multiple)
+    queries, truth = relation_queries(outputs), relation_truth(target)
     found = compare(queries, truth, config.cost_class, config.cost_l1, config.cost_giou)
     _, _, outside = group_mask(queries, truth, groups, query_multiple)
     qualities = None if config.scheme == "static" else quality(found, config, outside)

@@ -7,7 +7,6 @@ transfer, and the matched pairs go back in one.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -21,7 +20,7 @@ from speaq.matching.cost import Comparison, compare
 from speaq.matching.groups import PredicateGroups
 from speaq.matching.repeats import relation_repeats
 from speaq.matching.rows import Queries, Truth, relation_queries, relation_truth, to_device
-from speaq.structures import Assignment, FloatArray, IntArray, LayerOutputs, Target, split_by_counts
+from speaq.structures import Assignment, FloatArray, IntArray, LayerOutputs, Targets, split_by_counts
 
 # Entries L · rows · R of one piece of the cost, so of each of its temporaries.
 CHUNK_ENTRIES_CPU = 2**17
@@ -50,7 +49,7 @@ class Pairs:
 
 def match(
     outputs: LayerOutputs,
-    targets: Sequence[Target],
+    targets: Targets,
     config: MatchingConfig,
     groups: PredicateGroups | None,
     query_multiple: int,
@@ -59,7 +58,7 @@ def match(
 
     Args:
         outputs: R = Q · query_multiple relation queries; halves are computed with in float32. No gradient is made.
-        targets: B images on the device of `outputs`; an image may have no relation.
+        targets: of B images, on the device of `outputs`; an image may have no relation.
         config: scheme, K, quality, costs; without `independent` one assignment from the summed costs serves all layers.
         groups: predicate groups with Q queries in all; None: no grouping.
         query_multiple: m, relation queries for each subject query.

@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
-from speaq.structures import LayerOutputs, Target
+from speaq.structures import LayerOutputs, Targets
 
 
 @dataclass(frozen=True)
@@ -81,29 +81,23 @@ def _queries(names: tuple[tuple[str, str], ...], logits: Sequence[Tensor], boxes
     return Queries(names, logits, log_probabilities, tuple(x.float() for x in boxes))
 
 
-def relation_truth(targets: Sequence[Target]) -> Truth:
+def relation_truth(targets: Targets) -> Truth:
     """One row for every relation: its subject, object and predicate."""
-    counts = tuple(len(target.relations) for target in targets)
-    num_boxes = [len(target.classes) for target in targets]
-    first_box = np.cumsum([0, *num_boxes[:-1]])
-    relations = torch.cat([target.relations for target in targets])  # [T, 3]
+    counts = targets.num_relations
+    first_box = np.cumsum([0, *targets.num_boxes[:-1]])
     owner, offset = to_device(
-        np.stack((np.repeat(np.arange(len(counts)), counts), np.repeat(first_box, counts))), relations.device
+        np.stack((np.repeat(np.arange(len(counts)), counts), np.repeat(first_box, counts))), targets.relations.device
     )
-    pairs = (relations[:, :2] + offset[:, None]).T  # [2, T] boxes of the batch
-    classes = torch.cat([target.classes for target in targets])[pairs]
-    boxes = torch.cat([target.boxes for target in targets])[pairs]
-    spanned = torch.cat([target.relation_boxes for target in targets])
-    return Truth(torch.cat((classes, relations[:, 2][None])), torch.cat((boxes, spanned[None])), owner, counts)
+    pairs = (targets.relations[:, :2] + offset[:, None]).T  # [2, T] boxes of the batch
+    classes = torch.cat((targets.classes[pairs], targets.relations[:, 2][None]))
+    return Truth(classes, torch.cat((targets.boxes[pairs], targets.relation_boxes[None])), owner, counts)
 
 
-def object_truth(targets: Sequence[Target]) -> Truth:
+def object_truth(targets: Targets) -> Truth:
     """One row for every box."""
-    counts = tuple(len(target.classes) for target in targets)
-    classes = torch.cat([target.classes for target in targets])
-    boxes = torch.cat([target.boxes for target in targets])
-    owner = to_device(np.repeat(np.arange(len(counts)), counts), classes.device)
-    return Truth(classes[None], boxes[None], owner, counts)
+    counts = targets.num_boxes
+    owner = to_device(np.repeat(np.arange(len(counts)), counts), targets.classes.device)
+    return Truth(targets.classes[None], targets.boxes[None], owner, counts)
 
 
 def to_device(array: NDArray[np.int64], device: torch.device) -> Tensor:

@@ -24,7 +24,7 @@ from speaq.model.backbone_weights import load_backbone
 from speaq.model.detector import Detector, load_replicated, load_speaq, replicate
 from speaq.model.reference_weights import WeightsError
 from speaq.model.speaq import SpeaQ
-from speaq.structures import IntArray, Target, Vocabulary
+from speaq.structures import IntArray, Targets, Vocabulary
 from speaq.training import checkpoint, heads_by_name
 from speaq.training.callbacks import Progress
 from speaq.training.checkpoint import CheckpointError
@@ -36,7 +36,7 @@ STARTS = {"detector": replicate, REPLICATED: load_replicated, "speaq": load_spea
 
 
 class Criterion(Protocol):
-    def __call__(self, outputs: Any, targets: list[Target]) -> tuple[Tensor, dict[str, Tensor]]: ...
+    def __call__(self, outputs: Any, targets: Targets) -> tuple[Tensor, dict[str, Tensor]]: ...
 
 
 @dataclass

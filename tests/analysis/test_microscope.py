@@ -20,6 +20,7 @@ from speaq.config import ConfigError, MatchingConfig
 from speaq.matching.examination import examine
 from speaq.matching.groups import make_groups
 from speaq.matching.match import match
+from speaq.targets import join
 from speaq.training.loop import train
 from speaq.training.tasks import make_criterion
 from tests.helpers.browser import Visit, served
@@ -36,9 +37,9 @@ def test_an_image_alone_is_matched_as_in_its_batch(quality: str, num_groups: int
     outputs, targets = random_case(seed=4, num_layers=3, num_queries=12, relations=(5, 3, 1))
     config = MatchingConfig(quality=quality, num_groups=num_groups, max_repeats=5, predicate_weight=-0.25)
     groups = make_groups(PREDICATE_COUNT, num_groups, 6) if num_groups > 1 else None
-    together = match(outputs, targets, config, groups, 2)
+    together = match(outputs, join(targets), config, groups, 2)
     for image, target in enumerate(targets):
-        found = examine(select(outputs, 1, [image]), target, config, groups, 2)
+        found = examine(select(outputs, 1, [image]), join([target]), config, groups, 2)
         expected = torch.full((3, 12), -1)
         mine = together.image == image
         expected[together.layer[mine], together.query[mine]] = together.relation[mine]
@@ -66,7 +67,7 @@ def test_qualities_and_k_are_those_of_method_section_5(quality: str) -> None:
     outputs, (target,) = random_case(seed=7, num_layers=2, num_queries=12, relations=(4,))
     config = MatchingConfig(quality=quality, num_groups=3, max_repeats=6, predicate_weight=1.5)
     groups = make_groups(PREDICATE_COUNT, 3, 6)
-    found = examine(outputs, target, config, groups, 2)
+    found = examine(outputs, join([target]), config, groups, 2)
     assert found.quality is not None
     for layer in range(2):
         for number, (subject, other, predicate) in enumerate(target.relations.tolist()):
@@ -103,7 +104,7 @@ def test_a_runs_own_settings_show_what_its_criterion_matches(looked: tuple[Micro
     opened, slide = looked
     config = opened.opened.config
     criterion = make_criterion(config, opened._counts, opened.opened.vg.vocabulary)
-    _, parts = criterion(slide.outputs, [slide.target])
+    _, parts = criterion(slide.outputs, slide.target)
     by_group = criterion.take_by_group()
     assert by_group is not None
     found = [opened.look(slide, number, {}) for number in range(len(slide.triplets))]

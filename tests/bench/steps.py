@@ -13,6 +13,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from speaq.config import ModelConfig, TrainingConfig
 from speaq.model.speaq import SpeaQ
+from speaq.targets import join
 from speaq.training.optimizer import clip_gradients, make_optimizer
 from tests.bench import workloads
 from tests.bench.measure import LeftOut, Settings, Values, Work, measure
@@ -88,7 +89,7 @@ def step(
     """An optimizer step on pictures and relations made from a seed; what it returns runs it once more."""
     torch.manual_seed(0)
     model = SpeaQ(config, workloads.OBJECTS, predicates).to(device).to(memory_format=torch.channels_last)
-    targets = [workloads.target(relations, predicates).to(torch.device(device)) for _ in range(batch)]
+    targets = join([workloads.target(relations, predicates) for _ in range(batch)]).mapped(lambda x: x.to(device))
     loss = workloads.criterion(config, predicates).to(device)
     training = TrainingConfig()
     optimizer = make_optimizer(model, training)

@@ -13,6 +13,7 @@ from speaq.inference import decode
 from speaq.losses import SpeaQLoss, predicate_weights
 from speaq.matching.groups import VISUAL_GENOME_COUNTS, make_groups
 from speaq.structures import LayerOutputs, SceneGraph, ScenePrediction, Target
+from speaq.targets import join
 from tests.bench.measure import Settings, Values, Work, apart, beside, memory_now_mib, peak_growth_mib, seconds
 
 OBJECTS, PREDICATES, LAYERS, QUERIES, MULTIPLE = 150, 50, 6, 300, 2
@@ -55,7 +56,7 @@ def matching_losses(batch: int, relations: int, device: str = "cpu") -> Work:
     """Matching and losses of all layers, forward and backward."""
     torch.manual_seed(0)
     given, loss = outputs(batch, device=device), criterion(ModelConfig()).to(device)
-    targets = [target(relations).to(torch.device(device)) for _ in range(batch)]
+    targets = join([target(relations) for _ in range(batch)]).mapped(lambda column: column.to(device))
     for field in fields(given):
         getattr(given, field.name).requires_grad_()
     return lambda: loss(given, targets)[0].backward()

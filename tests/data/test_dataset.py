@@ -63,7 +63,7 @@ def assert_equal(a: Batch, b: Batch) -> None:
     assert a.original_hw == b.original_hw
     torch.testing.assert_close(a.images, b.images, rtol=0, atol=0)
     torch.testing.assert_close(a.sizes_hw, b.sizes_hw, rtol=0, atol=0)
-    for ours, theirs in zip(a.targets, b.targets, strict=True):
+    for ours, theirs in zip(a.targets.images(), b.targets.images(), strict=True):
         for name in ("classes", "boxes", "relations", "relation_boxes"):
             torch.testing.assert_close(getattr(ours, name), getattr(theirs, name), rtol=0, atol=0)
 
@@ -79,7 +79,7 @@ def test_a_sample_carries_the_picture_and_its_annotations(test: Split) -> None:
     sample = SceneGraphDataset(test, TOY.data, train=False)[3]
     graph = test.scene_graph(3)
     assert sample.image.dtype == torch.uint8
-    assert tuple(sample.image.shape) == (3, *graph.size_hw)
+    assert tuple(sample.image.shape) == (*graph.size_hw, 3)
     assert sample.original_hw == graph.size_hw
     np.testing.assert_allclose(sample.boxes_xyxy, graph.boxes_xyxy, atol=1e-4)
     np.testing.assert_array_equal(sample.relations, graph.relations)  # every row, duplicates included
@@ -92,9 +92,9 @@ def test_collate_pads_with_zero_at_the_lower_right(test: Split) -> None:
     assert batch.images.shape == (8, 3, 96, 96)
     assert batch.images.is_contiguous(memory_format=torch.channels_last)
     for sample, image, (h, w) in zip(samples, batch.images, batch.sizes_hw.tolist(), strict=True):
-        assert torch.equal(image[:, :h, :w], sample.image)
+        assert torch.equal(image[:, :h, :w], sample.image.permute(2, 0, 1))
         assert image.sum() == sample.image.sum()
-    for sample, target in zip(samples, batch.targets, strict=True):
+    for sample, target in zip(samples, batch.targets.images(), strict=True):
         assert torch.equal(target.boxes, make_target(sample).boxes)
 
 
@@ -132,7 +132,7 @@ def test_resampling_shows_rare_predicates_more_often_and_drops_frequent_ones(tra
     fast = apply(TOY, {"data.cache_images": True, **NO_CROP})
     for name, config in (("plain", fast), ("resampled", apply(fast, overrides))):
         batches = take(train, config, 40)
-        predicates = [p for b in batches for t in b.targets for p in t.relations[:, 2].tolist()]
+        predicates = [p for b in batches for p in b.targets.relations[:, 2].tolist()]
         count[name] = np.bincount(predicates, minlength=train.num_predicates) / len(predicates)
     frequent, rare = count["plain"].argmax(), np.argsort(count["plain"])[:6]
     assert count["resampled"][frequent] < 0.8 * count["plain"][frequent]

@@ -12,7 +12,7 @@ from speaq.config import TrainingConfig
 from speaq.losses import RELATION_NAMES, SpeaQLoss, named_parts
 from speaq.model.reference_weights import to_reference
 from speaq.model.speaq import SpeaQ
-from speaq.targets import make_target
+from speaq.targets import join, make_target
 from speaq.training.optimizer import clip_gradients, make_optimizer, set_learning_rate
 from tests.golden.case import TOLERANCES, Case, Check, compare
 from tests.golden.g3 import make_criterion
@@ -67,7 +67,7 @@ def train(case: Case, model: SpeaQ, criterion: SpeaQLoss) -> dict[str, list[floa
         samples = samples_of(case, f"in.batch{step % settings['batches']}.")
         set_learning_rate(optimizer, step, config)
         outputs = model(*pad(samples))
-        total, parts = criterion(outputs, [make_target(sample) for sample in samples])
+        total, parts = criterion(outputs, join([make_target(sample) for sample in samples]))
         optimizer.zero_grad()
         total.backward()
         norm, _ = clip_gradients(model, config)

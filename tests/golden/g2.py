@@ -18,6 +18,7 @@ from speaq.matching.match import match
 from speaq.matching.repeats import best_sum, quality
 from speaq.matching.rows import Truth, relation_queries, relation_truth
 from speaq.structures import LayerOutputs, Target, split_by_counts
+from speaq.targets import join
 from tests.golden.case import OUTPUTS, Case, Check, compare
 
 QUALITIES: Mapping[str, Literal["min", "max", "geometric", "arithmetic"]] = {
@@ -31,7 +32,7 @@ QUALITIES: Mapping[str, Literal["min", "max", "geometric", "arithmetic"]] = {
 def run(case: Case) -> list[Check]:
     config, groups = matching_config(case.config), groups_of(case.config)
     outputs, targets = read_outputs(case, aux=needs_aux(case.config)), read_targets(case)
-    assignment = match(outputs, targets, config, groups, case.config["MODEL.DETR.MULTIPLY_QUERY"])
+    assignment = match(outputs, join(targets), config, groups, case.config["MODEL.DETR.MULTIPLY_QUERY"])
     last = assignment.layer == len(outputs.subject_boxes) - 1
     costs, sums = costs_and_sums(case, outputs, targets)
     checks = []
@@ -99,7 +100,7 @@ def costs_and_sums(
 ) -> tuple[list[NDArray[np.float64]], list[Tensor | None]]:
     """Cost with the mask [M, R] of every image, and the quality sums [M] of the last layer (dynamic only)."""
     config, groups = matching_config(case.config), groups_of(case.config)
-    queries, truth = relation_queries(outputs), relation_truth(targets)
+    queries, truth = relation_queries(outputs), relation_truth(join(targets))
     comparison = compare_rows(queries, truth, config.cost_class, config.cost_l1, config.cost_giou)
     blocks = blocks_of(groups, truth, case)
     mask = outside_cost(blocks.group_of_row, blocks)

@@ -12,6 +12,7 @@ from torch import Tensor
 from speaq.config import LossConfig, MatchingConfig
 from speaq.losses import RELATION_NAMES, SpeaQLoss, named_parts, object_weights, predicate_weights
 from speaq.structures import LayerOutputs
+from speaq.targets import join
 from tests.golden.case import OUTPUTS, Case, Check, compare
 from tests.golden.g2 import groups_of, matching_config, read_outputs, read_targets
 
@@ -30,7 +31,7 @@ def check_losses(case: Case) -> list[Check]:
     outputs, criterion = read_outputs(case, aux=True), make_criterion(case.config, case.tensor("in.fg_rel_count"))
     for field in fields(outputs):
         getattr(outputs, field.name).requires_grad_()
-    total, parts = criterion(outputs, read_targets(case))
+    total, parts = criterion(outputs, join(read_targets(case)))
     total.backward()
     logged = sum(float(value) for name, value in parts.items() if not name.startswith("loss_"))
     expected = {name: case.arrays[f"out.loss.{name}"] for name in case.config["loss_keys_in_order"]}

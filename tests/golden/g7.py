@@ -14,7 +14,7 @@ from speaq.losses import RELATION_NAMES, named_parts
 from speaq.model.reference_weights import UNUSED, reference_name
 from speaq.model.speaq import SpeaQ
 from speaq.structures import LayerOutputs, Sample
-from speaq.targets import make_target
+from speaq.targets import join, make_target
 from tests.golden.case import OUTPUTS, Case, Check, compare
 from tests.golden.g3 import make_criterion
 from tests.golden.reference_model import build_model, load_weights, pad, samples_of
@@ -103,7 +103,7 @@ def check_losses(case: Case, model: SpeaQ, samples: list[Sample]) -> list[Check]
     criterion = make_criterion(case.config, case.tensor("in.fg_rel_count"))
     with torch.no_grad():
         outputs: LayerOutputs = model.train()(*pad(samples))
-        _, parts = criterion(outputs, [make_target(sample) for sample in samples])
+        _, parts = criterion(outputs, join([make_target(sample) for sample in samples]))
     expanded = criterion.loss_weights[:, :, None].expand(-1, -1, len(outputs.subject_boxes))
     weights = named_parts(RELATION_NAMES, expanded)
     ours = {name: value * weights.get(name, 1.0) for name, value in parts.items()}

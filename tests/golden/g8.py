@@ -18,7 +18,7 @@ def check_image(case: Case, image: int) -> list[Check]:
     height, width = case.arrays[f"in.{image}.image_hw"].tolist()
     sample = Sample(
         index=image,
-        image=torch.zeros(3, height, width, dtype=torch.uint8),
+        image=torch.zeros(height, width, 3, dtype=torch.uint8),
         boxes_xyxy=case.tensor(f"in.{image}.gt_boxes"),
         classes=case.tensor(f"in.{image}.gt_classes"),
         relations=case.tensor(f"in.{image}.relations"),

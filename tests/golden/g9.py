@@ -152,7 +152,7 @@ def _mapper(case: Case, data: VisualGenome) -> list[Check]:
 def _picture(case: Case, number: str, split: Split, dataset: SceneGraphDataset, row_of: dict[str, int]) -> list[Check]:
     row = row_of[str(int(case.arrays[f"in.{number}.image_id"]))]
     sample = dataset[row]
-    image = sample.image.numpy()
+    image = sample.image.permute(2, 0, 1).numpy()
     rows, columns = (case.arrays[f"out.{number}.{axis}"] for axis in ("rows", "cols"))
     return [
         _compare(case, f"{number}.image_shape", "exact", image.shape),

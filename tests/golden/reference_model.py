@@ -64,8 +64,8 @@ def samples_of(case: Case, prefix: str = "in.") -> list[Sample]:
 
 
 def _sample(case: Case, n: int, prefix: str) -> Sample:
-    image = case.tensor(prefix + "image")
-    original = case.arrays.get(prefix + "original_hw", image.shape[1:])
+    image = case.tensor(prefix + "image").permute(1, 2, 0)
+    original = case.arrays.get(prefix + "original_hw", image.shape[:2])
     return Sample(
         index=n,
         image=image,
@@ -78,11 +78,11 @@ def _sample(case: Case, n: int, prefix: str) -> Sample:
 
 def pad(samples: list[Sample]) -> tuple[Tensor, Tensor]:
     """Images of several sizes → [B, 3, H, W] padded with 0 at the lower right, and [B, 2] sizes."""
-    sizes = torch.tensor([sample.image.shape[1:] for sample in samples])
+    sizes = torch.tensor([sample.image.shape[:2] for sample in samples])
     height, width = sizes.amax(dim=0).tolist()
     batch = torch.zeros(len(samples), 3, height, width, dtype=torch.uint8)
     for row, sample in zip(batch, samples, strict=True):
-        row[:, : sample.image.shape[1], : sample.image.shape[2]] = sample.image
+        row[:, : sample.image.shape[0], : sample.image.shape[1]] = sample.image.permute(2, 0, 1)
     return batch, sizes
 
 

@@ -26,7 +26,7 @@ from torch import Tensor, nn
 from speaq.config import Config, LossConfig
 from speaq.data.visual_genome import Split, VisualGenome
 from speaq.evaluation.protocol import protocol_name
-from speaq.structures import Target
+from speaq.structures import Targets
 from speaq.training import loop
 from speaq.training.callbacks import Progress
 from speaq.training.endings import DivergedError
@@ -112,7 +112,7 @@ class _Vector(nn.Module):
 
 
 def _criterion(losses: LossConfig) -> Criterion:
-    def criterion(outputs: Tensor, targets: list[Target]) -> tuple[Tensor, dict[str, Tensor]]:
+    def criterion(outputs: Tensor, targets: Targets) -> tuple[Tensor, dict[str, Tensor]]:
         loss = (outputs * WAVES).sum()
         return loss, {"loss_vector": loss.detach()}
 

@@ -14,6 +14,7 @@ from speaq.losses import SpeaQLoss
 from speaq.matching.groups import make_groups
 from speaq.matching.match import match
 from speaq.structures import LayerOutputs, Target
+from speaq.targets import join
 from speaq.training.health import REMEMBERED, STARVING_AFTER, Health
 from speaq.training.optimizer import clip_gradients
 from tests.helpers.matching_cases import NUM_CLASSES, NUM_PREDICATES, PREDICATE_COUNT, random_case
@@ -63,12 +64,12 @@ def test_figures_count_what_the_assignment_says() -> None:
     outputs, targets = case(seed=3)
     targets[0].relations[:, 2] = torch.tensor([0, 0, 0, 0, 0, 1, 1, 2, 6])
     loss = criterion()
-    loss(outputs, targets)
+    loss(outputs, join(targets))
     watched, network = health(loss)
     step(watched, network, 1, loss_ce=0.5)
     figures = watched.figures()
 
-    found = match(outputs, targets, MATCHING, GROUPS, 2)
+    found = match(outputs, join(targets), MATCHING, GROUPS, 2)
     group_of_predicate = np.array(GROUPS.group_of_predicate)
     owner = np.repeat(np.arange(3), np.array(GROUPS.queries) * 2)[found.query.numpy()]
     wanted = np.zeros(3)
@@ -89,7 +90,8 @@ def test_figures_count_what_the_assignment_says() -> None:
 
 def test_images_without_relations_leave_shares_undefined() -> None:
     loss = criterion()
-    loss(*case(seed=1, relations=(0, 0)))
+    outputs, targets = case(seed=1, relations=(0, 0))
+    loss(outputs, join(targets))
     watched, network = health(loss)
     step(watched, network, 1)
     figures = watched.figures()
@@ -106,7 +108,7 @@ def test_a_starving_group_is_named_once(caplog: pytest.LogCaptureFixture) -> Non
     watched, network = health(loss)
     lines = []
     for number in range(1, STARVING_AFTER + 3):
-        loss(outputs, targets)
+        loss(outputs, join(targets))
         step(watched, network, number)
         lines.append({f"train/{name}": value for name, value in watched.figures().items()})
     assert [line["train/starving_groups"] for line in lines] == [0] * (STARVING_AFTER - 1) + [1] * 3
@@ -120,7 +122,7 @@ def test_a_starving_group_is_named_once(caplog: pytest.LogCaptureFixture) -> Non
     ]
     resumed, network = health(loss)
     resumed.resume(lines)
-    loss(outputs, targets)
+    loss(outputs, join(targets))
     step(resumed, network, STARVING_AFTER + 3)
     assert resumed.figures()["starving_groups"] == 1
     assert len(caplog.records) == 1

@@ -12,6 +12,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from speaq.config import Config
 from speaq.model.speaq import SpeaQ
 from speaq.structures import Target, Vocabulary
+from speaq.targets import join
 from speaq.training.optimizer import clip_gradients, make_optimizer
 from speaq.training.tasks import make_criterion
 from tests.helpers.tiny import tiny
@@ -51,7 +52,7 @@ def step(config: Config, device: str) -> Any:
     optimizer = make_optimizer(model, config.training)
     images = torch.randint(256, (2, 3, 48, 64), dtype=torch.uint8, device=device)
     sizes = torch.tensor([[48, 64], [40, 64]], device=device)
-    targets = [target().to(torch.device(device)) for _ in range(2)]
+    targets = join([target() for _ in range(2)]).mapped(lambda column: column.to(device))
 
     def work() -> None:
         criterion(model(images, sizes), targets)[0].backward()
