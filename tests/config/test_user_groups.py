@@ -18,6 +18,7 @@ from speaq.config.user_groups import as_text, parse
 from speaq.data.toy.scenes import PREDICATES
 from speaq.data.visual_genome import open_data
 from speaq.matching.groups import Rule, make_groups, make_user_groups
+from speaq.study import creation
 from speaq.training.folder import load_config
 from speaq.training.loop import train
 from speaq.training.tasks import groups_for
@@ -192,13 +193,12 @@ def test_a_search_chooses_between_files(file: Path) -> None:
 
 
 def test_the_search_looks_at_the_data_before_any_trial(toy: Path, file: Path) -> None:
-    study = pytest.importorskip("launch.jobs.tune", reason="the search needs Ray and Optuna")
     with pytest.raises(ConfigError, match=r"space: 'of' is no predicate of the data"):
-        study.create(tiny(), spaces.from_dict(searched(None, str(file))), toy)
+        creation.create(tiny(), spaces.from_dict(searched(None, str(file))), toy)
     config = tiny(matching__groups=str(file))
     with pytest.raises(ConfigError, match=r"space: 'of' is no predicate of the data"):
-        study.create(config, spaces.from_dict({"parameters": {"seed": {"type": "int", "low": 0, "high": 9}}}), toy)
-    made = study.create(tiny(), spaces.from_dict(searched(None, HALVES)), toy)
+        creation.create(config, spaces.from_dict({"parameters": {"seed": {"type": "int", "low": 0, "high": 9}}}), toy)
+    made = creation.create(tiny(), spaces.from_dict(searched(None, HALVES)), toy)
     assert made.plan.references["published"].matching.groups is None
 
 
