@@ -41,6 +41,7 @@ class KeptBoxes:
     scores: Tensor  # [D]
 
     def select(self, rows: Tensor) -> KeptBoxes:
+        """The boxes of these rows alone, in this order."""
         return KeptBoxes(**{f.name: getattr(self, f.name)[rows] for f in fields(self)})
 
 
@@ -56,6 +57,7 @@ class RankedTriplets:
     predicate_scores: Tensor  # [T, P+1]
 
     def select(self, rows: Tensor) -> RankedTriplets:
+        """The triplets of these rows alone, in this order."""
         return RankedTriplets(**{f.name: getattr(self, f.name)[rows] for f in fields(self)})
 
 
@@ -69,6 +71,7 @@ class QueryOutputs:
     predicate_logits: Tensor  # [B, R, P+1] float32
 
     def images(self, some: slice) -> QueryOutputs:
+        """The outputs of some of the B images."""
         return QueryOutputs(**{f.name: getattr(self, f.name)[some] for f in fields(self)})
 
 

@@ -13,6 +13,8 @@ from speaq.config.user_groups import UserGroup, as_text, parse
 
 
 class Section(BaseModel):
+    """A part of a config: frozen; unknown keys, other types and numbers that are not finite are refused."""
+
     model_config = ConfigDict(frozen=True, strict=True, extra="forbid", allow_inf_nan=False)
 
 

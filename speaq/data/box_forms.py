@@ -63,6 +63,7 @@ class Fit:
 
     @staticmethod
     def of(corners_xyxy: Array, sizes_wh: Array) -> Fit:
+        """Judges boxes [n, 4] as x1 y1 x2 y2 in pixels of photos of [n, 2] width and height."""
         low, high = corners_xyxy[:, :2], corners_xyxy[:, 2:]
         flat = np.asarray((high <= low).any(axis=1))
         absent = np.asarray(~flat & ((high <= 0) | (low >= sizes_wh)).any(axis=1))

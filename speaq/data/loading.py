@@ -43,7 +43,15 @@ def load(
     if photos is not None:
         missing_photos(photos, used_rows(data), images.ids.tolist(), problems)
     images = _fill_sizes(files, used_rows(data), images, photos, problems)
-    return VisualGenome(files, vocabulary, data, images, zero_shot, box_scale, photos)
+    return VisualGenome(
+        files=files,
+        vocabulary=vocabulary,
+        annotations=data,
+        images=images,
+        zero_shot=zero_shot,
+        box_scale=box_scale,
+        photos=photos,
+    )
 
 
 def _compact(data: Annotations) -> Annotations:

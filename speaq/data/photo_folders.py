@@ -25,6 +25,7 @@ class PhotoFolders:
 
     @property
     def exist(self) -> bool:
+        """Whether there is a folder at all: where none is, only the usual one is named."""
         return self.folders[0].is_dir()
 
     def path(self, image_id: str) -> Path:

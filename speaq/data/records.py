@@ -41,14 +41,17 @@ class VisualGenome:
 
     @property
     def directory(self) -> Path:
+        """The folder of the data set."""
         return self.files.directory
 
     @property
     def num_classes(self) -> int:
+        """C, object classes."""
         return len(self.vocabulary.objects)
 
     @property
     def num_predicates(self) -> int:
+        """P, predicates."""
         return len(self.vocabulary.predicates)
 
     @cached_property

@@ -38,11 +38,13 @@ MIB = 2**20
 
 
 class Sendable(Protocol):
-    """What a process makes of the samples of a batch."""
+    """A batch that a process makes of samples: few tensors, since each takes a file descriptor until it is used."""
 
-    def mapped(self, function: Callable[[Any], Any]) -> Self: ...
+    def mapped(self, function: Callable[[Any], Any]) -> Self:
+        """The same with what `function` makes of each tensor."""
 
-    def pin_memory(self) -> Sendable: ...
+    def pin_memory(self) -> Sendable:
+        """The same with its large tensors in pinned memory."""
 
 
 S = TypeVar("S", bound=Sendable)
@@ -117,19 +119,7 @@ def load(
     if reason is not None:
         _say_piped(reason)
     _check_queues()
-    loader = _started(
-        DataLoader(
-            dataset,
-            batch_sampler=batches,
-            num_workers=num_workers,
-            collate_fn=_Sender(pack, reason is None),
-            pin_memory=pin_memory,
-            prefetch_factor=AHEAD,
-            worker_init_fn=_leave_signals_to_the_main_process,
-            timeout=LOOK,
-            generator=torch.Generator(),  # else it draws from dropout's, and a resumed run's first step differs
-        )
-    )
+    loader = _started(dataset, batches, _Sender(pack, reason is None), num_workers, pin_memory)
     while True:
         try:
             received = _next(loader, num_workers, waiting, limit)
@@ -153,11 +143,24 @@ def _check_queues() -> None:
         ) from error
 
 
-def _started(loader: DataLoader[Any]) -> Iterator[Any]:
-    """The loader's iterator, without PyTorch's handler that raises in the middle of a step when a process dies.
+def _started(
+    dataset: Dataset[Any], batches: Iterable[list[Any]], sender: _Sender[Any], num_workers: int, pin_memory: bool
+) -> Iterator[Any]:
+    """The processes' batches, without PyTorch's handler that raises in the middle of a step when a process dies.
 
     That one died is noticed where a batch is waited for.
     """
+    loader = DataLoader(
+        dataset,
+        batch_sampler=batches,
+        num_workers=num_workers,
+        collate_fn=sender,
+        pin_memory=pin_memory,
+        prefetch_factor=AHEAD,
+        worker_init_fn=_leave_signals_to_the_main_process,
+        timeout=LOOK,
+        generator=torch.Generator(),  # else it draws from dropout's, and a resumed run's first step differs
+    )
     if threading.current_thread() is not threading.main_thread():
         return iter(loader)
     before = signal.getsignal(signal.SIGCHLD)

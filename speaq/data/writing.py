@@ -20,6 +20,7 @@ from speaq.files import atomic
 
 
 def write_json(path: Path, content: Any) -> None:
+    """Writes plain values as JSON, in one atomic step."""
     atomic.write_text(path, json.dumps(content))
 
 

@@ -72,9 +72,16 @@ class Owner:
 
     @classmethod
     def new(cls) -> Owner:
+        """This process, from now on."""
         process = os.getpid()
         return cls(
-            uuid.uuid4().hex, platform.node(), process, _born(process) or "", _machine(), _numbers(), time.time()
+            token=uuid.uuid4().hex,
+            host=platform.node(),
+            process=process,
+            born=_born(process) or "",
+            machine=_machine(),
+            numbers=_numbers(),
+            since=time.time(),
         )
 
     def __str__(self) -> str:
@@ -113,6 +120,7 @@ class Lock:
 
     @property
     def token(self) -> str:
+        """What tells this owner from all others."""
         return self._owner.token
 
     def check(self) -> None:

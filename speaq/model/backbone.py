@@ -79,6 +79,7 @@ class Block(nn.Module):
             self.downsample = nn.Sequential(shortcut, FrozenBatchNorm2d(out_channels))
 
     def forward(self, x: Tensor) -> Tensor:
+        """[B, C, H, W] → [B, C', H/stride, W/stride]."""
         shortcut = x if self.downsample is None else fused(x, *self.downsample)
         for i in range(1, self.num_convolutions):
             x = F.relu_(fused(x, *self.convolution(i)))
@@ -155,6 +156,7 @@ class StandardisedConv(nn.Conv2d):
     """3×3 convolution whose filters have mean 0 and norm 1 (weight standardisation, Qiao et al. 2019)."""
 
     def forward(self, x: Tensor) -> Tensor:
+        """[B, C, H, W] → [B, C', H/stride, W/stride]."""
         variance, mean = torch.var_mean(self.weight, dim=(1, 2, 3), keepdim=True, correction=0)
         fan_in = self.weight[0].numel()
         weight = (self.weight - mean) * (variance * fan_in + 1e-4).rsqrt()
@@ -178,6 +180,7 @@ class SmallBlock(nn.Module):
         self.shortcut = nn.Identity() if same else nn.Conv2d(in_channels, out_channels, 1, stride)
 
     def forward(self, x: Tensor) -> Tensor:
+        """[B, C, H, W] → [B, C', H/stride, W/stride]."""
         y = F.relu_(_over_channels(self.norm1, self.conv1(x)))
         return F.relu_(_over_channels(self.norm2, self.conv2(y)) + self.shortcut(x))
 

@@ -92,6 +92,7 @@ class FeedForward(nn.Module):
         self.dropout = Dropout(config.dropout)
 
     def forward(self, x: Tensor) -> Tensor:
+        """[B, n, d] → [B, n, d]."""
         return self.linear2(self.dropout(F.relu(self.linear1(x), inplace=True)))  # type: ignore[no-any-return]
 
 

@@ -31,6 +31,7 @@ def broadcast(value: Any) -> Any:
 
 
 def barrier() -> None:
+    """Waits until every worker is here."""
     if world()[1] > 1:
         dist.barrier()
 

@@ -36,6 +36,7 @@ class JsonLines:
         self._file = atomic.append_text(path)
 
     def write(self, step: int, values: Mapping[str, float | None]) -> None:
+        """Appends a line; one of an evaluation is on disk when this returns."""
         evaluated = any(name.startswith("val/") for name in values)
         said = {"protocol": self._protocol} if evaluated else {}
         self._file.write(json.dumps({"step": step, **said, **values}, allow_nan=False) + "\n")
@@ -43,6 +44,7 @@ class JsonLines:
             os.fsync(self._file.fileno())
 
     def close(self) -> None:
+        """Closes the file."""
         self._file.close()
 
 
@@ -81,11 +83,13 @@ class TensorBoard:
         self._writer: Any = SummaryWriter(str(folder / "tensorboard"), purge_step=start_step + 1)
 
     def write(self, step: int, values: Mapping[str, float | None]) -> None:
+        """Adds the scalars that are not None."""
         for name, value in values.items():
             if value is not None:
                 self._writer.add_scalar(name, value, step)
 
     def close(self) -> None:
+        """Writes what is buffered, and closes the file."""
         self._writer.close()
 
 
@@ -128,9 +132,11 @@ class Wandb:
             self._run = begin(mode="offline")
 
     def write(self, step: int, values: Mapping[str, float | None]) -> None:
+        """Sends the scalars that are not None, or keeps them in the folder when offline."""
         self._run.log({name: value for name, value in values.items() if value is not None}, step=step)
 
     def close(self) -> None:
+        """Ends the run; waits for the server for at most `ANSWER` seconds."""
         self._run.finish()
 
 

@@ -36,11 +36,15 @@ STARTS = {"detector": replicate, REPLICATED: load_replicated, "speaq": load_spea
 
 
 class Criterion(Protocol):
+    """A loss: outputs of the network and targets → the weighted total, 0-d, and its parts by name, 0-d each."""
+
     def __call__(self, outputs: Any, targets: Targets) -> tuple[Tensor, dict[str, Tensor]]: ...
 
 
 @dataclass
 class Task:
+    """A network to train, with its loss and its evaluation."""
+
     name: TaskName
     model: nn.Module
     criterion_for: Callable[[LossConfig], Criterion]  # of the network's outputs, with these weights

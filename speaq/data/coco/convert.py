@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from speaq.data import DataError
 from speaq.data.coco.form import read_document
 from speaq.data.coco.photos import Progress
-from speaq.data.coco.scenes import FileNames, Reading, Scenes, resolve
+from speaq.data.coco.scenes import FileNames, Notes, Reading, Scenes, resolve
 from speaq.data.files import (
     ANNOTATION_NAMES,
     DICTIONARY_NAMES,
@@ -29,6 +29,7 @@ from speaq.data.rules import TEST, TRAIN
 from speaq.data.writing import image_columns, vocabulary, write_columns, write_json, zero_shot
 from speaq.structures import FloatArray
 
+Splits = dict[Literal["val", "train", "test"], list[int]]  # rows of the images of every split
 BOX_SCALE = 1024
 DEFAULT_TEST_SHARE = 0.2
 
@@ -97,11 +98,11 @@ def convert(
     scenes, notes = found
     if strict and notes.left_out.first:
         raise DataError(summary(annotations, list(notes.left_out.first.values())))
-    splits = _splits(scenes, annotations, test_share, seed)
-    try:
-        counts = _write(scenes, splits, output, copy, progress)
-    except OSError as error:
-        raise DataError(f"{error.filename or output}: cannot be written ({error.strerror or error})") from error
+    counts = _write(scenes, _splits(scenes, annotations, test_share, seed), output, copy, progress)
+    return _converted(scenes, counts, notes)
+
+
+def _converted(scenes: Scenes, counts: Mapping[str, int], notes: Notes) -> Converted:
     return Converted(
         images=counts,
         boxes=sum(map(len, scenes.boxes)),
@@ -113,9 +114,7 @@ def convert(
     )
 
 
-def _splits(
-    scenes: Scenes, file: Path, test_share: float | None, seed: int | None
-) -> dict[Literal["val", "train", "test"], list[int]]:
+def _splits(scenes: Scenes, file: Path, test_share: float | None, seed: int | None) -> Splits:
     """Rows of the images of every split, in the order in which they are written."""
     given = [image.split for image in scenes.images]
     if all(given):
@@ -140,14 +139,16 @@ def _splits(
     }
 
 
-def _write(
-    scenes: Scenes,
-    splits: Mapping[Literal["val", "train", "test"], list[int]],
-    output: Path,
-    copy: bool,
-    progress: Progress,
-) -> dict[str, int]:
-    """Photos, tables and, last, annotations; returns how many images there are of every split."""
+def _write(scenes: Scenes, splits: Splits, output: Path, copy: bool, progress: Progress) -> dict[str, int]:
+    """Photos, tables and, last, annotations; returns how many images there are of every split. Raises DataError."""
+    try:
+        _write_files(scenes, splits, output, copy, progress)
+    except OSError as error:
+        raise DataError(f"{error.filename or output}: cannot be written ({error.strerror or error})") from error
+    return {name: len(rows) for name, rows in splits.items() if rows}
+
+
+def _write_files(scenes: Scenes, splits: Splits, output: Path, copy: bool, progress: Progress) -> None:
     order = [row for rows in splits.values() for row in rows]
     (output / IMAGE_FOLDER).mkdir(parents=True, exist_ok=True)
     for done, row in enumerate(order, start=1):
@@ -184,7 +185,6 @@ def _write(
         **image_columns(split, [len(scenes.boxes[row]) for row in order], num_relations),
     }
     write_columns(output / ANNOTATION_NAMES[0], columns)
-    return {name: len(rows) for name, rows in splits.items() if rows}
 
 
 def _place(photo: Path, target: Path, copy: bool) -> None:

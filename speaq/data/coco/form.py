@@ -89,6 +89,8 @@ class _Numbered(_Entry):
 
 
 class Image(_Numbered):
+    """An entry of `images`."""
+
     id: Id
     file_name: str
     width: Size | None = None
@@ -97,6 +99,8 @@ class Image(_Numbered):
 
 
 class Annotation(_Entry):
+    """An entry of `annotations`: a box in its image, and its class."""
+
     id: Id
     image_id: Id
     bbox: Box | None = None  # None: it has neither a box nor a segmentation that one could be taken from
@@ -122,11 +126,15 @@ class Annotation(_Entry):
 
 
 class Named(_Numbered):
+    """An entry of `categories` or `predicates`: a name and its id."""
+
     id: Id
     name: Name
 
 
 class Relationship(_Numbered):
+    """An entry of `relationships`: two annotations, and a predicate by name or by id."""
+
     subject_id: Id
     object_id: Id
     predicate: Name | None = None
@@ -142,6 +150,8 @@ class Relations(_Entry):
 
 
 class Document(_Entry):
+    """A whole file: COCO's three lists, with the relationships and their predicates."""
+
     images: list[Image]
     annotations: list[Annotation]
     categories: list[Named]

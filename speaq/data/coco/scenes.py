@@ -39,10 +39,12 @@ class LeftOut:
         self.count: Counter[str] = Counter()
 
     def add(self, kind: str, problem: Problem) -> None:
+        """Counts one more of a kind."""
         self.first.setdefault(kind, problem)
         self.count[kind] += 1
 
     def lines(self) -> list[str]:
+        """One line for each kind, to be shown."""
         return [f"left out: {kind}: {self.count[kind]} (first: {problem})" for kind, problem in self.first.items()]
 
 
@@ -99,7 +101,7 @@ def resolve(
     if problems:
         return None
     boxes, where = kept.by_image()
-    relations = _relations(document, files.relations, where, kept, predicates, problems, notes.left_out)
+    relations = _relations(document, files.relations, where, kept, predicates, problems, left_out=notes.left_out)
     scenes = Scenes(
         images=document.images,
         sizes_hw=[size_hw for size_hw in sizes_hw if size_hw is not None],
@@ -181,10 +183,13 @@ def _classes(document: Document, file: str, reading: Reading, problems: Problems
 
 @dataclass(frozen=True)
 class Predicates:
+    """The predicates of a document, and which of them a relationship names."""
+
     table: _Table
 
     @property
     def names(self) -> list[str]:
+        """P names, in the order of their indices."""
         return self.table.names
 
     @classmethod

@@ -19,6 +19,7 @@ def area_of(box: Box) -> int:
 
 
 def random_side(rng: random.Random, limit: int) -> int:
+    """A side in pixels, at most `limit`, and not much smaller."""
     return rng.randint(max(SIZES[0], min(limit, SIZES[1]) // 2), min(limit, SIZES[1]))
 
 
@@ -56,23 +57,28 @@ def _shuffled(rng: random.Random, boxes: list[Box]) -> list[Box]:
 
 
 def beside(rng: random.Random, area: Box) -> list[Box]:
+    """Two or three things side by side, near each other."""
     three = area[2] - area[0] >= 80 and rng.random() < 0.25
     return _shuffled(rng, _row(rng, area, [rng.randint(*CLOSE) for _ in range(2 if three else 1)]))
 
 
 def in_contact(rng: random.Random, area: Box) -> list[Box]:
+    """Two things side by side, without a gap."""
     return _shuffled(rng, _row(rng, area, [0]))
 
 
 def stacked(rng: random.Random, area: Box) -> list[Box]:
+    """Two things, the first a little above the other."""
     return _column(rng, area, rng.randint(*CLOSE))
 
 
 def resting(rng: random.Random, area: Box) -> list[Box]:
+    """Two things, the first upon the other, which is wider."""
     return _column(rng, area, 0, widening=True)
 
 
 def hanging(rng: random.Random, area: Box) -> list[Box]:
+    """Two things, the first below the other, with a gap."""
     return _column(rng, area, CLOSE[1])[::-1]
 
 
@@ -86,10 +92,12 @@ def linked(rng: random.Random, area: Box) -> list[Box]:
 
 
 def big_and_small(rng: random.Random, area: Box) -> list[Box]:
+    """Two things as `linked` puts them, the larger one first."""
     return sorted(linked(rng, area), key=area_of, reverse=True)
 
 
 def contained(rng: random.Random, area: Box) -> list[Box]:
+    """Two things, the first inside the other."""
     width, height = (rng.randint(34, min(48, area[i + 2] - area[i])) for i in (0, 1))
     x, y = rng.randint(area[0], area[2] - width), rng.randint(area[1], area[3] - height)
     w, h = (rng.randint(SIZES[0], max(SIZES[0], int(0.55 * side))) for side in (width, height))

@@ -44,6 +44,8 @@ BROAD = ("ball", "car", "cat", "person")  # fill their box well enough to hide s
 
 @dataclass(frozen=True)
 class Thing:
+    """An object of a scene: what it is, where, and how it is coloured."""
+
     name: str
     box: Box
     shift: Colour  # added to the colour of its kind
