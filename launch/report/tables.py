@@ -9,14 +9,13 @@ from speaq.config import Config
 from speaq.data import DataError
 from speaq.data.statistics import predicate_count
 from speaq.data.visual_genome import VisualGenome, open_data
-from speaq.matching.groups import PredicateGroups
+from speaq.matching.groups import PredicateGroups, groups_for
 from speaq.runs import files
 from speaq.structures import IntArray
 from speaq.study import results
 from speaq.study.board import Board
 from speaq.study.ledger import Entry
 from speaq.study.snapshot import Snapshot
-from speaq.training.tasks import groups_for
 
 BEST = 3  # trials whose groups are shown, beside the published setting's
 

@@ -8,10 +8,9 @@ from typing import Any
 
 from speaq.config import Config, apply
 from speaq.data.split import Split
-from speaq.matching.groups import PredicateGroups, make_groups
+from speaq.matching.groups import PredicateGroups, groups_for, make_groups
 from speaq.matching.load import Load, group_loads
 from speaq.structures import IntArray
-from speaq.training.tasks import groups_for
 
 
 @dataclass(frozen=True)

@@ -24,11 +24,10 @@ from speaq.data.dataset import SceneGraphDataset, collate
 from speaq.data.records import SplitName
 from speaq.data.statistics import predicate_count
 from speaq.matching.examination import Examination, examine
-from speaq.matching.groups import PredicateGroups
+from speaq.matching.groups import PredicateGroups, groups_for
 from speaq.runs.stored import OpenedRun, open_run
 from speaq.structures import IntArray, LayerOutputs, SceneGraph, Targets
 from speaq.study import seal
-from speaq.training.tasks import groups_for
 from speaq.vocabulary import in_words
 
 SPLITS: tuple[SplitName, ...] = ("train", "val", "test")

@@ -16,6 +16,7 @@ from speaq.data.statistics import predicate_count
 from speaq.data.subset import looked_at
 from speaq.data.visual_genome import Split, open_data
 from speaq.inference import QueryOutputs, decode_queries
+from speaq.matching.groups import groups_for
 from speaq.runs.raw_outputs import RawOutputs
 from speaq.runs.run import data_directory
 from speaq.runs.stored import OpenedRun, is_there, network_outputs, place
@@ -24,7 +25,6 @@ from speaq.study import seal
 from speaq.training import checkpoint
 from speaq.training.callbacks import Progress, no_progress
 from speaq.training.heads_by_name import by_name
-from speaq.training.tasks import groups_for
 
 
 class Asked(NamedTuple):

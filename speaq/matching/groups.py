@@ -13,7 +13,7 @@ from typing import Literal
 
 import numpy as np
 
-from speaq.config import ConfigError
+from speaq.config import Config, ConfigError
 from speaq.config.user_groups import UserGroup
 from speaq.structures import IntArray
 from speaq.vocabulary import difference, places
@@ -81,6 +81,24 @@ class PredicateGroups:
         return tuple(bounds)
 
 
+def groups_for(config: Config, counts: IntArray, predicates: Sequence[str]) -> PredicateGroups | None:
+    """The predicate groups of a config, from the train split's counts [P+1] or Visual Genome's table; None for G = 1.
+
+    `predicates` are the data's P names, by which a user's own groups know them.
+
+    Raises:
+        ConfigError: Visual Genome's table with other predicates, G that P or Q cannot carry, or groups of
+            the user's that are not the data's predicates.
+    """
+    matching = config.matching
+    if matching.group_number == 1:
+        return None
+    table = visual_genome_counts(predicates) if matching.group_counts == "visual_genome" else counts[:-1].tolist()
+    if matching.groups is not None:
+        return make_user_groups(matching.user_groups, predicates, table, config.model.num_queries)
+    return make_groups(table, matching.num_groups, config.model.num_queries, rule=matching.group_rule)
+
+
 def make_groups(
     predicate_count: Sequence[int], num_groups: int, num_queries: int, min_queries: int = 1, rule: Rule = "halving"
 ) -> PredicateGroups:
@@ -98,7 +116,11 @@ def make_groups(
     Raises:
         ConfigError: G exceeds P, Q is below G · min_queries, or no predicate ever occurs.
     """
-    check_number(num_groups, len(predicate_count))
+    if not 1 <= num_groups <= (num_predicates := len(predicate_count)):
+        raise ConfigError(
+            f"matching.num_groups {num_groups} is not in 1 … {num_predicates}: a group has at least one of the data's "
+            f"predicates; set it to at most {num_predicates}, or to 1 for no groups"
+        )
     order = sorted(range(len(predicate_count)), key=lambda p: (-predicate_count[p], p))
     split = (
         _by_count(order, num_groups) if rule == "equal_count" else _by_mass(order, predicate_count, num_groups, rule)
@@ -206,12 +228,3 @@ def _raise_to(minimum: int, quotas: list[int]) -> list[int]:
         quotas[quotas.index(max(quotas))] -= 1
         quotas[quotas.index(min(quotas))] += 1
     return quotas
-
-
-def check_number(num_groups: int, num_predicates: int) -> None:
-    """Raises ConfigError unless every group can have a predicate."""
-    if not 1 <= num_groups <= num_predicates:
-        raise ConfigError(
-            f"matching.num_groups {num_groups} is not in 1 … {num_predicates}: a group has at least one of the data's "
-            f"predicates; set it to at most {num_predicates}, or to 1 for no groups"
-        )

@@ -16,7 +16,7 @@ from speaq.data.visual_genome import Split, SplitName, VisualGenome
 from speaq.data.zero_shot import zero_shot_triplets
 from speaq.evaluation.recall import THIRDS, head_body_tail
 from speaq.evaluation.triplets import triplet_key
-from speaq.matching.groups import check_number
+from speaq.matching.groups import groups_for
 from speaq.space import Space
 from speaq.space.parameters import Choice, IntRange, Parameter, Plain
 from speaq.structures import IntArray
@@ -43,14 +43,10 @@ class Feasibility:
 
     def _check_groups(self, config: Config) -> None:
         matching, counts = config.matching, self._counts(config)
-        if matching.groups is not None or matching.group_counts == "visual_genome":
-            from speaq.training.tasks import groups_for  # with PyTorch, which takes seconds
-
-            groups_for(config, counts, self._vg.vocabulary.predicates)
-        elif matching.num_groups > 1:
-            check_number(matching.num_groups, self._vg.num_predicates)
-            if counts.sum() == 0:
-                raise ConfigError(f"{self._vg.directory}: no relation in the training split to make groups from")
+        of_data = matching.groups is None and matching.group_counts == "train"
+        if of_data and matching.num_groups > 1 and counts.sum() == 0:
+            raise ConfigError(f"{self._vg.directory}: no relation in the training split to make groups from")
+        groups_for(config, counts, self._vg.vocabulary.predicates)
 
     def check_splits(self, config: Config) -> None:
         """Raises DataError where nothing is left to train on, or to evaluate."""

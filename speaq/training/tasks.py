@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, Protocol
@@ -19,7 +19,7 @@ from speaq.data.zero_shot import zero_shot_triplets
 from speaq.evaluation.detection import BOX_AP
 from speaq.evaluation.protocol import protocol_name
 from speaq.losses import DetectorLoss, SpeaQLoss, predicate_weights
-from speaq.matching.groups import PredicateGroups, make_groups, make_user_groups, visual_genome_counts
+from speaq.matching.groups import groups_for
 from speaq.model.backbone_weights import load_backbone
 from speaq.model.detector import Detector, load_replicated, load_speaq, replicate
 from speaq.model.reference_weights import WeightsError
@@ -51,24 +51,6 @@ class Task:
     best_metric: str
     protocol: str  # short name of how its metrics are counted
     evaluate: Callable[[nn.Module, Split, torch.device, Progress], Evaluation]
-
-
-def groups_for(config: Config, counts: IntArray, predicates: Sequence[str]) -> PredicateGroups | None:
-    """The predicate groups of a config, from the train split's counts [P+1] or Visual Genome's table; None for G = 1.
-
-    `predicates` are the data's P names, by which a user's own groups know them.
-
-    Raises:
-        ConfigError: Visual Genome's table with other predicates, G that P or Q cannot carry, or groups of
-            the user's that are not the data's predicates.
-    """
-    matching = config.matching
-    if matching.group_number == 1:
-        return None
-    table = visual_genome_counts(predicates) if matching.group_counts == "visual_genome" else counts[:-1].tolist()
-    if matching.groups is not None:
-        return make_user_groups(matching.user_groups, predicates, table, config.model.num_queries)
-    return make_groups(table, matching.num_groups, config.model.num_queries, rule=matching.group_rule)
 
 
 def make_model(task: TaskName, config: Config, num_objects: int, num_predicates: int) -> nn.Module:

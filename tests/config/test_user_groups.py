@@ -17,11 +17,10 @@ from speaq.config import BASELINE, PUBLISHED, Config, ConfigError
 from speaq.config.user_groups import as_text, parse
 from speaq.data.toy.scenes import PREDICATES
 from speaq.data.visual_genome import open_data
-from speaq.matching.groups import Rule, make_groups, make_user_groups
+from speaq.matching.groups import Rule, groups_for, make_groups, make_user_groups
 from speaq.study import creation
 from speaq.training.folder import load_config
 from speaq.training.loop import train
-from speaq.training.tasks import groups_for
 from tests.helpers.command import refusal
 from tests.helpers.group_problems import problems
 from tests.helpers.tiny import assignments, tiny
