@@ -27,12 +27,12 @@ ROOMS = (
     ("speaq.prediction",),
     ("speaq.analysis",),
     ("speaq.explore",),
-    ("speaq.cli",),
     ("launch.store",),
     ("launch.search", "launch.cluster"),
     ("launch.trials",),
     ("launch.report",),
     ("launch.jobs",),
+    ("speaq.cli",),
 )
 MODULES = sorted([*LIBRARY, *(ROOT / "launch").rglob("*.py")])
 
@@ -63,7 +63,7 @@ def test_help_does_not_import_torch() -> None:
 
 
 def test_the_driver_of_a_search_starts_without_torch() -> None:
-    code = "import sys, launch.jobs.tune_command, speaq.data.visual_genome; print('torch' in sys.modules)"
+    code = "import sys, launch.jobs.tune, speaq.data.visual_genome; print('torch' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "False"
 
@@ -123,6 +123,49 @@ def test_no_test_module_imports_another() -> None:
         if isinstance(node, ast.ImportFrom) and node.module and ".test_" in node.module
     ]
     assert found == []
+
+
+def test_only_the_command_line_prints_and_parses() -> None:
+    """What is below `speaq.cli` returns values."""
+    ways = ("print", "Console", "sys.stdout.write", "sys.stderr.write")
+    own_process = "launch/cluster/all_reduce.py"  # a program that prints one number
+    found = []
+    for path in MODULES:
+        name = path.relative_to(ROOT).as_posix()
+        if name.startswith("speaq/cli/"):
+            continue
+        tree = ast.parse(path.read_text(encoding="utf-8"))
+        found += [
+            name for node in ast.walk(tree) for module in _names(node) if module.split(".")[0] in ("typer", "click")
+        ]
+        calls = [ast.unparse(node.func) for node in ast.walk(tree) if isinstance(node, ast.Call)]
+        found += [name for call in calls if call in ways and name != own_process]
+    assert found == []
+
+
+def _names(node: ast.AST) -> list[str]:
+    """The modules that an import names."""
+    match node:
+        case ast.ImportFrom(module=str() as module):
+            return [module]
+        case ast.Import():
+            return [alias.name for alias in node.names]
+    return []
+
+
+@pytest.mark.parametrize(
+    "words", [("status",), ("status", "--json"), ("logs", "0000"), ("export", "NEW.csv"), ("export", "NEW.tex")]
+)
+def test_a_study_is_looked_at_without_ray_optuna_and_torch(words: tuple[str, ...], tmp_path: Path) -> None:
+    study = ROOT / "tests" / "earlier" / "study"
+    arguments = [words[0], str(study), *(str(tmp_path / w) if w.startswith("NEW") else w for w in words[1:])]
+    code = (
+        f"import sys; sys.argv[1:] = {arguments!r}; from speaq.cli.main import app\n"
+        "try:\n    app()\nexcept SystemExit as end:\n    print(end.code, file=sys.stderr)\n"
+        "print(sorted({'ray', 'optuna', 'torch', 'numpy', 'h5py'} & set(sys.modules)), file=sys.stderr)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stderr.splitlines()[-2:] == ["0", "[]"], (done.stdout, done.stderr)
 
 
 def test_files_stay_readable() -> None:

@@ -11,7 +11,7 @@ import threading
 import time
 from collections.abc import Iterator
 
-from speaq.cli.terminal import FAILED, INTERRUPTED
+from speaq.training.endings import FAILED, INTERRUPTED
 
 PATIENCE = 3.0  # seconds in which a block of compiled code must have ended after a signal
 

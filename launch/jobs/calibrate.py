@@ -18,15 +18,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from launch.jobs import tune as studies
+from launch.jobs.display import Display, silent
 from launch.search.scheduler import Halving, Named
 from launch.store import workspace
 from speaq import config as configs
 from speaq import space as spaces
-from speaq.cli.terminal import echo
 from speaq.config import ConfigError
 from speaq.files import atomic
 from speaq.space import SearchConfig
 from speaq.study import creation, results
+from speaq.study.file import Study
 from speaq.study.plan import MAX_STEPS, compared, max_steps
 
 FILE = "calibration.json"
@@ -66,6 +67,8 @@ class Schedule:
 
 @dataclass(frozen=True)
 class Calibration:
+    """What the full trials of a search tell about shorter ones."""
+
     metric: str
     trials: int
     left_out: int  # failed, or stopped early: nobody knows what they would have reached
@@ -82,8 +85,9 @@ def calibrate(
     data: Path | None = None,
     trials: int | None = None,
     assignments: Sequence[str] = (),
-) -> int:
-    """Judges the search in `output`, after running it where there is none; prints, and writes calibration.json.
+    display: Display = silent,
+) -> Calibration:
+    """Judges the search in `output`, after running it where there is none; writes calibration.json.
 
     Args:
         config, space, data, assignments: as `speaq tune` takes them; only where `output` is new.
@@ -103,15 +107,15 @@ def calibrate(
         assert config is not None
         assert space is not None
         assert data is not None
-        _run(output, config, space, data, trials, assignments)
+        study = _study(config, space, data, trials, assignments)
+        studies.start(study, output, display=display)
     found = judge(output)
     content = dataclasses.asdict(found)
     atomic.write_text(output / FILE, json.dumps(content, indent=1).replace("NaN", "null") + "\n")
-    _print(found)
-    return 0
+    return found
 
 
-def _run(output: Path, config: Path, space: Path, data: Path, trials: int | None, assignments: Sequence[str]) -> None:
+def _study(config: Path, space: Path, data: Path, trials: int | None, assignments: Sequence[str]) -> Study:
     asked = spaces.load(space)
     number = 8 if trials is None else trials
     if number < FEWEST:
@@ -123,13 +127,12 @@ def _run(output: Path, config: Path, space: Path, data: Path, trials: int | None
     settings = SearchConfig(
         objective=asked.search.objective, seed=asked.search.seed, trials=number, sampler="random", scheduler="none"
     )
-    study = creation.create(
+    return creation.create(
         configs.load(config, assignments),
         asked.model_copy(update={"search": settings}),
         data,
         overrides=list(configs.parse_overrides(assignments)),
     )
-    studies.start(study, output)
 
 
 def judge(folder: Path) -> Calibration:
@@ -227,19 +230,3 @@ def replay(
         lost.append(final.max() - survivors.max())
         kept.append(lost[-1] == 0)
     return Schedule(grace, factor, float(np.mean(taken)), float(np.mean(kept)), float(np.mean(lost)))
-
-
-def _print(found: Calibration) -> None:
-    echo(f"{found.metric} · {found.trials} trials in full, {found.left_out} left out")
-    echo("  step  share     tau  95 % interval")
-    for budget in found.budgets:
-        echo(f"{budget.step:>6} {budget.share:>5.0%} {budget.tau:>8.2f}  [{budget.low:.2f}, {budget.high:.2f}]")
-    best = found.recommended
-    if best is None:
-        echo("recommended: --search scheduler=none (no budget tells the best trial early enough)")
-        return
-    echo(
-        f"recommended: --search grace_steps={best.grace_steps} --search reduction_factor={best.reduction_factor:g} "
-        f"({best.steps:.0%} of the steps; the best trial kept in {best.kept:.0%} of {ORDERS} orders, "
-        f"{found.metric} lost {best.lost:.4f})"
-    )

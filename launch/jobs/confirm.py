@@ -25,9 +25,8 @@ from launch.trials.memory import train_in_parts
 from launch.trials.place import on_workers
 from launch.trials.trial import Job, run_training
 from speaq import config as configs
-from speaq.cli.terminal import echo, echo_json
 from speaq.config import Config, ConfigError
-from speaq.evaluation.bootstrap import METRICS, ImageRecord, Interval, check_pair
+from speaq.evaluation.bootstrap import METRICS, ImageRecord, check_pair
 from speaq.evaluation.protocol import common_protocol
 from speaq.evaluation.seeds import difference_over_seeds, load_record, measure, save_record, spread_over_seeds
 from speaq.files import atomic
@@ -50,7 +49,6 @@ log = logging.getLogger(__name__)
 
 FOLDER, IMAGES = results.CONFIRMATION.parent, "images.npz"
 PUBLISHED = "published"
-DONE, FAILED = 0, 1
 MAX_SEEDS = 1000
 
 
@@ -62,9 +60,8 @@ def confirm(
     progress: Progresses,
     *,
     start: Path | None = None,
-    as_json: bool = False,
-) -> int:
-    """Trains, compares, prints. Returns 0, or 1 where no setting has a value.
+) -> dict[str, Any]:
+    """Trains and compares. Returns what confirm.json holds; its leader is None where no setting has a value.
 
     Args:
         seeds: `3..7` (both ends included), `3,5,9`, or both.
@@ -92,12 +89,7 @@ def confirm(
     except Taken as error:
         raise ConfigError(f"{folder}: another speaq confirm is running on this study") from error
     with claim, _connected(snapshot.plan.base):
-        content = _Confirmation(snapshot, where, wanted, chosen, progress).run()
-    if as_json:
-        echo_json(content)
-    else:
-        print_confirmation(content)
-    return DONE if content["leader"] is not None else FAILED
+        return _Confirmation(snapshot, where, wanted, chosen, progress).run()
 
 
 def _connected(config: Config) -> AbstractContextManager[None]:
@@ -222,7 +214,7 @@ class _Confirmation:
         setting.runs[seed] = measure(record, objective)
         setting.same_images[seed] = results.score(result["best"]["metrics"], objective)
         value = setting.runs[seed].value
-        log.info("trial %s seed %d: %s %.4f", entry.id, seed, metric_name(objective), value)
+        log.info("trial %s seed %d: %s %.4f", entry.id, seed, results.metric_name(objective), value)
 
     def _config(self, entry: Entry, seed: int) -> Config:
         config = configs.apply(self.snapshot.plan.base, entry.overrides, f"trial {entry.id}")
@@ -286,7 +278,7 @@ class _Confirmation:
             "trials": sum(entry.state == "finished" for entry in self.snapshot.entries),
             "seeds": self.seeds,
             "complete": complete,
-            **summary(settings, metric_name(self.snapshot.plan.objective)),
+            **summary(settings, results.metric_name(self.snapshot.plan.objective)),
         }
         text = json.dumps(content, indent=1, allow_nan=False) + "\n"
         atomic.write_text(self.snapshot.folder / results.CONFIRMATION, text)
@@ -296,11 +288,6 @@ class _Confirmation:
 def _whole(config: Config) -> Config:
     """As it was asked for, in however many parts it was trained."""
     return configs.apply(config, {"training.micro_batch_size": None})
-
-
-def metric_name(objective: Sequence[str]) -> str:
-    """What settings are compared by."""
-    return objective[0] if len(objective) == 1 else f"harmonic mean of {' and '.join(objective)}"
 
 
 def summary(settings: Sequence[Setting], metric: str) -> dict[str, Any]:
@@ -331,12 +318,8 @@ def _over(setting: Setting, published: Setting | None, metric: str) -> dict[str,
     if published is None or setting is published or not setting.runs or not published.runs:
         return None
     found = difference_over_seeds(setting.measured, published.measured)
-    return {**vars(found), "text": f"{_points(found, metric)} over the published setting"}
-
-
-def _points(found: Interval, metric: str) -> str:
-    value, low, high = (100 * number for number in (found.value, found.low, found.high))
-    return f"{value:+.1f} {metric} [{low:.1f}, {high:.1f}]"
+    numbers = vars(found)
+    return {**numbers, "text": f"{results.points(numbers, metric)} over the published setting"}
 
 
 def _optimism(best: Setting) -> dict[str, Any] | None:
@@ -351,47 +334,3 @@ def _optimism(best: Setting) -> dict[str, Any] | None:
     value = best.search_value - mean
     ends = None if interval is None else [best.search_value - interval.high, best.search_value - interval.low]
     return {"trial": best.trial, "search": best.search_value, "confirmed": mean, "value": value, "interval": ends}
-
-
-def print_confirmation(content: Mapping[str, Any]) -> None:
-    """The table and the verdicts on stdout."""
-    from speaq.cli.terminal import print_table
-
-    metric = metric_name(content["objective"])
-    rows = [_row(setting, content["leader"]) for setting in content["settings"]]
-    print_table(("", "trial", "search", "seeds", f"{metric}, mean", "95 %", "over published", "ended"), rows)
-    if not content["images"]:
-        return
-    echo(f"{content['protocol']} · validation split, {content['images']} images · 95 % over seeds and images")
-    if any(setting["over_images_alone"] for setting in content["settings"]):
-        echo("of one seed the interval is over the images alone: it says nothing of other seeds")
-    first = next((s for s in content["settings"] if s["trial"] == content["leader"]), None)
-    if first is not None and first["over_published"] is not None:
-        echo(f"trial {first['trial']}: {first['over_published']['text']}")
-    if (optimism := content["optimism"]) is not None:
-        ends = optimism["interval"]
-        within = " (one seed: no interval)" if ends is None else f" [{100 * ends[0]:.1f}, {100 * ends[1]:.1f}]"
-        echo(
-            f"optimism of being the best of {content['trials']} trials: "
-            f"{100 * optimism['value']:+.1f} {metric}{within} (trial {optimism['trial']}: "
-            f"{optimism['search']:.4f} in the search, {optimism['confirmed']:.4f} with new seeds; "
-            "what was fitted to the validation images is not in it)"
-        )
-
-
-def _row(setting: Mapping[str, Any], first: str | None) -> tuple[str, ...]:
-    mean, over = setting["mean"], setting["over_published"]
-    name = f"{setting['trial']} ({setting['label']})" if setting["label"] else setting["trial"]
-    ended = setting["failure"] or (
-        "" if setting["left_after_seed"] is None else f"behind after seed {setting['left_after_seed']}"
-    )
-    return (
-        "*" if setting["trial"] == first else "",
-        name,
-        f"{setting['search']:.4f}",
-        str(len(setting["seeds"])),
-        "-" if mean is None else f"{mean['value']:.4f}",
-        "-" if mean is None else f"[{mean['low']:.4f}, {mean['high']:.4f}]",
-        "-" if over is None else over["text"].partition(" over")[0],
-        ended,
-    )

@@ -1,106 +1,93 @@
-"""`make demo`: the main job on a generated world, from nothing to a tuned SpeaQ. Every stage resumes where it was."""
+"""`speaq demo`: the main job on a generated world, from nothing to a tuned SpeaQ, step by step."""
 
 from __future__ import annotations
 
-import time
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
-from launch.jobs import status
 from launch.jobs import tune as studies
+from launch.jobs.display import Display
 from launch.jobs.shipped import for_detector, shipped
-from launch.trials import place
+from launch.jobs.stages import Stages
 from speaq import config as configs
 from speaq import space as spaces
-from speaq.cli.terminal import echo, show, table
 from speaq.config import Config
-from speaq.data.toy.world import ANNOTATIONS, make_toy
 from speaq.evaluation.protocol import common_protocol
 from speaq.runs.run import evaluate_run, evaluate_start
 from speaq.study import creation, file, results, seal
 from speaq.study.ledger import Entry
-from speaq.training.callbacks import Progresses
+from speaq.study.plan import Plan
 from speaq.training.evaluate import Evaluation
 
-IMAGES = 6000  # of them 1,500 are the test split
-SEED = 0
-COLUMNS = ("R@20", "mR@20", "head@20", "body@20", "tail@20", "R@50", "mR@50", "ngR@20", "zR@20", "AP50")
+
+@dataclass(frozen=True)
+class Searched:
+    """The demo's search, ended."""
+
+    folder: Path
+    entries: list[Entry]
+    plan: Plan
+
+    @property
+    def best(self) -> Entry | None:
+        """The best trial; None where none has finished."""
+        return results.best_entry(self.entries, self.plan.objective)
 
 
-def run_demo(output: Path, images: int | None, assignments: list[str], progress: Progresses) -> int:
-    """Generates data, pre-trains a detector, searches, evaluates on the test split; returns the exit code.
+@dataclass(frozen=True)
+class Comparison:
+    """What the search has brought, on the test split, which nothing was selected on."""
 
-    Args:
-        output: folder of the demo; stages found finished there are not repeated.
-        images: size of the toy world, default `IMAGES`.
-        assignments: `key=value` for the detector and every trial.
-        progress: context manager factory, title → callable(done, total, text).
-
-    Raises:
-        ConfigError: the checkout's configs are missing, or an assignment cannot be used.
-    """
-    begin = time.monotonic()
-    detector_config = configs.load(shipped("configs/toy_detector.yaml"), for_detector(assignments))
-    output.mkdir(parents=True, exist_ok=True)
-    data = _data(output / "data", images or IMAGES, progress)
-    detector = _detector(detector_config, data, output / "detector", progress)
-    config = configs.load(shipped("configs/toy.yaml"), [*assignments, f"training.init_from={detector}"])
-    entries = _search(config, data, output / "search", assignments)
-    best = results.best_entry(entries, file.read(output / "search" / "study.yaml").plan.objective)
-    if best is None:
-        echo("no trial finished")
-        return 1
-    with progress("evaluating the untrained model") as tell:
-        start = evaluate_start(config, data, "test", progress=tell)
-    search = output / "search"
-    _compare(search, entries, best, start, progress)
-    echo(f"{time.monotonic() - begin:.0f} s · {search / 'best.yaml'} · {search / 'search.png'}")
-    return 0
+    images: int
+    protocol: str | None
+    rows: list[tuple[str, Evaluation]]  # name → evaluation: untrained, baseline, published, best
 
 
-def _data(folder: Path, images: int, progress: Progresses) -> Path:
-    if not (folder / ANNOTATIONS).exists():  # written last: without, it was cut off
-        with progress("drawing the toy world") as tell:
-            make_toy(folder, images, SEED, lambda done: tell(done, images, ""))
-    echo(f"1/4 toy world: {folder}")
-    return folder
+def detector_config(assignments: Sequence[str]) -> Config:
+    """The config of the demo's detector. Raises ConfigError where an assignment cannot be used."""
+    return configs.load(shipped("configs/toy_detector.yaml"), for_detector(assignments))
 
 
-def _detector(config: Config, data: Path, folder: Path, progress: Progresses) -> Path:
+def trial_config(assignments: Sequence[str], detector: Path) -> Config:
+    """The config that all trials begin from. Raises ConfigError where an assignment cannot be used."""
+    return configs.load(shipped("configs/toy.yaml"), [*assignments, f"training.init_from={detector}"])
+
+
+def pretrain(stages: Stages, config: Config, data: Path) -> Path:
+    """Trains the detector that SpeaQ starts from, and returns its run's folder."""
+    folder = stages.output / "detector"
     if not (folder / "result.json").exists():
-        with progress("pre-training the detector") as tell:
-            place.where_asked(config)(config, data, folder, task="detector", resume=True, progress=tell)
-    echo(f"2/4 detector: {folder}")
+        stages.train("detector", config, data, folder.name, "pre-training the detector")
     return folder
 
 
-def _search(config: Config, data: Path, folder: Path, assignments: list[str]) -> list[Entry]:
+def search(stages: Stages, config: Config, data: Path, assignments: Sequence[str], *, display: Display) -> Searched:
+    """Searches, or goes on. `assignments` are what `config` was given: no trial changes them. Raises ConfigError."""
+    folder = stages.output / "search"
     if (folder / "study.yaml").exists():
-        entries = studies.resume(folder)
+        entries = studies.resume(folder, display=display)
     else:
         space = spaces.load(shipped("search_spaces/toy.yaml"))
         fixed = list(configs.parse_overrides(assignments))
-        entries = studies.start(creation.create(config, space, data, overrides=fixed), folder)
-    echo(f"3/4 search on {config.data.num_val} validation images: {folder}")
-    status.print_table(entries, file.read(folder / "study.yaml").plan)
-    return entries
+        study = creation.create(config, space, data, overrides=fixed)
+        entries = studies.start(study, folder, display=display)
+    return Searched(folder, entries, file.read(folder / "study.yaml").plan)
 
 
-def _compare(search: Path, entries: list[Entry], best: Entry, start: Evaluation, progress: Progresses) -> None:
-    """Prints untrained, baseline, published and best on the test split, which nothing was selected on."""
-    if not seal.is_open(search):
-        seal.unseal(search, "the demo's last table: the search is over")
-    rows = [("untrained", start)]
+def compare(stages: Stages, config: Config, data: Path, found: Searched) -> Comparison:
+    """Evaluates the untrained model, baseline, published setting and best trial on the test split, which it unseals."""
+    with stages.progress("evaluating the untrained model") as tell:
+        rows = [("untrained", evaluate_start(config, data, "test", progress=tell))]
+    if not seal.is_open(found.folder):
+        seal.unseal(found.folder, "the demo's last table: the search is over")
     images = 0
     for label in ("baseline", "published", "best"):
-        entry = best if label == "best" else next((e for e in entries if e.label == label), None)
+        entry = found.best if label == "best" else next((e for e in found.entries if e.label == label), None)
         if entry is None or entry.state != "finished":
             continue
-        with progress(f"evaluating {label}") as tell:
-            result = evaluate_run(search / "trials" / entry.id, "test", progress=tell)
+        with stages.progress(f"evaluating {label}") as tell:
+            result = evaluate_run(found.folder / "trials" / entry.id, "test", progress=tell)
         images = result.images
         rows.append((f"{label} ({entry.id})", result.evaluation))
-    protocol = common_protocol(evaluation.protocol for _, evaluation in rows)
-    echo(f"4/4 on the {images} images of the test split, protocol {protocol}:")
-    metrics = [(label, [evaluation.metrics.get(name) for name in COLUMNS]) for label, evaluation in rows]
-    cells = [(label, *("-" if value is None else f"{value:.3f}" for value in values)) for label, values in metrics]
-    show(table(("", *COLUMNS), cells, left=len(COLUMNS) + 1))
+    return Comparison(images, common_protocol(evaluation.protocol for _, evaluation in rows), rows)

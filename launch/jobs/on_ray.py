@@ -20,15 +20,13 @@ from launch.cluster import connection
 from launch.cluster.admission import Admission, OnAdmitted
 from launch.cluster.interrupts import Interrupts
 from launch.cluster.sharing import nodes_that_share, problem_of
-from launch.jobs import live
-from launch.jobs.progress import Lines
+from launch.jobs.display import Display, silent
 from launch.search import scheduler
 from launch.search.mirror import Mirror
 from launch.search.searcher import Search, Starts
 from launch.store import workspace
 from launch.trials.telemetry import SearchMetrics
 from launch.trials.trial import Job, Trial
-from speaq.cli.terminal import shown
 from speaq.config import Config, ConfigError
 from speaq.study.budget import Budget, BudgetSpent, parse
 from speaq.study.creation import check_images, feasible_on
@@ -53,6 +51,7 @@ class OnRay:
     """Work of a study (`launch.jobs.tune.Work`) whose trials train."""
 
     budget: str | None = None  # what the study may cost in all
+    display: Display = silent
 
     def check(self, study: Study) -> None:
         """Raises DataError where the splits have no image to train on, or to evaluate."""
@@ -76,12 +75,12 @@ class OnRay:
             say_nothing_is_left(study, ledger, feasible)
             return study
         with connection.connected(dashboard=resources.num_workers > 1):
-            lines = Lines(plan, ledger.entries, connection.check_fits(resources))
+            connection.check_fits(resources)
             nodes = _admission(study, output)
             searcher = Search(
                 plan,
                 ledger,
-                [lines, SearchMetrics(output.name, plan, ledger.entries), *([] if mirror is None else [mirror])],
+                [SearchMetrics(output.name, plan, ledger.entries), *([] if mirror is None else [mirror])],
                 budget=budget,
                 feasible=feasible,
                 places=connection.Places(resources, nodes),
@@ -90,10 +89,11 @@ class OnRay:
             with workspace.following(output, searcher.halt) as follower:
                 if follower is not None:
                     searcher.listeners.append(follower)
-                _Running(study, output, ledger, searcher, nodes, lines).fit()
+                _Running(study, output, ledger, searcher, nodes, self.display).fit()
         if budget is not None and searcher.spent and searcher.remaining:
             left = searcher.remaining
-            log.warning("budget %s is spent, trials left: %d; --resume %s", budget.text, left, shown(output))
+            where = workspace.url_of(output) or output
+            log.warning("budget %s is spent, trials left: %d; --resume %s", budget.text, left, where)
         return as_exhausted(study, ledger) if searcher.exhausted else study
 
 
@@ -129,14 +129,15 @@ class _Running:
     ledger: Ledger
     searcher: Search
     nodes: Admission
-    lines: Lines
+    display: Display
 
     def fit(self) -> None:
         """Lets Tune run trials until the searcher has no more, or the budget is spent. Raises StudyError, Halted."""
         searcher = self.searcher
         logging.getLogger("ray.tune.tune").setLevel(logging.CRITICAL)  # it names failed trials again
         try:
-            with _scratch() as scratch, live.live(self.lines.console, self.now), Interrupts() as interrupts:
+            with _scratch() as scratch, self.display(self.now) as shown, Interrupts() as interrupts:
+                searcher.listeners.insert(0, shown)
                 self._tuner(scratch, [Starts(searcher), interrupts]).fit()
         except BudgetSpent:
             pass

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from launch.jobs import tune as studies
-from launch.jobs.progress import Lines
+from launch.jobs.display import Display, silent
 from launch.jobs.shipped import shipped
 from launch.search import messages
 from launch.search import storage as storages
@@ -30,7 +30,8 @@ from speaq.study import changes, creation, extent, file, results
 from speaq.study.board import Board, to_csv
 from speaq.study.file import OF_PREDICTIONS, Study
 from speaq.study.ledger import Entry, Ledger
-from speaq.study.plan import Feasible, Plan, objectives, with_settings
+from speaq.study.plan import Feasible, Listener, Plan, objectives, with_settings
+from speaq.study.snapshot import Snapshot
 from speaq.training import origins
 from speaq.training.callbacks import Progresses
 from speaq.training.environment import versions
@@ -49,6 +50,7 @@ def start(
     search: dict[str, object],
     progress: Progresses,
     url: str | None = None,
+    display: Display = silent,
 ) -> list[Entry]:
     """Searches in `output`, which must be new or empty. Raises ConfigError, DataError."""
     chosen = spaces.load(shipped("search_spaces/inference.yaml") if space is None else space).with_search(search)
@@ -75,7 +77,7 @@ def start(
         versions=versions(),
         train=OF_PREDICTIONS + str(run.resolve()),
     )
-    return studies.run(study, output, storages.choose(url, output), Decoding(stored), begins=True)
+    return studies.run(study, output, storages.choose(url, output), Decoding(stored, display), begins=True)
 
 
 def resume(
@@ -88,6 +90,7 @@ def resume(
     progress: Progresses,
     url: str | None = None,
     force: bool = False,
+    display: Display = silent,
 ) -> list[Entry]:
     """Finishes a search that `start` began. Raises ConfigError where run, data or code are no longer what they were.
 
@@ -99,7 +102,7 @@ def resume(
         stored = store(run or _run_of(study, home), changes.found_data(study, home, data), progress=tell)
     study = changes.as_now(study, output, stored.data.resolve(), stored.data_digest, _digest(stored), force)
     study = extent.with_trials(study, trials)
-    return studies.run(study, output, storages.again(study.storage, url, output), Decoding(stored))
+    return studies.run(study, output, storages.again(study.storage, url, output), Decoding(stored, display))
 
 
 def _run_of(study: Study, home: Path) -> Path:
@@ -129,6 +132,7 @@ class Decoding:
     """Work of a study (`launch.jobs.tune.Work`) whose trials decode and count the outputs of one run."""
 
     stored: StoredRun
+    display: Display = silent
 
     def check(self, study: Study) -> None:
         """What can be wrong has been found with the outputs."""
@@ -145,8 +149,15 @@ class Decoding:
         self, study: Study, output: Path, ledger: Ledger, feasible: Feasible, mirror: Mirror | None = None
     ) -> Study:
         """Decodes in this process, one trial after the other."""
-        lines = Lines(study.plan, ledger.entries, 1)
-        search = Search(study.plan, ledger, [lines, *([] if mirror is None else [mirror])], feasible=feasible)
+
+        def now() -> Snapshot:
+            return Snapshot(output, study, list(ledger.entries.values()), True, ledger.wall_now())
+
+        with self.display(now) as shown:
+            return self._search(study, ledger, [shown, *([] if mirror is None else [mirror])], feasible)
+
+    def _search(self, study: Study, ledger: Ledger, listeners: list[Listener], feasible: Feasible) -> Study:
+        search = Search(study.plan, ledger, listeners, feasible=feasible)
         number = 0
         while isinstance(asked := search.suggest(name := str(number)), dict):
             search.started(name)

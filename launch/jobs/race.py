@@ -30,14 +30,17 @@ class Setting:
 
     @property
     def racing(self) -> bool:
+        """Whether it gets another seed: it has not been told apart from the leader, and has not failed."""
         return self.left_after is None and self.failure is None
 
     @property
     def measured(self) -> list[Measured]:
+        """Its runs in the order of their seeds."""
         return list(self.runs.values())
 
     @property
     def mean(self) -> Interval:
+        """The objective's mean over seeds and images in [0, 1], with its 95 % interval; needs a run."""
         return mean_over_seeds(self.measured)
 
 

@@ -10,7 +10,7 @@ import contextlib
 import json
 import logging
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -21,19 +21,16 @@ from launch.jobs import published
 from launch.jobs.record import Record, describe_data
 from launch.jobs.remote_evaluation import evaluate_remotely
 from launch.jobs.shipped import for_detector, shipped
-from launch.trials.memory import train_in_parts
-from launch.trials.place import on_workers, where_asked
+from launch.jobs.stages import Stages
+from launch.trials.place import on_workers
 from speaq import config as configs
-from speaq.cli.terminal import echo, echo_lines
 from speaq.config import BASELINE, Config, ConfigError, ResourcesConfig
 from speaq.data import DataError
 from speaq.data.photo_digest import look_again
-from speaq.data.toy.world import ANNOTATIONS, make_toy
 from speaq.data.visual_genome import check, open_data
 from speaq.files import atomic
 from speaq.runs.convert import convert
 from speaq.runs.run import evaluate_run
-from speaq.study.file import TRAIN
 from speaq.training import checkpoint
 from speaq.training.callbacks import Progresses
 from speaq.training.device import hardware, pick_device
@@ -43,7 +40,7 @@ from speaq.training.tasks import TaskName
 
 log = logging.getLogger(__name__)
 
-TOY_IMAGES = 6000
+Say = Callable[[str], None]
 
 
 @dataclass(frozen=True)
@@ -59,15 +56,17 @@ class Request:
     assignments: tuple[str, ...]
 
     def as_json(self) -> dict[str, Any]:
+        """As the record holds it: paths absolute."""
         return {k: str(v.resolve()) if isinstance(v, Path) else v for k, v in asdict(self).items()}
 
 
-def reproduce(request: Request, output: Path, progress: Progresses) -> int:
-    """Does what is left to do of `request` in `output` and prints the comparison; returns the exit code.
+def reproduce(request: Request, output: Path, progress: Progresses, say: Say) -> list[str]:
+    """Does what is left to do of `request` in `output`. Returns texts: the results beside the published figures.
 
     Args:
         output: folder for everything: reproduction.json, detector/, run/, test_best.json, test_last.json.
         progress: context manager factory, title → callable(done, total, text).
+        say: told of each stage that has ended.
 
     Raises:
         ConfigError, DataError: what the user gave cannot be used, or the folder holds another reproduction.
@@ -75,24 +74,24 @@ def reproduce(request: Request, output: Path, progress: Progresses) -> int:
     detector_config, config = _configs(request)
     output = output.resolve()
     record = Record(output / "reproduction.json", request.as_json())
-    stages = Stages(output, _data(request, output, progress), record, progress)
-    stages.look_at_data()
+    stages = Stages(output, progress)
+    way = Reproduction(stages, _data(request, stages), record, say)
+    way.look_at_data()
     if request.checkpoint is None:
-        stages.check(config)
+        way.check(config)
     record.note("versions", versions())
     record.note("commit", source_commit())
     if request.checkpoint is not None:
         record.note("hardware", hardware(pick_device(config)))
-        stages.test("given", stages.ours(request.checkpoint, "given"))
+        way.test("given", way.ours(request.checkpoint, "given"))
     else:
         with _cluster(config, request.assignments) as resources:
-            stages.detector(request.detector, _placed(detector_config, resources))
-            start = {"training.init_from": str(stages.start)}
-            stages.train("speaq", configs.apply(_placed(config, resources), start), "run")
+            way.detector(request.detector, _placed(detector_config, resources))
+            start = {"training.init_from": str(way.start)}
+            way.train("speaq", configs.apply(_placed(config, resources), start), "run")
             for name, file in (("best", checkpoint.BEST), ("last", checkpoint.LAST)):
-                stages.test(name, output / "run" / "checkpoints" / file, resources)
-    stages.compare(None if request.baseline else published.SPEAQ)
-    return 0
+                way.test(name, output / "run" / "checkpoints" / file, resources)
+    return way.compared(None if request.baseline else published.SPEAQ)
 
 
 def _configs(request: Request) -> tuple[Config, Config]:
@@ -116,17 +115,13 @@ def _configs(request: Request) -> tuple[Config, Config]:
     return detector_config, config
 
 
-def _data(request: Request, output: Path, progress: Progresses) -> Path:
+def _data(request: Request, stages: Stages) -> Path:
     """The data folder given; at toy scale the generated world, drawn once."""
     if request.data is not None:
         return request.data.resolve()
     if request.scale == "full":
         raise ConfigError("--data: the folder with the four files of Visual Genome is needed (or --scale toy)")
-    folder = output / "data"
-    if not (folder / ANNOTATIONS).exists():  # written last: without, it was cut off
-        with progress("drawing the toy world") as tell:
-            make_toy(folder, TOY_IMAGES, 0, lambda done: tell(done, TOY_IMAGES, ""))
-    return folder
+    return stages.toy_world()
 
 
 @contextlib.contextmanager
@@ -173,16 +168,13 @@ def _placed(config: Config, resources: ResourcesConfig | None) -> Config:
     return configs.apply(config, {f"resources.{key}": value for key, value in placed.items()})
 
 
-class Stages:
-    """The stages in one output folder. Each notes in the record that it has finished and what it took."""
+class Reproduction:
+    """The stages of one reproduction. Each notes in the record that it has finished and what it took."""
 
-    def __init__(
-        self, output: Path, data: Path, record: Record, progress: Progresses, train_function: str = TRAIN
-    ) -> None:
-        """`train_function` is `module:name` of the training loop."""
-        self._output, self._data, self._record, self._progress = output, data, record, progress
-        self._train_function = train_function
-        self.start = output / "detector"  # what SpeaQ starts from
+    def __init__(self, stages: Stages, data: Path, record: Record, say: Say) -> None:
+        self._stages, self._data, self._record, self._say = stages, data, record, say
+        self._output, self._progress = stages.output, stages.progress
+        self.start = self._output / "detector"  # what SpeaQ starts from
 
     def look_at_data(self) -> None:
         """Judges every file of the data set, photos included, and notes what it is; later it must be the same."""
@@ -205,7 +197,7 @@ class Stages:
         content = describe_data(open_data(self._data, log=lambda line: None))
         self._record.finish("data", {**content, "warnings": len(problems)})
         counts = " · ".join(f"{name} {number:,}" for name, number in content["images"].items())
-        echo(f"data: {self._data} · {counts} images · {len(problems)} warnings")
+        self._say(f"data: {self._data} · {counts} images · {len(problems)} warnings")
 
     def check(self, config: Config) -> None:
         """Raises ConfigError or DataError, before the detector is trained, where SpeaQ could not be trained."""
@@ -235,14 +227,7 @@ class Stages:
         """Trains, or goes on; where the device's memory is too small, with half as many images at once."""
         if self._record.stage(name) is not None:
             return
-        config, result = train_in_parts(config, lambda config: self._train_once(task, config, name))
-        self._note_training(name, config, result)
-
-    def _train_once(self, task: TaskName, config: Config, name: str) -> dict[str, Any]:
-        output = self._output / name
-        with self._progress(f"training, {name}") as tell:
-            train = where_asked(config, self._train_function)
-            return train(config, self._data, output, task=task, resume=True, progress=tell)
+        self._note_training(name, *self._stages.train(task, config, self._data, name))
 
     def _note_training(self, name: str, config: Config, result: Mapping[str, Any]) -> None:
         workers, seconds = config.resources.num_workers, result["seconds"]
@@ -256,7 +241,7 @@ class Stages:
             "gpu_hours": round(seconds * gpus / 3600, 3),
         }
         self._record.finish(name, content)
-        echo(f"{name}: {self._output / name} · {seconds:.0f} s")
+        self._say(f"{name}: {self._output / name} · {seconds:.0f} s")
 
     def test(self, name: str, file: Path, resources: ResourcesConfig | None = None) -> None:
         """Evaluates a checkpoint on the test split, once: a result that is there is not made again."""
@@ -276,16 +261,18 @@ class Stages:
         took = {"seconds": round(seconds, 3), "gpu_hours": round(seconds * gpus / 3600, 3)}
         self._record.finish(f"test_{name}", {"step": result.step, **took})
 
-    def compare(self, figures: published.Figures | None) -> None:
-        """Prints every result on the test split beside the published figures."""
+    def compared(self, figures: published.Figures | None) -> list[str]:
+        """Every result on the test split beside the published figures, as texts of one or several lines."""
+        texts = []
         for name in ("given", "best", "last"):
             if self._record.stage(f"test_{name}") is None:
                 continue
             result = json.loads((self._output / f"test_{name}.json").read_text(encoding="utf-8"))
-            protocol = result["report"]["protocol"]
-            echo(f"\ntest split, {name} checkpoint (step {result['step']}), {result['images']} images · {protocol}")
-            echo_lines(published.comparison(result["report"], figures))
+            step, protocol = result["step"], result["report"]["protocol"]
+            texts.append(f"\ntest split, {name} checkpoint (step {step}), {result['images']} images · {protocol}")
+            texts.append(published.comparison(result["report"], figures))
         if figures is None:
-            echo("no figures are published for the baseline in the method's description")
+            texts.append("no figures are published for the baseline in the method's description")
         elif not published.is_visual_genome(self._record.stage("data") or {}):
-            echo("the published figures are Visual Genome's; on another data set the difference says nothing")
+            texts.append("the published figures are Visual Genome's; on another data set the difference says nothing")
+        return texts

@@ -5,13 +5,12 @@ from __future__ import annotations
 import dataclasses
 import logging
 import math
-from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from launch.trials import place
 from speaq import config as configs
-from speaq.cli.terminal import echo
 from speaq.config import Config, ConfigError
 from speaq.runs import diff
 from speaq.runs.diff import Metrics, RunRecord
@@ -21,11 +20,45 @@ from speaq.training.metrics import read_lines
 
 log = logging.getLogger(__name__)
 
-EQUAL, DIFFERENT = 0, 1
+
+@dataclass(frozen=True)
+class Pair:
+    """A metric or loss of a run then and now; None where it is not defined."""
+
+    which: str  # checkpoint: best or last
+    name: str
+    then: float | None
+    now: float | None
+
+    @property
+    def gap(self) -> float:
+        """How far the two values are apart, at least 0: infinitely where only one of them is defined."""
+        return gap(self.then, self.now)
 
 
-def rerun(run: Path, output: Path | None, data: Path | None, progress: Progresses, *, start: Path | None = None) -> int:
-    """Trains again what `run` says and compares the metrics. Returns 0 where all are equal, 1 where one differs.
+@dataclass(frozen=True)
+class Rerun:
+    """A run beside the one that repeats it."""
+
+    before: Path
+    after: Path
+    pairs: list[Pair]  # not empty
+
+    @property
+    def widest(self) -> Pair:
+        """The pair whose values are furthest apart."""
+        return max(self.pairs, key=lambda pair: pair.gap)
+
+    @property
+    def equal(self) -> bool:
+        """Whether no value differs."""
+        return self.widest.gap == 0
+
+
+def rerun(
+    run: Path, output: Path | None, data: Path | None, progress: Progresses, *, start: Path | None = None
+) -> Rerun:
+    """Trains again what `run` says, and compares the metrics.
 
     Config, seed and task are those of the folder; a run that was stopped early is stopped at the same step. Data of
     another digest are refused, other versions are said.
@@ -53,7 +86,7 @@ def rerun(run: Path, output: Path | None, data: Path | None, progress: Progresse
     after = diff.read(output)
     for name, (then, now) in diff.difference(before, after).made_from.items():
         log.warning("%s was %s, is %s", name, then, now)
-    return _judge(before, after)
+    return _compared(before, after)
 
 
 def _data(before: RunRecord, data: Path | None) -> Path:
@@ -115,27 +148,22 @@ def _train(before: RunRecord, data: Path, output: Path, tell: Progress) -> None:
     place.where_asked(before.config)(before.config, data, output, **options)
 
 
-def _judge(before: RunRecord, after: RunRecord) -> int:
-    """Prints the verdict over the metrics of the kept checkpoint and of the last step, and the last training losses.
+def _compared(before: RunRecord, after: RunRecord) -> Rerun:
+    """Holds the metrics of the kept checkpoint and of the last step, and the last training losses, side by side.
 
     Losses tell runs apart whose recalls are still zero.
     """
-    gaps: dict[str, float] = {}
-    for which, then, now in (
+    sources = (
         ("best", before.metrics, after.metrics),
         ("last", before.result["metrics"], after.result["metrics"]),
         ("last", _losses(before.folder), _losses(after.folder)),
-    ):
-        gaps |= {f"{name} ({which})": gap(then.get(name), now.get(name)) for name in [*then, *now]}
-        _say(which, then, now)
-    name = max(gaps, key=lambda name: gaps[name])
-    if gaps[name] == 0:
-        echo(f"equal: {len(gaps)} metrics and losses of {before.folder} and {after.folder}")
-        return EQUAL
-    count = sum(value > 0 for value in gaps.values())
-    most = f"most of all {name} by {gaps[name]:.6g}"
-    echo(f"different: {count} of {len(gaps)} metrics and losses, {most} · {after.folder}")
-    return DIFFERENT
+    )
+    pairs = [
+        Pair(which, name, then.get(name), now.get(name))
+        for which, then, now in sources
+        for name in dict.fromkeys([*then, *now])
+    ]
+    return Rerun(before.folder, after.folder, pairs)
 
 
 def _losses(folder: Path) -> Metrics:
@@ -143,12 +171,6 @@ def _losses(folder: Path) -> Metrics:
     lines = [line for line in read_lines(folder / "metrics.jsonl") if "train/loss" in line]
     measured = ("learning_rate", "images_per_second", "data_wait_share", "seconds")  # no results
     return {name: value for name, value in lines[-1].items() if not name.endswith(measured)} if lines else {}
-
-
-def _say(which: str, then: Mapping[str, float | None], now: Mapping[str, float | None]) -> None:
-    for name in dict.fromkeys([*then, *now]):
-        if gap(then.get(name), now.get(name)):
-            echo(f"{which} {name}: {then.get(name)} then, {now.get(name)} now")
 
 
 def gap(then: float | None, now: float | None) -> float:

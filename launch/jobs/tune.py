@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Protocol
 
 from launch.cluster import connection
+from launch.jobs.display import Display, silent
 from launch.jobs.on_ray import OnRay
 from launch.report.png import write_results
 from launch.search import storage
@@ -48,7 +49,9 @@ class Work(Protocol):
         """Writes results beside those of every search."""
 
 
-def start(study: Study, output: Path, budget: str | None = None, url: str | None = None) -> list[Entry]:
+def start(
+    study: Study, output: Path, budget: str | None = None, url: str | None = None, *, display: Display = silent
+) -> list[Entry]:
     """Runs a new study on Ray in `output`, which must be new or empty, until its budget is spent.
 
     Args:
@@ -65,7 +68,7 @@ def start(study: Study, output: Path, budget: str | None = None, url: str | None
     resources = study.plan.base.resources
     with connection.connected(dashboard=resources.num_workers > 1):  # first: a search that cannot begin leaves nothing
         connection.check_fits(resources)
-        return run(study, output, address, OnRay(budget), begins=True)
+        return run(study, output, address, OnRay(budget, display), begins=True)
 
 
 def write(study: Study, output: Path, address: Address | None) -> None:
@@ -83,6 +86,7 @@ def resume(
     budget: str | None = None,
     url: str | None = None,
     force: bool = False,
+    display: Display = silent,
 ) -> list[Entry]:
     """Finishes the study in `output`: no finished trial is repeated, the others go on from their checkpoints.
 
@@ -102,7 +106,7 @@ def resume(
     where = found_data(study, output, data)
     begins = begins_with(study, output, needed=_has_to_begin(study, output))
     study = as_now(study, output, where, data_digest(where), begins, force)
-    return run(study, output, storage.again(study.storage, url, output), OnRay(budget))
+    return run(study, output, storage.again(study.storage, url, output), OnRay(budget, display))
 
 
 def _has_to_begin(study: Study, folder: Path) -> bool:

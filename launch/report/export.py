@@ -1,121 +1,19 @@
-"""`speaq export`: all trials of a study as one file: CSV, Parquet, a LaTeX table, or an Optuna storage (SQLite)."""
+"""A study as an Optuna storage of its own (SQLite), for `speaq export`."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
-from launch.store import workspace
-from speaq.config import ConfigError
-from speaq.files.atomic import replaced
-from speaq.study.board import Board, to_csv
+from sqlalchemy import URL
+
+from launch.search.optuna_study import rebuild
+from launch.search.storage import connect
+from speaq.study.file import Address
 from speaq.study.snapshot import Snapshot
 
-ENDINGS = (".csv", ".parquet", ".tex", ".db")
-Row = dict[str, Any]
 
-
-def export(study: Path, output: Path) -> int:
-    """Writes the trials of `study` in the format that the ending of `output` names; returns their number.
-
-    Raises:
-        ConfigError: another ending, a file that exists or cannot be written, no study, no trial, or (LaTeX, where the
-            best one is marked) trials of different protocols.
-    """
-    if output.suffix not in ENDINGS:
-        raise ConfigError(f"{output}: the ending is one of {', '.join(ENDINGS)}, not {output.suffix!r}")
-    if output.exists():
-        raise ConfigError(f"{output}: exists already; give another file")
-    snapshot = workspace.read_study(study)
-    board = Board.of(snapshot)
-    if not board.rows:
-        raise ConfigError(f"{study}: has no trial yet")
-    try:
-        with replaced(output) as temporary:
-            _write(temporary, output.suffix, board, snapshot)
-    except OSError as error:
-        raise ConfigError(f"{output}: cannot be written ({error.strerror or error})") from error
-    return len(board.rows)
-
-
-def _write(path: Path, ending: str, board: Board, snapshot: Snapshot) -> None:
-    rows = board.rows
-    match ending:
-        case ".csv":
-            path.write_text(to_csv(rows), encoding="utf-8")
-        case ".parquet":
-            import pyarrow
-            from pyarrow import parquet
-
-            columns = {name: _column([row[name] for row in rows]) for name in rows[0]}
-            parquet.write_table(pyarrow.table(columns), path)
-        case ".tex":
-            path.write_text(to_latex(board, snapshot.protocol), encoding="utf-8")
-        case ".db":
-            from sqlalchemy import URL
-
-            from launch.search.optuna_study import rebuild
-            from launch.search.storage import connect
-            from speaq.study.file import Address
-
-            url = URL.create("sqlite", database=str(path.resolve())).render_as_string()
-            name = snapshot.folder.resolve().name
-            rebuild(snapshot.entries, snapshot.plan, connect(Address(url, name)), name)
-
-
-def _column(values: list[Any]) -> list[Any]:
-    """Values of one type, as Parquet wants them: whole numbers among fractions become fractions, else text."""
-    kinds = {type(value) for value in values if value is not None}
-    if kinds <= {int, float}:
-        return [None if value is None else float(value) for value in values] if len(kinds) > 1 else values
-    return values if len(kinds) == 1 and not kinds & {list, dict} else [None if v is None else str(v) for v in values]
-
-
-def to_latex(board: Board, protocol: str | None) -> str:
-    """A `table` for a document with `booktabs`: the best trial bold, objective and protocol in the caption."""
-    plan, rows, best, metrics = board.plan, board.rows, board.best, board.columns
-    columns = ["trial", "label", "status", *metrics, "steps", "seconds", *plan.space.parameters]
-    objective = latex_escape(" and ".join(plan.objective))
-    said = "" if protocol is None else f" Protocol: {latex_escape(protocol)}."
-    lines = [
-        r"\begin{table}",
-        rf"\caption{{{len(rows)} trials by {objective}, the best one bold.{said}}}",
-        rf"\begin{{tabular}}{{lll{'r' * (len(metrics) + 2)}{'l' * len(plan.space.parameters)}}}",
-        r"\toprule",
-        " & ".join(latex_escape(name) for name in columns) + r" \\",
-        r"\midrule",
-        *(_latex_row(row, columns, best is not None and row["trial"] == best.id) for row in rows),
-        r"\bottomrule",
-        r"\end{tabular}",
-        r"\end{table}",
-    ]
-    return "\n".join(lines) + "\n"
-
-
-def _latex_row(row: Row, columns: Sequence[str], bold: bool) -> str:
-    cells = [_latex_cell(name, row[name]) for name in columns]
-    return " & ".join(rf"\textbf{{{cell}}}" if bold and cell else cell for cell in cells) + r" \\"
-
-
-def _latex_cell(name: str, value: Any) -> str:
-    if value is None:
-        return "--"
-    if isinstance(value, float):
-        return f"{value:.3f}" if "@" in name else f"{value:.3g}" if "." in name else f"{value:.0f}"
-    return latex_escape(str(value))
-
-
-_LATEX = {
-    "\\": r"\textbackslash{}",
-    "~": r"\textasciitilde{}",
-    "^": r"\textasciicircum{}",
-    "<": r"\textless{}",
-    ">": r"\textgreater{}",
-    **{character: f"\\{character}" for character in "&%$#_{}"},
-}
-
-
-def latex_escape(text: str) -> str:
-    """Text that LaTeX prints as it is."""
-    return "".join(_LATEX.get(character, character) for character in text)
+def write_database(path: Path, snapshot: Snapshot) -> None:
+    """Writes the trials of a study into the new SQLite file `path`, which `optuna-dashboard` opens."""
+    url = URL.create("sqlite", database=str(path.resolve())).render_as_string()
+    name = snapshot.folder.resolve().name
+    rebuild(snapshot.entries, snapshot.plan, connect(Address(url, name)), name)

@@ -69,7 +69,7 @@ def confirmed(snapshot: Snapshot) -> list[str]:
         mean, over = one["mean"] or {}, one["over_published"]
         ended = one["failure"] or ("" if one["left_after_seed"] is None else f"behind, seed {one['left_after_seed']}")
         numbers = [mean.get(key) for key in ("value", "low", "high")]
-        text = "" if over is None else over["text"].removesuffix(" over the published setting")
+        text = "" if over is None else results.points(over, results.metric_name(snapshot.plan.objective))
         rows.append([one["trial"], one["label"] or "", one["search"], len(one["seeds"]), *numbers, text, ended])
         classes.append(f"{one['label'] or ''} {'best' if one['trial'] == content['leader'] else ''}")
     parts = [html.table(header, rows, classes)]

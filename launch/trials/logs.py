@@ -1,8 +1,4 @@
-"""What a trial says, as JSON lines in its folder; `launch.jobs.show_logs` prints them.
-
-One row: {"time": ISO 8601 in UTC, "level", "trial", "step": training step or null, "message"}, with "traceback" where
-an exception was logged. The trial's process writes log.jsonl; of several workers the first one writes log.worker.jsonl.
-"""
+"""What a trial says, as JSON lines in its folder; `speaq.study.logs` says of which form, and reads them."""
 
 from __future__ import annotations
 
@@ -14,8 +10,9 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from speaq.files.atomic import append_text
+from speaq.study.logs import LOG as LOG
+from speaq.study.logs import WORKER_LOG as WORKER_LOG
 
-LOG, WORKER_LOG = "log.jsonl", "log.worker.jsonl"
 LOGGERS = ("speaq", "launch")
 
 

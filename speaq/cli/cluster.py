@@ -1,20 +1,25 @@
-"""Commands that look at the cluster: they need Ray (launch/), which is imported when a command runs."""
+"""The cluster: whether its nodes are fit, and the repair of a search's ledger."""
 
 from __future__ import annotations
 
+import dataclasses
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from speaq.cli.terminal import DONE, AsJson, command, echo, launch, place
+from speaq.cli.commands import place
+from speaq.cli.options import AsJson
+from speaq.cli.tables import print_table
+from speaq.cli.terminal import echo, echo_json
 from speaq.config import ConfigError
+from speaq.training.endings import DONE, FAILED
 
-cluster_app = typer.Typer()
+if TYPE_CHECKING:
+    from launch.cluster.checks import Row
 
 
-@cluster_app.command()
-@command
 def doctor(
     study: Annotated[
         Path | None, typer.Argument(help="a search whose ledger cannot be read: repair it, and ask no node")
@@ -35,13 +40,40 @@ def doctor(
     if study is not None:
         if storage is not None or data is not None or as_json or (min_free, limit) != (10.0, 120.0):
             raise ConfigError(f"{study}: the other options are of the cluster; leave them out")
-        from speaq.study.repair import repair
+        return _repair(study)
+    from launch.cluster.checks import Request
+    from launch.cluster.doctor import doctor as examine
 
-        for line in repair(study):
-            echo(line)
-        return DONE
     where = None if storage is None else place(storage)
     shared = str(where.resolve()) if isinstance(where, Path) else where
-    request = launch("cluster.checks").Request(shared, None if data is None else data.resolve(), min_free, limit)
-    result: int = launch("cluster.doctor").doctor(request, as_json=as_json)
-    return result
+    request = Request(shared, None if data is None else data.resolve(), min_free, limit)
+    rows, nodes = examine(request, _ignore if as_json else _say)
+    if as_json:
+        echo_json([dataclasses.asdict(row) for row in rows])
+    else:
+        _print_rows(rows, nodes)
+    return FAILED if any(row.state == "fails" for row in rows) else DONE
+
+
+def _repair(study: Path) -> int:
+    from speaq.study.repair import repair
+
+    for line in repair(study):
+        echo(line)
+    return DONE
+
+
+def _say(row: Row) -> None:
+    echo(f"{row.check} · {row.node} · {row.state}", err=True)
+
+
+def _ignore(row: Row) -> None:
+    pass
+
+
+def _print_rows(rows: Sequence[Row], nodes: int) -> None:
+    print_table(("check", "node", "state", "outcome"), [(row.check, row.node, row.state, row.outcome) for row in rows])
+    fixes = dict.fromkeys(row.fix for row in rows if row.fix)
+    for number, fix in enumerate(fixes, start=1):
+        echo(f"{number}. {fix}")
+    echo(f"{nodes} nodes, {len(fixes)} things to repair" if fixes else f"{nodes} nodes, all fit")

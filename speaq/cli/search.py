@@ -1,67 +1,54 @@
-"""Commands of the search: they need Ray and Optuna (launch/), which are imported when a command runs."""
+"""Searches: begun, finished, judged, and looked at while they run or afterwards."""
 
 from __future__ import annotations
 
+import json
+import time
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from speaq.cli.diff import print_difference
-from speaq.cli.terminal import (
-    AsJson,
-    Assignments,
-    InitFrom,
-    OutputDir,
-    StudyDir,
-    at_urls,
-    command,
-    echo,
-    launch,
-    progress_bar,
-    shown,
-)
+from speaq import config as configs
+from speaq.cli import options
+from speaq.cli.commands import Workspace
+from speaq.cli.options import AsJson, Assignments, InitFrom, StudyDir
+from speaq.cli.terminal import can_print, echo, echo_lines, progress_bar
+from speaq.config import ConfigError
+from speaq.training.endings import DONE, FAILED
 
-search_app = typer.Typer()
+if TYPE_CHECKING:
+    from launch.jobs.calibrate import Calibration
+    from speaq.study.ledger import Entry
+
+POLL = 0.5  # seconds between looks with `speaq logs --follow`
 
 
-@search_app.command()
-@command
-@at_urls(output="work", resume="work", from_predictions="weights")
 def tune(
+    here: Workspace,
     assignments: Assignments,
-    config: Annotated[Path | None, typer.Option("--config", help="YAML config, see configs/")] = None,
-    space: Annotated[Path | None, typer.Option("--space", help="YAML search space, see search_spaces/")] = None,
-    data: Annotated[Path | None, typer.Option("--data", help="folder with the four files of the data set")] = None,
-    output: Annotated[Path | None, typer.Option("--output", help="folder to write")] = None,
-    trials: Annotated[int | None, typer.Option("--trials", help="default: the search space's")] = None,
-    objective: Annotated[str | None, typer.Option("--objective", help="one or two metrics: R@50,mR@50")] = None,
-    search: Annotated[
-        list[str] | None, typer.Option("--search", help="key=value of the space's `search`: sampler=gp, seed=1 …")
-    ] = None,
-    budget: Annotated[
-        str | None, typer.Option("--budget", help="most that the search may take in all: 8h, 90m, 40gpu-h, 20cpu-h")
-    ] = None,
-    from_predictions: Annotated[
-        Path | None,
-        typer.Option("--from-predictions", help="trained run whose decoding to search: minutes, no training"),
-    ] = None,
-    storage: Annotated[
-        str | None,
-        typer.Option(
-            "--storage",
-            help="Optuna storage that follows the search: sqlite:///FILE, postgresql://, mysql://, journal:///FILE or "
-            "none; default: $SPEAQ_STORAGE (for URLs with a password), else study.db in the output",
-        ),
-    ] = None,
-    resume: Annotated[Path | None, typer.Option("--resume", help="folder of a search to finish")] = None,
+    config: options.SearchConfigFile = None,
+    space: options.SpaceFile = None,
+    data: options.DataOfSearch = None,
+    output: options.OutputOfSearch = None,
+    trials: options.Trials = None,
+    objective: options.Objective = None,
+    search: options.SearchSettings = None,
+    budget: options.BudgetText = None,
+    from_predictions: options.FromPredictions = None,
+    storage: options.OptunaStorage = None,
+    resume: options.ResumedSearch = None,
     init_from: InitFrom = None,
-    force: Annotated[
-        bool, typer.Option("--force", help="with --resume: go on although data, start or code have changed")
-    ] = False,
+    force: options.ForceSearch = False,
 ) -> int:
     """Search hyper-parameters with Ray Tune and Optuna."""
-    result: int = launch("jobs.tune_command").tune_command(
+    from speaq import space as spaces
+
+    spaces.check_trials(trials)
+    asked = _Asked(
         config=config,
         space=space,
         data=data,
@@ -71,27 +58,222 @@ def tune(
         assignments=assignments,
         search=search or (),
         budget=budget,
-        storage=storage,
-        force=force,
         from_predictions=from_predictions,
+        storage=storage,
         init_from=init_from,
-        progress=progress_bar,
-        resume=resume,
+        force=force,
     )
-    return result
+    if resume is not None:
+        return _report(here, _resume(resume, asked), resume)
+    if force:
+        raise ConfigError("--force has no effect without --resume")
+    folder, entries = _tune(asked) if from_predictions is None else _tune_predictions(from_predictions, asked)
+    return _report(here, entries, folder)
 
 
-@search_app.command()
-@command
-@at_urls(study="small")
-def status(study: StudyDir, as_json: AsJson = False) -> None:
+@dataclass(frozen=True)
+class _Asked:
+    """What the user asks of `speaq tune`; None or nothing where an option was not given."""
+
+    config: Path | None
+    space: Path | None
+    data: Path | None
+    output: Path | None
+    trials: int | None
+    objective: str | None
+    assignments: Sequence[str]
+    search: Sequence[str]
+    budget: str | None
+    from_predictions: Path | None
+    storage: str | None
+    init_from: Path | None
+    force: bool
+
+    @property
+    def settings(self) -> dict[str, object]:
+        """What is to change in the space's `search`. Raises ConfigError."""
+        return configs.parse_overrides(self.search, "--search")
+
+
+def _tune(asked: _Asked) -> tuple[Path, list[Entry]]:
+    """Runs a new search of trainings; returns its folder and trials."""
+    match asked:
+        case _Asked(config=Path() as config, space=Path() as space, data=Path() as data, output=Path() as output):
+            pass
+        case _:
+            needed = ("config", "space", "data", "output")
+            missing = ", ".join(f"--{name}" for name in needed if getattr(asked, name) is None)
+            raise ConfigError(f"missing {missing} (or --resume DIR to finish a search)")
+    from launch.jobs import tune as job
+    from speaq import space as spaces
+    from speaq.cli.trials import watched
+    from speaq.study import creation
+    from speaq.training import origins
+
+    base = configs.load(config, asked.assignments)
+    study = creation.create(
+        base if asked.init_from is None else origins.with_start(base, asked.init_from),
+        spaces.load(space).with_search(asked.settings),
+        data,
+        trials=asked.trials,
+        objective=asked.objective,
+        overrides=list(configs.parse_overrides(asked.assignments)),
+    )
+    return output, job.start(study, output, asked.budget, asked.storage, display=watched)
+
+
+def _tune_predictions(run: Path, asked: _Asked) -> tuple[Path, list[Entry]]:
+    """Runs a new search of the decoding of a trained run; returns its folder and trials."""
+    unused = {"--config": asked.config, "--budget": asked.budget, "--set": asked.assignments or None}
+    for name, value in {**unused, "--init-from": asked.init_from}.items():
+        if value is not None:
+            raise ConfigError(f"{name} has no effect with --from-predictions, which takes the run as it was trained")
+    if asked.output is None:
+        raise ConfigError("missing --output")
+    from launch.jobs import predictions
+    from speaq.cli.trials import told
+
+    entries = predictions.start(
+        run,
+        asked.space,
+        asked.output,
+        data=asked.data,
+        trials=asked.trials,
+        objective=asked.objective,
+        search=asked.settings,
+        progress=progress_bar,
+        url=asked.storage,
+        display=told,
+    )
+    return asked.output, entries
+
+
+def _resume(folder: Path, asked: _Asked) -> list[Entry]:
+    """Finishes the search in `folder`, whatever it is of."""
+    from speaq.study import file
+    from speaq.training import origins
+
+    known = {
+        "--config": asked.config,
+        "--space": asked.space,
+        "--objective": asked.objective,
+        "--output": asked.output,
+        "--set": asked.assignments or None,
+        "--search": asked.search or None,
+    }
+    if extra := [name for name, value in known.items() if value is not None]:
+        raise ConfigError(f"--resume {folder}: the study knows {', '.join(extra)} already; leave it out")
+    if not (folder / "study.yaml").exists():
+        near = origins.near_names(folder, "study.yaml")
+        raise ConfigError(f"--resume {folder}: holds no search (study.yaml){near}; to begin one, give --output")
+    if file.read(folder / "study.yaml").of_predictions:
+        return _resume_predictions(folder, asked)
+    if (run := asked.from_predictions) is not None:
+        raise ConfigError(f"--from-predictions {run}: has no effect, the trials of {folder} train")
+    from launch.jobs import tune as job
+    from speaq.cli.trials import watched
+
+    return job.resume(
+        folder,
+        data=asked.data,
+        start=asked.init_from,
+        trials=asked.trials,
+        budget=asked.budget,
+        url=asked.storage,
+        force=asked.force,
+        display=watched,
+    )
+
+
+def _resume_predictions(folder: Path, asked: _Asked) -> list[Entry]:
+    if asked.budget is not None:
+        raise ConfigError(f"--budget {asked.budget}: a search of predictions takes minutes and knows none")
+    if asked.init_from is not None:
+        raise ConfigError(
+            f"--init-from {asked.init_from}: has no effect on a search of predictions; its run is "
+            "given by --from-predictions"
+        )
+    from launch.jobs import predictions
+    from speaq.cli.trials import told
+    from speaq.study import file
+
+    return predictions.resume(
+        file.read(folder / "study.yaml"),
+        folder,
+        run=asked.from_predictions,
+        data=asked.data,
+        trials=asked.trials,
+        progress=progress_bar,
+        url=asked.storage,
+        force=asked.force,
+        display=told,
+    )
+
+
+def _report(here: Workspace, entries: list[Entry], folder: Path) -> int:
+    """Prints the table and where things are. Returns 1 where no trial finished, or none but references."""
+    from speaq.cli.trials import print_trials
+    from speaq.study import file, results
+
+    plan = file.read(folder / "study.yaml").plan
+    print_trials(entries, plan)
+    best = results.best_entry(entries, plan.objective)
+    if best is None:
+        echo(f"no trial finished; see {here.name_of(folder / 'trials')}")
+        return FAILED
+    for entry in entries:
+        if entry.label is not None and entry.state == "failed":
+            echo(f"the {entry.label} setting failed: nothing is compared with it (trial {entry.id})", err=True)
+    label = f" ({best.label})" if best.label else ""
+    echo(f"best trial {best.id}{label} · {here.name_of(folder / 'best.yaml')} · {here.name_of(folder / 'search.png')}")
+    searched = [entry.state for entry in entries if entry.label is None]
+    if searched and set(searched) == {"failed"}:
+        echo(f"all {len(searched)} trials of the space failed: only references finished", err=True)
+        return FAILED
+    return DONE
+
+
+def status(here: Workspace, study: StudyDir, as_json: AsJson = False) -> None:
     """What a search has done, is doing and costs, from another terminal or afterwards."""
-    launch("jobs.status").print_status(study, as_json=as_json)
+    from speaq.cli.trials import print_status
+
+    print_status(here.read_study(study), here.name_of(study), as_json=as_json)
 
 
-@search_app.command()
-@command
-@at_urls(output="work")
+def logs(
+    here: Workspace,
+    study: StudyDir,
+    trial: Annotated[str, typer.Argument(help="its number, as `speaq status` shows it: 0003", metavar="TRIAL")],
+    follow: Annotated[bool, typer.Option("--follow", "-f", help="go on until the trial ends")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Print what a trial has logged: times, levels, steps, and the traceback of a failure."""
+    from speaq.study import logs as rows
+
+    snapshot = here.read_study(study)
+    entries = {entry.id: entry for entry in snapshot.entries}
+    if trial not in entries:
+        known = ", ".join(entries) or "none yet"
+        raise ConfigError(f"{study}: trial {trial}: no such trial (there are {known})")
+    folder = snapshot.trial_folder(entries[trial])
+    seen: Counter[str] = Counter()
+    while True:
+        working = follow and _works(here, study, trial)  # asked first: what is written until then is read below
+        for row in rows.read(folder, seen):
+            echo_lines(json.dumps(row) if as_json else rows.line(row))
+        if not working or not can_print():
+            break
+        time.sleep(POLL)
+    if not seen.total():
+        echo(f"trial {trial} ({entries[trial].state}) has logged nothing yet", err=True)
+
+
+def _works(here: Workspace, study: Path, trial: str) -> bool:
+    snapshot = here.read_study(study)
+    entry = next(entry for entry in snapshot.entries if entry.id == trial)
+    return snapshot.active and not entry.ended
+
+
 def calibrate(
     output: Annotated[Path, typer.Argument(help="folder of a search that stopped nothing early, or a new one")],
     assignments: Assignments,
@@ -101,125 +283,27 @@ def calibrate(
     trials: Annotated[int | None, typer.Option("--trials", help="settings to train in full, default: 8")] = None,
 ) -> int:
     """Find out when trials may be stopped: ranks at smaller budgets against the full one."""
-    result: int = launch("jobs.calibrate").calibrate(
-        output, config=config, space=space, data=data, trials=trials, assignments=assignments
+    from launch.jobs import calibrate as job
+    from speaq.cli.trials import watched
+
+    found = job.calibrate(
+        output, config=config, space=space, data=data, trials=trials, assignments=assignments, display=watched
     )
-    return result
+    _print_calibration(found, job.ORDERS)
+    return DONE
 
 
-@search_app.command()
-@command
-@at_urls(study="small")
-def unseal(
-    study: StudyDir, reason: Annotated[str, typer.Option("--reason", help="why; it is noted and shown in the report")]
-) -> None:
-    """Open the test split of a search, when nothing will be chosen any more."""
-    from speaq.study import seal
-
-    seal.unseal(study, reason)
-    echo(seal.summary(study))
-
-
-@search_app.command()
-@command
-@at_urls(study="small")
-def export(
-    study: StudyDir, output: Annotated[Path, typer.Argument(help="new file: .csv, .parquet, .tex or .db (Optuna)")]
-) -> None:
-    """Write all trials of a search as a table."""
-    echo(f"{launch('report.export').export(study, output)} trials · {output}")
-
-
-@search_app.command()
-@command
-@at_urls(study="small")
-def report(
-    study: StudyDir,
-    output: Annotated[Path | None, typer.Option("--output", help="default: report.html in the study")] = None,
-) -> None:
-    """Write a page about a search, with plots, that needs no network."""
-    echo(shown(launch("report.page").write_report(study, output)))
-
-
-@search_app.command()
-@command
-@at_urls(first="small", second="small")
-def diff(
-    first: Annotated[Path, typer.Argument(help="folder of a run or trial")],
-    second: Annotated[Path, typer.Argument(help="another one")],
-    as_json: AsJson = False,
-) -> None:
-    """Compare two runs: config, data, versions, metrics, recall by predicate."""
-    print_difference(first, second, as_json=as_json)
-
-
-@search_app.command()
-@command
-def rerun(
-    trial: Annotated[Path, typer.Argument(help="folder of a run or trial that has ended")],
-    output: Annotated[Path | None, typer.Option("--output", help="new folder, default: TRIAL-rerun")] = None,
-    data: Annotated[Path | None, typer.Option("--data", help="default: where the run's data was")] = None,
-    init_from: InitFrom = None,
-) -> int:
-    """Train a run again from its folder; exit code 0 where all metrics are equal, 1 where not."""
-    result: int = launch("jobs.rerun").rerun(trial, output, data, progress_bar, start=init_from)
-    return result
-
-
-@search_app.command()
-@command
-@at_urls(study="work")
-def confirm(
-    study: StudyDir,
-    seeds: Annotated[str, typer.Option("--seeds", help="new seeds: 3..7 (both ends included), or 3,5,9")],
-    top: Annotated[int, typer.Option("--top", help="best trials to train; the published setting comes besides")] = 5,
-    data: Annotated[Path | None, typer.Option("--data", help="default: where the search's data was")] = None,
-    init_from: InitFrom = None,
-    as_json: AsJson = False,
-) -> int:
-    """Train the best trials of a search with more seeds, as long as they cannot be told apart."""
-    result: int = launch("jobs.confirm").confirm(
-        study, seeds, top, data, progress_bar, start=init_from, as_json=as_json
+def _print_calibration(found: Calibration, orders: int) -> None:
+    echo(f"{found.metric} · {found.trials} trials in full, {found.left_out} left out")
+    echo("  step  share     tau  95 % interval")
+    for budget in found.budgets:
+        echo(f"{budget.step:>6} {budget.share:>5.0%} {budget.tau:>8.2f}  [{budget.low:.2f}, {budget.high:.2f}]")
+    best = found.recommended
+    if best is None:
+        echo("recommended: --search scheduler=none (no budget tells the best trial early enough)")
+        return
+    echo(
+        f"recommended: --search grace_steps={best.grace_steps} --search reduction_factor={best.reduction_factor:g} "
+        f"({best.steps:.0%} of the steps; the best trial kept in {best.kept:.0%} of {orders} orders, "
+        f"{found.metric} lost {best.lost:.4f})"
     )
-    return result
-
-
-@search_app.command()
-@command
-def reproduce(
-    output: OutputDir,
-    assignments: Assignments,
-    data: Annotated[Path | None, typer.Option("--data", help="folder with the four files of Visual Genome")] = None,
-    detector: Annotated[
-        Path | None, typer.Option(help="pre-trained detector: a run, or the reference's file, to start from")
-    ] = None,
-    backbone: Annotated[Path | None, typer.Option(help="ImageNet weights, to pre-train a detector from")] = None,
-    checkpoint: Annotated[Path | None, typer.Option(help="evaluate this one only, ours or the reference's")] = None,
-    baseline: Annotated[bool, typer.Option("--baseline", help="the baseline instead of SpeaQ")] = False,
-    scale: Annotated[Literal["full", "toy"], typer.Option(help="toy: the whole way in minutes")] = "full",
-) -> int:
-    """Reproduce the published figures: check the data, train, test once, compare. See launch/reproduce."""
-    module = launch("jobs.reproduce")
-    request = module.Request(
-        scale=scale,
-        baseline=baseline,
-        data=data,
-        detector=detector,
-        backbone=backbone,
-        checkpoint=checkpoint,
-        assignments=tuple(assignments),
-    )
-    result: int = module.reproduce(request, output, progress_bar)
-    return result
-
-
-@search_app.command()
-@command
-def demo(
-    assignments: Assignments,
-    output: OutputDir = Path("demo"),
-    images: Annotated[int | None, typer.Option(min=100, help="size of the toy world")] = None,
-) -> int:
-    """The main job on a generated world: data, detector, search, table, picture."""
-    result: int = launch("jobs.demo").run_demo(output, images, assignments, progress_bar)
-    return result

@@ -14,12 +14,11 @@ import stat
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
-from speaq.data.photo_folders import PhotoFolders
-from speaq.data.records import VisualGenome, used_rows
+if TYPE_CHECKING:  # imported when photos are looked at: who reads what was noted starts sooner
+    from speaq.data.photo_folders import PhotoFolders
+    from speaq.data.records import VisualGenome
 
 MOST_READ = 4096  # photos, at even distances in the order of their names
 PART = 4096  # bytes from the beginning and from the end of each
@@ -64,6 +63,8 @@ class _Photos:
     """All photos that a split can draw, by id; each is asked for its size and time once."""
 
     def __init__(self, vg: VisualGenome) -> None:
+        from speaq.data.records import used_rows
+
         assert vg.photos is not None, "opened with them"
         self._folders: PhotoFolders = vg.photos
         self._ids: list[str] = sorted(vg.images.ids[used_rows(vg.annotations)].tolist())
@@ -85,6 +86,8 @@ class _Photos:
         return _digest((name, found and found[1:]) for name, found in zip(self._ids, self._found, strict=True))
 
     def contents(self) -> str:
+        import numpy as np
+
         count = len(self._ids)
         chosen = np.unique(np.linspace(0, max(count - 1, 0), min(count, MOST_READ)).astype(int)).tolist()
         ends = _in_pieces(_ends, [self._found[index] for index in chosen])

@@ -16,13 +16,13 @@ import zipfile
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import IO, Any
-
-import h5py
-import numpy as np
-from numpy.typing import NDArray
+from typing import IO, TYPE_CHECKING, Any
 
 from speaq.files.regular import check_regular
+
+if TYPE_CHECKING:  # imported where a file needs them: who reads JSON alone starts sooner
+    import h5py
+    from numpy.typing import NDArray
 
 MAX_TEXT = 512 * 2**20  # bytes of a JSON file; Visual Genome's largest has 17 MiB
 FREE = 64 * 2**20  # bytes that an array may take, whatever its file takes
@@ -158,6 +158,8 @@ def read_json(path: Path, hook: Callable[[list[tuple[str, Any]]], Any] | None = 
 
 def open_h5(path: Path) -> h5py.File:
     """An HDF5 file to read. Raises ForeignError."""
+    import h5py
+
     try:
         return h5py.File(check_regular(path), "r")
     except (OSError, RuntimeError, ValueError, KeyError) as error:  # h5py passes on what the C library finds
@@ -170,6 +172,8 @@ def h5_dataset(file: h5py.File, name: str) -> h5py.Dataset | None:
     Raises:
         ForeignError: the name is a link, the values lie in another file, or are far more than the file holds.
     """
+    import h5py
+
     link = file.get(name, getlink=True)
     if link is None:
         return None
@@ -187,6 +191,8 @@ def h5_dataset(file: h5py.File, name: str) -> h5py.Dataset | None:
 
 def load_npy(path: Path) -> NDArray[Any]:
     """The array of a .npy file; nothing is unpickled. Raises ForeignError, OSError."""
+    import numpy as np
+
     check_regular(path)
     try:
         with warnings.catch_warnings():

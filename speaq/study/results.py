@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from speaq.config import Config
@@ -44,6 +44,17 @@ def score(metrics: Metrics, objective: Sequence[str]) -> float:
     if len(values) == 1:
         return values[0]
     return 2 * values[0] * values[1] / total if (total := sum(values)) > 0 else 0.0
+
+
+def metric_name(objective: Sequence[str]) -> str:
+    """Names what trials are compared by: the objective, or the harmonic mean of two."""
+    return objective[0] if len(objective) == 1 else f"harmonic mean of {' and '.join(objective)}"
+
+
+def points(interval: Mapping[str, float], metric: str) -> str:
+    """Writes a difference (value, low and high, each of recalls in [0, 1]) in points of 100."""
+    value, low, high = (100 * interval[key] for key in ("value", "low", "high"))
+    return f"{value:+.1f} {metric} [{low:.1f}, {high:.1f}]"
 
 
 def pareto(entries: Sequence[Entry], objective: Sequence[str]) -> list[Entry]:

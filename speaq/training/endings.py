@@ -9,6 +9,8 @@ from collections.abc import Callable, Iterator, Mapping
 from types import FrameType
 from typing import Any
 
+DONE, FAILED, USAGE, INTERRUPTED = 0, 1, 2, 130  # exit codes
+
 
 class Interrupted(Exception):
     """Ctrl-C, SIGTERM or SIGHUP: the run was saved and can be resumed."""

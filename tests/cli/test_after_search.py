@@ -33,13 +33,13 @@ pytest.importorskip("plotly")
 from plotly.offline import get_plotlyjs
 from rich.console import Console
 
-from launch.jobs import live
 from launch.report import figures as report_plots
 from launch.report import page as report
-from launch.report.export import latex_escape
 from launch.report.series import Series
+from speaq.cli import trials
 from speaq.study import results
 from speaq.study.board import Board
+from speaq.study.export import latex_escape
 from speaq.study.ledger import Ledger
 from tests.helpers.searched import HOSTILE, STEPS, Search, searched
 
@@ -58,7 +58,7 @@ def test_a_terminal_shows_the_best_what_runs_and_what_failed(tmp_path: Path, ter
     trial.mkdir(parents=True)
     (trial / "metrics.jsonl").write_text(json.dumps({"step": 45, "train/seconds": 9.0}) + "\n")
     console = Console(file=io.StringIO(), width=140, force_terminal=terminal)
-    with live.live(console, lambda: snapshots.read(tmp_path / "study")):
+    with trials.live(console, lambda: snapshots.read(tmp_path / "study")):
         console.print("a line")
     shown = console.file.getvalue()
     search.ledger.close()

@@ -13,8 +13,9 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from launch.jobs import status
-from speaq.cli.terminal import echo, echo_lines, print_table, progress_bar
+from speaq.cli import trials
+from speaq.cli.tables import console, print_table
+from speaq.cli.terminal import echo, echo_lines, progress_bar
 from speaq.plain_text import visible
 from speaq.study import snapshot as snapshots
 from tests.helpers.calls import SOURCES, calls
@@ -22,6 +23,7 @@ from tests.helpers.command import command
 from tests.helpers.tiny import assignments
 
 ODD = "next [to] [/x] :dog: \x1b[31m\x07\r\x9b2J\u202enrut\n\u2028$x$ on"
+PRINTS_A_NUMBER = ("all_reduce.py",)  # a process of its own
 SHOWN = r"next [to] [/x] :dog: \x1b[31m\x07\r\x9b2J\u202enrut\n\u2028$x$ on"
 
 
@@ -71,14 +73,14 @@ def test_every_line_passes_through_the_terminal_module() -> None:
         (path.name, call)
         for path in SOURCES
         for function, call in calls(path)
-        if function in ways and path.name not in ("terminal.py", "all_reduce.py")  # a process that prints one number
+        if function in ways and path.name not in ("terminal.py", "tables.py", *PRINTS_A_NUMBER)
     ]
     assert elsewhere == []
 
 
 def test_log_lines_show_foreign_text() -> None:
     code = (
-        "import logging; from speaq.cli.terminal import options; options();"
+        "import logging; from speaq.cli.terminal import log_to_stderr; log_to_stderr();"
         f"logging.getLogger('speaq').warning('%s', {ODD!r})"
     )
     said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=300)
@@ -103,17 +105,14 @@ def hostile(tmp_path: Path) -> Path:
 
 
 def test_a_ledger_of_others_drives_no_terminal(hostile: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    from launch.jobs.live import render
-    from launch.jobs.progress import Lines
-
     shown = command("status", hostile)
     assert shown.exit_code == 0
     assert shown.stdout.count(SHOWN) >= 3  # in the table, as the best, as a reason
     snapshot = snapshots.read(hostile)
-    status.print_table(snapshot.entries, snapshot.plan)
+    trials.print_trials(snapshot.entries, snapshot.plan)
     terminal = Console(file=io.StringIO(), width=400, force_terminal=True, color_system=None)
-    terminal.print(render(snapshot))
-    lines = Lines(snapshot.plan, {entry.id: entry for entry in snapshot.entries}, 1)
+    terminal.print(trials.render(snapshot))
+    lines = trials.Lines(lambda: snapshot, console(stderr=True))
     failed = next(entry for entry in snapshot.entries if entry.state == "failed")
     lines(failed, "failed")
     texts = (shown.stdout, *capsys.readouterr(), terminal.file.getvalue())  # type: ignore[attr-defined]

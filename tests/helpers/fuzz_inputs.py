@@ -26,7 +26,6 @@ from PIL import Image
 
 from speaq import config as configs
 from speaq import space as spaces
-from speaq.cli import diff
 from speaq.config import Config
 from speaq.explore.tables import Order, in_order
 from speaq.structures import Vocabulary
@@ -534,10 +533,10 @@ def raw_outputs(folder: Path) -> Target:
 
 
 def _study(folder: Path, file: str, changes: Sequence[Change], made_up: Any = None) -> Target:
-    from launch.jobs import status
-    from launch.report import export
     from launch.report.tables import confirmed
+    from speaq.cli import trials
     from speaq.explore.study import open_study
+    from speaq.study import export
     from speaq.study.ledger import Ledger, digest
 
     space = spaces.from_dict({"parameters": {"matching.num_groups": {"type": "int", "low": 1, "high": 4}}})
@@ -570,11 +569,12 @@ def _study(folder: Path, file: str, changes: Sequence[Change], made_up: Any = No
 
     def read(folder: Path) -> None:
         with contextlib.redirect_stdout(io.StringIO()):
-            status.print_status(folder)
-            status.print_status(folder, as_json=True)
+            found = snapshot.read(folder)
+            trials.print_status(found, str(folder))
+            trials.print_status(found, str(folder), as_json=True)
         (folder / "trials.csv").unlink(missing_ok=True)
-        export.export(folder, folder / "trials.csv")
-        confirmed(snapshot.read(folder))
+        export.write(found, folder / "trials.csv", {})
+        confirmed(found)
         study = open_study(folder)
         rows = study.trials("val")
         for column in study.columns(rows):
@@ -617,6 +617,8 @@ def report_(folder: Path) -> Target:
 
 
 def _run_folder(folder: Path, file: str) -> Target:
+    from speaq.cli import after
+
     metrics = {"R@20": 0.5, "mR@20": None}
     best = {"metric": "R@20", "value": 0.5, "step": 6, "metrics": metrics}
     result = {"status": "finished", "step": 6, "protocol": "sgdet published", "metrics": metrics, "best": best}
@@ -632,8 +634,8 @@ def _run_folder(folder: Path, file: str) -> Target:
 
     def read(folder: Path) -> None:
         with contextlib.redirect_stdout(io.StringIO()):
-            diff.print_difference(run, run)
-            diff.print_difference(run, run, as_json=True)
+            after.diff(run, run)
+            after.diff(run, run, as_json=True)
 
     path = run / file
     return Target(path, [path.read_bytes()], read, (change_bytes, change_json, change_json), values)

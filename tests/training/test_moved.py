@@ -104,11 +104,11 @@ def test_data_are_found_by_their_digest_alone(project: Path) -> None:
 
 def test_a_run_is_repeated_where_its_project_is_now(project: Path) -> None:
     pytest.importorskip("ray")
-    from launch.jobs.rerun import EQUAL, rerun
+    from launch.jobs.rerun import rerun
     from speaq.cli.terminal import progress_bar
 
     run = project / "runs" / "ended"
-    assert rerun(run, None, None, progress_bar) == EQUAL
+    assert rerun(run, None, None, progress_bar).equal
     with pytest.raises(ConfigError, match="the weights that it started from have changed"):
         rerun(run, project / "again", None, progress_bar, start=project / "other")
     shutil.rmtree(project / "detector")

@@ -23,9 +23,10 @@ from tests.helpers.tiny import assignments, tiny
 
 pytest.importorskip("ray")
 
-from launch.jobs import demo, published
+from launch.jobs import published
 from launch.jobs.record import Record
-from launch.jobs.reproduce import Request, Stages, _configs, spread
+from launch.jobs.reproduce import Reproduction, Request, _configs, spread
+from launch.jobs.stages import Stages
 from launch.trials.memory import smaller_micro_batch
 from launch.trials.worker import train_distributed
 
@@ -129,9 +130,10 @@ def test_a_conversion_that_was_cut_off_is_made_again(left: tuple[str, ...], toy:
     checkpoints.mkdir(parents=True)
     for name in left:
         (checkpoints / name).write_bytes(b"half")
-    stages = Stages(tmp_path / "out", toy, Record(tmp_path / "out" / "reproduction.json", {}), quiet)
+    record = Record(tmp_path / "out" / "reproduction.json", {})
+    way = Reproduction(Stages(tmp_path / "out", quiet), toy, record, ignore)
     for _ in range(2):
-        assert stages.ours(tmp_path / "reference.pth", "detector") == tmp_path / "out" / "detector"
+        assert way.ours(tmp_path / "reference.pth", "detector") == tmp_path / "out" / "detector"
         assert [path.name for path in checkpoints.iterdir()] == ["best.pt"]
 
 
@@ -139,7 +141,7 @@ def test_a_world_that_was_cut_off_is_drawn_again(tmp_path: Path) -> None:
     folder = tmp_path / "data"
     (folder / "VG_100K").mkdir(parents=True)
     (folder / "image_data.json").write_text("[]", encoding="utf-8")
-    assert demo._data(folder, 20, quiet) == folder
+    assert Stages(tmp_path, quiet).toy_world(20) == folder
     assert (
         sum(
             len(open_data(folder).split(name, DataConfig(num_val=0, keep_images_without_relations=True)))
@@ -148,7 +150,7 @@ def test_a_world_that_was_cut_off_is_drawn_again(tmp_path: Path) -> None:
         >= 18
     )
     before = {path: path.stat().st_mtime_ns for path in folder.rglob("*")}
-    assert demo._data(folder, 20, quiet) == folder
+    assert Stages(tmp_path, quiet).toy_world(20) == folder
     assert {path: path.stat().st_mtime_ns for path in folder.rglob("*")} == before
 
 
@@ -179,13 +181,17 @@ def test_what_cannot_be_reproduced_is_refused(arguments: list[str], message: str
     from launch.jobs.reproduce import reproduce
 
     with pytest.raises(ConfigError, match=message):
-        reproduce(wanted, tmp_path / "out", quiet)
+        reproduce(wanted, tmp_path / "out", quiet, ignore)
     assert not (tmp_path / "out" / "run").exists()
 
 
 @contextlib.contextmanager
 def quiet(title: str) -> Iterator[Any]:
     yield lambda done, total, text: None
+
+
+def ignore(text: str) -> None:
+    pass
 
 
 def test_the_full_scale_has_the_published_settings() -> None:
@@ -223,7 +229,7 @@ def test_the_next_smaller_part_divides_the_batch(batch: int, micro: int | None, 
 def test_too_little_memory_means_smaller_parts_of_the_same_batch(toy: Path, tmp_path: Path) -> None:
     config = tiny(training__weight_decay=0.125)
     record = Record(tmp_path / "reproduction.json", {})
-    Stages(tmp_path, toy, record, quiet, CHEAP).train("speaq", config, "run")
+    Reproduction(Stages(tmp_path, quiet, CHEAP), toy, record, ignore).train("speaq", config, "run")
     assert read(tmp_path / "reproduction.json")["stages"]["run"]["micro_batch_size"] == 2
     assert configs.load(tmp_path / "run" / "config.yaml").training.batch_size == 4
 

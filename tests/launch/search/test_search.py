@@ -10,9 +10,9 @@ from typing import Any
 
 import pytest
 
-from launch.jobs import status
 from speaq import config as configs
 from speaq import space as spaces
+from speaq.cli import trials
 from speaq.config import BASELINE, PUBLISHED, ConfigError
 from speaq.study import board, creation
 from speaq.study import plan as plans
@@ -342,7 +342,7 @@ def test_the_table_has_all_that_was_asked_for(tmp_path: Path, capsys: pytest.Cap
     best = configs.load(tmp_path / "best.yaml")
     assert best == configs.apply(BASE, BASELINE)
     assert (tmp_path / "search.png").read_bytes()[:4] == b"\x89PNG"
-    status.print_table(entries, tune.plan)
+    trials.print_trials(entries, tune.plan)
     text = capsys.readouterr().out
     assert "RuntimeError: [no] luck" in text
     assert "baseline" in text
@@ -361,7 +361,7 @@ def test_trials_of_different_protocols_are_not_ranked(tmp_path: Path) -> None:
     for refused in (
         lambda: results.best_entry([one, strict], ("F@50",)),
         lambda: results.pareto([one, strict], ("F@50", "F@50")),
-        lambda: status.print_table([one, strict], tune.plan),
+        lambda: trials.print_trials([one, strict], tune.plan),
     ):
         with pytest.raises(ConfigError, match="'sgdet published' and 'sgdet strict'"):
             refused()
@@ -380,7 +380,7 @@ def test_a_ledger_that_does_not_say_the_protocol_opens(tmp_path: Path, capsys: p
     best = results.best_entry(entries, ("F@50",))
     assert best is not None
     assert best.id == "0001"
-    status.print_table(entries, tune.plan)
+    trials.print_trials(entries, tune.plan)
     assert "protocol" not in capsys.readouterr().out
 
 

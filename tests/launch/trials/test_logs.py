@@ -14,11 +14,13 @@ import pytest
 pytest.importorskip("ray")
 pytest.importorskip("optuna")
 
-from launch.jobs import show_logs
-from launch.jobs.show_logs import print_logs
-from launch.trials.logs import LOG, WORKER_LOG, log_to
+
+from launch.trials.logs import log_to
 from launch.trials.telemetry import STATES, trials_by_state
+from speaq.cli import search
+from speaq.cli.commands import Workspace
 from speaq.study.ledger import Entry, Ledger
+from speaq.study.logs import LOG, WORKER_LOG
 from tests.helpers.command import command
 from tests.helpers.fuzz_inputs import TARGETS
 
@@ -89,10 +91,10 @@ def test_rows_of_trial_and_worker_are_shown_in_their_order(study: Path) -> None:
 def test_following_ends_with_the_trial(
     study: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(show_logs, "POLL", 0.02)
+    monkeypatch.setattr(search, "POLL", 0.02)
     path = study / "trials" / "0002" / LOG
     ledger = Ledger(study / "ledger.jsonl")  # a driver is at work
-    follower = threading.Thread(target=print_logs, args=(study, "0002"), kwargs={"follow": True})
+    follower = threading.Thread(target=search.logs, args=(Workspace(), study, "0002"), kwargs={"follow": True})
     with log_to(path):
         logging.getLogger("speaq").info("one")
         follower.start()

@@ -1,4 +1,4 @@
-"""Commands for a trained model outside our code: export and latency."""
+"""What a trained model is for: predictions of photos, export, latency; and a run made from a published checkpoint."""
 
 from __future__ import annotations
 
@@ -8,14 +8,51 @@ from typing import Annotated, Literal
 
 import typer
 
-from speaq.cli.terminal import AsJson, at_urls, command, echo, echo_json, print_table, progress_bar
+from speaq.cli.options import AsJson, Device, OutputDir
+from speaq.cli.tables import print_table
+from speaq.cli.terminal import echo, echo_json, progress_bar
+from speaq.training.endings import DONE, FAILED
 
-model_app = typer.Typer()
+
+def predict(
+    images: Annotated[list[Path], typer.Argument(help="photos, or folders of them")],
+    checkpoint: Annotated[Path, typer.Option(help="run folder, checkpoint or exported file")],
+    output: OutputDir,
+    top: Annotated[int, typer.Option(min=1, help="triplets of a photo at most")] = 20,
+    threshold: Annotated[float, typer.Option(min=0.0, max=1.0, help="least score of a triplet")] = 0.0,
+    pictures: Annotated[
+        Literal["png", "svg", "both", "none"], typer.Option(help="boxes on the photo beside the graph")
+    ] = "png",
+    batch_size: Annotated[int, typer.Option(min=1, help="photos at once")] = 8,
+    device: Device = "auto",
+    max_megapixels: Annotated[
+        float, typer.Option(min=0.01, max=89.0, help="larger photos are skipped, not decoded")
+    ] = 89.0,
+) -> int:
+    """Scene graphs of your own photos as JSON and pictures; exit code 1 where a photo could not be read."""
+    from speaq.prediction.predictor import predict_files
+
+    kinds = {"png": [".png"], "svg": [".svg"], "both": [".png", ".svg"], "none": []}[pictures]
+    with progress_bar("predicting") as progress:
+        done, failed, others = predict_files(
+            images,
+            checkpoint,
+            output,
+            top=top,
+            threshold=threshold,
+            suffixes=[".json", *kinds],
+            batch_size=batch_size,
+            device=device,
+            progress=progress,
+            max_pixels=round(max_megapixels * 1e6),
+        )
+    for error in failed:
+        echo(f"skipped {error}", err=True)
+    skipped = f", {len(failed)} skipped" if failed else ""
+    echo(f"{done} photos in {output}{skipped}" + (f", {others} files of other kinds ignored" if others else ""))
+    return FAILED if failed else DONE
 
 
-@model_app.command("export-model")
-@command
-@at_urls(run="weights")
 def export_model(
     run: Annotated[Path, typer.Argument(help="run folder or checkpoint file")],
     outputs: Annotated[list[Path], typer.Argument(help="new files: .onnx, or .pt2 (torch.export)")],
@@ -43,9 +80,6 @@ def export_model(
         echo(f"{one.file}: {one.size / 1e6:.1f} MB; above: largest differences from PyTorch, {one.batches} batches")
 
 
-@model_app.command()
-@command
-@at_urls(models="weights")
 def benchmark(
     models: Annotated[list[Path], typer.Argument(help="run folders, checkpoints, .onnx files")],
     photos: Annotated[
@@ -56,7 +90,7 @@ def benchmark(
     rounds: Annotated[int, typer.Option(min=1, help="times that all photos are looked at")] = 10,
     warmup: Annotated[int, typer.Option(min=0, help="calls that do not count")] = 3,
     threads: Annotated[int | None, typer.Option(min=1, help="CPU threads; default: PyTorch's choice")] = None,
-    device: Annotated[Literal["auto", "cpu", "cuda"], typer.Option()] = "auto",
+    device: Device = "auto",
     as_json: AsJson = False,
 ) -> None:
     """Latency of trained and exported models on the same photos: the network alone, without reading or decoding."""
@@ -86,3 +120,19 @@ def benchmark(
     ]
     print_table(("model", "p50 ms", "p90 ms", "p99 ms", "mean ms", "images/s", "calls"), rows)
     echo(f"{found[0].device}, {found[0].threads} threads, {batch_size} photos a call, {warmup} calls of warm-up")
+
+
+def convert(
+    reference: Annotated[Path, typer.Argument(help="file of the reference implementation")],
+    run: Annotated[Path, typer.Argument(help="run folder to write")],
+    data: Annotated[
+        Path | None, typer.Option("--data", help="names of classes and predicates; default: numbers alone")
+    ] = None,
+    config: Annotated[
+        Path | None, typer.Option("--config", help="all but the network's shape; default: published settings")
+    ] = None,
+) -> None:
+    """Turn a published checkpoint of the reference into a run folder."""
+    from speaq.runs.convert import convert as convert_checkpoint
+
+    echo(f"{convert_checkpoint(reference, run, data, config)} · {run}")

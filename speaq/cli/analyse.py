@@ -1,36 +1,30 @@
-"""Commands about groups of predicates and the queries that are theirs."""
+"""A look inside: groups of predicates, queries that specialise, one relation's queries, and a page to explore all."""
 
 from __future__ import annotations
 
+import contextlib
 import math
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
 from speaq import config as configs
-from speaq.cli.terminal import (
-    AsJson,
-    Assignments,
-    DataDir,
-    SplitOption,
-    at_urls,
-    command,
-    echo,
-    echo_json,
-    print_table,
-    progress_bar,
-)
+from speaq.cli import options
+from speaq.cli.options import AsJson, Assignments, DataDir, KnownData, SplitOption
+from speaq.cli.tables import print_table
+from speaq.cli.terminal import echo, echo_json, progress_bar
+from speaq.config import ConfigError
+from speaq.training.endings import DONE
 
 if TYPE_CHECKING:
     from speaq.analysis.group_lab import Group
+    from speaq.analysis.microscope import Microscope, Slide
     from speaq.analysis.specialization import Analysed
 
-groups_app = typer.Typer()
+LOCAL = "127.0.0.1"
 
 
-@groups_app.command()
-@command
 def groups(
     data: DataDir,
     assignments: Assignments,
@@ -113,9 +107,6 @@ def _print_predicates(made: list[Group]) -> None:
     print_table(("predicate", "group", "relations", "share"), rows)
 
 
-@groups_app.command()
-@command
-@at_urls(runs="all")
 def specialization(
     runs: Annotated[list[Path], typer.Argument(metavar="RUN…", help="folders of runs, or checkpoint files")],
     split: SplitOption = "val",
@@ -184,3 +175,124 @@ def _row(one: Analysed) -> tuple[str, ...]:
         " ".join(map(share, result.group_leakage)) or "-",
         str(len(result.dead)),
     )
+
+
+def microscope(
+    run: Annotated[Path, typer.Argument(help="folder of a run")],
+    image: Annotated[str, typer.Argument(help="id of an image of its data set")],
+    assignments: Assignments,
+    triplet: Annotated[
+        int | None, typer.Option("--triplet", min=0, help="number of a ground-truth triplet; default: list them")
+    ] = None,
+    data: KnownData = None,
+    as_json: AsJson = False,
+) -> None:
+    """Every query's quality for a ground-truth triplet, k and the matched queries, in each decoder layer.
+
+    The network looks once; --set matching.max_repeats=6 and the like change the assignment alone.
+    """
+    from speaq.analysis.microscope import Microscope
+
+    opened = Microscope.open(run, data)
+    overrides = configs.parse_overrides(assignments)
+    opened.settings(overrides)  # refused before the network looks
+    slide = opened.slide(image)
+    if triplet is None:
+        _print_triplets(opened, slide, overrides, as_json)
+        return
+    found = opened.look(slide, triplet, overrides)
+    if as_json:
+        echo_json(found)
+        return
+    bounds, group = found["group_bounds"], found["group"]
+    echo(
+        f"image {slide.image_id} ({slide.split}) · triplet {triplet}: {found['words']} · group {group + 1} of "
+        f"{len(bounds) - 1}, queries {bounds[group]} to {bounds[group + 1] - 1}"
+    )
+    header = ("layer", "sum of the K best", "k", "matched queries (quality)", "k as trained", "matched as trained")
+    print_table(header, [_layer_row(layer) for layer in found["layers"]])
+
+
+def _layer_row(layer: dict[str, Any]) -> tuple[str, ...]:
+    trained, total = layer["as_trained"], layer["quality_sum"]
+    return (
+        str(layer["layer"]),
+        "-" if total is None else f"{total:.3f}",
+        str(layer["repeats"]),
+        _queries(layer["matched"], layer["quality"]),
+        str(trained["repeats"]),
+        _queries(trained["matched"], None),
+    )
+
+
+def _queries(queries: list[int], quality: list[float] | None) -> str:
+    return ", ".join(str(q) if quality is None else f"{q} ({quality[q]:.2f})" for q in queries) or "-"
+
+
+def _print_triplets(opened: Microscope, slide: Slide, overrides: dict[str, Any], as_json: bool) -> None:
+    """The image's triplets with k and the number of matched queries of each layer."""
+    found, _ = opened.examine(slide, overrides)
+    rows: list[dict[str, Any]] = [
+        {
+            "triplet": number,
+            "words": text,
+            "repeats": found.repeats[:, number].tolist(),
+            "matched": (found.relation == number).sum(1).tolist(),
+        }
+        for number, text in enumerate(slide.triplets)
+    ]
+    if as_json:
+        echo_json(rows)
+        return
+    print_table(
+        ("triplet", "", "k by layer", "matched by layer"),
+        [
+            (str(row["triplet"]), row["words"], " ".join(map(str, row["repeats"])), " ".join(map(str, row["matched"])))
+            for row in rows
+        ],
+    )
+
+
+def explore(
+    data: options.ExploredData = None,
+    run: options.ExploredRun = None,
+    study: options.ExploredStudy = None,
+    data_option: options.MovedData = None,
+    split: options.ExploredSplit = None,
+    predictions: options.Predictions = None,
+    mode: options.GivenMode = "sgdet",
+    protocol: options.Protocol = None,
+    host: options.Host = LOCAL,
+    predict: options.PredictFirst = False,
+    port: options.Port = 0,
+) -> int:
+    """Look at images, ground truth and predictions in a web browser; Ctrl-C ends it."""
+    if data is not None and data_option is not None:
+        raise ConfigError(f"--data {data_option}: the data set is given already, {data}; give it once")
+    from speaq.explore import app, opening, server
+
+    counted: Any = protocol and protocol.replace("-", "_")
+    wanted = opening.Exploration(
+        data=data or data_option,
+        run=run,
+        study=study,
+        split=split or ("val" if run or study else "train"),
+        predictions=predictions,
+        mode=mode,
+        protocol=counted,
+    )
+    if predict:
+        with progress_bar("predicting") as progress:
+            opening.predict(wanted, progress)
+    context = opening.explore(wanted)
+    if context.main.predictions is not None:
+        with progress_bar("matching") as progress:
+            context.main.judge_all(progress)
+    listening = server.bind(host, port)
+    if not server.is_loopback(host):
+        echo(f"warning: --host {host} lets other machines read the data set and the run", err=True)
+    application = app.create_app(context, server.known_names(host))
+    with contextlib.suppress(KeyboardInterrupt):  # how a server ends
+        server.serve(application, listening, lambda where: echo(f"{where}  Ctrl-C ends it"))
+    echo("ended", err=True)
+    return DONE

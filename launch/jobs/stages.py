@@ -1,0 +1,50 @@
+"""The steps from nothing to a trained SpeaQ that `speaq demo` and `speaq reproduce` share, in one output folder."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from launch.trials.memory import train_in_parts
+from launch.trials.place import where_asked
+from speaq.config import Config
+from speaq.data.toy.world import ANNOTATIONS, make_toy
+from speaq.study.file import TRAIN
+from speaq.training.callbacks import Progresses
+from speaq.training.tasks import TaskName
+
+TOY_IMAGES = 6000  # of them 1,500 are the test split
+SEED = 0
+
+
+@dataclass(frozen=True)
+class Stages:
+    """Steps in one output folder. What is found finished there is not repeated, what was interrupted goes on."""
+
+    output: Path
+    progress: Progresses
+    train_function: str = TRAIN  # `module:name`
+
+    def toy_world(self, images: int = TOY_IMAGES) -> Path:
+        """Draws the toy world of so many images, once, and returns its folder."""
+        folder = self.output / "data"
+        if not (folder / ANNOTATIONS).exists():  # written last: without, it was cut off
+            with self.progress("drawing the toy world") as tell:
+                make_toy(folder, images, SEED, lambda done: tell(done, images, ""))
+        return folder
+
+    def train(
+        self, task: TaskName, config: Config, data: Path, name: str, title: str | None = None
+    ) -> tuple[Config, dict[str, Any]]:
+        """Trains in the folder `name`, or goes on; with half as many images at once where memory is too small.
+
+        Returns the config that fitted, and the run's result.
+        """
+
+        def once(config: Config) -> dict[str, Any]:
+            with self.progress(title or f"training, {name}") as tell:
+                train = where_asked(config, self.train_function)
+                return train(config, data, self.output / name, task=task, resume=True, progress=tell)
+
+        return train_in_parts(config, once)

@@ -1,0 +1,182 @@
+"""What comes after a search: confirmation, tables, a page, its test split, and two runs side by side."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from speaq.cli.commands import Workspace
+from speaq.cli.options import AsJson, InitFrom, StudyDir
+from speaq.cli.tables import print_table, show, table
+from speaq.cli.terminal import echo, echo_json, progress_bar
+from speaq.training.endings import DONE, FAILED
+
+if TYPE_CHECKING:
+    from speaq.runs.diff import Pairs
+    from speaq.study.snapshot import Snapshot
+
+
+def confirm(
+    study: StudyDir,
+    seeds: Annotated[str, typer.Option("--seeds", help="new seeds: 3..7 (both ends included), or 3,5,9")],
+    top: Annotated[int, typer.Option("--top", help="best trials to train; the published setting comes besides")] = 5,
+    data: Annotated[Path | None, typer.Option("--data", help="default: where the search's data was")] = None,
+    init_from: InitFrom = None,
+    as_json: AsJson = False,
+) -> int:
+    """Train the best trials of a search with more seeds, as long as they cannot be told apart."""
+    from launch.jobs import confirm as job
+
+    found = job.confirm(study, seeds, top, data, progress_bar, start=init_from)
+    if as_json:
+        echo_json(found)
+    else:
+        _print_confirmation(found)
+    return DONE if found["leader"] is not None else FAILED
+
+
+def _print_confirmation(content: Mapping[str, Any]) -> None:
+    """The table and the verdicts."""
+    from speaq.study import results
+
+    metric = results.metric_name(content["objective"])
+    rows = [_setting_row(setting, content["leader"], metric) for setting in content["settings"]]
+    print_table(("", "trial", "search", "seeds", f"{metric}, mean", "95 %", "over published", "ended"), rows)
+    if not content["images"]:
+        return
+    echo(f"{content['protocol']} · validation split, {content['images']} images · 95 % over seeds and images")
+    if any(setting["over_images_alone"] for setting in content["settings"]):
+        echo("of one seed the interval is over the images alone: it says nothing of other seeds")
+    first = next((s for s in content["settings"] if s["trial"] == content["leader"]), None)
+    if first is not None and (over := first["over_published"]) is not None:
+        echo(f"trial {first['trial']}: {results.points(over, metric)} over the published setting")
+    if (optimism := content["optimism"]) is not None:
+        ends = optimism["interval"]
+        within = " (one seed: no interval)" if ends is None else f" [{100 * ends[0]:.1f}, {100 * ends[1]:.1f}]"
+        echo(
+            f"optimism of being the best of {content['trials']} trials: "
+            f"{100 * optimism['value']:+.1f} {metric}{within} (trial {optimism['trial']}: "
+            f"{optimism['search']:.4f} in the search, {optimism['confirmed']:.4f} with new seeds; "
+            "what was fitted to the validation images is not in it)"
+        )
+
+
+def _setting_row(setting: Mapping[str, Any], first: str | None, metric: str) -> tuple[str, ...]:
+    from speaq.study import results
+
+    mean, over = setting["mean"], setting["over_published"]
+    name = f"{setting['trial']} ({setting['label']})" if setting["label"] else setting["trial"]
+    ended = setting["failure"] or (
+        "" if setting["left_after_seed"] is None else f"behind after seed {setting['left_after_seed']}"
+    )
+    return (
+        "*" if setting["trial"] == first else "",
+        name,
+        f"{setting['search']:.4f}",
+        str(len(setting["seeds"])),
+        "-" if mean is None else f"{mean['value']:.4f}",
+        "-" if mean is None else f"[{mean['low']:.4f}, {mean['high']:.4f}]",
+        "-" if over is None else results.points(over, metric),
+        ended,
+    )
+
+
+def report(
+    here: Workspace,
+    study: StudyDir,
+    output: Annotated[Path | None, typer.Option("--output", help="default: report.html in the study")] = None,
+) -> None:
+    """Write a page about a search, with plots, that needs no network."""
+    from launch.report.page import write_report
+
+    echo(here.name_of(write_report(study, output)))
+
+
+def export(
+    here: Workspace,
+    study: StudyDir,
+    output: Annotated[Path, typer.Argument(help="new file: .csv, .parquet, .tex or .db (Optuna)")],
+) -> None:
+    """Write all trials of a search as a table."""
+    from speaq.study.export import check_new, write
+
+    check_new(output)
+    number = write(here.read_study(study), output, {".db": _write_database})
+    echo(f"{number} trials · {output}")
+
+
+def _write_database(path: Path, snapshot: Snapshot) -> None:
+    from launch.report.export import write_database
+
+    write_database(path, snapshot)
+
+
+def unseal(
+    study: StudyDir, reason: Annotated[str, typer.Option("--reason", help="why; it is noted and shown in the report")]
+) -> None:
+    """Open the test split of a search, when nothing will be chosen any more."""
+    from speaq.study import seal
+
+    seal.unseal(study, reason)
+    echo(seal.summary(study))
+
+
+def diff(
+    first: Annotated[Path, typer.Argument(help="folder of a run or trial")],
+    second: Annotated[Path, typer.Argument(help="another one")],
+    as_json: AsJson = False,
+) -> None:
+    """Compare two runs: config, data, versions, metrics, recall by predicate."""
+    from speaq.runs.diff import difference, read
+    from speaq.runs.files import EVALUATION
+
+    a, b = read(first), read(second)
+    found = difference(a, b)
+    if as_json:
+        echo_json(vars(found))
+        return
+    names = (str(first), str(second))
+    _print_pairs("config", names, found.config)
+    _print_pairs("data, versions and hardware", names, found.made_from)
+    _print_pairs(f"metrics of the kept checkpoints, {found.protocol or 'protocol not said'}", names, found.metrics)
+    for record in (a, b):
+        if not record.result:
+            echo(f"{record.folder}: has not ended, it has no metrics")
+    if found.predicates is None:
+        lacking = [record.folder for record in (a, b) if record.evaluation is None]
+        for folder in lacking:
+            echo(f"recall by predicate: first speaq evaluate {folder} --json > {folder / EVALUATION}")
+    else:
+        changed = {name: pair for name, pair in found.predicates.items() if pair[0] != pair[1]}
+        _print_pairs(f"{found.recall} by predicate", names, dict(sorted(changed.items(), key=_largest_first)))
+
+
+def _change(pair: tuple[Any, Any]) -> float | None:
+    numbers = [v for v in pair if isinstance(v, int | float) and not isinstance(v, bool)]
+    return numbers[1] - numbers[0] if len(numbers) == 2 else None
+
+
+def _largest_first(item: tuple[str, tuple[Any, Any]]) -> float:
+    change = _change(item[1])
+    return -math.inf if change is None else -abs(change)
+
+
+def _print_pairs(title: str, names: tuple[str, str], pairs: Pairs) -> None:
+    if not pairs:
+        echo(f"{title}: no difference")
+        return
+    changes = [(pair, _change(pair)) for pair in pairs.values()]
+    rows = [
+        (name, *map(_text, pair), "" if not change else f"{change:+.4g}")
+        for name, (pair, change) in zip(pairs, changes, strict=True)
+    ]
+    show(table((title, *names, "change"), rows, left=4))
+    echo()
+
+
+def _text(value: Any) -> str:
+    return "-" if value is None else f"{value:.4g}" if isinstance(value, float) else str(value)

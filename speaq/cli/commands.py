@@ -1,0 +1,186 @@
+"""How a function becomes a command: URLs become folders of this machine, errors one line and an exit code."""
+
+from __future__ import annotations
+
+import inspect
+import re
+import signal
+import traceback as tracebacks
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, get_type_hints
+from urllib.parse import unquote
+
+import typer
+
+from speaq.cli.terminal import echo, echo_lines
+from speaq.config import ConfigError
+from speaq.data import DataError
+from speaq.files import storage
+from speaq.plain_text import visible
+from speaq.training.endings import (
+    DONE,
+    FAILED,
+    INTERRUPTED,
+    USAGE,
+    Interrupted,
+    count_hang_up_once,
+    ending_signals,
+)
+
+if TYPE_CHECKING:
+    from speaq.study.snapshot import Snapshot
+
+# Of a module that is not installed: the extra of this package that brings it.
+EXTRAS = {
+    **dict.fromkeys(("ray", "optuna", "cmaes", "plotly", "pyarrow", "sqlalchemy"), "ray"),
+    **dict.fromkeys(("starlette", "uvicorn", "jinja2"), "explore"),
+}
+
+
+@dataclass(frozen=True)
+class Command:
+    """A command of the command line."""
+
+    function: Callable[..., int | None]  # returns the exit code; None: 0
+    name: str | None = None  # default: the function's
+    # Argument → how the command uses what lies at a URL: `launch.store.workspace.Kind`. Others take paths alone.
+    urls: Mapping[str, str] = field(default_factory=dict)
+
+    def add_to(self, app: typer.Typer, panel: str | None = None) -> None:
+        """Adds the command to `app`, whose --help lists it below `panel`."""
+        hints = get_type_hints(self.function, include_extras=True)
+        given = inspect.signature(self.function).parameters.values()
+        workspaces = [parameter.name for parameter in given if hints[parameter.name] is Workspace]
+
+        def run(context: typer.Context, **arguments: Any) -> None:
+            self._run(context, workspaces, arguments)
+
+        asked = [p.replace(annotation=hints[p.name]) for p in given if p.name not in workspaces]
+        context = inspect.Parameter("context", inspect.Parameter.POSITIONAL_OR_KEYWORD, annotation=typer.Context)
+        run.__signature__ = inspect.Signature([context, *asked])  # type: ignore[attr-defined]
+        run.__annotations__ = {p.name: p.annotation for p in (context, *asked)}
+        run.__name__, run.__doc__ = self.function.__name__, self.function.__doc__
+        app.command(self.name, rich_help_panel=panel)(run)
+
+    def _run(self, context: typer.Context, workspaces: Sequence[str], arguments: Mapping[str, Any]) -> None:
+        """Runs the function; turns expected errors into one line on stderr and an exit code."""
+        for number in ending_signals():
+            if number != signal.SIGINT:  # which does so already
+                signal.signal(number, _raise_interrupt)
+        here = Workspace()
+        try:
+            with ExitStack() as stack:
+                opened = here.opened(arguments, self.urls, stack)
+                code = self.function(**dict.fromkeys(workspaces, here), **opened)
+        except KeyboardInterrupt:
+            raise here.exit("interrupted", INTERRUPTED) from None
+        except Exception as error:
+            if context.find_root().params.get("traceback"):
+                echo_lines(visible(tracebacks.format_exc().rstrip(), keep="\n"), err=True)
+            raise here.exit(*_explained(error)) from error
+        raise typer.Exit(code or DONE)
+
+
+def _explained(error: Exception) -> tuple[str, int]:
+    """An error in one line, and the exit code."""
+    if (said := storage.line(error)) is not None:
+        return said, FAILED
+    text = " ".join(str(error).split())
+    match error:
+        case ConfigError() | DataError():
+            return text, USAGE
+        case Interrupted():
+            return text, INTERRUPTED
+        case ModuleNotFoundError() if (extra := EXTRAS.get((error.name or "").partition(".")[0])) is not None:
+            return f'{error.name} is not installed: pip install -e ".[{extra}]"', USAGE
+        case ValueError() | RuntimeError():
+            return text, FAILED
+    return f"{type(error).__name__}: {text}", FAILED
+
+
+def _raise_interrupt(number: int, frame: object) -> None:
+    count_hang_up_once(number)
+    raise KeyboardInterrupt
+
+
+@dataclass(frozen=True)
+class Workspace:
+    """The folders of this machine that a command works in where it was given URLs."""
+
+    urls: dict[Path, str] = field(default_factory=dict)  # folder → URL that it is a copy of
+
+    def opened(self, arguments: Mapping[str, Any], kinds: Mapping[str, str], stack: ExitStack) -> dict[str, Any]:
+        """The arguments with paths of this machine where URLs were given. Raises ConfigError, naming the argument."""
+
+        def local(name: str, value: Any) -> Any:
+            if isinstance(value, list):
+                return [local(name, one) for one in value]
+            if not isinstance(value, Path):
+                return value
+            where = place(str(value))
+            return where if isinstance(where, Path) else self._open(name, where, kinds.get(name), stack)
+
+        return {name: local(name, value) for name, value in arguments.items()}
+
+    def _open(self, name: str, url: str, kind: Any, stack: ExitStack) -> Path:
+        if kind is None:
+            scheme = url.partition(":")[0]
+            raise ConfigError(
+                f"{name}: {scheme}:// is no path; give that of a file system which every node mounts (NFS, EFS, "
+                "Filestore; for data alone also a bucket by mount-s3 or gcsfuse)"
+            )
+        from launch.store import workspace
+
+        try:
+            path = stack.enter_context(workspace.opened(url, kind))
+        except ConfigError as error:
+            raise ConfigError(f"{name}: {error}") from error
+        self.urls[path] = url
+        return path
+
+    def name_of(self, path: Path) -> str:
+        """A path as the user knows it: as a URL where it is that of a copy, or below it."""
+        for above in (path, *path.parents):
+            if (url := self.urls.get(above)) is not None:
+                base, mark, query = url.partition("?")
+                return "/".join([base, *path.relative_to(above).parts]) + mark + query
+        return str(path)
+
+    def saver(self, output: Path) -> Callable[[], None]:
+        """What a run in `output` calls after each checkpoint: at a URL, it is uploaded."""
+        if output not in self.urls:
+            return lambda: None
+        from launch.store import workspace
+
+        return workspace.saver(output)
+
+    def read_study(self, folder: Path) -> Snapshot:
+        """Reads a search as it is now, here or at the URL that was given. Raises ConfigError, StorageLost."""
+        if folder in self.urls:
+            from launch.store import workspace
+
+            return workspace.read_study(folder)
+        from speaq.study import snapshot
+
+        return snapshot.read(folder)
+
+    def exit(self, message: str, code: int) -> typer.Exit:
+        """Says why the command ends; of errors from below, which know the copies alone, with the URLs in their text."""
+        for path, url in self.urls.items():
+            base, mark, query = url.partition("?")
+            found = re.escape(str(path)) + r"((?:/[\w.-]+)*)"
+            message = re.sub(found, lambda m, b=base, q=mark + query: f"{b}{m[1]}{q}", message)  # type: ignore[misc]
+        echo(f"speaq: {message}", err=True)
+        return typer.Exit(code)
+
+
+def place(text: str) -> Path | str:
+    """The path of a folder, given as such or as a file:// URL, or any other URL."""
+    found = re.match(r"([A-Za-z][\w+.-]+):/+", text)
+    if found is None:
+        return Path(text)
+    rest = text[found.end() :]  # a Path has lost one of two slashes
+    return Path("/" + unquote(rest)) if found[1] == "file" else f"{found[1]}://{rest}"

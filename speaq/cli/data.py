@@ -1,0 +1,133 @@
+"""`speaq data` and `speaq config`: data sets are made, converted, checked and counted; configs are shown."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from speaq import config as configs
+from speaq.cli import options
+from speaq.cli.options import AsJson, Assignments
+from speaq.cli.tables import print_table
+from speaq.cli.terminal import echo, echo_json, progress_bar
+from speaq.training.endings import DONE, USAGE
+
+if TYPE_CHECKING:
+    from speaq.data.coco.convert import Converted
+    from speaq.data.files import Problem
+
+
+def make(
+    directory: Path,
+    images: Annotated[int, typer.Option(min=10, help="number of images")] = 6000,
+    seed: Annotated[int, typer.Option(min=0)] = 0,
+) -> None:
+    """Generate the toy world in Visual Genome's layout."""
+    from speaq.data.toy.world import make_toy
+
+    if directory.exists() and any(directory.iterdir()):
+        raise configs.ConfigError(f"{directory}: is not empty; give a new folder")
+    with progress_bar("drawing") as progress:
+        make_toy(directory, images, seed, lambda done: progress(done, images, ""))
+    echo(f"{images} images in {directory}")
+
+
+def check(directory: Path, as_json: AsJson = False) -> int:
+    """List every problem of a data set: file · row · field · rule · value."""
+    from speaq.data import visual_genome
+
+    problems = visual_genome.check(directory)
+    if as_json:
+        echo_json([vars(p) for p in problems])
+    else:
+        for problem in problems:
+            echo(str(problem))
+    errors = sum(p.severity == "error" for p in problems)
+    if not as_json:
+        echo(f"{errors} errors, {len(problems) - errors} warnings")
+    return USAGE if errors else DONE
+
+
+def stats(directory: Path, as_json: AsJson = False) -> None:
+    """Count images, boxes, relations and predicates."""
+    from speaq.data.statistics import stats_report
+    from speaq.data.visual_genome import open_data
+
+    report = stats_report(open_data(directory, need_images=False))
+    if as_json:
+        echo_json(report)
+        return
+    for key, value in report.items():
+        if not isinstance(value, dict):
+            echo(f"{key.replace('_', ' '):28} {value}")
+    _print_predicates(report)
+
+
+def _print_predicates(report: dict[str, Any]) -> None:
+    splits = report["splits"]
+    rows = [
+        (name, str(count), *(str(split["predicates"][name]) for split in splits.values()))
+        for name, count in sorted(report["predicates"].items(), key=lambda item: -item[1])
+    ]
+    print_table(("predicate", "all", *splits), rows)
+
+
+def convert(
+    annotations: options.Annotations,
+    output: options.NewDataSet,
+    images: options.Photos,
+    relations: options.Relations = None,
+    test_share: options.TestShare = None,
+    seed: options.SplitSeed = None,
+    copy: options.CopyPhotos = False,
+    boxes: options.Boxes = None,
+    fractions: options.Fractions = False,
+    clip: options.Clip = False,
+    merge_names: options.MergeNames = False,
+    by_name: options.ByName = False,
+    outside_images: options.OutsideImages = False,
+    strict: options.Strict = False,
+) -> int:
+    """Turn COCO-style JSON with relations into a data set, and check it."""
+    from speaq.data import visual_genome
+    from speaq.data.box_forms import Form
+    from speaq.data.coco.convert import convert as make
+    from speaq.data.coco.scenes import Reading
+
+    form = Form(boxes or "xywh", fractions) if boxes or fractions else None
+    with progress_bar("converting") as progress:
+        made = make(
+            annotations,
+            images,
+            output,
+            relations=relations,
+            test_share=test_share,
+            seed=seed,
+            copy=copy,
+            reading=Reading(form, clip, merge_names, by_name, outside_images),
+            strict=strict,
+            progress=progress,
+        )
+    return _print_made(made, output, visual_genome.check(output))
+
+
+def _print_made(made: Converted, output: Path, problems: list[Problem]) -> int:
+    for line in (*made.notes, *problems, f"{made} in {output}"):
+        echo(line)
+    if "val" in made.images:
+        echo(f"train with --set data.num_val={made.images['val']}: that many train rows come first and are val")
+    return USAGE if any(problem.severity == "error" for problem in problems) else DONE
+
+
+def show_config(file: Path, assignments: Assignments, as_json: AsJson = False) -> None:
+    """Print every key of a config with its value, type and meaning."""
+    config = configs.load(file, assignments)
+    if as_json:
+        echo_json(configs.to_dict(config))
+        return
+    values = configs.flatten(configs.to_dict(config))
+    for key, kind, meaning in configs.describe():
+        echo(f"{key}: {json.dumps(values[key])}  # {kind}; {meaning}")

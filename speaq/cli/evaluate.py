@@ -1,0 +1,96 @@
+"""Evaluation: of a run, and of predictions of any model."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import typer
+
+from speaq import config as configs
+from speaq.cli.options import AsJson, Assignments, DataDir, KnownData, Mode, SplitOption
+from speaq.cli.tables import print_table
+from speaq.cli.terminal import echo, echo_json, echo_lines, progress_bar
+
+if TYPE_CHECKING:
+    from speaq.runs.run import RunEvaluation
+
+
+def metrics_line(metrics: Mapping[str, float | None]) -> str:
+    """Writes the metrics that have a value in one line."""
+    return " · ".join(f"{name} {value:.4f}" for name, value in metrics.items() if value is not None)
+
+
+def evaluate(
+    run: Path,
+    assignments: Assignments,
+    split: SplitOption = "val",
+    data: KnownData = None,
+    predictions: Annotated[Path | None, typer.Option(help="HDF5 file to write for `speaq metrics`")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Evaluate the best checkpoint of a run folder."""
+    from speaq.runs.run import evaluate_run
+
+    with progress_bar("evaluating") as progress:
+        overrides = configs.parse_overrides(assignments)
+        result = evaluate_run(run, split, data, predictions=predictions, overrides=overrides, progress=progress)
+    if as_json:
+        echo_json(_evaluation_json(result))
+    elif result.evaluation.recall is None:
+        echo(metrics_line(result.evaluation.metrics))
+    else:
+        from speaq.evaluation.report import format_report
+
+        echo_lines(format_report(result.evaluation.recall, result.predicates))
+        echo(" · ".join(f"{n} {v:.4f}" for n, v in result.evaluation.metrics.items() if v is not None and "@" not in n))
+
+
+def _evaluation_json(result: RunEvaluation) -> dict[str, Any]:
+    return {
+        "task": result.task,
+        "split": result.split,
+        "images": result.images,
+        "checkpoint": str(result.checkpoint),
+        "step": result.step,
+        "protocol": result.evaluation.protocol,
+        "metrics": result.evaluation.metrics,
+        **({} if result.evaluation.recall is None else {"report": result.report()}),
+    }
+
+
+def metrics(
+    predictions: Annotated[Path, typer.Argument(help="HDF5 file, see speaq/evaluation/predictions.py")],
+    data: DataDir,
+    split: SplitOption = "test",
+    mode: Annotated[Mode, typer.Option("--mode")] = "sgdet",
+    zero_shot: Annotated[
+        Literal["file", "recompute"], typer.Option(help="triplets of zR, see evaluation.zero_shot")
+    ] = "file",
+    against: Annotated[
+        Path | None, typer.Option(help="another file: differences with 95 % intervals (bootstrap over the images)")
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Recalls of stored predictions, of any model, under every protocol."""
+    from speaq.data.visual_genome import open_data
+    from speaq.evaluation.protocols import compare_files, evaluate_file
+
+    vg = open_data(data, need_images=(data / "VG_100K").is_dir())
+    config = configs.EvaluationConfig(zero_shot=zero_shot)
+    with progress_bar("evaluating") as progress:
+        result = evaluate_file(predictions, vg, split, mode, config, progress)
+        other = None if against is None else evaluate_file(against, vg, split, mode, config, progress)
+    if other is not None:
+        rows = compare_files(result, other)
+        if as_json:
+            echo_json([row._asdict() for row in rows])
+        else:
+            header = (f"protocol {result.record.protocol}", "this", "other", "difference", "95 %")
+            print_table(header, [row.cells() for row in rows])
+    elif as_json:
+        echo_json(result.to_json(vg.vocabulary.predicates))
+    else:
+        print_table(*result.table())
+        echo_lines(result.text(vg.vocabulary.predicates))

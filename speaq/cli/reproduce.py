@@ -1,0 +1,84 @@
+"""The whole way, from data to figures: the published ones, or a demonstration on a generated world."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import typer
+
+from speaq.cli.options import Assignments, OutputDir
+from speaq.cli.tables import show, table
+from speaq.cli.terminal import echo, echo_lines, progress_bar
+from speaq.training.endings import DONE, FAILED
+
+if TYPE_CHECKING:
+    from launch.jobs.demo import Comparison
+
+COLUMNS = ("R@20", "mR@20", "head@20", "body@20", "tail@20", "R@50", "mR@50", "ngR@20", "zR@20", "AP50")
+
+
+def reproduce(
+    output: OutputDir,
+    assignments: Assignments,
+    data: Annotated[Path | None, typer.Option("--data", help="folder with the four files of Visual Genome")] = None,
+    detector: Annotated[
+        Path | None, typer.Option(help="pre-trained detector: a run, or the reference's file, to start from")
+    ] = None,
+    backbone: Annotated[Path | None, typer.Option(help="ImageNet weights, to pre-train a detector from")] = None,
+    checkpoint: Annotated[Path | None, typer.Option(help="evaluate this one only, ours or the reference's")] = None,
+    baseline: Annotated[bool, typer.Option("--baseline", help="the baseline instead of SpeaQ")] = False,
+    scale: Annotated[Literal["full", "toy"], typer.Option(help="toy: the whole way in minutes")] = "full",
+) -> int:
+    """Reproduce the published figures: check the data, train, test once, compare. See launch/reproduce."""
+    from launch.jobs import reproduce as job
+
+    request = job.Request(
+        scale=scale,
+        baseline=baseline,
+        data=data,
+        detector=detector,
+        backbone=backbone,
+        checkpoint=checkpoint,
+        assignments=tuple(assignments),
+    )
+    for text in job.reproduce(request, output, progress_bar, echo):
+        echo_lines(text)
+    return DONE
+
+
+def demo(
+    assignments: Assignments,
+    output: OutputDir = Path("demo"),
+    images: Annotated[int | None, typer.Option(min=100, help="size of the toy world")] = None,
+) -> int:
+    """The main job on a generated world: data, detector, search, table, picture."""
+    from launch.jobs import demo as job
+    from launch.jobs.stages import TOY_IMAGES, Stages
+    from speaq.cli.trials import print_trials, watched
+
+    begin = time.monotonic()
+    stages, detector_config = Stages(output, progress_bar), job.detector_config(assignments)
+    output.mkdir(parents=True, exist_ok=True)
+    data = stages.toy_world(images or TOY_IMAGES)
+    echo(f"1/4 toy world: {data}")
+    detector = job.pretrain(stages, detector_config, data)
+    echo(f"2/4 detector: {detector}")
+    config = job.trial_config(assignments, detector)
+    found = job.search(stages, config, data, assignments, display=watched)
+    echo(f"3/4 search on {config.data.num_val} validation images: {found.folder}")
+    print_trials(found.entries, found.plan)
+    if found.best is None:
+        echo("no trial finished")
+        return FAILED
+    _print_comparison(job.compare(stages, config, data, found))
+    echo(f"{time.monotonic() - begin:.0f} s · {found.folder / 'best.yaml'} · {found.folder / 'search.png'}")
+    return DONE
+
+
+def _print_comparison(found: Comparison) -> None:
+    echo(f"4/4 on the {found.images} images of the test split, protocol {found.protocol}:")
+    metrics = [(label, [evaluation.metrics.get(name) for name in COLUMNS]) for label, evaluation in found.rows]
+    cells = [(label, *("-" if value is None else f"{value:.3f}" for value in values)) for label, values in metrics]
+    show(table(("", *COLUMNS), cells, left=len(COLUMNS) + 1))

@@ -1,0 +1,56 @@
+"""Tables and displays in the terminal. rich is imported where it is used, so that --help is quick."""
+
+from __future__ import annotations
+
+from collections.abc import Container, Sequence
+from typing import TYPE_CHECKING
+
+from speaq.plain_text import visible
+
+if TYPE_CHECKING:
+    from rich.console import Console, RenderableType
+    from rich.table import Table
+
+
+def console(*, stderr: bool = False) -> Console:
+    """Where tables and live displays go; it finds no markup, emoji codes or numbers in what is printed."""
+    from rich.console import Console
+
+    return Console(stderr=stderr, highlight=False, markup=False, emoji=False)
+
+
+def table(
+    header: Sequence[str], rows: Sequence[Sequence[str]], *, left: int = 1, numbers: Container[str] = (), best: int = -1
+) -> Table:
+    """A table of plain text: every cell is shown as it is.
+
+    Args:
+        left: so many first columns stand left, the others right.
+        numbers: where given, columns of these titles stand right and no others.
+        best: row in bold.
+    """
+    from rich.table import Table
+    from rich.text import Text
+
+    made = Table(box=None, pad_edge=False)
+    for position, title in enumerate(header):
+        right = title in numbers if numbers else position >= left
+        made.add_column(Text(visible(title)), justify="right" if right else "left")
+    for position, row in enumerate(rows):
+        made.add_row(*(Text(visible(cell)) for cell in row), style="bold" if position == best else None)
+    return made
+
+
+def show(content: RenderableType) -> None:
+    """Prints a table on stdout; as wide as it is where that is no terminal, so that nothing is cut or wrapped."""
+    from rich.measure import Measurement
+
+    out = console()
+    if not out.is_terminal:
+        out.width = max(1, Measurement.get(out, out.options.update(max_width=1 << 16), content).maximum)
+    out.print(content)
+
+
+def print_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    """A table on stdout, its first column left, the others right."""
+    show(table(header, rows))

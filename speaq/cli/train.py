@@ -1,0 +1,158 @@
+"""Training: a detector, SpeaQ, and a run once more."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from speaq import config as configs
+from speaq.cli.commands import Workspace
+from speaq.cli.evaluate import metrics_line
+from speaq.cli.options import Assignments, ConfigFile, Force, InitFrom, KnownData, OutputDir, Resume, RunData
+from speaq.cli.terminal import echo, progress_bar
+from speaq.files import storage
+from speaq.training.endings import DONE, FAILED
+from speaq.training.folder import has_checkpoint
+from speaq.training.origins import check_resumable, run_data, with_start
+
+if TYPE_CHECKING:
+    from launch.jobs.rerun import Rerun
+    from speaq.training.tasks import TaskName
+
+
+def pretrain(
+    here: Workspace,
+    config: ConfigFile,
+    output: OutputDir,
+    assignments: Assignments,
+    data: RunData = None,
+    resume: Resume = False,
+    init_from: InitFrom = None,
+    force: Force = False,
+) -> None:
+    """Train the object detector that SpeaQ starts from (`training.init_from`)."""
+    _train(here, "detector", _Asked(configs.load(config, assignments), data, output, resume, init_from, force))
+
+
+def train(
+    here: Workspace,
+    config: ConfigFile,
+    output: OutputDir,
+    assignments: Assignments,
+    data: RunData = None,
+    resume: Resume = False,
+    init_from: InitFrom = None,
+    force: Force = False,
+) -> None:
+    """Train SpeaQ (one run); several workers run as a Ray Train job."""
+    _train(here, "speaq", _Asked(configs.load(config, assignments), data, output, resume, init_from, force))
+
+
+@dataclass(frozen=True)
+class _Asked:
+    """What the user asks of a training."""
+
+    config: configs.Config
+    data: Path | None
+    output: Path
+    resume: bool
+    init_from: Path | None
+    force: bool
+
+
+def _train(here: Workspace, task: TaskName, asked: _Asked) -> None:
+    if asked.force and not asked.resume:
+        raise configs.ConfigError("--force: has an effect with --resume alone")
+    if asked.resume:
+        check_resumable(asked.output)
+    data = run_data(asked.output, asked.data, resume=asked.resume)
+    config = asked.config if asked.init_from is None else with_start(asked.config, asked.init_from)
+    try:
+        result = _trained(task, config, data, asked, here.saver(asked.output))
+    except OSError as error:
+        if (said := storage.line(error)) is None:
+            raise
+        raise RuntimeError(f"{said}; {_afterwards(asked.output)}") from error
+    echo(metrics_line(result["metrics"]))
+    best = result["best"]
+    echo(
+        f"best {best['metric']} {best['value']:.4f} at step {best['step']} · {result['protocol']} · "
+        f"{result['seconds']:.0f} s · {here.name_of(asked.output)}"
+    )
+
+
+def _on_workers(config: configs.Config) -> bool:
+    """Whether a run of the command line trains on Ray's workers: several, or one with GPUs of the cluster that
+    RAY_ADDRESS names. Without one, a single worker's GPU is that of this machine.
+
+    Raises ConfigError where there is none: a config that asks for a GPU does not train on a CPU without a word.
+    """
+    wanted = config.resources.gpus_per_worker
+    if config.resources.num_workers > 1 or (wanted and os.environ.get("RAY_ADDRESS")):
+        return True
+    if wanted and config.training.device != "cpu":
+        import torch
+
+        if not torch.cuda.is_available():
+            raise configs.ConfigError(
+                f"resources.gpus_per_worker: {wanted:g} asked for, but PyTorch sees no CUDA device; set RAY_ADDRESS "
+                "to a cluster that has one, or --set resources.gpus_per_worker=0 to train on the CPU"
+            )
+    return False
+
+
+def _trained(
+    task: TaskName, config: configs.Config, data: Path, asked: _Asked, saved: Callable[[], None]
+) -> dict[str, Any]:
+    given: dict[str, Any] = {"task": task, "resume": asked.resume, "force": asked.force, "saved": saved}
+    with progress_bar("training") as progress:
+        given["progress"] = progress
+        if _on_workers(config):
+            from launch.trials.worker import train_distributed
+
+            return train_distributed(config, data, asked.output, **given)
+        from speaq.training.loop import train as run
+
+        return run(config, data, asked.output, **given)
+
+
+def _afterwards(output: Path) -> str:
+    """What the user can do with a run whose storage failed, when that is mended."""
+    if has_checkpoint(output):
+        return "then --resume goes on from its last checkpoint"
+    if (output / "config.yaml").exists():
+        return "then --resume begins again: there is no checkpoint yet"
+    return "then give the same command again"
+
+
+def rerun(
+    trial: Annotated[Path, typer.Argument(help="folder of a run or trial that has ended")],
+    output: Annotated[Path | None, typer.Option("--output", help="new folder, default: TRIAL-rerun")] = None,
+    data: KnownData = None,
+    init_from: InitFrom = None,
+) -> int:
+    """Train a run again from its folder; exit code 0 where all metrics are equal, 1 where not."""
+    from launch.jobs import rerun as job
+
+    found = job.rerun(trial, output, data, progress_bar, start=init_from)
+    _print_rerun(found)
+    return DONE if found.equal else FAILED
+
+
+def _print_rerun(found: Rerun) -> None:
+    for pair in found.pairs:
+        if pair.gap:
+            echo(f"{pair.which} {pair.name}: {pair.then} then, {pair.now} now")
+    if found.equal:
+        echo(f"equal: {len(found.pairs)} metrics and losses of {found.before} and {found.after}")
+        return
+    count, most = sum(pair.gap > 0 for pair in found.pairs), found.widest
+    echo(
+        f"different: {count} of {len(found.pairs)} metrics and losses, "
+        f"most of all {most.name} ({most.which}) by {most.gap:.6g} · {found.after}"
+    )
