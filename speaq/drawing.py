@@ -12,11 +12,12 @@ from collections.abc import Iterable, Iterator
 from matplotlib import font_manager, rc_context
 from matplotlib.ft2font import FT2Font
 
+from speaq.plain_text import is_new
+
 log = logging.getLogger(__name__)
 
 BASE = "DejaVu Sans"  # matplotlib brings it along
 _BOXES = ("lastresort", "adobeblank", "unicodebmpfallback")  # fonts that have a box, or nothing, for every character
-_named: set[str] = set()  # characters without a font that were said already
 
 
 @contextlib.contextmanager
@@ -26,8 +27,7 @@ def drawing(texts: Iterable[str]) -> Iterator[None]:
     An SVG holds text as text, so that whoever looks at it needs the fonts, not this machine.
     """
     families, missing = fonts_for(texts)
-    if missing - _named:
-        _named.update(missing)
+    if [character for character in missing if is_new(f"font of {character}")]:
         log.warning(
             "no font on this machine has %s: pictures show boxes instead (an SVG keeps the text); install a font, "
             "such as Noto (Debian: fonts-noto-core, fonts-noto-cjk, fonts-symbola)",

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import unicodedata
+from collections.abc import Iterator
 
 JOINERS = frozenset("\u200c\u200d")  # between letters of Persian and Indic words, and inside emoji
 _OBEYED = ("Cc", "Cs", "Zl", "Zp")  # categories: control characters, halves of surrogates, line separators
@@ -24,3 +26,13 @@ def is_obeyed(character: str) -> bool:
     """Whether a terminal or a text layout may act on it instead of showing it."""
     category = unicodedata.category(character)
     return category in _OBEYED or (category == "Cf" and character not in JOINERS)
+
+
+def is_new(text: str) -> bool:
+    """True the first time in a process that it is asked about `text`: for warnings that are said once."""
+    return next(_turns(text), False)
+
+
+@functools.cache
+def _turns(text: str) -> Iterator[bool]:
+    return iter([True])

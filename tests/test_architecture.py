@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import subprocess
 import sys
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import pytest
@@ -173,16 +174,106 @@ def test_files_stay_readable() -> None:
     assert long_files == []
 
 
-def test_functions_stay_small() -> None:
-    lengths = [
-        (node.end_lineno or 0) - node.lineno + 1
+def definitions(path: Path) -> Iterator[ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef]:
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
+            yield node
+
+
+def test_functions_and_classes_stay_small() -> None:
+    found = [
+        (isinstance(node, ast.ClassDef), (node.end_lineno or 0) - node.lineno + 1, f"{path.name} {node.name}")
+        for path in MODULES
+        for node in definitions(path)
+    ]
+    lengths = sorted(length for is_class, length, _ in found if not is_class)
+    assert lengths[len(lengths) // 2] <= 7
+    assert [name for is_class, length, name in found if length > (180 if is_class else 45)] == []
+
+
+def test_many_values_are_passed_by_name() -> None:
+    found = [
+        f"{path.name}:{node.lineno}"
         for path in MODULES
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
-        if isinstance(node, ast.FunctionDef)
+        if isinstance(node, ast.Call) and len(node.args) > 6
     ]
-    lengths.sort()
-    assert lengths[len(lengths) // 2] <= 15
-    assert lengths[int(len(lengths) * 0.9)] <= 40
+    assert found == []
+
+
+def test_every_public_name_says_what_it_is() -> None:
+    found = []
+    for path in MODULES:
+        tree = ast.parse(path.read_text(encoding="utf-8"))
+        public = [node for node in tree.body if is_public(node)]
+        public += [part for node in public if isinstance(node, ast.ClassDef) for part in node.body if is_public(part)]
+        found += [f"{path.name} {node.name}" for node in public if ast.get_docstring(node) is None]  # type: ignore[attr-defined, arg-type]
+    assert found == []
+
+
+def is_public(node: ast.AST) -> bool:
+    kinds = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)
+    return isinstance(node, kinds) and not node.name.startswith("_")
+
+
+CHANGES = ("add", "append", "clear", "discard", "extend", "insert", "pop", "remove", "setdefault", "update")
+
+
+def changed_names(tree: ast.Module) -> Iterator[str]:
+    """Names of a module's own values that its code changes where they are."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Global):
+            yield from node.names
+        elif isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr in CHANGES:
+            yield from names_of(node.func.value)
+        elif isinstance(node, ast.Assign | ast.AugAssign | ast.Delete):
+            targets = [node.target] if isinstance(node, ast.AugAssign) else node.targets
+            for target in targets:
+                if isinstance(target, ast.Subscript | ast.Attribute):
+                    yield from names_of(target.value)
+
+
+def names_of(node: ast.AST) -> list[str]:
+    return [node.id] if isinstance(node, ast.Name) else []
+
+
+@pytest.mark.parametrize("path", MODULES, ids=lambda path: path.relative_to(ROOT).as_posix())
+def test_no_module_keeps_what_changes(path: Path) -> None:
+    """What changes belongs to a value that is handed on; a cache of what never changes may stay."""
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    assigned = [node for node in tree.body if isinstance(node, ast.Assign | ast.AnnAssign)]
+    own = {name for node in assigned for part in ast.walk(node) for name in names_of(part) if stored(part)}
+    assert own & set(changed_names(tree)) == set()
+
+
+def stored(node: ast.AST) -> bool:
+    return isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store)
+
+
+def test_no_files_import_each_other() -> None:
+    modules = {".".join(path.relative_to(ROOT).with_suffix("").parts): path for path in MODULES}
+    arrows = {name: sorted(imported_files(path, modules)) for name, path in modules.items()}
+    assert list(circles(arrows)) == []
+
+
+def imported_files(path: Path, modules: Mapping[str, Path]) -> set[str]:
+    """Of ours, those that a file imports, at any depth."""
+    found: set[str] = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.ImportFrom) and node.module:
+            found |= {
+                name for name in (node.module, *(f"{node.module}.{a.name}" for a in node.names)) if name in modules
+            }
+    return found
+
+
+def circles(arrows: Mapping[str, list[str]]) -> Iterator[list[str]]:
+    """What is left, if anything, when files without arrows are taken away again and again."""
+    left = {name: set(ends) & set(arrows) - {name} for name, ends in arrows.items()}
+    while leaves := {name for name, ends in left.items() if not ends}:
+        left = {name: ends - leaves for name, ends in left.items() if name not in leaves}
+    if left:
+        yield sorted(left)
 
 
 def test_no_file_names_this_machine_or_a_registry() -> None:

@@ -14,7 +14,7 @@ from matplotlib.font_manager import fontManager
 from numpy.typing import NDArray
 from PIL import Image
 
-from speaq import drawing as module
+from speaq import plain_text
 from speaq.drawing import BASE, drawing, fonts_for
 from speaq.prediction.graph import ImagePrediction
 from speaq.prediction.layout import label_width
@@ -34,8 +34,8 @@ def drawn(text: str) -> NDArray[np.uint8]:
 
 
 @pytest.fixture(autouse=True)
-def _nothing_was_said(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "_named", set())
+def _nothing_was_said() -> None:
+    plain_text._turns.cache_clear()
 
 
 def test_letters_of_another_font_are_found() -> None:

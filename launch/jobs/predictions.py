@@ -26,6 +26,7 @@ from speaq.config import ConfigError, InferenceConfig
 from speaq.files import atomic
 from speaq.runs.stored import StoredRun, store
 from speaq.space import Space
+from speaq.space.checks import check
 from speaq.study import changes, creation, extent, file, results
 from speaq.study.board import Board, to_csv
 from speaq.study.file import OF_PREDICTIONS, Study
@@ -58,7 +59,7 @@ def start(
     file.check_new(output)
     with progress("raw outputs of the validation split") as tell:
         stored = store(run, data, progress=tell)
-    chosen.check(stored.config)
+    check(chosen, stored.config)
     base = chosen.base(stored.config)
     names = objectives(objective or chosen.search.objective, base)
     feasibility = creation.feasibility_on(stored.data)

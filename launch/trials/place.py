@@ -3,22 +3,12 @@
 from __future__ import annotations
 
 import functools
-import importlib
-import re
 from collections.abc import Callable
 from typing import Any
 
-from speaq.config import Config, ConfigError
+from launch.trials.functions import training_function
+from speaq.config import Config
 from speaq.study.file import TRAIN
-
-
-def training_function(path: str) -> Callable[..., dict[str, Any]]:
-    """`module:name` → the function. Raises ConfigError for code that is not ours: the path is read from files."""
-    if not re.fullmatch(r"(speaq|launch|tests)(\.\w+)+:\w+", path):
-        raise ConfigError(f"train: {path!r} is no training function of speaq")
-    module, _, name = path.partition(":")
-    function: Callable[..., dict[str, Any]] = getattr(importlib.import_module(module), name)
-    return function
 
 
 def on_workers(config: Config) -> bool:
@@ -34,6 +24,6 @@ def where_asked(config: Config, path: str = TRAIN) -> Callable[..., dict[str, An
     function = training_function(path)
     if not on_workers(config):
         return function
-    from launch.trials.worker import train_distributed
+    from launch.trials.worker import train_distributed  # with Ray Train
 
     return functools.partial(train_distributed, train=path)

@@ -29,6 +29,7 @@ from launch.store.claim import Claim
 from launch.store.folder_copy import Copy
 from launch.store.remote import joined
 from launch.trials import place
+from launch.trials.functions import training_function
 from launch.trials.logs import LOG, log_to
 from launch.trials.memory import train_in_parts
 from launch.trials.outcomes import outcome_of
@@ -299,5 +300,5 @@ def _train_here(job: Job, config: Config, folder: Path, report: Report, options:
         if job.train == TRAIN:
             options = {**options, "force": True}  # the study has judged whether the data have changed
         sinks = [RunMetrics(folder, config)] if ray.is_initialized() else []
-        train = place.training_function(job.train)
+        train = training_function(job.train)
         return train(config, Path(job.data), folder, report=claimed, sinks=sinks, **options)

@@ -28,8 +28,8 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from launch.cluster import connection, sharing
 from launch.store.claim import Claim
 from launch.trials import elastic
+from launch.trials.functions import training_function
 from launch.trials.logs import WORKER_LOG, log_to
-from launch.trials.place import training_function
 from launch.trials.relay import Answer, Broken, Ending, Fault, Relay, Trained
 from launch.trials.telemetry import RunMetrics
 from speaq import config as configs

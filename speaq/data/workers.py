@@ -27,6 +27,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from speaq.config import ConfigError
 from speaq.data import DataError, LoaderDied
+from speaq.plain_text import is_new
 
 log = logging.getLogger(__name__)
 
@@ -223,16 +224,11 @@ def _temporary() -> str:
         return "any temporary folder (set TMPDIR)"
 
 
-_said: set[str] = set()  # how the reasons began that were said: the loaders of a run are many
-
-
 def _say_piped(reason: str) -> None:
-    if (begin := reason.partition(" ")[0]) in _said:
-        return
-    _said.add(begin)
-    log.warning(
-        "data.num_workers: shared memory (%s) %s; batches go through pipes, which is slower. More of it: "
-        "docker run --shm-size=8g, or an emptyDir of medium Memory on Kubernetes",
-        SHARED_MEMORY,
-        reason,
-    )
+    if is_new(f"shared memory {reason.partition(' ')[0]}"):  # the loaders of a run are many
+        log.warning(
+            "data.num_workers: shared memory (%s) %s; batches go through pipes, which is slower. More of it: "
+            "docker run --shm-size=8g, or an emptyDir of medium Memory on Kubernetes",
+            SHARED_MEMORY,
+            reason,
+        )

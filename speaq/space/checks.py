@@ -4,14 +4,11 @@ from __future__ import annotations
 
 import random
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
 
 from speaq import config as configs
 from speaq.config import Config, ConfigError
 from speaq.space.parameters import Choice, Parameter, Plain, identity
-
-if TYPE_CHECKING:
-    from speaq.space.space import Space
+from speaq.space.space import Space
 
 LOSSES = "losses."  # how keys begin that scheduler: pbt changes while training
 SECOND_CHANCES = 64  # draws in which a rare value is looked for before it is called impossible

@@ -18,7 +18,6 @@ from pydantic import Field, ValidationError
 
 from speaq import config as configs
 from speaq.config import Config, ConfigError, Section
-from speaq.space import checks
 from speaq.space.parameters import Parameter, Plain, identity
 from speaq.space.settings import SearchConfig
 
@@ -48,10 +47,6 @@ class Space(Section):
     def base(self, config: Config) -> Config:
         """`config` with the fixed values. Raises ConfigError."""
         return configs.apply(config, self.fixed, "space: fixed")
-
-    def check(self, config: Config) -> None:
-        """Raises ConfigError, naming key, rule and value, unless every value of the space is possible in some trial."""
-        checks.check(self, config)
 
     def with_search(self, changes: Mapping[str, Any], where: str = "--search") -> Space:
         """The space with other settings of the search (keys of `SearchConfig`). Raises ConfigError."""

@@ -11,6 +11,7 @@ from speaq import space as spaces
 from speaq.config import BASELINE, PUBLISHED, Config, ConfigError
 from speaq.data import photo_digest
 from speaq.space import Space
+from speaq.space.checks import check
 from speaq.study import plan as plans
 from speaq.study.file import TRAIN, Study
 from speaq.study.plan import Feasible, Plan, with_settings
@@ -40,7 +41,7 @@ def create(
             "space: only inference.* keys: every trial would train the same network; train it once and search its "
             "outputs with speaq tune --from-predictions RUN"
         )
-    space.check(config)
+    check(space, config)
     ours = train == TRAIN  # what another training function can do with the data is its own affair
     feasibility = feasibility_on(data) if ours else None
     if feasibility is not None:

@@ -53,6 +53,7 @@ def look(run: Path, **what: str | int) -> None:
 
 
 def is_open(study: Path) -> bool:
+    """Whether somebody has opened the test split of a study. Raises as `rows`."""
     return any(row["event"] == "unsealed" for row in rows(study))
 
 

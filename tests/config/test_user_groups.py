@@ -18,6 +18,7 @@ from speaq.config.user_groups import as_text, parse
 from speaq.data.toy.scenes import PREDICATES
 from speaq.data.visual_genome import open_data
 from speaq.matching.groups import Rule, groups_for, make_groups, make_user_groups
+from speaq.space.checks import check
 from speaq.study import creation
 from speaq.training.folder import load_config
 from speaq.training.loop import train
@@ -180,7 +181,7 @@ def test_a_search_chooses_between_files(file: Path) -> None:
     rule = {"type": "int", "low": 1, "high": 3, "when": {"matching.groups": [None]}, "otherwise": 4}
     space = spaces.from_dict(searched(None, str(file), {"a": ["on"], "b": ["of"]}, **{"matching.num_groups": rule}))
     file.unlink()
-    space.check(Config())
+    check(space, Config())
     kept = spaces.from_dict(spaces.to_dict(space))
     text = str(as_text(THREE))
     config = kept.apply(Config(), {"matching.groups": text})

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from speaq import config as configs
 from speaq import space as spaces
 from speaq.config import BASELINE, PUBLISHED, Config, ConfigError
+from speaq.space.checks import check
 from tests.helpers.shared import ROOT
 
 FILES = sorted((ROOT / "search_spaces").glob("*.yaml"))
@@ -42,7 +43,7 @@ def make(**parameters: Any) -> spaces.Space:
 
 def test_conditions_decide_what_is_searched_and_what_is_written() -> None:
     space = make(matching__scheme=SCHEME, matching__quality=QUALITY, matching__predicate_weight=WEIGHT)
-    space.check(Config())
+    check(space, Config())
     static = space.apply(Config(), {"matching.scheme": "static"}).matching
     assert (static.scheme, static.quality, static.predicate_weight) == ("static", None, 0.0)
     values = {"matching.scheme": "dynamic", "matching.quality": "min", "matching.predicate_weight": -0.75}
@@ -131,10 +132,10 @@ def test_cmaes_is_refused_what_it_would_draw_at_random() -> None:
     ):
         space = make(**parameters).with_search({"sampler": "cmaes"})
         with pytest.raises(ConfigError, match=rf"{reason}; use tpe"):
-            space.check(Config())
+            check(space, Config())
     space = make(matching__predicate_weight=WEIGHT).with_search({"sampler": "gp"})
     with pytest.raises(ConfigError, match="gp knows no conditions; use tpe"):
-        space.check(Config())
+        check(space, Config())
     with pytest.raises(ConfigError, match="cmaes does not look at them; use tpe"):
         make(training__learning_rate=RATE).with_search({"sampler": "cmaes", "constraints": {"latency_ms": 5}})
     with pytest.raises(ConfigError, match=r"brackets 9 exceeds the rungs"):
@@ -161,7 +162,7 @@ def test_the_command_line_takes_keys_out_of_the_search() -> None:
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
 def test_shipped_spaces_load_say_what_they_answer_and_contain_the_published_setting(path: Path, config: Config) -> None:
     space = spaces.load(path)
-    space.check(config)
+    check(space, config)
     assert "?" in space.question
     base = space.base(config)
     published = configs.apply(base, PUBLISHED)

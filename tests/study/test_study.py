@@ -11,6 +11,7 @@ import pytest
 from speaq import config as configs
 from speaq import space as spaces
 from speaq.config import Config, ConfigError
+from speaq.space.checks import check
 from speaq.study import board, creation, extent, file
 from speaq.study import plan as plans
 from speaq.study import snapshot as snapshots
@@ -188,7 +189,7 @@ def test_keys_that_make_trials_incomparable_are_refused_by_name(
     key: str, parameter: dict[str, Any], reason: str
 ) -> None:
     with pytest.raises(ConfigError, match=f"^space: parameters: {key}: .*{reason}.*set it under `fixed`"):
-        spaces.from_dict({"parameters": {key: parameter}}).check(BASE)
+        check(spaces.from_dict({"parameters": {key: parameter}}), BASE)
 
 
 def test_budgets_are_not_judged_over_trials_of_different_lengths(toy: Path, tmp_path: Path) -> None:

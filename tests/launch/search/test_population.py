@@ -13,6 +13,7 @@ import pytest
 from speaq import config as configs
 from speaq import space as spaces
 from speaq.config import Config, ConfigError
+from speaq.space.checks import check
 from speaq.study import board, creation
 from speaq.study import snapshot as snapshots
 from speaq.training import checkpoint
@@ -202,7 +203,7 @@ def test_what_it_cannot_do_is_refused(
 ) -> None:
     space = spaces.from_dict({"search": {"scheduler": "pbt", **search}, "parameters": parameters})
     with pytest.raises(ConfigError, match=message):
-        space.check(configs.apply(BASE, base))
+        check(space, configs.apply(BASE, base))
 
 
 def test_knobs_of_other_schedulers_are_refused() -> None:
