@@ -28,6 +28,7 @@ from speaq import config as configs
 from speaq import space as spaces
 from speaq.config import Config
 from speaq.explore.tables import Order, in_order
+from speaq.space import checks
 from speaq.structures import Vocabulary
 from speaq.study import creation, snapshot
 from tests.helpers import data_sets
@@ -331,7 +332,7 @@ def yaml_config(folder: Path) -> Target:
 @target("yaml-space", "space.yaml")
 def yaml_space(folder: Path) -> Target:
     def read(folder: Path) -> None:
-        spaces.load(folder / "space.yaml").check(tiny())
+        checks.check(spaces.load(folder / "space.yaml"), tiny())
 
     parameters = {"training.learning_rate": {"type": "float", "low": 1e-4, "high": 1e-2, "log": True}}
     parameters["matching.num_groups"] = {"type": "int", "low": 1, "high": 4}

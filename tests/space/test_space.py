@@ -99,13 +99,13 @@ def test_a_condition_may_name_a_key_that_is_not_searched() -> None:
 )
 def test_spaces_that_cannot_work_are_refused_in_one_line(parameters: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigError, match=message) as caught:
-        spaces.from_dict({"parameters": parameters}).check(Config())
+        check(spaces.from_dict({"parameters": parameters}), Config())
     assert "\n" not in str(caught.value)
 
 
 def test_search_settings_are_checked_against_the_config() -> None:
     def check(**search: Any) -> None:
-        spaces.from_dict({"search": search, "parameters": {"training.learning_rate": RATE}}).check(Config())
+        check(spaces.from_dict({"search": search, "parameters": {"training.learning_rate": RATE}}), Config())
 
     with pytest.raises(ConfigError, match="metric 'R@7' is not one of"):
         check(objective=["R@7"])
@@ -139,7 +139,7 @@ def test_cmaes_is_refused_what_it_would_draw_at_random() -> None:
     with pytest.raises(ConfigError, match="cmaes does not look at them; use tpe"):
         make(training__learning_rate=RATE).with_search({"sampler": "cmaes", "constraints": {"latency_ms": 5}})
     with pytest.raises(ConfigError, match=r"brackets 9 exceeds the rungs"):
-        make(training__learning_rate=RATE).with_search({"scheduler": "hyperband", "brackets": 9}).check(Config())
+        check(make(training__learning_rate=RATE).with_search({"scheduler": "hyperband", "brackets": 9}), Config())
 
 
 def test_rungs_are_evaluated_steps_below_the_full_length() -> None:
