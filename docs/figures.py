@@ -19,6 +19,7 @@ from speaq.matching.match import match
 from speaq.matching.repeats import quality, relation_repeats
 from speaq.matching.rows import relation_queries, relation_truth
 from speaq.structures import LayerOutputs, Target
+from speaq.targets import join
 
 COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7")  # Okabe and Ito: told apart by colour-blind readers too
 NUM_QUERIES, MULTIPLE = 12, 2
@@ -65,7 +66,7 @@ def draw_groups() -> plt.Figure:
 
 def draw_repeats() -> plt.Figure:
     outputs, target = scene()
-    truth = relation_truth([target])
+    truth = relation_truth(join([target]))
     comparison = compare(relation_queries(outputs), truth, 1, 5, 2)
     figure, (left, right) = plt.subplots(1, 2, figsize=(8, 3), layout="constrained")
     best = quality(comparison, MatchingConfig(predicate_weight=0.0), None)[0, 0].sort(descending=True).values.tolist()
@@ -87,7 +88,7 @@ def draw_repeats() -> plt.Figure:
 
 def draw_assignment() -> plt.Figure:
     outputs, target = scene()
-    comparison = compare(relation_queries(outputs), relation_truth([target]), 1, 5, 2)
+    comparison = compare(relation_queries(outputs), relation_truth(join([target])), 1, 5, 2)
     baseline = MatchingConfig(scheme="static", max_repeats=1, num_groups=1, predicate_weight=0.0, quality=None)
     cases: list[tuple[str, MatchingConfig, PredicateGroups | None]] = [
         ("baseline: one query for each relation", baseline, None),
@@ -95,7 +96,7 @@ def draw_assignment() -> plt.Figure:
     ]
     figure, axes = plt.subplots(2, 1, figsize=(8, 4), layout="constrained", sharex=True)
     for axis, (title, config, groups) in zip(axes, cases, strict=True):
-        assignment = match(outputs, [target], config, groups, MULTIPLE)
+        assignment = match(outputs, join([target]), config, groups, MULTIPLE)
         image = axis.imshow(comparison.cost[0].numpy(), cmap="Greys_r", aspect="auto")
         query, relation = assignment.query.numpy(), assignment.relation.numpy()
         axis.scatter(query, relation, color=COLOURS[1], s=45, edgecolor="black", label="matched")

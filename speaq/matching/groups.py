@@ -116,7 +116,8 @@ def make_groups(
     Raises:
         ConfigError: G exceeds P, Q is below G · min_queries, or no predicate ever occurs.
     """
-    if not 1 <= num_groups <= (num_predicates := len(predicate_count)):
+    num_predicates = len(predicate_count)
+    if not 1 <= num_groups <= num_predicates:
         raise ConfigError(
             f"matching.num_groups {num_groups} is not in 1 … {num_predicates}: a group has at least one of the data's "
             f"predicates; set it to at most {num_predicates}, or to 1 for no groups"

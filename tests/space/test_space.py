@@ -104,17 +104,17 @@ def test_spaces_that_cannot_work_are_refused_in_one_line(parameters: dict[str, A
 
 
 def test_search_settings_are_checked_against_the_config() -> None:
-    def check(**search: Any) -> None:
+    def judge(**search: Any) -> None:
         check(spaces.from_dict({"search": search, "parameters": {"training.learning_rate": RATE}}), Config())
 
     with pytest.raises(ConfigError, match="metric 'R@7' is not one of"):
-        check(objective=["R@7"])
+        judge(objective=["R@7"])
     with pytest.raises(ConfigError, match=r"grace_steps 200000 is not below training\.max_steps 150000"):
-        check(grace_steps=200_000)
+        judge(grace_steps=200_000)
     with pytest.raises(ConfigError, match="cmaes has one objective; use tpe"):
-        check(sampler="cmaes", objective=["R@50", "mR@50"])
+        judge(sampler="cmaes", objective=["R@50", "mR@50"])
     with pytest.raises(ConfigError, match="cmaes needs at least two parameters"):
-        check(sampler="cmaes")
+        judge(sampler="cmaes")
     for knob, value, scheduler in (
         ("reduction_factor", 2.0, "median"),
         ("brackets", 4, "asha"),
@@ -122,7 +122,7 @@ def test_search_settings_are_checked_against_the_config() -> None:
         ("grace_steps", 10, "none"),
     ):
         with pytest.raises(ConfigError, match=f"{knob} has no effect with scheduler: {scheduler}"):
-            check(scheduler=scheduler, **{knob: value})
+            judge(scheduler=scheduler, **{knob: value})
 
 
 def test_cmaes_is_refused_what_it_would_draw_at_random() -> None:

@@ -74,7 +74,7 @@ def test_a_head_that_is_about_to_start_is_found() -> None:
 
 ADDRESSES = """
 import os, sys
-from launch import cluster
+from launch.cluster import connection as cluster
 from ray._private import services
 cluster.FIND = 0.3
 services.find_node_ids = lambda: set()  # as on a machine where Ray does not run
