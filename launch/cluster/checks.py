@@ -34,8 +34,8 @@ class Row:
 
 
 @dataclass(frozen=True)
-class Request:
-    """What the user gave."""
+class Examination:
+    """What `speaq doctor` is to look at: as the user gave it."""
 
     storage: str | None  # absolute path, or URL
     data: Path | None
@@ -46,7 +46,7 @@ class Request:
 Judgement = tuple[bool, str, str]  # fit, outcome, what to do otherwise
 
 
-def examine(asked: Probes, request: Request) -> Iterator[Row]:
+def examine(asked: Probes, request: Examination) -> Iterator[Row]:
     """All checks, one after the other. A node that does not even tell the time is asked nothing more."""
     answers = asked.ask("clock", request.limit)
     yield from _rows("answers", asked.nodes, answers, lambda node, answer: (True, "yes", ""))
@@ -95,7 +95,7 @@ def _same_gpus(node: Node, names: list[str]) -> Judgement:
     return False, f"torch sees {torch}, Ray {ray:g}", more if torch > ray else less
 
 
-def _storage(asked: Probes, request: Request) -> Iterator[Row]:
+def _storage(asked: Probes, request: Examination) -> Iterator[Row]:
     if request.storage is None:
         yield Row("storage", "all", "left out", "--storage names the folder to look at")
         return
@@ -107,7 +107,7 @@ def _storage(asked: Probes, request: Request) -> Iterator[Row]:
     yield from _rows("storage", asked.nodes, found, judged)
 
 
-def _data(asked: Probes, request: Request) -> Iterator[Row]:
+def _data(asked: Probes, request: Examination) -> Iterator[Row]:
     if request.data is None:
         yield Row("data", "all", "left out", "--data names the folder to look at")
         return
@@ -122,7 +122,7 @@ def _judge_text(fine: str, fix: str) -> Callable[[Node, str], Judgement]:
     return lambda node, problem: (not problem, problem or fine, fix)
 
 
-def _disk(asked: Probes, request: Request) -> Iterator[Row]:
+def _disk(asked: Probes, request: Examination) -> Iterator[Row]:
     def judge(node: Node, disks: Mapping[str, tuple[int, int]]) -> Judgement:
         small = [name for name, (free, _) in disks.items() if free < request.min_free * 2**30]
         full = [name for name, (free, size) in disks.items() if name not in small and free < (1 - FULL) * size]
@@ -134,7 +134,7 @@ def _disk(asked: Probes, request: Request) -> Iterator[Row]:
     yield from _rows("free disk", asked.nodes, found, judge)
 
 
-def _clock(asked: Probes, request: Request) -> Iterator[Row]:
+def _clock(asked: Probes, request: Examination) -> Iterator[Row]:
     skews = {node.id: _skew(asked, node, request.limit) for node in asked.nodes}
 
     def judge(node: Node, skew: tuple[float, float]) -> Judgement:
@@ -158,7 +158,7 @@ def _skew(asked: Probes, node: Node, limit: float) -> tuple[float, float] | Prob
     return min(tries, key=lambda found: found[1])
 
 
-def _ports(asked: Probes, request: Request) -> Iterator[Row]:
+def _ports(asked: Probes, request: Examination) -> Iterator[Row]:
     """Whether every node reaches the others' Ray processes, and a port as training opens it."""
     tokens = {node.id: secrets.token_hex(8) for node in asked.nodes}
     ports = asked.ask("listen", request.limit, lambda node: (node.address, tokens[node.id]))
@@ -183,14 +183,14 @@ def _ports(asked: Probes, request: Request) -> Iterator[Row]:
     yield from _rows("ports", asked.nodes, answers, judge)
 
 
-def _gloo(asked: Probes, request: Request) -> Iterator[Row]:
+def _gloo(asked: Probes, request: Examination) -> Iterator[Row]:
     """A sum over one process on each node, over two where there is one node."""
     nodes = asked.nodes
     ranks = {node.id: [rank] for rank, node in enumerate(nodes)} if len(nodes) > 1 else {nodes[0].id: [0, 1]}
     yield from _all_reduce("gloo", "GLOO_SOCKET_IFNAME", asked, ranks, request.limit)
 
 
-def _nccl(asked: Probes, request: Request, gpus: Mapping[str, list[str]]) -> Iterator[Row]:
+def _nccl(asked: Probes, request: Examination, gpus: Mapping[str, list[str]]) -> Iterator[Row]:
     """A sum over one process on each GPU that torch sees."""
     count = itertools.count()
     ranks = {node.id: [next(count) for _ in gpus[node.id]] for node in asked.nodes if gpus.get(node.id)}

@@ -6,13 +6,13 @@ from collections.abc import Callable
 from pathlib import Path
 
 from launch.cluster import connection
-from launch.cluster.checks import Request, Row, examine
+from launch.cluster.checks import Examination, Row, examine
 from launch.cluster.nodes import alive, probes
 from launch.store.remote import Store
 from speaq.config import ConfigError
 
 
-def doctor(request: Request, hear: Callable[[Row], None]) -> tuple[list[Row], int]:
+def doctor(request: Examination, hear: Callable[[Row], None]) -> tuple[list[Row], int]:
     """Runs all checks on the cluster of RAY_ADDRESS, or on a local one. Returns what they found, and how many nodes.
 
     Args:

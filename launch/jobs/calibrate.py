@@ -42,7 +42,7 @@ FloatArray = NDArray[np.float64]
 
 
 @dataclass(frozen=True)
-class Budget:
+class Rung:
     """What an evaluation before the end tells about the end."""
 
     step: int
@@ -72,7 +72,7 @@ class Calibration:
     metric: str
     trials: int
     left_out: int  # failed, or stopped early: nobody knows what they would have reached
-    budgets: list[Budget]
+    budgets: list[Rung]
     schedules: list[Schedule]
     recommended: Schedule | None
 
@@ -173,13 +173,13 @@ def _number(value: float | None) -> float:
     return np.nan if value is None else value
 
 
-def _rungs(budgets: Sequence[Budget]) -> list[int]:
+def _rungs(budgets: Sequence[Rung]) -> list[int]:
     """Budgets from which on all ranks say more than chance does."""
     telling = list(takewhile(lambda budget: budget.low > 0, reversed(budgets)))
     return [budget.step for budget in reversed(telling)]
 
 
-def _budget(step: int, last: int, values: FloatArray, final: FloatArray) -> Budget:
+def _budget(step: int, last: int, values: FloatArray, final: FloatArray) -> Rung:
     """Kendall's tau-b and its percentile interval, trials drawn with replacement."""
     trials = len(final)
     draws = np.random.default_rng(SEED).multinomial(trials, np.full(trials, 1 / trials), size=RESAMPLES)
@@ -187,7 +187,7 @@ def _budget(step: int, last: int, values: FloatArray, final: FloatArray) -> Budg
     taus = taus[~np.isnan(taus)]
     low, high = np.quantile(taus, [0.025, 0.975]) if len(taus) else (np.nan, np.nan)
     (tau,) = kendall(values, final, np.ones((1, trials)))
-    return Budget(step, step / last, float(tau), float(low), float(high))
+    return Rung(step, step / last, float(tau), float(low), float(high))
 
 
 def kendall(x: FloatArray, y: FloatArray, counts: NDArray[Any]) -> FloatArray:

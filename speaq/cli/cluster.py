@@ -41,12 +41,12 @@ def doctor(
         if storage is not None or data is not None or as_json or (min_free, limit) != (10.0, 120.0):
             raise ConfigError(f"{study}: the other options are of the cluster; leave them out")
         return _repair(study)
-    from launch.cluster.checks import Request
+    from launch.cluster.checks import Examination
     from launch.cluster.doctor import doctor as examine
 
     where = None if storage is None else place(storage)
     shared = str(where.resolve()) if isinstance(where, Path) else where
-    request = Request(shared, None if data is None else data.resolve(), min_free, limit)
+    request = Examination(shared, None if data is None else data.resolve(), min_free, limit)
     rows, nodes = examine(request, _ignore if as_json else _say)
     if as_json:
         echo_json([dataclasses.asdict(row) for row in rows])
