@@ -11,14 +11,13 @@ import argparse
 import hashlib
 import json
 import os
-import subprocess
-import sys
 import tempfile
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from tests.helpers.command import speaq
 from tests.helpers.shared import ROOT
 
 COMMON = ("training.max_steps=6", "training.eval_every=3", "training.log_every=1", "seed=5", "data.num_val=40")
@@ -32,7 +31,7 @@ TIMES = ("second", "images_per", "time", "wait", "memory")  # in names of values
 def digest(folder: Path) -> str:
     """Trains in `folder`, which is empty. Returns 24 hexadecimal digits."""
     data = folder / "data"
-    speaq("data", "make", data, "--images", "200", "--seed", "3")
+    done("data", "make", data, "--images", "200", "--seed", "3")
     runs = (
         ("pretrain", "toy_detector.yaml", ()),
         ("train", "toy.yaml", (f"training.init_from={folder / 'run-0'}",)),
@@ -42,7 +41,7 @@ def digest(folder: Path) -> str:
     for number, (verb, config, changes) in enumerate(runs):
         run = folder / f"run-{number}"
         words = [word for change in (*COMMON, *changes) for word in ("--set", change)]
-        speaq(verb, "--config", ROOT / "configs" / config, "--data", data, "--output", run, *words)
+        done(verb, "--config", ROOT / "configs" / config, "--data", data, "--output", run, *words)
         rows = map(json.loads, (run / "metrics.jsonl").read_text(encoding="utf-8").splitlines())
         kept = [{k: v for k, v in row.items() if not any(part in k for part in TIMES)} for row in rows]
         found.update(json.dumps(kept, sort_keys=True).encode())
@@ -50,13 +49,11 @@ def digest(folder: Path) -> str:
     return found.hexdigest()[:24]
 
 
-def speaq(*words: str | Path) -> None:
-    """Runs a command on one thread. Raises RuntimeError with what it said where it fails."""
-    line = [sys.executable, "-m", "speaq.cli", *map(str, words)]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(line, cwd=ROOT, env=environment, capture_output=True, text=True, check=False, timeout=900)
-    if done.returncode != 0:
-        raise RuntimeError(done.stderr)
+def done(*words: str | Path) -> None:
+    """Runs a command. Raises RuntimeError with what it said where it fails."""
+    ended = speaq(*words)
+    if ended.returncode != 0:
+        raise RuntimeError(ended.stderr)
 
 
 def add(found: Any, value: Any) -> None:
@@ -72,5 +69,6 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(prog="python -m tests.digest", description=__doc__)
     parser.add_argument("--folder", type=Path, help="new folder to train in, default: a temporary one")
     given = parser.parse_args()
+    os.environ["OMP_NUM_THREADS"] = "1"  # sums of several threads may be added in another order
     with tempfile.TemporaryDirectory() as temporary:
         print(digest(given.folder or Path(temporary)))
