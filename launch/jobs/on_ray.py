@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import logging
 import os
 import shutil
@@ -35,7 +36,7 @@ from speaq.study.extent import as_exhausted, say_nothing_is_left
 from speaq.study.file import Study
 from speaq.study.ledger import Entry, Ledger
 from speaq.study.plan import MEMORY, Feasible, Plan, compared
-from speaq.study.snapshot import Snapshot
+from speaq.study.snapshot import at_work
 from speaq.training import origins
 from speaq.training.environment import source_digest
 
@@ -134,9 +135,10 @@ class _Running:
     def fit(self) -> None:
         """Lets Tune run trials until the searcher has no more, or the budget is spent. Raises StudyError, Halted."""
         searcher = self.searcher
+        now = functools.partial(at_work, self.output, self.study, self.ledger)
         logging.getLogger("ray.tune.tune").setLevel(logging.CRITICAL)  # it names failed trials again
         try:
-            with _scratch() as scratch, self.display(self.now) as shown, Interrupts() as interrupts:
+            with _scratch() as scratch, self.display(now) as shown, Interrupts() as interrupts:
                 searcher.listeners.insert(0, shown)
                 self._tuner(scratch, [Starts(searcher), interrupts]).fit()
         except BudgetSpent:
@@ -147,11 +149,6 @@ class _Running:
             ) from error
         if searcher.error is not None:
             raise searcher.error
-
-    def now(self) -> Snapshot:
-        """The study as it stands, for the table in the terminal."""
-        entries, seconds = list(self.ledger.entries.values()), self.ledger.wall_now()
-        return Snapshot(self.output, self.study, entries, active=True, wall_seconds=seconds)
 
     def _scheduler(self) -> TrialScheduler:
         """What stops trials early, with what earlier drivers saw."""

@@ -7,6 +7,7 @@ in the plane of recall and mean recall.
 
 from __future__ import annotations
 
+import functools
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -32,7 +33,7 @@ from speaq.study.board import Board, to_csv
 from speaq.study.file import OF_PREDICTIONS, Study
 from speaq.study.ledger import Entry, Ledger
 from speaq.study.plan import Feasible, Listener, Plan, objectives, with_settings
-from speaq.study.snapshot import Snapshot
+from speaq.study.snapshot import at_work
 from speaq.training import origins
 from speaq.training.callbacks import Progresses
 from speaq.training.environment import versions
@@ -150,11 +151,7 @@ class Decoding:
         self, study: Study, output: Path, ledger: Ledger, feasible: Feasible, mirror: Mirror | None = None
     ) -> Study:
         """Decodes in this process, one trial after the other."""
-
-        def now() -> Snapshot:
-            return Snapshot(output, study, list(ledger.entries.values()), True, ledger.wall_now())
-
-        with self.display(now) as shown:
+        with self.display(functools.partial(at_work, output, study, ledger)) as shown:
             return self._search(study, ledger, [shown, *([] if mirror is None else [mirror])], feasible)
 
     def _search(self, study: Study, ledger: Ledger, listeners: list[Listener], feasible: Feasible) -> Study:

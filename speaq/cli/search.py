@@ -22,6 +22,7 @@ from speaq.training.endings import DONE, FAILED
 
 if TYPE_CHECKING:
     from launch.jobs.calibrate import Calibration
+    from speaq.study.file import Study
     from speaq.study.ledger import Entry
 
 POLL = 0.5  # seconds between looks with `speaq logs --follow`
@@ -166,8 +167,9 @@ def _resume(folder: Path, asked: _Asked) -> list[Entry]:
     if not (folder / "study.yaml").exists():
         near = origins.near_names(folder, "study.yaml")
         raise ConfigError(f"--resume {folder}: holds no search (study.yaml){near}; to begin one, give --output")
-    if file.read(folder / "study.yaml").of_predictions:
-        return _resume_predictions(folder, asked)
+    study = file.read(folder / "study.yaml")
+    if study.of_predictions:
+        return _resume_predictions(study, folder, asked)
     if (run := asked.from_predictions) is not None:
         raise ConfigError(f"--from-predictions {run}: has no effect, the trials of {folder} train")
     from launch.jobs import tune as job
@@ -185,7 +187,7 @@ def _resume(folder: Path, asked: _Asked) -> list[Entry]:
     )
 
 
-def _resume_predictions(folder: Path, asked: _Asked) -> list[Entry]:
+def _resume_predictions(study: Study, folder: Path, asked: _Asked) -> list[Entry]:
     if asked.budget is not None:
         raise ConfigError(f"--budget {asked.budget}: a search of predictions takes minutes and knows none")
     if asked.init_from is not None:
@@ -195,10 +197,9 @@ def _resume_predictions(folder: Path, asked: _Asked) -> list[Entry]:
         )
     from launch.jobs import predictions
     from speaq.cli.trials import told
-    from speaq.study import file
 
     return predictions.resume(
-        file.read(folder / "study.yaml"),
+        study,
         folder,
         run=asked.from_predictions,
         data=asked.data,

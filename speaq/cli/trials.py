@@ -34,11 +34,12 @@ def print_status(snapshot: Snapshot, name: str, *, as_json: bool = False) -> Non
         name: the study's folder or URL, as the user gave it.
     """
     trials = board.trial_statuses(snapshot)
-    best = Board.of(snapshot).best_by_objective
+    made = Board.of(snapshot)
+    best = made.best_by_objective
     if as_json:
         echo_json({"study": name, **_to_json(snapshot, trials, best)})
         return
-    for line in Board.of(snapshot).best_lines():
+    for line in made.best_lines():
         echo(line)
     if not best:
         echo("no trial has finished")

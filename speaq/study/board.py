@@ -15,8 +15,7 @@ from speaq.files.atomic import write_text
 from speaq.study import results
 from speaq.study.budget import Kind, device_seconds
 from speaq.study.ledger import MAX_NUMBER, Entry
-from speaq.study.plan import Plan
-from speaq.study.plan import max_steps as max_steps
+from speaq.study.plan import Plan, max_steps
 from speaq.study.snapshot import Snapshot
 from speaq.training.callbacks import Metrics
 from speaq.training.metrics import read_lines

@@ -9,7 +9,7 @@ from speaq.evaluation.protocol import common_protocol
 from speaq.files.locks import holder
 from speaq.study import file
 from speaq.study.file import Study
-from speaq.study.ledger import Entry, read_rows
+from speaq.study.ledger import Entry, Ledger, read_rows
 from speaq.study.plan import Plan
 
 
@@ -36,6 +36,11 @@ class Snapshot:
     def trial_folder(self, entry: Entry) -> Path:
         """The run folder of a trial, which is there once the trial has begun."""
         return self.folder / "trials" / entry.id
+
+
+def at_work(folder: Path, study: Study, ledger: Ledger) -> Snapshot:
+    """A study as the driver that works on it knows it: nothing is read from its folder."""
+    return Snapshot(folder, study, list(ledger.entries.values()), active=True, wall_seconds=ledger.wall_now())
 
 
 def read(folder: Path, *, active: bool | None = None) -> Snapshot:

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import ParamSpec, TypeVar
 
-from speaq.config import Config, ConfigError, from_dict, read_yaml
+from speaq.config import ConfigError
 from speaq.files.atomic import check_links, replaced
 from speaq.files.locks import NAME, Lock, check_held, held
 
@@ -86,8 +86,3 @@ def find(path: Path) -> Path:
                 return candidate
         raise CheckpointError(f"{path}: no checkpoint in this run folder")
     return path
-
-
-def load_config(run_folder: Path) -> Config:
-    """The config that a run was made with. Raises ConfigError where it cannot be read."""
-    return from_dict(read_yaml(run_folder / "config.yaml"), str(run_folder / "config.yaml"))

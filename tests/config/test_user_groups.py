@@ -20,7 +20,6 @@ from speaq.data.visual_genome import open_data
 from speaq.matching.groups import Rule, groups_for, make_groups, make_user_groups
 from speaq.space.checks import check
 from speaq.study import creation
-from speaq.training.folder import load_config
 from speaq.training.loop import train
 from tests.helpers.command import refusal
 from tests.helpers.group_problems import problems
@@ -145,7 +144,7 @@ def test_a_run_keeps_what_the_file_said_and_goes_on_with_it(toy: Path, tmp_path:
     config = tiny(matching__groups=str(path), training__max_steps=2, training__eval_every=2)
     train(config, toy, tmp_path / "run")
     path.unlink()
-    kept = load_config(tmp_path / "run")
+    kept = configs.load(tmp_path / "run" / "config.yaml")
     assert kept == config
     vg = open_data(toy)
     counts = np.arange(1, vg.num_predicates + 2)

@@ -16,7 +16,6 @@ from speaq.runs.run import data_directory, evaluate_run
 from speaq.study import changes, file
 from speaq.training import origins
 from speaq.training.endings import StopTraining
-from speaq.training.folder import load_config
 from speaq.training.loop import train
 from tests.helpers.command import refusal
 from tests.helpers.shared import EARLIER
@@ -66,7 +65,7 @@ def test_a_run_that_has_a_checkpoint_needs_no_start(start: str, made: Path, proj
     run = project / "runs" / "stopped"
     train(tiny(training__init_from=paths.get(start, str(made / "detector"))), project / "data", run, resume=True)
     assert ended(run) == ended(project / "runs" / "ended")
-    kept = load_config(run).training.init_from
+    kept = configs.load(run / "config.yaml").training.init_from
     assert kept == str((project if start in ("new", "old") else made) / "detector")
     noted = [origins.noted_start(project / "runs" / name) for name in ("stopped", "ended")]
     assert noted[0] == noted[1] is not None
@@ -81,7 +80,7 @@ def test_another_start_is_another_config(project: Path) -> None:
 def test_a_run_that_died_before_its_first_checkpoint_begins_again_from_what_it_began_from(project: Path) -> None:
     run = project / "runs" / "stopped"
     shutil.rmtree(run / "checkpoints")
-    config = load_config(run)
+    config = configs.load(run / "config.yaml")
     assert origins.placed(config, run).training.init_from == str(project / "detector")
     shutil.rmtree(project / "detector")
     with pytest.raises(

@@ -26,7 +26,6 @@ from speaq.evaluation.protocols import evaluate_file
 from speaq.runs.run import evaluate_run
 from speaq.training import checkpoint
 from speaq.training.endings import DivergedError, StopTraining
-from speaq.training.folder import load_config
 from speaq.training.loop import train
 from speaq.training.metrics import read_lines
 from tests.helpers.command import refusal
@@ -43,7 +42,7 @@ def run(toy: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_a_run_folder_holds_everything(run: Path, toy: Path) -> None:
-    assert load_config(run) == tiny()
+    assert configs.load(run / "config.yaml") == tiny()
     record = json.loads((run / "data.json").read_text())
     assert record["directory"] == str(toy)
     assert (record["val_images"], record["task"]) == (6, "speaq")
