@@ -18,8 +18,8 @@ pytest.importorskip("optuna")
 
 from launch.trials.functions import training_function
 from speaq.config import ConfigError
-from tests.fuzz import TARGETS, verdict
-from tests.helpers.fuzz_inputs import Target
+from tests.fuzz import verdict
+from tests.helpers.fuzz_inputs import TARGETS, Target
 
 INPUTS = 12
 FEWER = {"report": 2}  # a page takes a second

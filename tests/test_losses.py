@@ -222,7 +222,7 @@ def _worker(rank: int, store: str, results: str) -> None:
 
 
 def test_two_workers_average_to_the_box_losses_of_the_whole_batch(tmp_path: Path) -> None:
-    mp.spawn(_worker, args=(str(tmp_path / "store"), str(tmp_path)), nprocs=2)  # type: ignore[no-untyped-call]
+    mp.spawn(_worker, args=(str(tmp_path / "store"), str(tmp_path)), nprocs=2)  # type: ignore[attr-defined]
     workers = [torch.load(tmp_path / f"{rank}.pt") for rank in range(2)]
     outputs, targets = random_case(seed=6, num_layers=2, num_queries=12, relations=(5, 1))
     _, parts = criterion()(outputs, join(targets))

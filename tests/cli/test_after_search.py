@@ -57,10 +57,10 @@ def test_a_terminal_shows_the_best_what_runs_and_what_failed(tmp_path: Path, ter
     trial = tmp_path / "study" / "trials" / search.run("running")
     trial.mkdir(parents=True)
     (trial / "metrics.jsonl").write_text(json.dumps({"step": 45, "train/seconds": 9.0}) + "\n")
-    console = Console(file=io.StringIO(), width=140, force_terminal=terminal)
+    console = Console(file=(screen := io.StringIO()), width=140, force_terminal=terminal)
     with trials.live(console, lambda: snapshots.read(tmp_path / "study")):
         console.print("a line")
-    shown = console.file.getvalue()
+    shown = screen.getvalue()
     search.ledger.close()
     assert "a line" in shown
     if not terminal:

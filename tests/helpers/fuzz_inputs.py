@@ -561,9 +561,9 @@ def _study(folder: Path, file: str, changes: Sequence[Change], made_up: Any = No
     ledger.append("finished", "0000", reason=None, **end)
     ledger.append("failed", "0001", reason="why")
     ledger.close()
-    trial = folder / "trials" / "0002"
-    trial.mkdir(parents=True)
-    (trial / "metrics.jsonl").write_text(
+    last = folder / "trials" / "0002"
+    last.mkdir(parents=True)
+    (last / "metrics.jsonl").write_text(
         '{"step": 2, "train/loss": 1.0, "train/seconds": 1.0}\n{"step": 4, "val/R@50": 0.5, "val/seconds": 2.0}\n'
     )
     (folder / "test_looks.jsonl").write_text('{"time": "now", "event": "unsealed", "reason": "because"}\n')

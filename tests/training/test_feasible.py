@@ -13,6 +13,7 @@ import pytest
 from speaq import space as spaces
 from speaq.config import Config, ConfigError
 from speaq.data import DataError
+from speaq.space import checks
 from speaq.study import creation, extent, file
 from speaq.training.feasible import narrowed
 from speaq.training.loop import train
@@ -152,8 +153,8 @@ def test_the_shipped_spaces_can_be_narrowed(name: str, predicates: int) -> None:
         return
     small, said = narrowed(space, predicates)
     assert said is not None or (name == "toy" and predicates == 5)
-    small.check(Config())
-    spaces.from_dict(spaces.to_dict(small)).check(Config())
+    checks.check(small, Config())
+    checks.check(spaces.from_dict(spaces.to_dict(small)), Config())
     searched = small.parameters.get("matching.num_groups")
     values = [small.fixed["matching.num_groups"]] if searched is None else list(searched.values() or ())
     assert max(value for value in values if isinstance(value, int)) <= predicates

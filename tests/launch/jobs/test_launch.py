@@ -397,7 +397,7 @@ def test_an_evaluation_on_a_worker_does_not_wait_for_ever(toy: Path, tmp_path: P
     from launch.jobs.remote_evaluation import evaluate_remotely
 
     everything = ray.cluster_resources()["CPU"]
-    ray.get((holder := ray.remote(num_cpus=everything)(_Holder).remote()).hold.remote())
+    ray.get((holder := ray.remote(num_cpus=everything)(_Holder).remote()).hold.remote())  # type: ignore[attr-defined]
     try:
         with pytest.raises(ConfigError, match="no worker with 1 CPU became free within 1 s"):
             evaluate_remotely(tmp_path / "run", "val", toy, ResourcesConfig(), room=1.0)
