@@ -17,21 +17,25 @@ from launch.cluster.nodes import Node, alive
 log = logging.getLogger(__name__)
 
 AGAIN = 30.0  # seconds after which a node that was refused is looked at again
+PATIENCE = 5.0  # seconds that threads get to see that the search has ended
 
 
 class Admission:
     """The nodes that may get trials: those given, and those that joined later and in which `problem` finds nothing."""
 
-    def __init__(self, admitted: Collection[str], problem: Callable[[Node], str]) -> None:
+    def __init__(self, admitted: Collection[str], problem: Callable[[Node, threading.Event], str]) -> None:
         """
         Args:
             admitted: ids of the nodes that take part from the beginning.
-            problem: why a node cannot take part, or ""; called in a thread, as it may take minutes.
+            problem: why a node cannot take part, or ""; called in a thread, as it may take minutes, with what is set
+                where nobody wants to know any more.
         """
         self._problem = problem
         self._admitted = set(admitted)
         self._looked: dict[str, float] = {}  # nodes that are looked at or were refused → when their turn comes again
         self._refused: set[str] = set()
+        self._threads: list[threading.Thread] = []
+        self._ended = threading.Event()
 
     def __call__(self) -> Collection[str]:
         """Ids of the nodes that may get trials now; looks at new ones meanwhile."""
@@ -39,8 +43,17 @@ class Admission:
         for node in connection.nodes_alive():
             if node not in self._admitted and self._looked.get(node, 0.0) <= now:
                 self._looked[node] = float("inf")
-                threading.Thread(target=self._look, args=(node,), name=f"look-{node[:6]}", daemon=True).start()
+                thread = threading.Thread(target=self._look, args=(node,), name=f"look-{node[:6]}", daemon=True)
+                self._threads = [*(t for t in self._threads if t.is_alive()), thread]
+                thread.start()
         return frozenset(self._admitted)
+
+    def close(self) -> None:
+        """Looks at no node any more. While Ray disconnects, a thread that asks it something would crash the process."""
+        self._ended.set()
+        deadline = time.monotonic() + PATIENCE
+        for thread in self._threads:
+            thread.join(max(0.0, deadline - time.monotonic()))
 
     def _look(self, id: str) -> None:
         """Runs in a thread that may outlive the search and its connection to Ray: nothing is raised here."""
@@ -49,10 +62,12 @@ class Admission:
             if node is None:  # gone already
                 self._looked.pop(id, None)
                 return
-            problem = self._problem(node)
+            problem = self._problem(node, self._ended)
         except Exception as error:  # of Ray, where the search has ended meanwhile, or the node has left
             log.debug("node %s: could not be looked at: %s", id, error)
             self._looked[id] = time.monotonic() + AGAIN
+            return
+        if self._ended.is_set():
             return
         if not problem:
             self._admitted.add(id)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
@@ -17,6 +18,7 @@ from launch.cluster.probe import Probe
 from speaq.study.errors import last_line
 
 THREADS = 16  # of an actor: a question that hangs leaves the others free
+LOOK = 0.5  # seconds between looks whether the answers are still wanted
 
 
 @dataclass(frozen=True)
@@ -64,9 +66,11 @@ def _name(node: Mapping[str, Any]) -> str:
 class Probes:
     """One `Probe` on each node."""
 
-    def __init__(self, nodes: list[Node]) -> None:
+    def __init__(self, nodes: list[Node], ended: threading.Event | None = None) -> None:
+        """`ended`: set where the answers are no longer wanted; nothing waits from then on."""
         actor: Any = ray.remote(Probe)
         self.nodes = nodes
+        self._ended = threading.Event() if ended is None else ended
         self._actors = {
             node.id: actor.options(
                 num_cpus=0,  # a busy cluster can be asked, too
@@ -93,9 +97,9 @@ class Probes:
         """
         calls = {node.id: getattr(self._actors[node.id], question).remote(*arguments(node)) for node in self.nodes}
         waiting, deadline = list(calls.values()), time.monotonic() + limit
-        while waiting and (left := deadline - time.monotonic()) > 0:
+        while waiting and (left := deadline - time.monotonic()) > 0 and not self._ended.is_set():
             number = len(waiting) if ends is None else 1
-            ready, waiting = ray.wait(waiting, num_returns=number, timeout=left, fetch_local=False)
+            ready, waiting = ray.wait(waiting, num_returns=number, timeout=min(left, LOOK), fetch_local=False)
             if ends is not None and any(_answer(call, limit) for call in ready):
                 for actor in self._actors.values():
                     getattr(actor, ends).remote()
@@ -116,9 +120,9 @@ class Probes:
 
 
 @contextlib.contextmanager
-def probes(nodes: list[Node]) -> Iterator[Probes]:
-    """Probes for the time of the block."""
-    opened = Probes(nodes)
+def probes(nodes: list[Node], ended: threading.Event | None = None) -> Iterator[Probes]:
+    """Probes for the time of the block; `ended` as `Probes` has it."""
+    opened = Probes(nodes, ended)
     try:
         yield opened
     finally:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import secrets
+import threading
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
@@ -47,26 +48,33 @@ def nodes_that_share(output: Path, data: Path, config: Config) -> frozenset[str]
     return frozenset(fit)
 
 
-def problem_of(node: Node, output: Path, url: str | None, data: Path, config: Config) -> str:
+def problem_of(node: Node, output: Path, url: str | None, data: Path, config: Config, *, ended: threading.Event) -> str:
     """Why a node cannot take part in a run or a search of this process's node; "" where it can.
 
     Args:
         url: that `output` is a copy of; asked in a thread, where that cannot be looked up.
+        ended: set where nobody wants to know any more.
     """
     here = alive()[0]
-    for what, problems in _problems([here, node], output, url, data, config):
+    for what, problems in _problems([here, node], output, url, data, config, ended=ended):
         if problem := problems[node.id]:
             return f"{what}: {problem}"
     return ""
 
 
 def _problems(
-    nodes: list[Node], output: Path, url: str | None, data: Path, config: Config
+    nodes: list[Node],
+    output: Path,
+    url: str | None,
+    data: Path,
+    config: Config,
+    *,
+    ended: threading.Event | None = None,
 ) -> Iterator[tuple[str, Mapping[str, str]]]:
     """What each node has to see, and by node id what is wrong with it, or ""."""
     start = {"init_from": config.training.init_from, "backbone_from": config.training.backbone_from}
     files = {f"training.{key}": path for key, path in start.items() if path is not None}
-    with probes(nodes) as asked:
+    with probes(nodes, ended) as asked:
         if url is not None:
             yield f"output {url}", storage(asked, url, LIMIT)
         if url is None or config.resources.num_workers > 1:  # workers of one run write one folder

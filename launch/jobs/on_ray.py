@@ -75,9 +75,10 @@ class OnRay:
         if len(ledger.entries) >= plan.trials and all(entry.ended for entry in ledger.entries.values()):
             say_nothing_is_left(study, ledger, feasible)
             return study
-        with connection.connected(dashboard=resources.num_workers > 1):
+        with contextlib.ExitStack() as stack:
+            stack.enter_context(connection.connected(dashboard=resources.num_workers > 1))
             connection.check_fits(resources)
-            nodes = _admission(study, output)
+            nodes = stack.enter_context(contextlib.closing(_admission(study, output)))
             searcher = Search(
                 plan,
                 ledger,
@@ -111,7 +112,7 @@ def _admission(study: Study, output: Path) -> Admission:
     """The nodes of the cluster that may get trials, and how others are judged that join later. Raises ClusterError."""
     config = _with_start_if_there(study.plan)
     shared, url = nodes_that_share(output, study.data, config), workspace.url_of(output)
-    return Admission(shared, lambda node: problem_of(node, output, url, study.data, config))
+    return Admission(shared, lambda node, ended: problem_of(node, output, url, study.data, config, ended=ended))
 
 
 def _with_start_if_there(plan: Plan) -> Config:

@@ -20,7 +20,7 @@ import pytest
 
 from launch.cluster import admission
 from launch.cluster.admission import Admission, OnAdmitted
-from launch.cluster.nodes import Node
+from launch.cluster.nodes import Node, probes
 from launch.jobs import tune
 from launch.search.messages import Halt
 from launch.trials.logs import LOG, log_to
@@ -77,7 +77,7 @@ def test_trials_are_placed_on_admitted_nodes(ray_cluster: None) -> None:
     import ray  # noqa: TID251
 
     here = {ray.get_runtime_context().get_node_id()}
-    nodes = Admission(here, lambda node: "not to be asked")
+    nodes = Admission(here, lambda node, ended: "not to be asked")
     assert set(nodes()) == here
     for among, is_placed, limit in ((nodes, True, 100), (lambda: {"0" * 56}, False, 2)):
         group = OnAdmitted({"CPU": 0.01}, among).to_placement_group()
@@ -92,7 +92,7 @@ def test_a_node_that_joined_while_the_others_were_looked_at_is_looked_at_too(ray
 
     here = ray.get_runtime_context().get_node_id()
     asked: list[str] = []
-    nodes = Admission((), lambda node: asked.append(node.id) or "")
+    nodes = Admission((), lambda node, ended: asked.append(node.id) or "")
     assert not nodes()
     until = time.monotonic() + 60
     while not nodes():
@@ -110,7 +110,7 @@ def test_a_look_at_a_node_that_fails_is_no_error_and_is_repeated(
     monkeypatch.setattr(threading, "excepthook", raised.append)
     monkeypatch.setattr(admission, "AGAIN", 0.0)
 
-    def problem(node: Node) -> str:
+    def problem(node: Node, ended: threading.Event) -> str:
         asked.append(node.id)
         if len(asked) == 1:
             raise RuntimeError("the connection has ended")
@@ -122,6 +122,29 @@ def test_a_look_at_a_node_that_fails_is_no_error_and_is_repeated(
         assert time.monotonic() < until, "it is never admitted"
         time.sleep(0.05)
     assert (len(asked), raised) == (2, [])
+
+
+def test_no_thread_asks_the_cluster_when_the_search_has_ended(
+    ray_cluster: None, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Ray crashes the process where a thread waits for an answer while it disconnects."""
+    asked: list[Node] = []
+    os.mkfifo(tmp_path / "pipe")  # whoever writes into it waits for a reader
+
+    def problem(node: Node, ended: threading.Event) -> str:
+        with probes([node], ended) as opened:
+            asked.append(node)
+            return str(opened.ask("write_token", 10_000, lambda node: (str(tmp_path), "pipe", "token")))
+
+    nodes = Admission((), problem)
+    nodes()
+    while not asked:
+        time.sleep(0.01)
+    looking = [thread for thread in threading.enumerate() if thread.name.startswith("look-")]
+    nodes.close()
+    assert looking
+    assert not any(thread.is_alive() for thread in looking)
+    assert "gets no trial" not in caplog.text
 
 
 # From elsewhere
