@@ -124,11 +124,11 @@ def run(study: Study, output: Path, address: Address | None, work: Work, *, begi
         begins: the study is new, its folder is made.
     """
     if begins:
+        work.check(study)  # before anything is written
         output.mkdir(parents=True, exist_ok=True)
     with opened(address, study.plan) as mirror:
         if begins:
             write(study, output, address)
-            work.check(study)
         with contextlib.closing(Ledger(output / "ledger.jsonl")) as ledger:
             ledger.check_objectives(study.plan.objective)
             feasible = work.feasible(study)

@@ -72,6 +72,8 @@ def test_a_run_that_the_data_cannot_carry_is_refused_before_it_begins(
 
 def test_a_split_without_an_image_says_what_to_set(two: Path, tmp_path: Path) -> None:
     pytest.importorskip("ray")
+    from launch.jobs import tune
+    from launch.jobs.on_ray import OnRay
 
     for number, remedy in ((5000, "set it lower"), (0, "set num_val higher")):
         config = tiny(data__num_val=number, matching__num_groups=2)
@@ -79,7 +81,8 @@ def test_a_split_without_an_image_says_what_to_set(two: Path, tmp_path: Path) ->
             train(config, two, tmp_path / "run")
         asked = creation.create(config, make_space({"training.learning_rate": RATE}), two)
         with pytest.raises(DataError, match=f"data.num_val .*{remedy}"):
-            creation.check_images(asked)
+            tune.run(asked, tmp_path / "study", None, OnRay(), begins=True)
+        assert not (tmp_path / "study").exists()
 
 
 def test_zero_shot_triplets_that_validation_does_not_show_define_nothing(tmp_path: Path) -> None:
