@@ -25,7 +25,7 @@ from speaq.data.records import SplitName
 from speaq.data.statistics import predicate_count
 from speaq.matching.examination import Examination, examine
 from speaq.matching.groups import PredicateGroups, groups_for
-from speaq.runs.stored import OpenedRun, open_run
+from speaq.runs.run import OpenedRun, open_run
 from speaq.structures import IntArray, LayerOutputs, SceneGraph, Targets
 from speaq.study import seal
 from speaq.vocabulary import in_words

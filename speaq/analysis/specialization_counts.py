@@ -3,28 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
 from speaq.analysis.specialization import Analysed, count_predictions
-from speaq.config import Config, ConfigError, EvaluationConfig, apply, from_dict
-from speaq.data import DataError
+from speaq.config import Config, ConfigError, EvaluationConfig
 from speaq.data.records import SplitName
 from speaq.data.statistics import predicate_count
 from speaq.data.subset import looked_at
-from speaq.data.visual_genome import Split, open_data
+from speaq.data.visual_genome import Split
 from speaq.inference import QueryOutputs, decode_queries
 from speaq.matching.groups import groups_for
 from speaq.runs.raw_outputs import RawOutputs
-from speaq.runs.run import data_directory
-from speaq.runs.stored import OpenedRun, is_there, network_outputs, place
+from speaq.runs.run import OpenedRun, open_run
+from speaq.runs.stored import is_there, network_outputs, place
 from speaq.structures import IntArray, ScenePrediction
-from speaq.study import seal
 from speaq.training import checkpoint
 from speaq.training.callbacks import Progress, no_progress
-from speaq.training.heads_by_name import by_name
 
 
 class Asked(NamedTuple):
@@ -73,21 +71,12 @@ def _checkpoints(run: Path, every: bool) -> list[tuple[str, Path]]:
 
 
 def _analyse(run: Path, names: str, file: Path, asked: Asked, progress: Progress) -> Analysed:
-    content = checkpoint.load_speaq(file)
-    if asked.split == "test":
-        seal.look(run, checkpoint=file.name, step=content["step"])
-    config = from_dict(content["config"], str(file))
-    if content["data_digest"] is None:  # converted: which images were val is not known, and train may be smaller here
-        config = apply(config, {"data.num_val": 0})
-    folder = run if run.is_dir() else file.parent
-    vg = open_data(data_directory(folder, asked.data))
-    weights = by_name(content, vg.vocabulary, file, vg.directory)
-    split = looked_at(vg.split(asked.split, config.data), EvaluationConfig(max_val_images=asked.images))
-    if len(split) == 0:
-        raise DataError(f"{vg.directory}: split {asked.split} has no image")
+    opened = open_run(run, asked.data, file=file, split=asked.split)
+    opened = replace(opened, config=opened.counted)
+    config, vg = opened.config, opened.vg
+    split = looked_at(opened.split(asked.split), EvaluationConfig(max_val_images=asked.images))
     counts = predicate_count(vg.split("train", config.data), vg.num_predicates)
-    opened = OpenedRun(file, config, vg, int(content["step"]), weights)
-    outputs = _outputs(opened, folder, split, asked, progress)
+    outputs = _outputs(opened, split, asked, progress)
     predictions = _decoded(outputs, config, counts)
     num_queries = config.model.num_queries * config.model.query_multiple
     return Analysed(
@@ -105,9 +94,9 @@ def _analyse(run: Path, names: str, file: Path, asked: Asked, progress: Progress
 
 
 def _outputs(
-    opened: OpenedRun, folder: Path, split: Split, asked: Asked, progress: Progress
+    opened: OpenedRun, split: Split, asked: Asked, progress: Progress
 ) -> Iterator[tuple[IntArray, IntArray, QueryOutputs]]:
-    path, header = place(opened, folder)
+    path, header = place(opened)
     if asked.split != "val" or asked.images is not None or not is_there(path, header):
         yield from network_outputs(opened, split, progress)
         return

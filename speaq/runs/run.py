@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from speaq.config import Config, ConfigError, apply, from_dict
 from speaq.data import DataError
@@ -48,6 +48,87 @@ class RunEvaluation:
         return to_json(self.evaluation.recall, self.predicates, detection=boxes)
 
 
+@dataclass(frozen=True)
+class OpenedRun:
+    """A checkpoint with the data set that it belongs to."""
+
+    file: Path  # the checkpoint
+    folder: Path  # of the run, or where the checkpoint lies
+    task: TaskName
+    config: Config
+    vg: VisualGenome
+    step: int
+    weights: dict[str, Tensor]  # heads in the order of the data's names
+    converted: bool  # from the reference's: it is not known which images were val
+
+    @property
+    def counted(self) -> Config:
+        """The config whose train rows are counted: all of them where it is not known which were val."""
+        return apply(self.config, {"data.num_val": 0}) if self.converted else self.config
+
+    def split(self, name: SplitName) -> Split:
+        """A split of the data. Raises DataError where it has no image."""
+        split = self.vg.split(name, self.config.data)
+        if len(split) == 0:
+            raise DataError(f"{self.vg.directory}: split {name} has no image")
+        return split
+
+    def model(self) -> tuple[nn.Module, torch.device]:
+        """The trained network and where it is. Sets the number of threads as the run has it."""
+        names = self.vg.vocabulary
+        return _on_device(lambda: restored_model(self.task, self.config, names, self.weights, self.file), self.config)
+
+
+def open_run(
+    run: Path,
+    data: Path | None = None,
+    *,
+    file: Path | None = None,
+    split: SplitName = "val",
+    overrides: Mapping[str, Any] | None = None,
+    detectors: bool = False,
+) -> OpenedRun:
+    """Opens a run folder (or a checkpoint file) and its data.
+
+    Args:
+        file: a checkpoint of the run; default: the best.
+        split: what is to be looked at: a look at the test split of a search is noted, or refused.
+        overrides: dotted keys of the inference section, or `evaluation.batch_size`, with values other than the run's.
+        detectors: whether a detector will do.
+
+    Raises:
+        ConfigError, CheckpointError, DataError: the run or the data cannot be used, or do not belong together; or the
+            test split of the search that it is a trial of is sealed.
+    """
+    file = file or checkpoint.find(run)
+    content = checkpoint.load(file) if detectors else checkpoint.load_speaq(file)
+    if split == "test":
+        seal.look(run, checkpoint=file.name, step=content["step"])
+    if content["task"] == REPLICATED:
+        raise ConfigError(f"{file}: a replicated detector is where SpeaQ starts (training.init_from); train it first")
+    config = apply(from_dict(content["config"], str(file)), _allowed(overrides or {}))
+    folder = run if run.is_dir() else file.parent
+    vg = open_data(data_directory(folder, data))
+    return OpenedRun(
+        file=file,
+        folder=folder,
+        task=content["task"],
+        config=config,
+        vg=vg,
+        step=content["step"],
+        weights=by_name(content, vg.vocabulary, file, vg.directory),
+        converted=content["data_digest"] is None,
+    )
+
+
+def _allowed(overrides: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Raises ConfigError for a key that belongs to training, or that would make the numbers incomparable."""
+    for key in overrides:
+        if not key.startswith("inference.") and key != "evaluation.batch_size":
+            raise ConfigError(f"--set {key}: only inference.* and evaluation.batch_size can differ from the run's own")
+    return overrides
+
+
 def evaluate_run(
     run: Path,
     split_name: SplitName = "val",
@@ -60,67 +141,31 @@ def evaluate_run(
     """Evaluates the best checkpoint of a run folder (or a checkpoint file, with `data`) on a split.
 
     With `predictions` every image's prediction is written into that file meanwhile (`speaq.evaluation.predictions`).
-    `overrides` are dotted keys of the inference section, or `evaluation.batch_size`, with values other than the run's.
-
-    Raises:
-        ConfigError, CheckpointError, DataError: the run or the data cannot be used, or do not belong together; or the
-            test split of the search that it is a trial of is sealed.
+    `overrides`, and what is raised: as of `open_run`.
     """
-    file = checkpoint.find(run)
-    content = checkpoint.load(file)
-    if split_name == "test":
-        seal.look(run, checkpoint=file.name, step=content["step"])
-    if content["task"] == REPLICATED:
-        raise ConfigError(f"{file}: a replicated detector is where SpeaQ starts (training.init_from); train it first")
-    config = apply(from_dict(content["config"], str(file)), _allowed(overrides or {}))
-    vg = open_data(data_directory(run if run.is_dir() else file.parent, data))
-    content["model"] = by_name(content, vg.vocabulary, file, vg.directory)
-    if config.training.num_threads is not None:
-        torch.set_num_threads(config.training.num_threads)
-    split = vg.split(split_name, config.data)
-    if len(split) == 0:
-        raise DataError(f"{vg.directory}: split {split_name} has no image")
-    if predictions is not None and content["task"] == "detector":
-        raise ConfigError(f"--predictions {predictions}: {file} is a detector's, which predicts no triplet")
-    with nullcontext() if predictions is None else _writer(predictions, config, vg, split_name) as writer:
-        evaluation = _evaluate(content, config, vg, split, progress, None if writer is None else writer.add)
+    opened = open_run(run, data, split=split_name, overrides=overrides, detectors=True)
+    vg, split = opened.vg, opened.split(split_name)
+    if predictions is not None and opened.task == "detector":
+        raise ConfigError(f"--predictions {predictions}: {opened.file} is a detector's, which predicts no triplet")
+    inference = opened.config.inference.model_dump(mode="json")
+    source = Source(vg.vocabulary, split_name, vg.digest, opened.config.data, inference)
+    with nullcontext() if predictions is None else PredictionWriter(predictions, source) as writer:
+        store = None if writer is None else writer.add
+        evaluation = _evaluate(opened.task, opened.model(), opened.counted, vg, split, progress=progress, store=store)
     return RunEvaluation(
         evaluation=evaluation,
-        task=content["task"],
+        task=opened.task,
         split=split_name,
         images=len(split),
-        checkpoint=file,
-        step=content["step"],
+        checkpoint=opened.file,
+        step=opened.step,
         predicates=vg.vocabulary.predicates,
     )
 
 
-def _allowed(overrides: Mapping[str, Any]) -> Mapping[str, Any]:
-    """Raises ConfigError for a key that belongs to training, or that would make the numbers incomparable."""
-    for key in overrides:
-        if not key.startswith("inference.") and key != "evaluation.batch_size":
-            raise ConfigError(f"--set {key}: only inference.* and evaluation.batch_size can differ from the run's own")
-    return overrides
-
-
-def _writer(path: Path, config: Config, vg: VisualGenome, split_name: SplitName) -> PredictionWriter:
-    inference = config.inference.model_dump(mode="json")
-    return PredictionWriter(path, Source(vg.vocabulary, split_name, vg.digest, config.data, inference))
-
-
 def _evaluate(
-    content: dict[str, Any], config: Config, vg: VisualGenome, split: Split, progress: Progress, store: Store | None
-) -> Evaluation:
-    where = f"checkpoint of step {content['step']}"
-    model = restored_model(content["task"], config, vg.vocabulary, content["model"], where)
-    if content["data_digest"] is None:  # converted: which images were val is not known, and train may be smaller here
-        config = apply(config, {"data.num_val": 0})
-    return _evaluate_model(content["task"], model, config, vg, split, progress=progress, store=store)
-
-
-def _evaluate_model(
     task: TaskName,
-    model: nn.Module,
+    placed: tuple[nn.Module, torch.device],
     config: Config,
     vg: VisualGenome,
     split: Split,
@@ -128,11 +173,10 @@ def _evaluate_model(
     progress: Progress,
     store: Store | None = None,
 ) -> Evaluation:
-    device = pick_device(config)
-    model.to(device).to(memory_format=torch.channels_last)
+    model, device = placed
     if task == "detector":
         return evaluate_detector(model, split, config, device, progress=progress)
-    counts = predicate_count(vg.split("train", config.data), len(vg.vocabulary.predicates))
+    counts = predicate_count(vg.split("train", config.data), vg.num_predicates)
     return evaluator(config, vg, counts, store)(model, split, device, progress)
 
 
@@ -142,7 +186,13 @@ def evaluate_start(
     """Evaluates SpeaQ as training would start it: random weights under `seed`, and `training.init_from`'s in them."""
     vg = open_data(data)
     torch.manual_seed(config.seed)
+    model = _on_device(lambda: make_task("speaq", config, vg, vg.split("train", config.data)).model, config)
+    return _evaluate("speaq", model, config, vg, vg.split(split_name, config.data), progress=progress)
+
+
+def _on_device(make: Callable[[], nn.Module], config: Config) -> tuple[nn.Module, torch.device]:
+    """A network and where it is, with as many threads as the config says."""
     if config.training.num_threads is not None:
         torch.set_num_threads(config.training.num_threads)
-    task = make_task("speaq", config, vg, vg.split("train", config.data))
-    return _evaluate_model("speaq", task.model, config, vg, vg.split(split_name, config.data), progress=progress)
+    model, device = make(), pick_device(config)
+    return model.to(device).to(memory_format=torch.channels_last), device

@@ -9,25 +9,19 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from torch import nn
 
-from speaq.config import Config, ConfigError, InferenceConfig, from_dict
-from speaq.data import DataError
+from speaq.config import Config, ConfigError, InferenceConfig
 from speaq.data.statistics import predicate_count
-from speaq.data.visual_genome import Split, VisualGenome, open_data
+from speaq.data.visual_genome import Split
 from speaq.data.zero_shot import zero_shot_triplets
 from speaq.evaluation.detection import DetectionEvaluator
 from speaq.evaluation.recall import RecallEvaluator
 from speaq.inference import QueryOutputs, decode_queries, query_outputs
 from speaq.runs.raw_outputs import RawOutputs, writer
-from speaq.runs.run import data_directory
+from speaq.runs.run import OpenedRun, open_run
 from speaq.structures import IntArray
-from speaq.training import checkpoint
 from speaq.training.callbacks import Progress, no_progress
-from speaq.training.device import pick_device
 from speaq.training.evaluate import Evaluation, raw_outputs
-from speaq.training.heads_by_name import by_name
-from speaq.training.tasks import restored_model
 
 
 @dataclass(frozen=True)
@@ -67,40 +61,6 @@ class StoredRun:
         return Evaluation({**result.metrics, **boxes.result()}, result)
 
 
-@dataclass(frozen=True)
-class OpenedRun:
-    """A run's best checkpoint with the data set that it belongs to."""
-
-    file: Path  # the checkpoint
-    config: Config
-    vg: VisualGenome
-    step: int
-    weights: dict[str, torch.Tensor]  # heads in the order of the data's names
-
-    def model(self) -> tuple[nn.Module, torch.device]:
-        """The trained network and where it is. Sets the number of threads as the run has it."""
-        config, vg = self.config, self.vg
-        if config.training.num_threads is not None:
-            torch.set_num_threads(config.training.num_threads)
-        model = restored_model("speaq", config, vg.vocabulary, self.weights, self.file)
-        device = pick_device(config)
-        return model.to(device).to(memory_format=torch.channels_last), device
-
-
-def open_run(run: Path, data: Path | None = None) -> OpenedRun:
-    """Opens a run folder (or a checkpoint file) of SpeaQ and its data.
-
-    Raises:
-        ConfigError, CheckpointError, DataError: the run or the data cannot be used, or do not belong together.
-    """
-    file = checkpoint.find(run)
-    content = checkpoint.load_speaq(file)
-    config = from_dict(content["config"], str(file))
-    vg = open_data(data_directory(run if run.is_dir() else file.parent, data))
-    weights = by_name(content, vg.vocabulary, file, vg.directory)
-    return OpenedRun(file, config, vg, content["step"], weights)
-
-
 def store(run: Path, data: Path | None = None, *, progress: Progress = no_progress) -> StoredRun:
     """Raw outputs of the run's best checkpoint on the validation split, from its folder where they are there already.
 
@@ -109,11 +69,8 @@ def store(run: Path, data: Path | None = None, *, progress: Progress = no_progre
     """
     opened = open_run(run, data)
     config, vg = opened.config, opened.vg
-    folder = run if run.is_dir() else opened.file.parent
-    split = vg.split("val", config.data)
-    if len(split) == 0:
-        raise DataError(f"{vg.directory}: split val has no image")
-    path, header = place(opened, folder)
+    split = opened.split("val")
+    path, header = place(opened)
     if not is_there(path, header):
         with writer(path, header) as append:
             for rows, sizes, queries in network_outputs(opened, split, progress):
@@ -132,13 +89,13 @@ def store(run: Path, data: Path | None = None, *, progress: Progress = no_progre
     )
 
 
-def place(opened: OpenedRun, folder: Path) -> tuple[Path, dict[str, str]]:
+def place(opened: OpenedRun) -> tuple[Path, dict[str, str]]:
     """Where raw outputs of a checkpoint on val are kept in its run's folder, and the header that they then have."""
     with opened.file.open("rb") as content:
         digest = hashlib.file_digest(content, "sha256").hexdigest()
     layer = str(opened.config.inference.layer)
     header = {"checkpoint": digest, "data": opened.vg.digest, "split": "val", "layer": layer}
-    return folder / f"raw-val-{digest[:8]}.h5", header
+    return opened.folder / f"raw-val-{digest[:8]}.h5", header
 
 
 def is_there(path: Path, header: dict[str, str]) -> bool:
