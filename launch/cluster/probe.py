@@ -101,8 +101,7 @@ class Probe:
         """
         found = {}
         if data is not None:
-            from speaq.data.files import find_files
-            from speaq.data.photo_folders import PhotoFolders
+            from speaq.data.files import PhotoFolders, find_files
 
             there = find_files(Path(data))
             folders = PhotoFolders.of(there.directory)

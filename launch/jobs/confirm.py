@@ -26,9 +26,17 @@ from launch.trials.place import on_workers
 from launch.trials.trial import Job, run_training
 from speaq import config as configs
 from speaq.config import Config, ConfigError
-from speaq.evaluation.bootstrap import METRICS, ImageRecord, check_pair
+from speaq.evaluation.bootstrap import (
+    METRICS,
+    ImageRecord,
+    check_pair,
+    difference_over_seeds,
+    load_record,
+    measure,
+    save_record,
+    spread_over_seeds,
+)
 from speaq.evaluation.protocol import common_protocol
-from speaq.evaluation.seeds import difference_over_seeds, load_record, measure, save_record, spread_over_seeds
 from speaq.files import atomic
 from speaq.files.atomic import check_links
 from speaq.files.foreign import whole_number

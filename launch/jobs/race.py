@@ -10,8 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
-from speaq.evaluation.bootstrap import Interval
-from speaq.evaluation.seeds import Measured, difference_over_seeds, mean_over_seeds
+from speaq.evaluation.bootstrap import Interval, Measured, difference_over_seeds, mean_over_seeds
 
 MIN_SEEDS = 2  # before anyone leaves
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -12,14 +13,13 @@ import numpy as np
 from speaq.analysis.specialization import Analysed, count_predictions
 from speaq.config import Config, ConfigError, EvaluationConfig
 from speaq.data.records import SplitName
+from speaq.data.split import looked_at
 from speaq.data.statistics import predicate_count
-from speaq.data.subset import looked_at
 from speaq.data.visual_genome import Split
 from speaq.inference import QueryOutputs, decode_queries
 from speaq.matching.groups import groups_for
-from speaq.runs.raw_outputs import RawOutputs
 from speaq.runs.run import OpenedRun, open_run
-from speaq.runs.stored import is_there, network_outputs, place
+from speaq.runs.stored import RawOutputs, is_there, network_outputs, place
 from speaq.structures import IntArray, ScenePrediction
 from speaq.training import checkpoint
 from speaq.training.callbacks import Progress, no_progress
@@ -100,11 +100,8 @@ def _outputs(
     if asked.split != "val" or asked.images is not None or not is_there(path, header):
         yield from network_outputs(opened, split, progress)
         return
-    raw = RawOutputs(path)
-    try:
+    with contextlib.closing(RawOutputs(path)) as raw:
         yield from raw.batches()
-    finally:
-        raw.close()
 
 
 def _decoded(

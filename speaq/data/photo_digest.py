@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:  # imported when photos are looked at: who reads what was noted starts sooner
-    from speaq.data.photo_folders import PhotoFolders
+    from speaq.data.files import PhotoFolders
     from speaq.data.records import VisualGenome
 
 MOST_READ = 4096  # photos, at even distances in the order of their names

@@ -16,8 +16,7 @@ from numpy.typing import NDArray
 
 from speaq.config import DataConfig
 from speaq.data import DataError
-from speaq.data.files import Annotations, Files, read_attributes
-from speaq.data.photo_folders import PhotoFolders
+from speaq.data.files import Annotations, Files, PhotoFolders, read_attributes
 from speaq.data.rules import TEST, TRAIN, VAL, owned_rows
 from speaq.data.split import Split, corners, overlap
 from speaq.data.tables import ImageTable

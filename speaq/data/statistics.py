@@ -1,77 +1,25 @@
-"""Counts over a split, and a report on a whole data set.
+"""Counts over a split, a report on a whole data set, and the triplets that training never shows.
 
 Letters: C object classes, P predicates, N boxes, M relations, Z zero-shot triplets. Source: method section 1.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from itertools import pairwise
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
+from speaq.config import DataConfig
 from speaq.data.records import VisualGenome
 from speaq.data.rules import TEST, TRAIN, VAL, owned_rows
-from speaq.data.split import Split, corners, overlap
+from speaq.data.split import Split, overlap
 from speaq.structures import IntArray
-
-PAIRS_AT_ONCE = 1_000_000  # bounds the memory of counting box pairs
 
 
 def predicate_count(split: Split, num_predicates: int) -> IntArray:
     """[P + 1] relations of every predicate; the last entry (no relation) is 0."""
     return np.bincount(split.relations[:, 2], minlength=num_predicates + 1)
-
-
-def triplet_count(split: Split, num_classes: int, num_predicates: int) -> IntArray:
-    """[C + 1, C + 1, P + 1] relations by subject class, object class and predicate.
-
-    The last predicate counts background: 1 + the ordered pairs of different boxes that overlap; an image in which no
-    two boxes overlap adds all its ordered pairs. Golden `g9_*`.
-    """
-    shape = (num_classes + 1, num_classes + 1, num_predicates + 1)
-    first_box = split.box_offsets[split.relation_image]
-    subject, obj = (split.classes[first_box + split.relations[:, side]] for side in (0, 1))
-    counts = np.zeros(shape, dtype=np.int64)
-    np.add.at(counts, (subject, obj, split.relations[:, 2]), 1)
-    background = np.ones(shape[:2], dtype=np.int64)
-    for first, second in _background_pairs(split):
-        np.add.at(background, (split.classes[first], split.classes[second]), 1)
-    counts[:, :, -1] = background
-    return counts
-
-
-def _background_pairs(split: Split) -> Iterator[tuple[IntArray, IntArray]]:
-    """Ordered box pairs that count as background, for some images at a time."""
-    boxes, sizes = corners(split.boxes), np.diff(split.box_offsets)
-    part = np.cumsum(sizes**2) // PAIRS_AT_ONCE
-    for start, end in _runs(part):
-        image, first, second = _ordered_pairs(split.box_offsets[start:end], sizes[start:end])
-        overlapping = overlap(boxes[first], boxes[second])
-        some = np.zeros(end - start, dtype=np.bool_)
-        some[image[overlapping]] = True
-        keep = overlapping | ~some[image]
-        yield first[keep], second[keep]
-
-
-def _runs(values: IntArray) -> Iterator[tuple[int, int]]:
-    """Start and end of every run of equal values."""
-    bounds = np.flatnonzero(np.diff(values)) + 1
-    edges = [0, *bounds.tolist(), len(values)]
-    return pairwise(edges)
-
-
-def _ordered_pairs(first_box: IntArray, sizes: IntArray) -> tuple[IntArray, IntArray, IntArray]:
-    """All ordered pairs of different boxes of each image: position of the image, and the two rows."""
-    squares = sizes**2
-    image = np.repeat(np.arange(len(sizes)), squares)
-    rank = np.arange(len(image)) - np.repeat(np.cumsum(squares) - squares, squares)
-    first, second = rank // sizes[image], rank % sizes[image]
-    different = first != second
-    start = first_box[image]
-    return image[different], (start + first)[different], (start + second)[different]
 
 
 def stats_report(data: VisualGenome) -> dict[str, Any]:
@@ -169,15 +117,12 @@ def _key(first: NDArray[np.integer[Any]], second: NDArray[np.integer[Any]]) -> I
 def _triplet_report(data: VisualGenome, relations: IntArray, image: IntArray) -> dict[str, dict[str, int]]:
     """Kinds of triplet, and rows whose kind is in the zero-shot list (without one: test kinds absent from train)."""
     notes = data.annotations
-    pairs = notes.pairs[relations]
-    columns = (notes.labels[pairs[:, 0]] - 1, notes.labels[pairs[:, 1]] - 1, notes.predicates[relations] - 1)
-    shape = (data.num_classes, data.num_classes, data.num_predicates)
-    kinds = np.ravel_multi_index(columns, shape)
+    kinds = _triplets(data, relations)
     train, test = (kinds[notes.split[image] == value] for value in (TRAIN, TEST))
     if data.zero_shot is None:
         zero_shot = np.setdiff1d(test, train)
     else:
-        zero_shot = np.ravel_multi_index(tuple(data.zero_shot.T), shape)
+        zero_shot = np.ravel_multi_index(tuple(data.zero_shot.T), _shape(data))
     return {
         "triplet_kinds": {"train": len(np.unique(train)), "test": len(np.unique(test))},
         "zeroshot": {
@@ -186,3 +131,34 @@ def _triplet_report(data: VisualGenome, relations: IntArray, image: IntArray) ->
             "train_rows": int(np.isin(train, zero_shot).sum()),
         },
     }
+
+
+def zero_shot_triplets(
+    data: VisualGenome, split: Split, config: DataConfig, source: Literal["file", "recompute"]
+) -> IntArray | None:
+    """[Z, 3] 0-based rows (subject class, object class, predicate) that zR counts; None without a list.
+
+    `file` is the data set's own list, whatever the split. `recompute` are the triplets of `split` that occur in no
+    train (nor val) row of the h5, val images under evaluation apart: for test those absent from train and val, for val
+    those absent from train; train has none. Neither the overlap filter nor resampling hides a row from training.
+    """
+    if source == "file":
+        return data.zero_shot
+    notes = data.annotations
+    shown = np.flatnonzero(np.isin(notes.split, (TRAIN, VAL) if config.val == "split" else (TRAIN,)))
+    shown = np.setdiff1d(shown, np.intersect1d(split.rows, data.split("val", config).rows))
+    relations = (owned_rows(notes.first_relation, notes.last_relation, rows)[0] for rows in (shown, split.rows))
+    seen, evaluated = (_triplets(data, some) for some in relations)
+    return np.stack(np.unravel_index(np.setdiff1d(evaluated, seen), _shape(data)), axis=1)
+
+
+def _triplets(data: VisualGenome, relations: IntArray) -> IntArray:
+    """One number for the triplet of each of these relations."""
+    notes = data.annotations
+    pairs = notes.pairs[relations]
+    columns = (notes.labels[pairs[:, 0]] - 1, notes.labels[pairs[:, 1]] - 1, notes.predicates[relations] - 1)
+    return np.ravel_multi_index(columns, _shape(data))
+
+
+def _shape(data: VisualGenome) -> tuple[int, int, int]:
+    return data.num_classes, data.num_classes, data.num_predicates

@@ -1,22 +1,35 @@
-"""Paired bootstrap over images: how far a difference of recalls may come from the images that were drawn.
+"""Intervals: how far recalls, and differences of them, may come from the images and the training seeds drawn.
 
-Letters: I images, P predicates, B resamples. Both models get the same resamples of the same images. Noise of the
-training seed is not in it: that takes more seeds.
+Letters: I images, P predicates, B resamples, S training seeds of a setting. Compared are the same resamples of the same
+images (paired bootstrap).
+
+The variance of the mean over a setting's seeds is the sum of two parts. Images: that of the mean under the bootstrap.
+Seeds: s²/S between the runs of a setting. The quantile is Student's t with the degrees of freedom of Satterthwaite
+(1946) and Welch (1947), the images' taken as infinite: a percentile bootstrap over 2 to 5 seeds (hierarchical
+bootstrap) would be far too narrow. What a seed does to single images is in both parts, so that intervals are rather
+too wide than too narrow.
 """
 
 from __future__ import annotations
 
+import zipfile
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import reduce
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from speaq.config import ConfigError
 from speaq.evaluation.recall import THIRDS, RecallEvaluator, harmonic_mean
-from speaq.evaluation.table import Float64Array, RecallTable
+from speaq.evaluation.table import Float64Array, RecallTable, Rows
+from speaq.files.atomic import replaced
 from speaq.files.foreign import whole_number
 from speaq.structures import IntArray
 
 CHUNK = 100  # resamples at once: 4 MB of weights for 5,000 images
+RESAMPLES, LEVEL = 2000, 0.95
 METRICS = ("R", "mR", "F", *THIRDS)
 
 
@@ -46,14 +59,9 @@ class Interval:
     low: float
     high: float
 
-    @property
-    def contains_zero(self) -> bool:
-        """Whether both signs are possible."""
-        return self.low <= 0 <= self.high
-
 
 def paired_difference(
-    a: ImageRecord, b: ImageRecord, metric: str, *, resamples: int = 2000, level: float = 0.95, seed: int = 0
+    a: ImageRecord, b: ImageRecord, metric: str, *, resamples: int = RESAMPLES, level: float = LEVEL, seed: int = 0
 ) -> Interval:
     """`metric` (R@50, mR@20, …) of `a` minus that of `b`, with its percentile interval over the images.
 
@@ -61,17 +69,21 @@ def paired_difference(
     """
     check_pair(a, b)
     first, second = Statistic(a, metric), Statistic(b, metric)
-    images = len(a.table.index)
+    weights = _weights(len(a.table.index), resamples, seed)
+    values = np.concatenate([first.values(some) - second.values(some) for some in weights])
+    low, high = np.quantile(values[1:], [(1 - level) / 2, (1 + level) / 2])
+    return Interval(float(values[0]), float(low), float(high))
+
+
+def _weights(images: int, resamples: int, seed: int) -> Iterator[Float64Array]:
+    """[·, I] how often each image counts: once each, then in every resample, `CHUNK` of them at a time."""
     if not images:
         raise ConfigError("bootstrap: no image has a relation")
-    value = float((first.values(np.ones((1, images))) - second.values(np.ones((1, images))))[0])
+    yield np.ones((1, images))
     generator = np.random.default_rng(seed)
-    differences = []
     for begin in range(0, resamples, CHUNK):
         weights = generator.multinomial(images, np.full(images, 1 / images), min(CHUNK, resamples - begin))
-        differences.append(first.values(weights.astype(np.float64)) - second.values(weights.astype(np.float64)))
-    low, high = np.quantile(np.concatenate(differences), [(1 - level) / 2, (1 + level) / 2])
-    return Interval(value, float(low), float(high))
+        yield weights.astype(np.float64)
 
 
 def check_pair(a: ImageRecord, b: ImageRecord) -> None:
@@ -123,3 +135,101 @@ class Statistic:
     def _mean_over_images(self, weights: Float64Array) -> Float64Array:
         mean: Float64Array = (weights @ self._recall) / np.maximum(weights.sum(axis=1), 1.0)
         return mean
+
+
+ROWS = ("predicate", "zero_shot", "rank", "unconstrained_rank", "pair_rank")
+
+
+@dataclass(frozen=True)
+class Measured:
+    """A metric of one run, on the images and on resamples of them."""
+
+    value: float
+    resampled: Float64Array  # [B] two runs on the same images have the same resamples
+
+
+def measure(record: ImageRecord, objective: Sequence[str]) -> Measured:
+    """The metric that `objective` names; of two, their harmonic mean.
+
+    Raises ConfigError where a metric cannot be resampled, or no image has a relation.
+    """
+    statistics = [Statistic(record, name) for name in objective]
+    mean = np.vectorize(harmonic_mean, otypes=[float])
+    weights = _weights(len(record.table.index), RESAMPLES, 0)
+    values = np.concatenate([reduce(mean, [one.values(some) for one in statistics]) for some in weights])
+    return Measured(float(values[0]), values[1:])
+
+
+def mean_over_seeds(runs: Sequence[Measured]) -> Interval:
+    """Mean over a setting's runs with its interval; of one run the interval is over the images alone."""
+    return _interval([runs], [1.0])
+
+
+def difference_over_seeds(a: Sequence[Measured], b: Sequence[Measured]) -> Interval:
+    """Mean of `a` minus that of `b`, paired by image; a setting of one run adds no noise of the seed."""
+    return _interval([a, b], [1.0, -1.0])
+
+
+def spread_over_seeds(values: Sequence[float]) -> tuple[float, Interval | None]:
+    """(mean, its interval over seeds alone) of plain numbers; None for one number, which has no spread."""
+    mean = float(np.mean(values))
+    if len(values) < 2:
+        return mean, None
+    half = float(_quantile(len(values) - 1) * np.std(values, ddof=1) / np.sqrt(len(values)))
+    return mean, Interval(mean, mean - half, mean + half)
+
+
+def _interval(settings: Sequence[Sequence[Measured]], signs: Sequence[float]) -> Interval:
+    value, over_images, seed_variances, weights = 0.0, np.zeros(1), [], 0.0
+    for runs, sign in zip(settings, signs, strict=True):
+        values = np.array([run.value for run in runs])
+        value += sign * float(values.mean())
+        over_images = over_images + sign * np.mean([run.resampled for run in runs], axis=0)
+        if len(runs) > 1:
+            part = float(values.var(ddof=1)) / len(runs)
+            seed_variances.append(part)
+            weights += part**2 / (len(runs) - 1)
+    total = float(over_images.var(ddof=1)) + sum(seed_variances)
+    freedom = total**2 / weights if weights > 0 else np.inf
+    half = float(_quantile(freedom)) * float(np.sqrt(total))
+    return Interval(value, value - half, value + half)
+
+
+def _quantile(freedom: float) -> Any:
+    from scipy.stats import t as student  # slow to import
+
+    return student.ppf((1 + LEVEL) / 2, freedom)
+
+
+def save_record(record: ImageRecord, path: Path) -> None:
+    """Writes a compressed npz in one step: a file that is there is whole."""
+    table = record.table
+    columns: dict[str, Any] = {name: getattr(table.rows, name) for name in ROWS}
+    if record.thirds is not None:
+        columns |= zip(THIRDS, record.thirds, strict=True)
+    with replaced(path) as temporary, temporary.open("wb") as file:
+        np.savez_compressed(
+            file,
+            protocol=np.array(record.protocol),
+            data_digest=np.array(record.data_digest),
+            num_predicates=np.array(record.num_predicates),
+            index=table.index,
+            predicted=table.predicted,
+            num_rows=table.num_rows,
+            **columns,
+        )
+
+
+def load_record(path: Path) -> ImageRecord:
+    """What `save_record` wrote. Raises ConfigError where the file cannot be read."""
+    try:
+        with np.load(path, allow_pickle=False) as content:
+            rows = Rows(**{name: content[name] for name in ROWS})
+            table = RecallTable(content["index"], content["predicted"], content["num_rows"], rows)
+            thirds: tuple[IntArray, IntArray, IntArray] | None = None
+            if "head" in content:
+                thirds = (content["head"], content["body"], content["tail"])
+            protocol, digest = str(content["protocol"]), str(content["data_digest"])
+            return ImageRecord(table, protocol, digest, int(content["num_predicates"]), thirds)
+    except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
+        raise ConfigError(f"{path}: is not a table of recalls by image; delete it, it is made again") from error

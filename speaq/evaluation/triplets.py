@@ -44,15 +44,6 @@ def apply_mode(graph: SceneGraph, prediction: ScenePrediction, mode: Mode) -> Sc
     )
 
 
-def rescale(graph: SceneGraph, size_hw: tuple[int, int]) -> SceneGraph:
-    """The same graph in an image of another size; boxes are scaled and clipped, empty ones stay and match nothing."""
-    height, width = size_hw
-    scale = (width / graph.size_hw[1], height / graph.size_hw[0]) * 2
-    limit = np.array((width, height) * 2, dtype=np.float32)
-    boxes = np.clip(graph.boxes_xyxy * np.array(scale, dtype=np.float32), 0, limit)
-    return replace(graph, size_hw=size_hw, boxes_xyxy=boxes.astype(np.float32))
-
-
 def constrained(prediction: ScenePrediction, protocol: Protocol) -> IntArray | slice:
     """The triplet rows that a protocol leaves, best first: see `speaq.evaluation.protocol`."""
     if protocol == "published":

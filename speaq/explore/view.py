@@ -13,8 +13,7 @@ from speaq.config import DataConfig, EvaluationConfig
 from speaq.data import DataError
 from speaq.data.records import SplitName, VisualGenome
 from speaq.data.split import Split
-from speaq.data.statistics import predicate_count
-from speaq.data.zero_shot import zero_shot_triplets
+from speaq.data.statistics import predicate_count, zero_shot_triplets
 from speaq.evaluation.predictions import PredictionFile
 from speaq.evaluation.recall import THIRDS, RecallEvaluator, head_body_tail
 from speaq.evaluation.triplets import apply_mode, triplet_key
@@ -99,7 +98,7 @@ class View:
 
     @cached_property
     def zero_shot_triplets(self) -> IntArray | None:
-        """[Z, 3] see `speaq.data.zero_shot`."""
+        """[Z, 3] see `zero_shot_triplets`."""
         return zero_shot_triplets(self.data, self.split, self.config, self.evaluation.zero_shot)
 
     @cached_property

@@ -36,11 +36,6 @@ class Blocks:
         return np.repeat(np.arange(len(self.bounds) - 1), np.diff(self.bounds))
 
 
-def one_block(num_rows: int, num_queries: int) -> Blocks:
-    """No grouping: all rows and queries are of group 0."""
-    return Blocks(np.zeros(num_rows, dtype=np.int64), (0, num_queries))
-
-
 def outside_cost(group_of_row: IntArray, blocks: Blocks) -> NDArray[np.float64]:
     """[T'] groups of some rows → [T', R] cost that the group mask adds, once even where layers are summed."""
     return np.where(group_of_row[:, None] != blocks.group_of_query, OUTSIDE_COST, 0.0)

@@ -13,9 +13,8 @@ from torch import Tensor, nn
 from speaq.config import ModelConfig
 from speaq.model.backbone import Backbone, Normalise, build_backbone
 from speaq.model.decoder import repeat_rows
-from speaq.model.heads import BoxHead, class_head
 from speaq.model.position import padding_mask
-from speaq.model.speaq import SpeaQ
+from speaq.model.speaq import BoxHead, SpeaQ, class_head
 from speaq.model.transformer import DecoderLayer, Encoder, Memory, xavier
 from speaq.structures import DetectorOutputs
 

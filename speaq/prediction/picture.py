@@ -19,8 +19,8 @@ from numpy.typing import NDArray
 from speaq.data.images import read_photo
 from speaq.drawing import drawing
 from speaq.plain_text import visible
+from speaq.prediction.graph import Scene, distinct_names
 from speaq.prediction.layout import FONT, GRAPH, HEIGHT, layout
-from speaq.prediction.scene import Scene, distinct_names
 
 # Okabe and Ito's palette (2008), without its yellow, which is unreadable on white.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")

@@ -34,18 +34,15 @@ FORMAT = 1
 DAMAGED = "damaged.pt"
 
 
-def save(path: Path, content: Mapping[str, Any], *, keep_previous: bool = False) -> None:
-    """Writes `content` to `path` in one atomic step; an older file stays as previous.pt where asked.
-
-    A crash at any moment leaves a complete file under `path` or, between the two renames, under previous.pt.
+def save(path: Path, content: Mapping[str, Any]) -> None:
+    """Writes `content` to `path` in one atomic step.
 
     Raises:
         Gone, Taken: this thread has the run folder no more, see `speaq.files.locks`.
         OSError: the file cannot be written.
     """
     with _replaced(path, content):
-        if keep_previous:
-            _keep_previous(path)
+        pass  # no other file takes its place with it
 
 
 def save_step(folder: Path, last: Mapping[str, Any], best: Mapping[str, Any] | None = None) -> None:

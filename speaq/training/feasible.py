@@ -10,10 +10,9 @@ import numpy as np
 
 from speaq.config import Config, ConfigError, DataConfig
 from speaq.data import DataError
-from speaq.data.statistics import predicate_count
-from speaq.data.subset import looked_at
+from speaq.data.split import looked_at
+from speaq.data.statistics import predicate_count, zero_shot_triplets
 from speaq.data.visual_genome import Split, SplitName, VisualGenome
-from speaq.data.zero_shot import zero_shot_triplets
 from speaq.evaluation.recall import THIRDS, head_body_tail
 from speaq.evaluation.triplets import triplet_key
 from speaq.matching.groups import groups_for

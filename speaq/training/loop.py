@@ -17,7 +17,7 @@ from torch.nn.parallel import DistributedDataParallel
 from speaq.config import Config, ConfigError, TrainingConfig, to_dict
 from speaq.data import DataError, LoaderDied
 from speaq.data.dataset import train_loader
-from speaq.data.subset import looked_at
+from speaq.data.split import looked_at
 from speaq.data.visual_genome import open_data
 from speaq.training import checkpoint, distributed
 from speaq.training.callbacks import Callbacks, Progress, Report, Sink, never, no_progress, nothing
@@ -30,10 +30,8 @@ from speaq.training.metrics import open_sinks, read_lines
 from speaq.training.optimizer import make_optimizer
 from speaq.training.origins import placed, without_start
 from speaq.training.record import save, write_checkpoint, write_header, write_result
-from speaq.training.repair import best_of
-from speaq.training.resume import look_at_data, previous_run, with_known_start
-from speaq.training.state import Run, State
-from speaq.training.step import Meter, criterion_after, take_step
+from speaq.training.resume import best_of, look_at_data, previous_run, with_known_start
+from speaq.training.step import Meter, Run, State, criterion_after, take_step
 from speaq.training.tasks import TaskName, make_task
 
 

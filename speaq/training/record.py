@@ -13,7 +13,7 @@ from speaq.training import checkpoint, distributed
 from speaq.training.device import hardware, peak_memory_mib
 from speaq.training.environment import versions
 from speaq.training.origins import noted_start, start_digest
-from speaq.training.state import Run, State
+from speaq.training.step import Run, State
 
 
 def write_header(run: Run, seen: Mapping[str, Any], *, begins: bool) -> None:

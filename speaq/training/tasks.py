@@ -13,9 +13,8 @@ from torch import Tensor, nn
 
 from speaq.config import Config, ConfigError, LossConfig
 from speaq.config.sections import Heads
-from speaq.data.statistics import predicate_count
+from speaq.data.statistics import predicate_count, zero_shot_triplets
 from speaq.data.visual_genome import Split, VisualGenome
-from speaq.data.zero_shot import zero_shot_triplets
 from speaq.evaluation.detection import BOX_AP
 from speaq.evaluation.protocol import protocol_name
 from speaq.losses import DetectorLoss, SpeaQLoss, predicate_weights

@@ -14,10 +14,9 @@ from urllib.request import urlopen
 import pytest
 import torch
 
-from speaq.analysis.microscope import Microscope, Slide
+from speaq.analysis.microscope import Microscope, Slide, examine
 from speaq.boxes import cxcywh_to_xyxy
 from speaq.config import ConfigError, MatchingConfig
-from speaq.matching.examination import examine
 from speaq.matching.groups import make_groups
 from speaq.matching.match import match
 from speaq.targets import join

@@ -13,8 +13,8 @@ import pytest
 from PIL import Image
 
 from speaq.data.box_forms import LAYOUTS, Form, likely_form
-from speaq.data.coco.segmentation import box_of
-from speaq.data.names import doubles, tidy
+from speaq.data.coco.form import box_of
+from speaq.data.tables import doubles, tidy
 from speaq.data.visual_genome import open_data
 from tests.helpers.coco_sets import arguments, changed, graphs, photos, small
 from tests.helpers.command import command, refusal

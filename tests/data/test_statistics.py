@@ -9,9 +9,10 @@ import numpy as np
 import pytest
 
 from speaq.config import DataConfig
-from speaq.data import statistics
-from speaq.data.statistics import predicate_count, stats_report, triplet_count
+from speaq.data.statistics import predicate_count, stats_report
 from speaq.data.visual_genome import open_data
+from tests.golden import triplet_count as module
+from tests.golden.triplet_count import triplet_count
 from tests.helpers.data_sets import arrays, write
 from tests.helpers.shared import SHARED, needs
 
@@ -48,7 +49,7 @@ def test_triplets_and_background_of_a_split(tmp_path: Path) -> None:
 def test_background_is_the_same_in_parts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     split = open_data(write(tmp_path)).split("train", ALL)
     whole = triplet_count(split, 3, 2)
-    monkeypatch.setattr(statistics, "PAIRS_AT_ONCE", 1)
+    monkeypatch.setattr(module, "PAIRS_AT_ONCE", 1)
     np.testing.assert_array_equal(triplet_count(split, 3, 2), whole)
 
 

@@ -20,9 +20,8 @@ from pydantic import ValidationError
 from speaq.config import DataConfig
 from speaq.data import DataError
 from speaq.data.split import corners
-from speaq.data.statistics import stats_report
+from speaq.data.statistics import stats_report, zero_shot_triplets
 from speaq.data.visual_genome import check, find_files, open_data
-from speaq.data.zero_shot import zero_shot_triplets
 from tests.helpers.data_sets import arrays, write
 from tests.helpers.shared import SHARED, needs
 

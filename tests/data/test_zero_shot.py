@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from speaq.config import DataConfig
+from speaq.data.statistics import zero_shot_triplets
 from speaq.data.visual_genome import Split, VisualGenome, open_data
-from speaq.data.zero_shot import zero_shot_triplets
 from tests.helpers import data_sets
 from tests.helpers.shared import SHARED, needs
 

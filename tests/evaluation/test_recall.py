@@ -14,8 +14,9 @@ from speaq.config import ConfigError, EvaluationConfig
 from speaq.evaluation.protocol import PROTOCOLS, Protocol, common_protocol, protocol_name
 from speaq.evaluation.recall import RecallEvaluator, RecallResult, head_body_tail
 from speaq.evaluation.table import NEVER
-from speaq.evaluation.triplets import apply_mode, match, rescale, unconstrained
+from speaq.evaluation.triplets import apply_mode, match, unconstrained
 from speaq.structures import SceneGraph, ScenePrediction
+from tests.golden.g4 import rescale
 
 NUM_CLASSES, NUM_PREDICATES = 3, 4
 CONFIG = EvaluationConfig(recall_at=(2, 5, 20))

@@ -9,13 +9,14 @@ import pytest
 
 from launch.jobs.race import Setting, leader, race
 from speaq.config import ConfigError
-from speaq.evaluation.bootstrap import ImageRecord, paired_difference
-from speaq.evaluation.seeds import (
+from speaq.evaluation.bootstrap import (
+    ImageRecord,
     Measured,
     difference_over_seeds,
     load_record,
     mean_over_seeds,
     measure,
+    paired_difference,
     save_record,
     spread_over_seeds,
 )

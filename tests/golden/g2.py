@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from speaq.config import MatchingConfig
-from speaq.matching.assign import Blocks, one_block, outside_cost
+from speaq.matching.assign import Blocks, outside_cost
 from speaq.matching.cost import compare as compare_rows
 from speaq.matching.groups import VISUAL_GENOME_COUNTS, PredicateGroups, make_groups
 from speaq.matching.match import match
@@ -116,7 +116,9 @@ def costs_and_sums(
 
 def blocks_of(groups: PredicateGroups | None, truth: Truth, case: Case) -> Blocks:
     if groups is None:
-        return one_block(len(truth.image), case.arrays["in.outputs.relation_boxes"].shape[1])
+        return Blocks(
+            np.zeros(len(truth.image), dtype=np.int64), (0, case.arrays["in.outputs.relation_boxes"].shape[1])
+        )
     group_of_row = np.asarray(groups.group_of_predicate)[truth.classes[2].numpy()]
     return Blocks(group_of_row, tuple(case.config["MODEL.DETR.MULTIPLY_QUERY"] * b for b in groups.bounds))
 

@@ -11,10 +11,11 @@ from speaq.config import DataConfig
 from speaq.data.dataset import SceneGraphDataset
 from speaq.data.sampling import make_resampling
 from speaq.data.split import Split
-from speaq.data.statistics import predicate_count, triplet_count
+from speaq.data.statistics import predicate_count
 from speaq.data.transforms import resize_shape
 from speaq.data.visual_genome import VisualGenome, open_data
 from tests.golden.case import Case, Check, compare
+from tests.golden.triplet_count import triplet_count
 from tests.helpers.shared import SHARED
 
 PREFIX = "DATASETS.VISUAL_GENOME."

@@ -515,7 +515,7 @@ def predictions(folder: Path) -> Target:
 @target("raw-outputs", "raw.h5")
 def raw_outputs(folder: Path) -> Target:
     from speaq.inference import QueryOutputs
-    from speaq.runs.raw_outputs import RawOutputs, writer
+    from speaq.runs.stored import RawOutputs, writer
 
     scores, classes = torch.ones(3, 8), torch.ones(3, 8, dtype=torch.int64)
     some = QueryOutputs(scores, classes, torch.rand(3, 8, 4), torch.rand(3, 4, 5))

@@ -7,14 +7,13 @@ import numpy as np
 import pytest
 
 from speaq import config as configs
-from speaq.analysis.group_lab import group_lab
+from speaq.analysis.group_lab import group_lab, group_loads
 from speaq.config import Config, DataConfig
 from speaq.data.statistics import predicate_count
 from speaq.data.toy.scenes import PREDICATES
 from speaq.data.toy.world import make_toy
 from speaq.data.visual_genome import open_data
 from speaq.matching.groups import PredicateGroups
-from speaq.matching.load import group_loads
 from tests.helpers.command import command, refusal
 from tests.helpers.shared import SHARED, needs
 from tests.helpers.subsets import made_of

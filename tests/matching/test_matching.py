@@ -14,7 +14,7 @@ from torch import Tensor
 
 from speaq.boxes import cxcywh_to_xyxy, giou, iou
 from speaq.config import MatchingConfig
-from speaq.matching.assign import OUTSIDE_COST, Blocks, assign, one_block
+from speaq.matching.assign import OUTSIDE_COST, Blocks, assign
 from speaq.matching.cost import compare
 from speaq.matching.groups import PredicateGroups, make_groups
 from speaq.matching.match import NonFiniteError, match
@@ -78,9 +78,9 @@ def test_large_batches_are_solved_on_threads_with_the_same_result() -> None:
     before = torch.get_num_threads()
     try:
         torch.set_num_threads(2)
-        parallel = assign(cost, repeats, image, one_block(120, 600))
+        parallel = assign(cost, repeats, image, Blocks(np.zeros(120, dtype=np.int64), (0, 600)))
         torch.set_num_threads(1)
-        serial = assign(cost, repeats, image, one_block(120, 600))
+        serial = assign(cost, repeats, image, Blocks(np.zeros(120, dtype=np.int64), (0, 600)))
     finally:
         torch.set_num_threads(before)
     assert np.array_equal(parallel, serial)

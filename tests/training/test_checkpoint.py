@@ -19,8 +19,8 @@ CONTENT = {"task": "speaq", "model": {"w": torch.arange(4000.0)}, "config": {"se
 
 def test_round_trip_and_previous(tmp_path: Path) -> None:
     last = tmp_path / "last.pt"
-    checkpoint.save(last, CONTENT, keep_previous=True)
-    checkpoint.save(last, {**CONTENT, "step": 4}, keep_previous=True)
+    checkpoint.save_step(tmp_path, CONTENT)
+    checkpoint.save_step(tmp_path, {**CONTENT, "step": 4})
     assert checkpoint.load(last)["step"] == 4
     assert checkpoint.load(tmp_path / "previous.pt")["step"] == 3
     assert torch.equal(checkpoint.load(last)["model"]["w"], CONTENT["model"]["w"])  # type: ignore[index]
@@ -32,7 +32,7 @@ def test_a_flipped_byte_falls_back_to_the_previous_one_with_a_warning(
     position: float, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     for step in (3, 4):
-        checkpoint.save(tmp_path / "last.pt", {**CONTENT, "step": step}, keep_previous=True)
+        checkpoint.save_step(tmp_path, {**CONTENT, "step": step})
     data = bytearray((tmp_path / "last.pt").read_bytes())
     data[int(len(data) * position)] ^= 0xFF
     (tmp_path / "last.pt").write_bytes(bytes(data))
@@ -42,7 +42,7 @@ def test_a_flipped_byte_falls_back_to_the_previous_one_with_a_warning(
     assert content["step"] == 3
     assert "falling back to" in caplog.text
     # The damaged one never takes the place of the good one before it.
-    checkpoint.save(tmp_path / "last.pt", {**CONTENT, "step": 5}, keep_previous=True)
+    checkpoint.save_step(tmp_path, {**CONTENT, "step": 5})
     assert [checkpoint.load(tmp_path / name)["step"] for name in ("last.pt", "previous.pt")] == [5, 3]
 
 
@@ -71,7 +71,7 @@ signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))
 try:
     content = {"model": {"w": torch.zeros(100_000)}, "config": {}}
-    checkpoint.save(Path(sys.argv[1]) / "last.pt", content, keep_previous=True)
+    checkpoint.save_step(Path(sys.argv[1]), content)
 except OSError as error:
     print(error.strerror)
 """

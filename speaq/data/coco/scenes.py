@@ -14,8 +14,7 @@ from speaq.data.box_forms import Fit, Form, likely_form
 from speaq.data.coco.form import Document, Id, Image, Named, Relationship
 from speaq.data.coco.photos import Progress, find_photos, read_sizes
 from speaq.data.files import Problem, Problems
-from speaq.data.names import describe_doubles, double_key, doubles, tidy
-from speaq.data.tables import names_a_file
+from speaq.data.tables import describe_doubles, double_key, doubles, names_a_file, tidy
 
 BBOX = "annotations.bbox"
 

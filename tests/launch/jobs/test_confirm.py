@@ -27,7 +27,7 @@ from launch.jobs.confirm import parse_seeds
 from launch.store.claim import Claim
 from speaq import space as spaces
 from speaq.config import Config, ConfigError
-from speaq.evaluation.seeds import load_record, measure, save_record
+from speaq.evaluation.bootstrap import load_record, measure, save_record
 from speaq.evaluation.table import NEVER
 from speaq.study.file import TRAIN
 from speaq.study.ledger import Ledger

@@ -13,9 +13,8 @@ import pytest
 
 from speaq import config as configs
 from speaq.data import DataError
-from speaq.runs.raw_outputs import RawOutputs
 from speaq.runs.run import evaluate_run
-from speaq.runs.stored import store
+from speaq.runs.stored import RawOutputs, store
 from speaq.study import snapshot as snapshots
 from speaq.training.loop import train
 from tests.helpers.command import command, refusal
