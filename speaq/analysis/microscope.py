@@ -61,7 +61,7 @@ def examine(
     """
     assignment = match(outputs, target, config, groups, query_multiple)
     queries, truth = relation_queries(outputs), relation_truth(target)
-    found = compare(queries, truth, config.cost_class, config.cost_l1, config.cost_giou)
+    found = compare(queries, truth, config)
     _, _, outside = group_mask(queries, truth, groups, query_multiple)
     qualities = None if config.scheme == "static" else quality(found, config, outside)
     relation = truth.image.new_full((queries.shape[0], queries.shape[2]), -1)

@@ -1,77 +1,37 @@
 """The experiment as frozen models, field by field, and how it is read, changed and written."""
 
-from speaq.config.config import (
-    BASELINE,
-    PUBLISHED,
-    Config,
-    apply,
-    as_kept,
-    broken_rule,
-    check_metric,
-    check_numbers,
-    defaults,
-    describe,
-    dump,
-    flatten,
-    from_dict,
-    load,
-    parse_overrides,
-    to_dict,
-)
-from speaq.config.sections import (
-    DataConfig,
-    EvaluationConfig,
-    InferenceConfig,
-    LossConfig,
-    MatchingConfig,
-    ModelConfig,
-    ResourcesConfig,
-    Section,
-    SinksConfig,
-    TrainingConfig,
-)
-from speaq.config.words import first_reason, no_such_key, place_and_rule, reasons, short
-from speaq.files.plain_yaml import (
-    ConfigError,
-    dump_yaml,
-    parse_yaml,
-    read_yaml,
-)
-
-__all__ = [
-    "BASELINE",
-    "PUBLISHED",
-    "Config",
-    "ConfigError",
-    "DataConfig",
-    "EvaluationConfig",
-    "InferenceConfig",
-    "LossConfig",
-    "MatchingConfig",
-    "ModelConfig",
-    "ResourcesConfig",
-    "Section",
-    "SinksConfig",
-    "TrainingConfig",
-    "apply",
-    "as_kept",
-    "broken_rule",
-    "check_metric",
-    "check_numbers",
-    "defaults",
-    "describe",
-    "dump",
-    "dump_yaml",
-    "first_reason",
-    "flatten",
-    "from_dict",
-    "load",
-    "no_such_key",
-    "parse_overrides",
-    "parse_yaml",
-    "place_and_rule",
-    "read_yaml",
-    "reasons",
-    "short",
-    "to_dict",
-]
+from speaq.config.config import BASELINE as BASELINE
+from speaq.config.config import PUBLISHED as PUBLISHED
+from speaq.config.config import Config as Config
+from speaq.config.config import apply as apply
+from speaq.config.config import as_kept as as_kept
+from speaq.config.config import broken_rule as broken_rule
+from speaq.config.config import check_metric as check_metric
+from speaq.config.config import check_numbers as check_numbers
+from speaq.config.config import defaults as defaults
+from speaq.config.config import describe as describe
+from speaq.config.config import dump as dump
+from speaq.config.config import flatten as flatten
+from speaq.config.config import from_dict as from_dict
+from speaq.config.config import load as load
+from speaq.config.config import parse_overrides as parse_overrides
+from speaq.config.config import to_dict as to_dict
+from speaq.config.sections import DataConfig as DataConfig
+from speaq.config.sections import EvaluationConfig as EvaluationConfig
+from speaq.config.sections import InferenceConfig as InferenceConfig
+from speaq.config.sections import LossConfig as LossConfig
+from speaq.config.sections import MatchingConfig as MatchingConfig
+from speaq.config.sections import ModelConfig as ModelConfig
+from speaq.config.sections import ResourcesConfig as ResourcesConfig
+from speaq.config.sections import Section as Section
+from speaq.config.sections import SinksConfig as SinksConfig
+from speaq.config.sections import TrainingConfig as TrainingConfig
+from speaq.config.words import first_reason as first_reason
+from speaq.config.words import no_such_key as no_such_key
+from speaq.config.words import place_and_rule as place_and_rule
+from speaq.config.words import reasons as reasons
+from speaq.config.words import short as short
+from speaq.files.plain_yaml import ConfigError as ConfigError
+from speaq.files.plain_yaml import dump_yaml as dump_yaml
+from speaq.files.plain_yaml import parse_yaml as parse_yaml
+from speaq.files.plain_yaml import read_yaml as read_yaml

@@ -215,12 +215,18 @@ def apply(config: Config, overrides: Mapping[str, Any], where: str = "--set") ->
     for key, value in overrides.items():
         if key not in known:
             raise ConfigError(f"{where}: {no_such_key(key, known)}")
-        *sections, leaf = key.split(".")
-        node = values
-        for section in sections:
-            node = node[section]
-        node[leaf] = list(value) if isinstance(value, tuple) else value
+        _set(values, key, list(value) if isinstance(value, tuple) else value, where)
     return from_dict(values, where)
+
+
+def _set(values: dict[str, Any], key: str, value: Any, where: object) -> None:
+    """Sets a dotted key in place, sections that are not there are made. Raises ConfigError where one is no section."""
+    *sections, leaf = key.split(".")
+    for section in sections:
+        values = values.setdefault(section, {})
+        if not isinstance(values, dict):
+            raise ConfigError(f"{where}: {section}: a section is a mapping of keys, not {values!r}")
+    values[leaf] = value
 
 
 def load(path: Path, assignments: Sequence[str] = ()) -> Config:
@@ -233,14 +239,7 @@ def load(path: Path, assignments: Sequence[str] = ()) -> Config:
         if key not in defaults():
             apply(Config(), {key: None})
     for key, value in overrides.items():
-        *sections, leaf = key.split(".")
-        node = values
-        for section in sections:
-            child = node.setdefault(section, {})
-            if not isinstance(child, dict):
-                raise ConfigError(f"{path}: {section}: a section is a mapping of keys, not {child!r}")
-            node = child
-        node[leaf] = value
+        _set(values, key, value, path)
     return from_dict(values, f"{path} with --set {' '.join(map(short, assignments))}")
 
 

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from speaq.config import MatchingConfig
 from speaq.matching.rows import Queries, Truth
 
 
@@ -25,7 +26,7 @@ class Comparison:
 
 
 @torch.no_grad()
-def compare(queries: Queries, truth: Truth, cost_class: float, cost_l1: float, cost_giou: float) -> Comparison:
+def compare(queries: Queries, truth: Truth, config: MatchingConfig) -> Comparison:
     """The summed cost of all elements, and what the quality needs.
 
     cost = Σ over elements of cost_class · (-p) + cost_l1 · L1 + cost_giou · (-GIoU). NaN and infinity pass through.
@@ -36,7 +37,8 @@ def compare(queries: Queries, truth: Truth, cost_class: float, cost_l1: float, c
     for element, (log_probabilities, boxes) in enumerate(zip(queries.log_probabilities, queries.boxes, strict=True)):
         probability = class_probability(log_probabilities, truth.image, truth.classes[element])
         l1, iou, giou = box_distances(boxes, truth.image, truth.boxes[element])
-        cost.sub_(probability, alpha=cost_class).add_(l1, alpha=cost_l1).sub_(giou, alpha=cost_giou)
+        cost.sub_(probability, alpha=config.cost_class).add_(l1, alpha=config.cost_l1)
+        cost.sub_(giou, alpha=config.cost_giou)
         probabilities.append(probability)
         ious.append(iou)
     return Comparison(cost, tuple(probabilities), tuple(ious))

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from speaq.config import MatchingConfig
 from speaq.matching.assign import Blocks, assign
-from speaq.matching.cost import Comparison, compare
+from speaq.matching.cost import compare
 from speaq.matching.groups import PredicateGroups
 from speaq.matching.repeats import relation_repeats
 from speaq.matching.rows import Queries, Truth, relation_queries, relation_truth, to_device
@@ -92,7 +92,7 @@ def match_relations(
     repeats = truth.image.new_empty(num_layers, len(truth.image))
     costs = []
     for first, end in _chunks(queries, truth):
-        comparison = _compare(queries, truth.rows(first, end), config)
+        comparison = compare(queries, truth.rows(first, end), config)
         mask = None if outside is None else outside[first:end]
         repeats[:, first:end] = relation_repeats(comparison, config, mask)
         costs.append(comparison.cost if config.independent else comparison.cost.sum(0, keepdim=True))
@@ -122,13 +122,9 @@ def group_mask(
 def match_objects(queries: Queries, truth: Truth, config: MatchingConfig) -> Pairs:
     """One-to-one assignment of a detector's queries to boxes, every layer on its own, with the same costs."""
     num_layers, _, num_queries = queries.shape
-    costs = [_compare(queries, truth.rows(first, end), config).cost for first, end in _chunks(queries, truth)]
+    costs = [compare(queries, truth.rows(first, end), config).cost for first, end in _chunks(queries, truth)]
     once = torch.ones_like(truth.image).expand(num_layers, -1)
     return _pairs(costs, once, torch.zeros_like(truth.image), (0, num_queries), queries, truth)
-
-
-def _compare(queries: Queries, truth: Truth, config: MatchingConfig) -> Comparison:
-    return compare(queries, truth, config.cost_class, config.cost_l1, config.cost_giou)
 
 
 def _chunks(queries: Queries, truth: Truth) -> list[tuple[int, int]]:

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torchvision.ops import FrozenBatchNorm2d
 
 from speaq.config import ModelConfig
+from speaq.model.position import padding_mask
 from speaq.model.recompute import run
 
 PIXEL_MEAN = (123.675, 116.28, 103.53)  # RGB, 0..255: ImageNet's
@@ -34,14 +35,7 @@ class Normalise(nn.Module):
     def forward(self, images: Tensor, sizes_hw: Tensor) -> Tensor:
         """[B, 3, H, W] RGB in 0..255 with [B, 2] un-padded heights and widths → float32 of the same shape."""
         standard = (images.to(torch.float32) - self.mean) / self.std
-        return standard.masked_fill_(_outside(sizes_hw, images.shape[-2:]), 0.0)
-
-
-def _outside(sizes_hw: Tensor, shape: torch.Size) -> Tensor:
-    """[B, 1, H, W] bool, True beyond an image's own size."""
-    rows, columns = (torch.arange(n, device=sizes_hw.device) for n in shape)
-    below = rows[None, :, None] >= sizes_hw[:, 0, None, None]
-    return (below | (columns[None, None, :] >= sizes_hw[:, 1, None, None]))[:, None]
+        return standard.masked_fill_(padding_mask(sizes_hw, images.shape[-2:], 1)[:, None], 0.0)
 
 
 class Backbone(nn.Module):

@@ -15,7 +15,7 @@ EPSILON = 1e-6
 
 
 def padding_mask(sizes_hw: Tensor, cells_hw: tuple[int, int], stride: int) -> Tensor:
-    """The cells that lie wholly beyond their image: rows ≥ ceil(h / stride) or columns ≥ ceil(w / stride).
+    """The cells, or pixels, that lie wholly beyond their image: rows ≥ ceil(h / stride) or columns ≥ ceil(w / stride).
 
     Args:
         sizes_hw: [B, 2] int64 un-padded height and width, pixels.

@@ -3,39 +3,15 @@
 from __future__ import annotations
 
 import contextlib
-import functools
-import inspect
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
-from typing import ParamSpec, TypeVar
 
 from speaq.config import ConfigError
 from speaq.files.atomic import check_links, replaced
 from speaq.files.locks import NAME, Lock, check_held, held
 
 LAST, PREVIOUS, BEST = "last.pt", "previous.pt", "best.pt"
-
-
-P = ParamSpec("P")
-T = TypeVar("T")
-
-
-def alone_in_output(train: Callable[P, T]) -> Callable[P, T]:
-    """Lets one process at a time run a function in the folder that its argument `output` names; others get `Busy`.
-
-    Of several workers the first one has the folder.
-    """
-
-    @functools.wraps(train)
-    def wrapper(*args: P.args, **kwargs: P.kwargs) -> T:
-        from speaq.training import distributed  # with PyTorch
-
-        output = inspect.signature(train).bind(*args, **kwargs).arguments["output"]
-        with own_folder(output.resolve()) if distributed.world()[0] == 0 else contextlib.nullcontext():
-            return train(*args, **kwargs)
-
-    return wrapper
 
 
 @contextlib.contextmanager

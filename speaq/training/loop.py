@@ -5,6 +5,7 @@ A run is a folder: config.yaml, data.json, metrics.jsonl, checkpoints/{last,prev
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -24,7 +25,7 @@ from speaq.training.callbacks import Callbacks, Progress, Report, Sink, never, n
 from speaq.training.device import pick_device, reset_peak_memory
 from speaq.training.endings import DivergedError, Interrupted, StopTraining, interruptible
 from speaq.training.feasible import Feasibility, check_splits
-from speaq.training.folder import alone_in_output
+from speaq.training.folder import own_folder
 from speaq.training.health import Health
 from speaq.training.metrics import open_sinks, read_lines
 from speaq.training.optimizer import make_optimizer
@@ -35,7 +36,6 @@ from speaq.training.step import Meter, Run, State, criterion_after, take_step
 from speaq.training.tasks import TaskName, make_task
 
 
-@alone_in_output
 def train(
     config: Config,
     data: Path,
@@ -68,15 +68,16 @@ def train(
         DivergedError, OutOfMemory: outputs or a loss are not finite; the device's memory is too small.
     """
     output, data = output.resolve(), data.resolve()
-    _set_up_torch(config)
-    config = placed(config, output)
-    if (previous := previous_run(config, output, task, resume)) is not None:
-        config = with_known_start(config, previous)
-    calls = Callbacks(report, saved, progress, sinks, interrupted)
-    run = _prepare(config, data, output, task, device or pick_device(config), calls, begins=previous is None)
-    seen = look_at_data(output, run.vg, previous, force=force, main=run.main)
-    state = State() if previous is None else _restored(run, previous)
-    return write_result(run, state, _recorded(run, state, seen, begins=previous is None))
+    with own_folder(output) if distributed.world()[0] == 0 else contextlib.nullcontext():
+        _set_up_torch(config)
+        config = placed(config, output)
+        if (previous := previous_run(config, output, task, resume)) is not None:
+            config = with_known_start(config, previous)
+        calls = Callbacks(report, saved, progress, sinks, interrupted)
+        run = _prepare(config, data, output, task, device or pick_device(config), calls, begins=previous is None)
+        seen = look_at_data(output, run.vg, previous, force=force, main=run.main)
+        state = State() if previous is None else _restored(run, previous)
+        return write_result(run, state, _recorded(run, state, seen, begins=previous is None))
 
 
 def _set_up_torch(config: Config) -> None:

@@ -89,7 +89,7 @@ def test_large_batches_are_solved_on_threads_with_the_same_result() -> None:
 def test_cost_is_the_formula_for_every_pair() -> None:
     outputs, targets = random_case(seed=0, num_layers=2, num_queries=6, relations=(3, 0, 2))
     queries, truth = relation_queries(outputs), relation_truth(join(targets))
-    cost = compare(queries, truth, cost_class=1.5, cost_l1=3.0, cost_giou=0.5).cost
+    cost = compare(queries, truth, MatchingConfig(cost_class=1.5, cost_l1=3.0, cost_giou=0.5)).cost
     assert cost.shape == (2, 5, 6)
     rows = [(image, m) for image, target in enumerate(targets) for m in range(len(target.relations))]
     for row, (image, m) in enumerate(rows):
@@ -117,7 +117,8 @@ def test_boxes_without_area_have_no_overlap() -> None:
     outputs, targets = random_case(seed=1, num_layers=1, num_queries=3, relations=(1,))
     point = torch.tensor([0.5, 0.5, 0.0, 0.0])
     outputs.subject_boxes[:], targets[0].boxes[:] = point, point
-    comparison = compare(relation_queries(outputs), relation_truth(join(targets)), 0.0, 0.0, 1.0)
+    only_giou = MatchingConfig(cost_class=0.0, cost_l1=0.0, cost_giou=1.0)
+    comparison = compare(relation_queries(outputs), relation_truth(join(targets)), only_giou)
     assert comparison.ious[0].tolist() == [[[0.0, 0.0, 0.0]]]
     assert bool(comparison.cost.isfinite().all())
 
@@ -129,7 +130,7 @@ def test_quality_is_the_formula_of_the_scheme(scheme: Any, grouped: bool) -> Non
     config = MatchingConfig(quality=scheme, predicate_weight=-0.5, max_repeats=3)
     outside = torch.zeros(2, 8, dtype=torch.bool)
     outside[:, 4:] = grouped
-    comparison = compare(relation_queries(outputs), relation_truth(join(targets)), 1, 5, 2)
+    comparison = compare(relation_queries(outputs), relation_truth(join(targets)), MatchingConfig())
     ours = quality(comparison, config, outside if grouped else None)
     for m, (subject, object_, predicate) in enumerate(targets[0].relations.tolist()):
         ends = [
@@ -236,7 +237,7 @@ def test_an_overflowing_group_borrows_the_cheapest_queries_of_others(min_queries
     outputs, targets = random_case(seed=4, num_layers=1, num_queries=8, relations=(6,))
     targets[0].relations[:, 2] = groups.predicates[-2][0]
     blocks = Blocks(np.full(6, 4), groups.bounds)
-    cost = compare(relation_queries(outputs), relation_truth(join(targets)), 1, 5, 2).cost[0].numpy()
+    cost = compare(relation_queries(outputs), relation_truth(join(targets)), MatchingConfig()).cost[0].numpy()
     full = cost + OUTSIDE_COST * (blocks.group_of_row[:, None] != blocks.group_of_query)
     row, query = linear_sum_assignment(full)
     assignment = run(outputs, targets, STATIC, groups)
@@ -247,7 +248,7 @@ def test_without_independence_one_assignment_from_summed_costs_serves_all_layers
     outputs, targets = random_case(seed=5, num_layers=3, num_queries=9, relations=(4, 0, 2))
     config = STATIC.model_copy(update={"independent": False, "max_repeats": 2})
     assignment = run(outputs, targets, config)
-    cost = compare(relation_queries(outputs), relation_truth(join(targets)), 1, 5, 2).cost.sum(0).numpy()
+    cost = compare(relation_queries(outputs), relation_truth(join(targets)), MatchingConfig()).cost.sum(0).numpy()
     row, query = linear_sum_assignment(np.repeat(cost[:4], 2, axis=0))
     expected = {(layer, q, r // 2) for layer in range(3) for r, q in zip(row.tolist(), query.tolist(), strict=True)}
     assert triples(assignment, 0) == expected
