@@ -101,7 +101,7 @@ def costs_and_sums(
     """Cost with the mask [M, R] of every image, and the quality sums [M] of the last layer (dynamic only)."""
     config, groups = matching_config(case.config), groups_of(case.config)
     queries, truth = relation_queries(outputs), relation_truth(join(targets))
-    comparison = compare_rows(queries, truth, config.cost_class, config.cost_l1, config.cost_giou)
+    comparison = compare_rows(queries, truth, config)
     blocks = blocks_of(groups, truth, case)
     mask = outside_cost(blocks.group_of_row, blocks)
     layers = comparison.cost[-1:] if config.independent else comparison.cost

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from speaq.data import DataError
 from speaq.data.coco.form import read_document
 from speaq.data.coco.photos import Progress
-from speaq.data.coco.scenes import FileNames, Notes, Reading, Scenes, resolve
+from speaq.data.coco.scenes import Findings, Reading, Scenes, resolve
 from speaq.data.files import (
     ANNOTATION_NAMES,
     DICTIONARY_NAMES,
@@ -22,7 +22,6 @@ from speaq.data.files import (
     IMAGE_FOLDER,
     ZERO_SHOT_NAMES,
     Problem,
-    Problems,
     summary,
 )
 from speaq.data.rules import TEST, TRAIN
@@ -90,27 +89,20 @@ def convert(
     if (output / ANNOTATION_NAMES[0]).exists() or (output.exists() and not output.is_dir()):
         raise DataError(f"{output}: is a data set already; give a new folder")
     document = read_document(annotations, relations)
-    problems: Problems = []
-    names = FileNames(annotations.name, (relations or annotations).name)
-    found = resolve(document, names, images, reading, problems, progress)
-    if found is None or problems:
-        raise DataError(summary(annotations, problems))
-    scenes, notes = found
-    if strict and notes.left_out.first:
-        raise DataError(summary(annotations, list(notes.left_out.first.values())))
-    counts = _write(scenes, _splits(scenes, annotations, test_share, seed), output, copy, progress)
-    return _converted(scenes, counts, notes)
-
-
-def _converted(scenes: Scenes, counts: Mapping[str, int], notes: Notes) -> Converted:
+    found = Findings(annotations.name, (relations or annotations).name)
+    scenes = resolve(document, images, reading, found, progress)
+    if scenes is None or found.problems:
+        raise DataError(summary(annotations, found.problems))
+    if strict and found.first:
+        raise DataError(summary(annotations, list(found.first.values())))
     return Converted(
-        images=counts,
+        images=_write(scenes, _splits(scenes, annotations, test_share, seed), output, copy, progress),
         boxes=sum(map(len, scenes.boxes)),
         relations=sum(map(len, scenes.relations)),
         classes=len(scenes.classes),
         predicates=len(scenes.predicates),
-        crowds=notes.left_out.count["crowds"],
-        notes=[*notes.lines, *notes.left_out.lines()],
+        crowds=found.count["crowds"],
+        notes=[*found.lines, *found.left_out()],
     )
 
 
