@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from speaq.data import DataError
 from speaq.files import foreign
 from speaq.files.foreign import ForeignError
-from speaq.files.regular import check_regular
+from speaq.files.regular import sha256
 from speaq.structures import IntArray
 
 Array = NDArray[Any]
@@ -67,8 +67,7 @@ class Files:
         """sha256 over names and contents of the annotation files (photos are not read)."""
         total = hashlib.sha256()
         for path in (self.annotations, self.dictionaries, self.image_data):
-            with check_regular(path).open("rb") as file:
-                total.update(f"{path.name} {hashlib.file_digest(file, 'sha256').hexdigest()}\n".encode())
+            total.update(f"{path.name} {sha256(path)}\n".encode())
         return total.hexdigest()
 
 
@@ -110,13 +109,7 @@ def locate(directory: Path, problems: Problems) -> Files | None:
     if annotations is None or dictionaries is None or image_data is None:
         return None
     zero_shot = next((directory / name for name in ZERO_SHOT_NAMES if (directory / name).exists()), None)
-    return Files(
-        directory,
-        annotations,
-        dictionaries,
-        image_data,
-        zero_shot,
-    )
+    return Files(directory, annotations, dictionaries, image_data, zero_shot)
 
 
 def summary(directory: Path, problems: Problems) -> str:

@@ -16,6 +16,8 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from speaq.files.regular import sha256
+
 if TYPE_CHECKING:  # imported when photos are looked at: who reads what was noted starts sooner
     from speaq.data.files import PhotoFolders
     from speaq.data.records import VisualGenome
@@ -47,7 +49,7 @@ def look_again(vg: VisualGenome, before: Seen) -> tuple[dict[str, Any], list[str
         now = {"times": times, "contents": photos.contents()}
         if isinstance(then, Mapping) and then.get("contents") != now["contents"]:
             found.append(f"photos {str(then.get('contents'))[:12]} then, {now['contents'][:12]} now")
-    listed = _zero_shot(vg)
+    listed = None if vg.files.zero_shot is None else sha256(vg.files.zero_shot)
     if "zero_shot" in before and before["zero_shot"] != listed:
         was = str(before["zero_shot"] or "none")
         found.append(f"zero-shot list {was[:12]} then, {(listed or 'none')[:12]} now")
@@ -120,8 +122,3 @@ def _digest(rows: Iterable[object]) -> str:
     for row in rows:
         total.update(f"{row}\n".encode())
     return total.hexdigest()
-
-
-def _zero_shot(vg: VisualGenome) -> str | None:
-    path = vg.files.zero_shot
-    return None if path is None else hashlib.sha256(path.read_bytes()).hexdigest()

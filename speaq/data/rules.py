@@ -32,16 +32,9 @@ def check_annotations(file: str, data: Annotations, num_classes: int, num_predic
     if len(val := np.flatnonzero(data.split == VAL)):
         rule = "1 is val with data.val=split data.num_val=0; the rows are left out otherwise"
         problems.append(Problem(file, int(val[0]), "split", rule, f"{len(val)} rows", "warning"))
-    unused = ~np.isin(data.split, (TRAIN, VAL, TEST))
-    problems += _listed(
-        file,
-        "split",
-        "is 0 (train), 1 (val) or 2 (test); the row is left out",
-        np.flatnonzero(unused),
-        data.split,
-        "warning",
-    )
-    return problems
+    unused = np.flatnonzero(~np.isin(data.split, (TRAIN, VAL, TEST)))
+    rule = "is 0 (train), 1 (val) or 2 (test); the row is left out"
+    return [*problems, *_listed(file, "split", rule, unused, data.split, "warning")]
 
 
 def check_form(

@@ -149,7 +149,11 @@ def read_images(path: Path, num_rows: int | None, problems: Problems) -> ImageTa
         return None
     found = len(problems)
     ids = [_image_id(path.name, row, entries[row], problems) for row in rows]
-    _check_unique(path.name, rows, ids, problems)
+    first: dict[str, int] = {}
+    for row, name in zip(rows, ids, strict=True):
+        if first.setdefault(name, row) != row:
+            rule = f"is unique (row {first[name]} has it too)"
+            problems.append(Problem(path.name, row, "image_id", rule, repr(name)))
     if len(problems) > found:
         return None
     sizes = np.array([_size(entries[row]) for row in rows], dtype=np.int32).reshape(-1, 2)
@@ -184,13 +188,6 @@ def _image_id(file: str, row: int, entry: Mapping[str, Any], problems: Problems)
 def names_a_file(name: str) -> bool:
     """Whether a photo `<name>.jpg` can lie in the image folder, on every system."""
     return 0 < len(name) <= 100 and name.isprintable() and not set(name) & set("/\\:") and not name.startswith(".")
-
-
-def _check_unique(file: str, rows: Sequence[int], ids: Sequence[str], problems: Problems) -> None:
-    first: dict[str, int] = {}
-    for row, name in zip(rows, ids, strict=True):
-        if first.setdefault(name, row) != row:
-            problems.append(Problem(file, row, "image_id", f"is unique (row {first[name]} has it too)", repr(name)))
 
 
 def _size(entry: Mapping[str, Any]) -> tuple[int, int]:

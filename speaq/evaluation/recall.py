@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from speaq.config import EvaluationConfig
 from speaq.evaluation.protocol import Mode, protocol_name, unconstrained_name
@@ -101,18 +100,14 @@ class RecallEvaluator:
         if self._mode in ("sgcls", "predcls"):
             known = np.isin(pair_key(pairs), pair_key(graph.relations[:, :2]))
             pair_rank = self._first(graph, prediction, pairs[known], predicates[known])
-        return Rows(graph.relations[:, 2], self._is_zero_shot(graph), rank, unconstrained_rank, pair_rank)
+        zero_shot = np.isin(labels(graph), () if self._zero_shot is None else self._zero_shot)
+        return Rows(graph.relations[:, 2], zero_shot, rank, unconstrained_rank, pair_rank)
 
     def _first(self, graph: SceneGraph, prediction: ScenePrediction, pairs: IntArray, predicates: IntArray) -> IntArray:
         """[M] position of the first triplet that finds each ground-truth row, NEVER where none does."""
         phrase = self._mode == "phrase"
         position, row = match(graph, prediction, pairs, predicates, self._config.iou_threshold, phrase)
         return first_found(position, row, len(graph.relations))
-
-    def _is_zero_shot(self, graph: SceneGraph) -> NDArray[np.bool_]:
-        if self._zero_shot is None:
-            return np.zeros(len(graph.relations), dtype=np.bool_)
-        return np.isin(labels(graph), self._zero_shot)
 
     def table(self) -> RecallTable:
         """Everything seen so far."""

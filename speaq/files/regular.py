@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import hashlib
 import os
 import stat
 from pathlib import Path
@@ -23,3 +24,9 @@ def check_regular(path: Path) -> Path:
         kind = _KINDS.get(stat.S_IFMT(mode), "a special file")
         raise OSError(errno.EINVAL, f"{kind}, not a file; copy it to one first", str(path))
     return path
+
+
+def sha256(path: Path) -> str:
+    """The digest of a file's content, in hexadecimal. Raises OSError as `check_regular`."""
+    with check_regular(path).open("rb") as content:
+        return hashlib.file_digest(content, "sha256").hexdigest()

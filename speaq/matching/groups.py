@@ -9,6 +9,7 @@ import difflib
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
+from itertools import accumulate
 from typing import Literal
 
 import numpy as np
@@ -75,10 +76,7 @@ class PredicateGroups:
     @cached_property
     def bounds(self) -> tuple[int, ...]:
         """[G+1] first subject query of every group, and Q."""
-        bounds = [0]
-        for count in self.queries:
-            bounds.append(bounds[-1] + count)
-        return tuple(bounds)
+        return tuple(accumulate(self.queries, initial=0))
 
 
 def groups_for(config: Config, counts: IntArray, predicates: Sequence[str]) -> PredicateGroups | None:

@@ -48,11 +48,7 @@ class Pairs:
 
 
 def match(
-    outputs: LayerOutputs,
-    targets: Targets,
-    config: MatchingConfig,
-    groups: PredicateGroups | None,
-    query_multiple: int,
+    outputs: LayerOutputs, targets: Targets, config: MatchingConfig, groups: PredicateGroups | None, query_multiple: int
 ) -> Assignment:
     """Assigns relation queries to relations in every layer and image.
 

@@ -124,10 +124,6 @@ def _array(raw: Any, dtype: _Dtype, shape: tuple[int, ...], order: Any) -> NDArr
     return np.frombuffer(data, dtype.numpy()).reshape(shape, order=order)
 
 
-def _reconstruct(*_: object) -> _Array:
-    return _Array()
-
-
 def _from_buffer(raw: Any, dtype: _Dtype, shape: tuple[int, ...], order: str, axes: Any = None) -> _Array:
     """`axes` come with order K: the array is a C-ordered one with its axes permuted."""
     array = _Array()
@@ -135,25 +131,17 @@ def _from_buffer(raw: Any, dtype: _Dtype, shape: tuple[int, ...], order: str, ax
     return array
 
 
-def _scalar(dtype: _Dtype, raw: Any) -> _Array:
-    return _from_buffer(raw, dtype, (), "C")
-
-
-def _latin1(text: str, *_: object) -> bytes:
-    return text.encode("latin1")
-
-
 ADMITTED: Mapping[tuple[str, str], Any] = {
     ("numpy", "ndarray"): _Array,
     ("numpy", "dtype"): _Dtype,
     ("collections", "OrderedDict"): OrderedDict,
-    ("_codecs", "encode"): _latin1,  # bytes, as protocol 2 writes them
+    ("_codecs", "encode"): lambda text, *_: text.encode("latin1"),  # bytes, as protocol 2 writes them
     **{
         (f"numpy.{core}.{module}", name): value
         for core in ("core", "_core")  # before and since NumPy 2
         for module, name, value in (
-            ("multiarray", "_reconstruct", _reconstruct),
-            ("multiarray", "scalar", _scalar),
+            ("multiarray", "_reconstruct", lambda *_: _Array()),
+            ("multiarray", "scalar", lambda dtype, raw: _from_buffer(raw, dtype, (), "C")),
             ("numeric", "_frombuffer", _from_buffer),
         )
     },

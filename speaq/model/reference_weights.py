@@ -140,7 +140,10 @@ def named_values(content: Any) -> dict[str, Any]:
     It lies there bare or under one of `STATE_KEYS`, alone or beside settings, which are left out as all is that is no
     tensor and has no parameter's name (with a dot). Prefixes of wrapped modules are taken off.
     """
-    while isinstance(content, Mapping) and (inner := _inner(content)) is not None:
+    while isinstance(content, Mapping):
+        inner = next((content[key] for key in STATE_KEYS if isinstance(content.get(key), Mapping)), None)
+        if inner is None:
+            break
         content = inner
     if not isinstance(content, Mapping):
         return {}
@@ -150,10 +153,6 @@ def named_values(content: Any) -> dict[str, Any]:
         if all(name.startswith(prefix) for name in state):
             state = {name.removeprefix(prefix): value for name, value in state.items()}
     return state
-
-
-def _inner(content: Mapping[Any, Any]) -> Mapping[Any, Any] | None:
-    return next((content[key] for key in STATE_KEYS if isinstance(content.get(key), Mapping)), None)
 
 
 def load_plain(path: Path) -> Any:

@@ -21,7 +21,6 @@ from speaq.files.atomic import naming
 from speaq.model.backbone import PIXEL_MEAN, PIXEL_STD
 from speaq.prediction.exported import INPUTS, KEY, OUTPUTS, SCHEMA, SUFFIXES
 from speaq.prediction.predictor import Predictor, find_images
-from speaq.structures import LayerOutputs
 from speaq.training.callbacks import Progress
 
 OPSET, IR_VERSION = 18, 8  # of ONNX 1.13: read by onnxruntime 1.14 and newer; the exporter's own is 10 and more
@@ -219,10 +218,6 @@ def compare(ours: Predictor, exported: Predictor, batches: Sequence[ExampleBatch
     for images, sizes_hw in batches:
         wanted, got = ours.model(images, sizes_hw), exported.model(images, sizes_hw)
         for name in OUTPUTS:
-            largest[name] = _worse(largest[name], wanted, got, name, layer)
+            difference = float((getattr(wanted, name)[layer] - getattr(got, name)[-1]).abs().max())
+            largest[name] = math.inf if math.isnan(difference) else max(largest[name], difference)
     return largest
-
-
-def _worse(before: float, wanted: LayerOutputs, got: LayerOutputs, name: str, layer: int) -> float:
-    difference = float((getattr(wanted, name)[layer] - getattr(got, name)[-1]).abs().max())
-    return math.inf if math.isnan(difference) else max(before, difference)

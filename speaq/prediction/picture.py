@@ -43,9 +43,10 @@ def draw(scene: Scene, path: Path) -> None:
     scene = scene.first(DRAWN)
     # Nothing of the time goes into the file: equal input, equal bytes.
     with drawing(scene.words()):
-        figure = Figure(figsize=_size(scene.size_hw), layout="constrained")
+        widths = _widths(scene.size_hw)
+        figure = Figure(figsize=(sum(widths), HEIGHT), layout="constrained")
         FigureCanvasAgg(figure)
-        photo, graph = figure.subplots(1, 2, width_ratios=_widths(scene.size_hw))
+        photo, graph = figure.subplots(1, 2, width_ratios=widths)
         names = [visible(name) for name in distinct_names(scene.things)]
         _draw_photo(photo, scene, names)
         _draw_graph(graph, scene, names)
@@ -57,10 +58,6 @@ def _widths(size_hw: tuple[int, int]) -> tuple[float, float]:
     """Inches of photo and graph; the graph stays readable beside a narrow photo."""
     aspect = min(max(size_hw[1] / size_hw[0], 0.5), 2.0)
     return HEIGHT * aspect, HEIGHT * 1.3
-
-
-def _size(size_hw: tuple[int, int]) -> tuple[float, float]:
-    return sum(_widths(size_hw)), HEIGHT
 
 
 def _colour(number: int) -> str:

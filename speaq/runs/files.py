@@ -52,7 +52,7 @@ class _Report(_Part):
         for row in self.predicates:
             if not isinstance(row.get("predicate"), str) or not isinstance(row.get("images"), int):
                 raise ValueError("a row has predicate, a text, and images, a whole number")
-            recalls = [name for name in row if name.startswith("R@")]
+            recalls = _recalls(row)
             if not recalls or not all(foreign.whole_number(name[2:]) for name in recalls):
                 raise ValueError("a row has recalls, R@K")
             if any(isinstance(row[name], str) for name in recalls) or recalls != _recalls(self.predicates[0]):

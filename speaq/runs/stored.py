@@ -9,7 +9,6 @@ Letters: I images, R relation queries, P predicates.
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import json
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -27,6 +26,7 @@ from speaq.evaluation.detection import DetectionEvaluator
 from speaq.evaluation.recall import RecallEvaluator
 from speaq.files import foreign
 from speaq.files.atomic import replaced
+from speaq.files.regular import sha256
 from speaq.inference import QueryOutputs, decode_queries, query_outputs
 from speaq.runs.run import OpenedRun, open_run
 from speaq.structures import IntArray
@@ -197,9 +197,7 @@ def store(run: Path, data: Path | None = None, *, progress: Progress = no_progre
 
 def place(opened: OpenedRun) -> tuple[Path, dict[str, str]]:
     """Where raw outputs of a checkpoint on val are kept in its run's folder, and the header that they then have."""
-    with opened.file.open("rb") as content:
-        digest = hashlib.file_digest(content, "sha256").hexdigest()
-    layer = str(opened.config.inference.layer)
+    digest, layer = sha256(opened.file), str(opened.config.inference.layer)
     header = {"checkpoint": digest, "data": opened.vg.digest, "split": "val", "layer": layer}
     return opened.folder / f"raw-val-{digest[:8]}.h5", header
 
@@ -218,5 +216,5 @@ def network_outputs(
 ) -> Iterator[tuple[IntArray, IntArray, QueryOutputs]]:
     """Rows of the split [n], heights and widths of the photos [n, 2] and outputs, batch by batch, of a checkpoint."""
     config, model, device = opened.config, *opened.model()
-    for batch, outputs in raw_outputs(model, split, config, device, progress):
+    for batch, outputs, _ in raw_outputs(model, split, config, device, progress):
         yield np.array(batch.indices), np.array(batch.original_hw), query_outputs(outputs, config.inference.layer)

@@ -221,10 +221,6 @@ def holds(path: Path, best: Mapping[str, Any]) -> bool:
         content = load(path)
     except CheckpointError:
         return False
-    return content["step"] == best["step"] and _same_evaluation(content.get("best"), best)
-
-
-def _same_evaluation(one: Any, other: Mapping[str, Any]) -> bool:
-    if one is None:  # earlier versions wrote the step alone
-        return True
-    return isinstance(one, dict) and all(one.get(name) == other.get(name) for name in ("metric", "value", "step"))
+    noted = best if content["best"] is None else content["best"]  # earlier versions wrote the step alone
+    same = all(noted.get(name) == best.get(name) for name in ("metric", "value", "step"))
+    return content["step"] == best["step"] and same

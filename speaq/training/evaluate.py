@@ -42,15 +42,8 @@ class Evaluation:
 
 def raw_outputs(
     model: nn.Module, split: Split, config: Config, device: torch.device, progress: Progress
-) -> Iterator[tuple[Batch, Any]]:
-    """This worker's batches with the raw outputs for them; the model is in evaluation mode meanwhile."""
-    return ((batch, outputs) for batch, outputs, _ in _outputs(model, split, config, device, progress))
-
-
-def _outputs(
-    model: nn.Module, split: Split, config: Config, device: torch.device, progress: Progress
 ) -> Iterator[tuple[Batch, Any, float]]:
-    """This worker's batches with the raw outputs for them, and when (performance counter) the model was called.
+    """This worker's batches with their raw outputs, and when (performance counter) the model was called for them.
 
     The model is in evaluation mode meanwhile.
     """
@@ -90,7 +83,7 @@ def evaluate_scene_graphs(
     recall = RecallEvaluator(len(predicate_count) - 1, config.evaluation, zero_shot, predicate_count)
     boxes = DetectionEvaluator()
     latencies: list[float] = []
-    for batch, outputs, begin in _outputs(model, split, config, device, progress):
+    for batch, outputs, begin in raw_outputs(model, split, config, device, progress):
         predictions = decode(outputs, batch.original_hw, config.inference, predicate_count)
         latencies.append((time.perf_counter() - begin) / len(predictions) * 1000)  # decoding waits for the device
         for index, hw, prediction in zip(batch.indices, batch.original_hw, predictions, strict=True):
@@ -112,7 +105,7 @@ def evaluate_detector(
 ) -> Evaluation:
     """COCO box AP of a detector on `split`."""
     boxes = DetectionEvaluator()
-    for batch, outputs, _ in _outputs(model, split, config, device, progress):
+    for batch, outputs, _ in raw_outputs(model, split, config, device, progress):
         detections = decode_detections(outputs.logits[-1], outputs.boxes[-1], batch.original_hw)
         for index, hw, (xyxy, classes, scores) in zip(batch.indices, batch.original_hw, detections, strict=True):
             boxes.add(index, split.scene_graph(index, hw), xyxy, classes, scores)

@@ -45,13 +45,7 @@ class _Step:
 class Health:
     """The last steps of a run."""
 
-    def __init__(
-        self,
-        config: Config,
-        model: nn.Module,
-        criterion: object,
-        predicates: Sequence[str],
-    ) -> None:
+    def __init__(self, config: Config, model: nn.Module, criterion: object, predicates: Sequence[str]) -> None:
         """`predicates` are their names. Groups are looked at where the criterion is SpeaQ's."""
         self._config = config
         self._model = model

@@ -7,12 +7,12 @@ old path, from every folder above the run. What is found there is believed only 
 from __future__ import annotations
 
 import difflib
-import hashlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from speaq.config import Config, ConfigError, apply, defaults, flatten, to_dict
 from speaq.files.foreign import read_json
+from speaq.files.regular import sha256
 from speaq.training import folder as run_folder
 
 STARTS = ("training.init_from", "training.backbone_from")
@@ -108,14 +108,9 @@ def start_digest(config: Config) -> str | None:
         return None
     key, path = named
     try:
-        return _sha256(run_folder.find(path))
+        return sha256(run_folder.find(path))
     except OSError as error:
         raise ConfigError(f"{key}: {path} cannot be read ({error.strerror}); give --init-from") from error
-
-
-def _sha256(file: Path) -> str:
-    with file.open("rb") as content:
-        return hashlib.file_digest(content, "sha256").hexdigest()
 
 
 def with_start(config: Config, path: Path) -> Config:
@@ -153,7 +148,7 @@ def with_found_start(config: Config, home: Path, digest: str | None) -> Config |
 def has_digest(path: Path, digest: str | None) -> bool:
     """Whether a file, or the best checkpoint of a run folder, is that of a digest (of which the begin may be known)."""
     try:
-        return digest is not None and _sha256(run_folder.find(path)).startswith(digest)
+        return digest is not None and sha256(run_folder.find(path)).startswith(digest)
     except (OSError, ConfigError):
         return False
 

@@ -6,7 +6,7 @@ import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,15 +17,12 @@ from speaq.data.coco.photos import Progress
 from speaq.data.coco.scenes import Findings, Reading, Scenes, resolve
 from speaq.data.files import (
     ANNOTATION_NAMES,
-    DICTIONARY_NAMES,
-    IMAGE_DATA_NAME,
     IMAGE_FOLDER,
-    ZERO_SHOT_NAMES,
     Problem,
     summary,
 )
 from speaq.data.rules import TEST, TRAIN
-from speaq.data.writing import image_columns, vocabulary, write_columns, write_json, zero_shot
+from speaq.data.writing import Rows, write_tables
 from speaq.structures import FloatArray
 
 Splits = dict[Literal["val", "train", "test"], list[int]]  # rows of the images of every split
@@ -150,33 +147,23 @@ def _write_files(scenes: Scenes, splits: Splits, output: Path, copy: bool, progr
         {"image_id": scenes.images[row].id, "width": scenes.sizes_hw[row][1], "height": scenes.sizes_hw[row][0]}
         for row in order
     ]
-    write_json(output / IMAGE_DATA_NAME, records)
     kept = np.array([box for row in order for box in scenes.boxes[row]], dtype=np.int64)
-    labels = (scenes.labels[kept] + 1).tolist()
-    predicates = [relation[2] + 1 for row in order for relation in scenes.relations[row]]
     first_box = np.cumsum([0, *(len(scenes.boxes[row]) for row in order)]).tolist()
-    pairs = [
-        (first + subject, first + other)
-        for row, first in zip(order, first_box, strict=False)
-        for subject, other, _ in scenes.relations[row]
-    ]
-    split = [TEST if name == "test" else TRAIN for name, rows in splits.items() for _ in rows]
-    num_relations = [len(scenes.relations[row]) for row in order]
-    dictionaries = {
-        **dict(vocabulary("object", "label", scenes.classes, labels)),
-        **dict(vocabulary("predicate", "predicate", scenes.predicates, predicates)),
-    }
-    write_json(output / DICTIONARY_NAMES[0], dictionaries)
-    np.save(output / ZERO_SHOT_NAMES[0], zero_shot(split, num_relations, labels, pairs, predicates))
-    longest = np.repeat([max(scenes.sizes_hw[row]) for row in order], [len(scenes.boxes[row]) for row in order])
-    columns: dict[str, NDArray[Any]] = {
-        "boxes_1024": _encoded(scenes.corners_xyxy[kept], longest),
-        "labels": np.array(labels, dtype=np.int64).reshape(-1, 1),
-        "predicates": np.array(predicates, dtype=np.int64).reshape(-1, 1),
-        "relationships": np.array(pairs, dtype=np.int32).reshape(-1, 2),
-        **image_columns(split, [len(scenes.boxes[row]) for row in order], num_relations),
-    }
-    write_columns(output / ANNOTATION_NAMES[0], columns)
+    rows = Rows(
+        split=[TEST if name == "test" else TRAIN for name, rows in splits.items() for _ in rows],
+        num_boxes=[len(scenes.boxes[row]) for row in order],
+        num_relations=[len(scenes.relations[row]) for row in order],
+        labels=(scenes.labels[kept] + 1).tolist(),
+        relationships=[
+            (first + subject, first + other)
+            for row, first in zip(order, first_box, strict=False)
+            for subject, other, _ in scenes.relations[row]
+        ],
+        predicates=[relation[2] + 1 for row in order for relation in scenes.relations[row]],
+    )
+    longest = np.repeat([max(scenes.sizes_hw[row]) for row in order], rows.num_boxes)
+    boxes = {"boxes_1024": _encoded(scenes.corners_xyxy[kept], longest)}
+    write_tables(output, rows, records, (scenes.classes, scenes.predicates), boxes, {})
 
 
 def _place(photo: Path, target: Path, copy: bool) -> None:

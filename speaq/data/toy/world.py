@@ -17,12 +17,13 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
 from speaq.data import DataError
+from speaq.data.files import ANNOTATION_NAMES, IMAGE_FOLDER
 from speaq.data.toy.drawing import THINGS, Box, draw_checks, draw_connector, draw_thing
 from speaq.data.toy.scenes import OBJECTS, PREDICATES, SIDE, SYMMETRIC, Relation, Scene, Thing, make_scene
-from speaq.data.writing import image_columns, vocabulary, write_columns, write_json, zero_shot
+from speaq.data.writing import Rows, vocabulary, write_tables
 
 FIRST_IMAGE_ID = 100_001  # above the four ids that Visual Genome's readers drop as corrupt
-ANNOTATIONS = "VG-SGG-with-attri.h5"
+ANNOTATIONS = ANNOTATION_NAMES[0]
 SIZE_NAMES = ("small", "large")
 ATTRIBUTES = (*SIZE_NAMES, "chequered", *sorted(colour for _, _, colour in THINGS.values()))
 FREQUENT = ("near", "above", "under", "on", "inside")  # of which some relations stay unannotated
@@ -31,18 +32,10 @@ Record = Mapping[str, Any]
 
 
 @dataclass
-class _Rows:
-    """Annotations as they go into the h5: everything 1-based, boxes on the grids of the longest side."""
-
-    split: list[int] = field(default_factory=list)
-    num_boxes: list[int] = field(default_factory=list)
-    num_relations: list[int] = field(default_factory=list)
-    labels: list[int] = field(default_factory=list)
+class _Rows(Rows):
     boxes: list[Box] = field(default_factory=list)  # pixels
-    attributes: list[list[int]] = field(default_factory=list)
+    attributes: list[list[int]] = field(default_factory=list)  # 1-based
     active: list[bool] = field(default_factory=list)
-    relationships: list[tuple[int, int]] = field(default_factory=list)
-    predicates: list[int] = field(default_factory=list)
 
 
 def is_test(index: int) -> bool:
@@ -74,23 +67,20 @@ def make_toy(directory: Path, num_images: int, seed: int, progress: Callable[[in
 
 
 def _write(directory: Path, num_images: int, seed: int, progress: Callable[[int], None]) -> None:
-    (directory / "VG_100K").mkdir(parents=True, exist_ok=True)
+    (directory / IMAGE_FOLDER).mkdir(parents=True, exist_ok=True)
     noise = np.random.default_rng(seed).integers(0, 15, (2 * SIDE, 2 * SIDE, 3), dtype=np.uint8)
     rows, records = _Rows(), list[Record]()
     for index in range(num_images):
         scene = _scene(index, seed)
         image_id = FIRST_IMAGE_ID + index
         picture = draw_scene(scene, noise, random.Random(f"{seed} picture {index}"))
-        picture.save(directory / "VG_100K" / f"{image_id}.jpg", quality=90, subsampling=0)
+        picture.save(directory / IMAGE_FOLDER / f"{image_id}.jpg", quality=90, subsampling=0)
         records.append(_record(image_id, scene.size_hw))
         _annotate(rows, scene, is_test(index), random.Random(f"{seed} annotation {index}"))
         if index % 100 == 99:
             progress(index + 1)
-    write_json(directory / "image_data.json", records)
-    write_json(directory / "VG-SGG-dicts-with-attri.json", _dictionaries(rows))
-    triplets = zero_shot(rows.split, rows.num_relations, rows.labels, rows.relationships, rows.predicates)
-    np.save(directory / "zeroshot_triplets.npy", triplets)
-    _write_annotations(directory / ANNOTATIONS, rows)
+    attributes = vocabulary("attribute", "attribute", ATTRIBUTES, [i for ids in rows.attributes for i in ids])
+    write_tables(directory, rows, records, (OBJECTS, PREDICATES), _columns(rows), dict(attributes))
     progress(num_images)
 
 
@@ -160,14 +150,6 @@ def _record(image_id: int, size_hw: tuple[int, int]) -> Record:
     }
 
 
-def _dictionaries(rows: _Rows) -> dict[str, Any]:
-    return {
-        **dict(vocabulary("object", "label", OBJECTS, rows.labels)),
-        **dict(vocabulary("predicate", "predicate", PREDICATES, rows.predicates)),
-        **dict(vocabulary("attribute", "attribute", ATTRIBUTES, [i for ids in rows.attributes for i in ids])),
-    }
-
-
 def _encode(boxes: NDArray[np.int64], scale: int) -> NDArray[np.int32]:
     """Pixels (x0, y0, x1, y1) → cx cy w h on a grid of `scale`: left and top rounded down, width and height up."""
     corner = boxes[:, :2] * scale // SIDE
@@ -176,19 +158,15 @@ def _encode(boxes: NDArray[np.int64], scale: int) -> NDArray[np.int32]:
     return np.concatenate((corner + size // 2, size), axis=1).astype(np.int32)
 
 
-def _write_annotations(path: Path, rows: _Rows) -> None:
+def _columns(rows: _Rows) -> dict[str, NDArray[Any]]:
+    """Those of the h5 that toy worlds alone have; boxes on the grids of the longest side."""
     boxes = np.array(rows.boxes, dtype=np.int64).reshape(-1, 4)
     attributes = np.zeros((len(boxes), 10), dtype=np.int64)
     for row, ids in enumerate(rows.attributes):
         attributes[row, : len(ids)] = ids
-    columns: dict[str, NDArray[Any]] = {
+    return {
         "active_object_mask": np.array(rows.active, dtype=bool).reshape(-1, 1),
         "attributes": attributes,
         "boxes_1024": _encode(boxes, 1024),
         "boxes_512": _encode(boxes, 512),
-        **image_columns(rows.split, rows.num_boxes, rows.num_relations),
-        "labels": np.array(rows.labels, dtype=np.int64).reshape(-1, 1),
-        "predicates": np.array(rows.predicates, dtype=np.int64).reshape(-1, 1),
-        "relationships": np.array(rows.relationships, dtype=np.int32).reshape(-1, 2),
     }
-    write_columns(path, columns)
