@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from speaq.config import Config, apply
-from speaq.data.split import Split
+from speaq.data.records import Split
 from speaq.matching.groups import PredicateGroups, groups_for, make_groups
 from speaq.structures import IntArray
 

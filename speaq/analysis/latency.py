@@ -66,12 +66,7 @@ def benchmark(
 
 
 def _measure(
-    model: str,
-    predictor: Predictor,
-    batches: Sequence[ExampleBatch],
-    rounds: int,
-    warmup: int,
-    progress: Progress,
+    model: str, predictor: Predictor, batches: Sequence[ExampleBatch], rounds: int, warmup: int, progress: Progress
 ) -> Latency:
     calls = warmup + rounds * len(batches)
     seconds = []

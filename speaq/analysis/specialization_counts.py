@@ -12,8 +12,7 @@ import numpy as np
 
 from speaq.analysis.specialization import Analysed, count_predictions
 from speaq.config import Config, ConfigError, EvaluationConfig
-from speaq.data.records import SplitName
-from speaq.data.split import looked_at
+from speaq.data.records import SplitName, looked_at
 from speaq.data.statistics import predicate_count
 from speaq.data.visual_genome import Split
 from speaq.inference import QueryOutputs, decode_queries

@@ -17,7 +17,7 @@ from torch.utils.data import Sampler
 
 from speaq.config import DataConfig
 from speaq.data import DataError
-from speaq.data.split import Split
+from speaq.data.records import Split
 from speaq.data.statistics import predicate_count
 from speaq.structures import IntArray
 

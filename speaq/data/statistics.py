@@ -11,9 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from speaq.config import DataConfig
-from speaq.data.records import VisualGenome
+from speaq.data.records import Split, VisualGenome, overlap
 from speaq.data.rules import TEST, TRAIN, VAL, owned_rows
-from speaq.data.split import Split, overlap
 from speaq.structures import IntArray
 
 

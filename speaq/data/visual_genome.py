@@ -1,6 +1,6 @@
 """Data sets in the four-file layout of Visual Genome, opened and judged: the public names in one place.
 
-`files` and `tables` read, `rules` judge, `records` and `split` hold the result. No photo is opened where that can be
+`files` and `tables` read, `rules` judge, `records` hold the result. No photo is opened where that can be
 helped. Source: method section 1.
 """
 
@@ -34,9 +34,8 @@ from speaq.data.files import (
     summary,
 )
 from speaq.data.images import read_image, read_size
-from speaq.data.records import SplitName, VisualGenome, used_rows
+from speaq.data.records import Split, SplitName, VisualGenome, corners, used_rows
 from speaq.data.rules import check_annotations, check_form, check_train, owned_rows
-from speaq.data.split import Split, corners
 from speaq.data.tables import ImageTable, read_images, read_vocabulary
 from speaq.structures import IntArray
 

@@ -11,8 +11,7 @@ import numpy as np
 
 from speaq.config import DataConfig, EvaluationConfig
 from speaq.data import DataError
-from speaq.data.records import SplitName, VisualGenome
-from speaq.data.split import Split
+from speaq.data.records import Split, SplitName, VisualGenome
 from speaq.data.statistics import predicate_count, zero_shot_triplets
 from speaq.evaluation.bootstrap import METRICS, ImageRecord, paired_difference
 from speaq.evaluation.detection import DetectionEvaluator

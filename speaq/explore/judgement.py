@@ -12,8 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from speaq.config import EvaluationConfig
-from speaq.data.records import SplitName
-from speaq.data.split import Split
+from speaq.data.records import Split, SplitName
 from speaq.evaluation.predictions import PredictionFile
 from speaq.evaluation.protocol import Mode, protocol_name, unconstrained_name
 from speaq.evaluation.protocols import images_of, rows_of

@@ -11,8 +11,7 @@ from numpy.typing import NDArray
 
 from speaq.config import DataConfig, EvaluationConfig
 from speaq.data import DataError
-from speaq.data.records import SplitName, VisualGenome
-from speaq.data.split import Split
+from speaq.data.records import Split, SplitName, VisualGenome
 from speaq.data.statistics import predicate_count, zero_shot_triplets
 from speaq.evaluation.predictions import PredictionFile
 from speaq.evaluation.recall import THIRDS, RecallEvaluator, head_body_tail

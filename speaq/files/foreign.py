@@ -84,15 +84,7 @@ HARMLESS: Mapping[type[Skipped], tuple[str, ...]] = {
             for pure in ("", "Pure")
             for kind in ("", "Posix", "Windows")
         ),
-        *(
-            "numpy.dtype",
-            "numpy.ndarray",
-            "numpy.bool_",
-            "numpy.float32",
-            "numpy.float64",
-            "numpy.int32",
-            "numpy.int64",
-        ),
+        *(f"numpy.{name}" for name in ("dtype", "ndarray", "bool_", "float32", "float64", "int32", "int64")),
         *(
             f"numpy.{core}.{name}"
             for core in ("core", "_core")  # before and since NumPy 2

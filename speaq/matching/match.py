@@ -132,12 +132,7 @@ def _chunks(queries: Queries, truth: Truth) -> list[tuple[int, int]]:
 
 
 def _pairs(
-    costs: list[Tensor],
-    repeats: Tensor,
-    group_of_row: Tensor,
-    bounds: tuple[int, ...],
-    queries: Queries,
-    truth: Truth,
+    costs: list[Tensor], repeats: Tensor, group_of_row: Tensor, bounds: tuple[int, ...], queries: Queries, truth: Truth
 ) -> Pairs:
     """Solves [L, T, R] costs, or [1, T, R] costs for all layers alike; they come in pieces along T."""
     num_layers, num_images, num_queries = queries.shape

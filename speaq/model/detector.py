@@ -11,10 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from speaq.config import ModelConfig
-from speaq.model.backbone import Backbone, Normalise, build_backbone
 from speaq.model.decoder import repeat_rows
-from speaq.model.position import padding_mask
-from speaq.model.speaq import BoxHead, SpeaQ, class_head
+from speaq.model.speaq import BoxHead, Network, SpeaQ, class_head
 from speaq.model.transformer import DecoderLayer, Encoder, Memory, xavier
 from speaq.structures import DetectorOutputs
 
@@ -56,31 +54,17 @@ class DetectionTransformer(nn.Module):
         return DetectorOutputs(self.class_head(x), self.box_head(x, self.queries))
 
 
-class Detector(nn.Module):
+class Detector(Network):
     """DETR on the blocks of SpeaQ.
 
     Args:
         config: shape of the network; query_multiple plays no part.
         num_classes: C, object classes without background.
-        backbone: feature extractor to use instead of the configured one.
     """
 
-    def __init__(self, config: ModelConfig, num_classes: int, backbone: Backbone | None = None) -> None:
-        super().__init__()
-        self.normalise = Normalise()
-        self.backbone = backbone if backbone is not None else build_backbone(config)
+    def __init__(self, config: ModelConfig, num_classes: int) -> None:
+        super().__init__(config)
         self.transformer = DetectionTransformer(config, self.backbone.out_channels, num_classes)
-
-    def forward(self, images: Tensor, sizes_hw: Tensor) -> DetectorOutputs:
-        """Raw outputs of all decoder layers.
-
-        Args:
-            images: [B, 3, H, W] RGB, uint8 or float in 0..255, padded at the lower right.
-            sizes_hw: [B, 2] int64 un-padded height and width.
-        """
-        features = self.backbone(self.normalise(images, sizes_hw))
-        padding = padding_mask(sizes_hw, features.shape[-2:], self.backbone.stride)
-        return self.transformer(features, padding)  # type: ignore[no-any-return]
 
 
 STREAMS = ("subject", "object", "relation")

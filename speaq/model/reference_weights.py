@@ -8,7 +8,6 @@ from __future__ import annotations
 import functools
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from types import NoneType
 from typing import Any
@@ -200,14 +199,8 @@ def _as_float32(name: str, value: Tensor, shape: torch.Size, where: str) -> Tens
     return value.detach().to(torch.float32, copy=True, memory_format=torch.contiguous_format)
 
 
-@dataclass(frozen=True)
-class _Rule:
-    pattern: re.Pattern[str]
-    target: str
-
-
 @functools.cache
-def _rules(*, to_reference: bool) -> tuple[_Rule, ...]:
+def _rules(*, to_reference: bool) -> tuple[tuple[re.Pattern[str], str], ...]:
     transformer = [
         *TRANSFORMER,
         *(("decoder.layers.{n}." + ours, "transformer.decoder." + theirs) for ours, theirs in DECODER_LAYER),
@@ -217,7 +210,7 @@ def _rules(*, to_reference: bool) -> tuple[_Rule, ...]:
     for stage in range(1, 5):
         pairs += [(f"backbone.layer{stage}.{ours}", f"{BACKBONE}res{stage + 1}.{theirs}") for ours, theirs in STAGE]
     return tuple(
-        _Rule(_pattern(ours if to_reference else theirs), theirs if to_reference else ours) for ours, theirs in pairs
+        (_pattern(ours if to_reference else theirs), theirs if to_reference else ours) for ours, theirs in pairs
     )
 
 
@@ -229,8 +222,8 @@ def _pattern(template: str) -> re.Pattern[str]:
     return re.compile(re.escape(parts[0]) + "".join(f + x for f, x in zip(fields, literals, strict=True)))
 
 
-def _translate(name: str, rules: tuple[_Rule, ...], message: str) -> str:
-    for rule in rules:
-        if match := rule.pattern.fullmatch(name):
-            return rule.target.format_map(match.groupdict())
+def _translate(name: str, rules: tuple[tuple[re.Pattern[str], str], ...], message: str) -> str:
+    for pattern, target in rules:
+        if match := pattern.fullmatch(name):
+            return target.format_map(match.groupdict())
     raise WeightsError(message.format(name))

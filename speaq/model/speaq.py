@@ -6,6 +6,8 @@ P predicates, d hidden size.
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -97,7 +99,29 @@ class SceneGraphTransformer(nn.Module):
         return repeat_rows(x, self.query_multiple)
 
 
-class SpeaQ(nn.Module):
+class Network(nn.Module):
+    """A backbone and the transformer behind it, which a subclass adds."""
+
+    transformer: nn.Module
+
+    def __init__(self, config: ModelConfig, backbone: Backbone | None = None) -> None:
+        super().__init__()
+        self.normalise = Normalise()
+        self.backbone = backbone if backbone is not None else build_backbone(config)
+
+    def forward(self, images: Tensor, sizes_hw: Tensor) -> Any:
+        """Raw outputs of all decoder layers.
+
+        Args:
+            images: [B, 3, H, W] RGB, uint8 or float in 0..255, padded at the lower right.
+            sizes_hw: [B, 2] int64 un-padded height and width.
+        """
+        features = self.backbone(self.normalise(images, sizes_hw))
+        padding = padding_mask(sizes_hw, features.shape[-2:], self.backbone.stride)
+        return self.transformer(features, padding)
+
+
+class SpeaQ(Network):
     """The whole model; the baseline is the same with query_multiple 1.
 
     Args:
@@ -107,21 +131,10 @@ class SpeaQ(nn.Module):
         backbone: feature extractor to use instead of the configured one.
     """
 
+    transformer: SceneGraphTransformer
+
     def __init__(
         self, config: ModelConfig, num_classes: int, num_predicates: int, backbone: Backbone | None = None
     ) -> None:
-        super().__init__()
-        self.normalise = Normalise()
-        self.backbone = backbone if backbone is not None else build_backbone(config)
+        super().__init__(config, backbone)
         self.transformer = SceneGraphTransformer(config, self.backbone.out_channels, num_classes, num_predicates)
-
-    def forward(self, images: Tensor, sizes_hw: Tensor) -> LayerOutputs:
-        """Raw outputs of all decoder layers.
-
-        Args:
-            images: [B, 3, H, W] RGB, uint8 or float in 0..255, padded at the lower right.
-            sizes_hw: [B, 2] int64 un-padded height and width.
-        """
-        features = self.backbone(self.normalise(images, sizes_hw))
-        padding = padding_mask(sizes_hw, features.shape[-2:], self.backbone.stride)
-        return self.transformer(features, padding)  # type: ignore[no-any-return]

@@ -10,7 +10,7 @@ import numpy as np
 
 from speaq.config import Config, ConfigError, DataConfig
 from speaq.data import DataError
-from speaq.data.split import looked_at
+from speaq.data.records import looked_at
 from speaq.data.statistics import predicate_count, zero_shot_triplets
 from speaq.data.visual_genome import Split, SplitName, VisualGenome
 from speaq.evaluation.recall import THIRDS, head_body_tail

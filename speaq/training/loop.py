@@ -18,7 +18,7 @@ from torch.nn.parallel import DistributedDataParallel
 from speaq.config import Config, ConfigError, TrainingConfig, to_dict
 from speaq.data import DataError, LoaderDied
 from speaq.data.dataset import train_loader
-from speaq.data.split import looked_at
+from speaq.data.records import looked_at
 from speaq.data.visual_genome import open_data
 from speaq.training import checkpoint, distributed
 from speaq.training.callbacks import Callbacks, Progress, Report, Sink, never, no_progress, nothing

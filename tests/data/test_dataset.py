@@ -15,7 +15,7 @@ import torch
 from speaq.config import Config, apply
 from speaq.data import DataError
 from speaq.data.dataset import RawBatch, SceneGraphDataset, collate, eval_loader, train_loader
-from speaq.data.split import Split
+from speaq.data.records import Split
 from speaq.data.toy.world import make_toy
 from speaq.data.visual_genome import open_data
 from speaq.structures import Batch, Sample

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from speaq.config import DataConfig
 from speaq.data import DataError
+from speaq.data.records import Split
 from speaq.data.sampling import (
     DrawOrder,
     OrientationBatchSampler,
@@ -19,7 +20,6 @@ from speaq.data.sampling import (
     make_resampling,
     one_predicate_per_pair,
 )
-from speaq.data.split import Split
 from speaq.data.visual_genome import open_data
 from tests.helpers.data_sets import write
 

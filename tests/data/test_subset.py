@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from speaq.config import EvaluationConfig
-from speaq.data.split import Split, looked_at, stratified
+from speaq.data.records import Split, looked_at, stratified
 from tests.helpers.subsets import made_of
 
 

@@ -19,7 +19,7 @@ from pydantic import ValidationError
 
 from speaq.config import DataConfig
 from speaq.data import DataError
-from speaq.data.split import corners
+from speaq.data.records import corners
 from speaq.data.statistics import stats_report, zero_shot_triplets
 from speaq.data.visual_genome import check, find_files, open_data
 from tests.helpers.data_sets import arrays, write

@@ -9,8 +9,8 @@ import numpy as np
 
 from speaq.config import DataConfig
 from speaq.data.dataset import SceneGraphDataset
+from speaq.data.records import Split
 from speaq.data.sampling import make_resampling
-from speaq.data.split import Split
 from speaq.data.statistics import predicate_count
 from speaq.data.transforms import resize_shape
 from speaq.data.visual_genome import VisualGenome, open_data

@@ -10,7 +10,7 @@ from itertools import pairwise
 
 import numpy as np
 
-from speaq.data.split import Split, corners, overlap
+from speaq.data.records import Split, corners, overlap
 from speaq.structures import IntArray
 
 PAIRS_AT_ONCE = 1_000_000  # bounds the memory of counting box pairs

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from speaq.data.split import Split
+from speaq.data.records import Split
 
 
 def made_of(predicates: list[list[int]], num_predicates: int) -> Split:

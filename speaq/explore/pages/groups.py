@@ -12,7 +12,7 @@ from starlette.routing import BaseRoute, Route
 
 from speaq.config import Config, ConfigError, apply, load, short
 from speaq.config.sections import Counts, DataConfig
-from speaq.data.split import Split
+from speaq.data.records import Split
 from speaq.data.statistics import predicate_count
 from speaq.explore.context import Context, Page
 from speaq.explore.view import View
