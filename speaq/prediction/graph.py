@@ -14,6 +14,8 @@ from speaq.data.images import Source, file_of
 from speaq.files.atomic import replaced, write_text
 from speaq.structures import IntArray, ScenePrediction, Vocabulary
 
+SCHEMA = "speaq-prediction/1"
+
 
 @dataclass(frozen=True)
 class Thing:
@@ -37,9 +39,21 @@ class Triplet:
     predicate_score: float  # probability of the predicate
 
 
+def distinct_names(things: Sequence[Thing]) -> list[str]:
+    """Labels, with a number where a label occurs more than once: `man 1`, `man 2`, `horse`."""
+    labels = [thing.label for thing in things]
+    return [
+        f"{label} {labels[: row + 1].count(label)}" if labels.count(label) > 1 else label
+        for row, label in enumerate(labels)
+    ]
+
+
 @dataclass(frozen=True)
-class Scene:
-    """A photo's scene graph; triplets are ranked, the best first, and no two of them are the same."""
+class ImagePrediction:
+    """A predicted scene graph, which can be written as JSON or drawn.
+
+    Triplets are ranked, the best first, and no two of them are the same.
+    """
 
     image: Path | None  # its file, where it has one
     size_hw: tuple[int, int]  # pixels of the upright photo
@@ -58,23 +72,6 @@ class Scene:
     def words(self) -> list[str]:
         """All labels and predicates."""
         return [thing.label for thing in self.things] + [triplet.predicate for triplet in self.triplets]
-
-
-def distinct_names(things: Sequence[Thing]) -> list[str]:
-    """Labels, with a number where a label occurs more than once: `man 1`, `man 2`, `horse`."""
-    labels = [thing.label for thing in things]
-    return [
-        f"{label} {labels[: row + 1].count(label)}" if labels.count(label) > 1 else label
-        for row, label in enumerate(labels)
-    ]
-
-
-SCHEMA = "speaq-prediction/1"
-
-
-@dataclass(frozen=True)
-class ImagePrediction(Scene):
-    """A predicted scene graph, which can be written as JSON or drawn."""
 
     def to_json(self) -> dict[str, Any]:
         """Plain values in the documented form: see `SCHEMA` and README."""

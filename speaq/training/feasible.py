@@ -49,7 +49,16 @@ class Feasibility:
 
     def check_splits(self, config: Config) -> None:
         """Raises DataError where nothing is left to train on, or to evaluate."""
-        check_splits(self._vg, self._of("train", config), self._of("val", config), config)
+        where, num_val = self._vg.directory, config.data.num_val
+        if len(self._of("train", config)) == 0:
+            raise DataError(
+                f"{where}: no image is left to train on: data.num_val {num_val} takes the first rows; set it lower"
+            )
+        if len(self._of("val", config)) == 0:
+            remedy = "the h5 has no row of split 1" if config.data.val == "split" else "set num_val higher"
+            raise DataError(
+                f"{where}: no image to evaluate on (data.num_val is {num_val}, data.val {config.data.val}): {remedy}"
+            )
 
     def check_metric(self, metric: str, config: Config, where: str = "") -> None:
         """Raises ConfigError, which begins with `where`, where no prediction could give the metric a value."""
@@ -115,20 +124,6 @@ class Feasibility:
     def _of(self, name: SplitName, config: Config) -> Split:
         kept = {key: value for key, value in config.data if key in OF_SPLITS}
         return self._split(name, DataConfig(**kept))
-
-
-def check_splits(vg: VisualGenome, train: Split, val: Split, config: Config) -> None:
-    """Raises DataError where nothing is left to train on, or to evaluate."""
-    num_val = config.data.num_val
-    if len(train) == 0:
-        raise DataError(
-            f"{vg.directory}: no image is left to train on: data.num_val {num_val} takes the first rows; set it lower"
-        )
-    if len(val) == 0:
-        remedy = "the h5 has no row of split 1" if config.data.val == "split" else "set num_val higher"
-        raise DataError(
-            f"{vg.directory}: no image to evaluate on (data.num_val is {num_val}, data.val {config.data.val}): {remedy}"
-        )
 
 
 def _keys(split: Split) -> IntArray:

@@ -24,15 +24,14 @@ from speaq.training import checkpoint, distributed
 from speaq.training.callbacks import Callbacks, Progress, Report, Sink, never, no_progress, nothing
 from speaq.training.device import pick_device, reset_peak_memory
 from speaq.training.endings import DivergedError, Interrupted, StopTraining, interruptible
-from speaq.training.feasible import Feasibility, check_splits
+from speaq.training.feasible import Feasibility
 from speaq.training.folder import own_folder
 from speaq.training.health import Health
 from speaq.training.metrics import open_sinks, read_lines
-from speaq.training.optimizer import make_optimizer
 from speaq.training.origins import placed, without_start
 from speaq.training.record import save, write_checkpoint, write_header, write_result
 from speaq.training.resume import best_of, look_at_data, previous_run, with_known_start
-from speaq.training.step import Meter, Run, State, criterion_after, take_step
+from speaq.training.step import Meter, Run, State, criterion_after, make_optimizer, take_step
 from speaq.training.tasks import TaskName, make_task
 
 
@@ -95,9 +94,8 @@ def _prepare(
     vg = open_data(data)
     train_split = vg.split("train", config.data)
     val_split = looked_at(vg.split("val", config.data), config.evaluation)
-    if name == "speaq":
-        Feasibility(vg).check(config)
-    check_splits(vg, train_split, val_split, config)
+    feasibility = Feasibility(vg)
+    (feasibility.check if name == "speaq" else feasibility.check_splits)(config)
     task = make_task(name, config if begins else without_start(config), vg, train_split)
     task.model.to(device).to(memory_format=torch.channels_last)
     model: nn.Module = task.model

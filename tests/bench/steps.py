@@ -14,7 +14,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from speaq.config import ModelConfig, TrainingConfig
 from speaq.model.speaq import SpeaQ
 from speaq.targets import join
-from speaq.training.optimizer import clip_gradients, make_optimizer
+from speaq.training.step import clip_gradients, make_optimizer
 from tests.bench import workloads
 from tests.bench.measure import LeftOut, Settings, Values, Work, measure
 

@@ -10,7 +10,7 @@ import torch
 from speaq.config import ModelConfig, TrainingConfig
 from speaq.model.reference_weights import reference_name
 from speaq.model.speaq import SpeaQ
-from speaq.training.optimizer import clip_gradients, lr_multiplier, make_optimizer, parameter_groups
+from speaq.training.step import clip_gradients, lr_multiplier, make_optimizer, parameter_groups
 from tests.golden.case import Case, Check, compare
 
 

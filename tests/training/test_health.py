@@ -16,7 +16,7 @@ from speaq.matching.match import match
 from speaq.structures import LayerOutputs, Target
 from speaq.targets import join
 from speaq.training.health import REMEMBERED, STARVING_AFTER, Health
-from speaq.training.optimizer import clip_gradients
+from speaq.training.step import clip_gradients
 from tests.helpers.matching_cases import NUM_CLASSES, NUM_PREDICATES, PREDICATE_COUNT, random_case
 from tests.helpers.tiny import tiny
 

@@ -14,7 +14,8 @@ from speaq.data.visual_genome import open_data
 from speaq.model.detector import Detector
 from speaq.model.reference_weights import reference_name
 from speaq.model.speaq import SpeaQ
-from speaq.training.optimizer import (
+from speaq.training.resume import previous_run
+from speaq.training.step import (
     clip_gradients,
     lr_multiplier,
     make_optimizer,
@@ -22,7 +23,6 @@ from speaq.training.optimizer import (
     part_of,
     set_learning_rate,
 )
-from speaq.training.resume import previous_run
 from speaq.training.tasks import make_task
 from tests.helpers.command import command
 from tests.helpers.tiny import assignments, tiny

@@ -13,7 +13,7 @@ from speaq.config import Config
 from speaq.model.speaq import SpeaQ
 from speaq.structures import Target, Vocabulary
 from speaq.targets import join
-from speaq.training.optimizer import clip_gradients, make_optimizer
+from speaq.training.step import clip_gradients, make_optimizer
 from speaq.training.tasks import make_criterion
 from tests.helpers.tiny import tiny
 
