@@ -47,7 +47,7 @@ H5 = "VG-SGG-with-attri.h5"
 # Call → (files that may make it, what it must say). Every other call of these names is refused.
 OPENERS: dict[str, tuple[tuple[str, ...], str]] = {
     "torch.load": (("speaq/files/foreign.py",), "weights_only=True"),
-    "np.load": (("speaq/files/foreign.py", "speaq/evaluation/seeds.py"), "allow_pickle=False"),
+    "np.load": (("speaq/files/foreign.py", "speaq/evaluation/bootstrap.py"), "allow_pickle=False"),
     "Image.open": (("speaq/data/images.py",), "formats=FORMATS"),
     "importlib.import_module": (("launch/trials/functions.py",), ""),
     **dict.fromkeys(("yaml.load", "yaml.load_all", "yaml.full_load", "yaml.unsafe_load", "yaml.safe_load"), ((), "")),
