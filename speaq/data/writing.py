@@ -56,7 +56,7 @@ def write_tables(
     np.save(folder / ZERO_SHOT_NAMES[0], _zero_shot(rows))
     first_box, last_box = _ranges(rows.num_boxes)
     first_relation, last_relation = _ranges(rows.num_relations)
-    everything = {
+    everything: dict[str, NDArray[Any]] = {
         **columns,
         "img_to_first_box": first_box,
         "img_to_first_rel": first_relation,

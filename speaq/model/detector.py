@@ -62,6 +62,8 @@ class Detector(Network):
         num_classes: C, object classes without background.
     """
 
+    transformer: DetectionTransformer
+
     def __init__(self, config: ModelConfig, num_classes: int) -> None:
         super().__init__(config)
         self.transformer = DetectionTransformer(config, self.backbone.out_channels, num_classes)

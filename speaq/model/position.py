@@ -6,6 +6,7 @@ Letters: B images, H x W cells, d channels.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
@@ -14,7 +15,7 @@ TEMPERATURE = 10_000.0
 EPSILON = 1e-6
 
 
-def padding_mask(sizes_hw: Tensor, cells_hw: tuple[int, int], stride: int) -> Tensor:
+def padding_mask(sizes_hw: Tensor, cells_hw: Sequence[int], stride: int) -> Tensor:
     """The cells, or pixels, that lie wholly beyond their image: rows ≥ ceil(h / stride) or columns ≥ ceil(w / stride).
 
     Args:

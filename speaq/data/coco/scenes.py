@@ -310,8 +310,8 @@ def _relations(
             continue
         index = predicates.index_of(entry)
         if (reason := _unusable(entry, index, where, left)) is not None:
-            kind, *what = reason
-            found.leave(kind, problem(*what))
+            kind, field_name, rule, value = reason
+            found.leave(kind, problem(field_name, rule, value))
             continue
         assert index is not None
         (image, subject), (other_image, other) = where[entry.subject_id], where[entry.object_id]
