@@ -1,8 +1,8 @@
 """The race of `speaq confirm`: settings get one more training seed each round, until they can be told apart.
 
-A setting leaves once the interval of its difference to the leader (paired by image, see speaq/evaluation/bootstrap.py) lies
-below zero; that takes two seeds, as one says nothing of the noise between seeds. Each interval is at its own level: the
-race looks several times, so that a setting that leaves has been judged at somewhat more than 5 % of error.
+A setting leaves once the interval of its difference to the leader (paired by image, see `speaq.evaluation.bootstrap`)
+lies below zero; that takes two seeds, as one says nothing of the noise between seeds. Each interval is at its own
+level: the race looks several times, so that a setting that leaves has been judged at somewhat more than 5 % of error.
 """
 
 from __future__ import annotations
