@@ -31,6 +31,7 @@ from speaq.config import EvaluationConfig
 
 logger = logging.getLogger(__name__)
 Array = NDArray[Any]
+SplitName = Literal["train", "val", "test"]
 SmallIntArray = NDArray[np.int32]
 
 
@@ -224,10 +225,6 @@ def stratified(split: Split, num_images: int) -> IntArray:
             len(rarest_first),
         )
     return np.flatnonzero(chosen)
-
-
-Array = NDArray[Any]
-SplitName = Literal["train", "val", "test"]
 
 
 @dataclass(frozen=True, eq=False)

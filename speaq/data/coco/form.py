@@ -238,9 +238,6 @@ def _tables(content: Mapping[str, Any]) -> Iterator[tuple[str, Mapping[str, Any]
             yield f"in each of {name!r}, ", value[0]
 
 
-Box = tuple[float, float, float, float]
-
-
 def box_of(segmentation: Any) -> Box | None:
     """left, top, width, height in pixels; None where the segmentation is empty or not understood."""
     try:

@@ -339,8 +339,6 @@ def _unusable(
             return f"relations to {kind}", f"relationships.{field_name}", rule, repr(name)[:80]
     if index is not None:
         return None
-    field_name, name = (
-        ("predicate_id", entry.predicate_id) if entry.predicate is None else ("predicate", entry.predicate)
-    )
-    rule = f"{field_name} is one of predicates"
-    return "relations of unknown predicates", "relationships", rule, repr(name)[:80]
+    field_name = "predicate_id" if entry.predicate is None else "predicate"
+    value = repr(getattr(entry, field_name))[:80]
+    return "relations of unknown predicates", "relationships", f"{field_name} is one of predicates", value
