@@ -96,15 +96,6 @@ def from_reference(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return {our_name(name): value for name, value in state.items() if name not in UNUSED}
 
 
-def to_reference(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """A state dict of `SpeaQ` under the reference's names; the inverse of `from_reference`.
-
-    Raises:
-        WeightsError: a parameter has no counterpart (small backbone, reference points).
-    """
-    return {reference_name(name): value for name, value in state.items()}
-
-
 def load_reference_checkpoint(path: Path) -> dict[str, Tensor]:
     """Reads a checkpoint of the reference, `{"model": state dict, …}` or the like, without running anything in it.
 

@@ -10,13 +10,13 @@ from torch import Tensor
 
 from speaq.config import TrainingConfig
 from speaq.losses import RELATION_NAMES, SpeaQLoss, named_parts
-from speaq.model.reference_weights import to_reference
 from speaq.model.speaq import SpeaQ
 from speaq.targets import join, make_target
 from speaq.training.step import clip_gradients, make_optimizer, set_learning_rate
 from tests.golden.case import TOLERANCES, Case, Check, compare
 from tests.golden.g3 import make_criterion
 from tests.golden.reference_model import build_model, load_weights, pad, samples_of
+from tests.helpers.reference_files import to_reference
 
 
 def run(case: Case) -> list[Check]:

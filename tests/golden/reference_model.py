@@ -12,11 +12,12 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from speaq.model.backbone import PIXEL_MEAN, PIXEL_STD, ResNet
-from speaq.model.reference_weights import from_reference, to_reference
+from speaq.model.reference_weights import from_reference
 from speaq.model.speaq import SpeaQ
 from speaq.structures import Sample
 from tests.golden.case import Case
 from tests.golden.g6 import model_config
+from tests.helpers.reference_files import to_reference
 
 
 def detr_settings(config: Mapping[str, Any]) -> dict[str, Any]:

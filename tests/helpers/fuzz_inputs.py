@@ -439,9 +439,9 @@ def checkpoint_(folder: Path) -> Target:
 def convert_(folder: Path) -> Target:
     import shutil
 
-    from speaq.model.reference_weights import to_reference
     from speaq.model.speaq import SpeaQ
     from speaq.runs.convert import convert
+    from tests.helpers.reference_files import to_reference
 
     shape = {"backbone": "resnet18", "hidden_dim": 8, "num_heads": 8, "feedforward_dim": 8, "num_queries": 2}
     model = configs.ModelConfig(**shape, num_encoder_layers=1, num_decoder_layers=2)  # type: ignore[arg-type]

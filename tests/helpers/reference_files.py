@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from speaq import config as configs
+from speaq.model.reference_weights import reference_name
 from speaq.model.speaq import SpeaQ
 from speaq.training import checkpoint
 
@@ -63,3 +65,8 @@ def assert_same_outputs(one: SpeaQ, other: SpeaQ) -> None:
         for ours, theirs in zip(vars(one(images, sizes)).values(), vars(other(images, sizes)).values(), strict=True):
             assert ours.isfinite().all()
             assert torch.equal(ours, theirs)
+
+
+def to_reference(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """A state dict of `SpeaQ` under the reference's names; the inverse of `from_reference`."""
+    return {reference_name(name): value for name, value in state.items()}

@@ -19,10 +19,10 @@ from speaq.model.reference_weights import (
     load_reference_checkpoint,
     our_name,
     reference_name,
-    to_reference,
 )
 from speaq.model.speaq import SpeaQ
 from tests.golden.reference_model import generate
+from tests.helpers.reference_files import to_reference
 from tests.helpers.shared import SHARED, needs
 
 GOLDEN = SHARED / "golden"

@@ -19,7 +19,7 @@ from speaq import config as configs
 from speaq.config import BASELINE, PUBLISHED, Config, ConfigError
 from speaq.data.visual_genome import open_data
 from speaq.model.detector import NEW_PARTS, Detector, replicate
-from speaq.model.reference_weights import UNUSED, reference_name, to_reference
+from speaq.model.reference_weights import UNUSED, reference_name
 from speaq.model.speaq import SpeaQ
 from speaq.runs.convert import convert
 from speaq.runs.run import evaluate_run
@@ -27,7 +27,7 @@ from speaq.structures import Vocabulary
 from speaq.training import checkpoint
 from speaq.training.tasks import initialise
 from tests.helpers.command import command, refusal
-from tests.helpers.reference_files import HEADS, SHAPE, C, P, assert_same_outputs, build, shape, written
+from tests.helpers.reference_files import HEADS, SHAPE, C, P, assert_same_outputs, build, shape, to_reference, written
 from tests.helpers.shared import SHARED, needs
 from tests.helpers.tiny import tiny
 

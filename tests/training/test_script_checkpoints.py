@@ -20,12 +20,12 @@ from speaq.files import foreign
 from speaq.files.foreign import ForeignError
 from speaq.model.backbone import ResNet
 from speaq.model.backbone_weights import load_backbone
-from speaq.model.reference_weights import WeightsError, load_reference_checkpoint, to_reference
+from speaq.model.reference_weights import WeightsError, load_reference_checkpoint
 from speaq.runs.convert import convert
 from speaq.training import checkpoint
 from speaq.training.checkpoint import CheckpointError
 from tests.helpers.command import refusal
-from tests.helpers.reference_files import HEADS, assert_same_outputs, build, written
+from tests.helpers.reference_files import HEADS, assert_same_outputs, build, to_reference, written
 from tests.helpers.tiny import assignments
 
 State = dict[str, Tensor]

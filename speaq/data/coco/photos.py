@@ -30,7 +30,7 @@ def find_photos(
     if not folder.is_dir():
         problems.append(Problem(file, None, FIELD, "--images is a folder", str(folder)))
         return [None] * len(images)
-    named = _Named.below(folder, images) if by_name else None
+    named = _below(folder, images) if by_name else None
     found = [_find(image.file_name, folder, named) for image in images]
     absent = [row for row, path in enumerate(found) if path is None]
     if absent:
@@ -45,9 +45,9 @@ def find_photos(
     return found
 
 
-def _find(name: str, folder: Path, named: _Named | None) -> Path | None:
+def _find(name: str, folder: Path, named: dict[str, Path] | None) -> Path | None:
     if named is not None:
-        return named.places.get(_last(name))
+        return named.get(_last(name))
     names = [name] if "\\" not in name else [name, name.replace("\\", "/")]
     for path in (folder / part / one for one in names for part in ("", *IMAGE_FOLDERS)):
         if _is_there(path):
@@ -76,7 +76,7 @@ def _elsewhere(folder: Path, images: Sequence[Image], below: Sequence[str] = (""
     """Words on photos of the same file names in other folders."""
     places: dict[str, Path] = {}
     for part in below:
-        places |= _Named.below(folder / part, images).places
+        places |= _below(folder / part, images)
     if not places:
         return ""
     name, place = next(iter(places.items()))
@@ -88,24 +88,13 @@ def _elsewhere(folder: Path, images: Sequence[Image], below: Sequence[str] = (""
     return f"; {others}: --images {folder} --by-name takes them from there"
 
 
-class _Named:
-    """Photos below a folder by their file name."""
-
-    def __init__(self) -> None:
-        self.places: dict[str, Path] = {}
-        self.twice: dict[str, Path] = {}
-
-    @classmethod
-    def below(cls, folder: Path, images: Sequence[Image]) -> _Named:
-        """Those that are wanted; a name that lies in two folders is nobody's."""
-        wanted, found = {_last(image.file_name) for image in images}, cls()
-        for path in _walk(folder):
-            if path.name in wanted:
-                table = found.twice if path.name in found.places else found.places
-                table[path.name] = path
-        for name in found.twice:
-            del found.places[name]
-        return found
+def _below(folder: Path, images: Sequence[Image]) -> dict[str, Path]:
+    """Photos below a folder by their file name, of those that are wanted; a name in two folders is nobody's."""
+    wanted, found = {_last(image.file_name) for image in images}, dict[str, list[Path]]()
+    for path in _walk(folder):
+        if path.name in wanted:
+            found.setdefault(path.name, []).append(path)
+    return {name: paths[0] for name, paths in found.items() if len(paths) == 1}
 
 
 def _walk(folder: Path) -> Iterator[Path]:
