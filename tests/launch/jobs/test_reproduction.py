@@ -15,9 +15,9 @@ import torch
 from speaq import config as configs
 from speaq.config import BASELINE, Config, ConfigError, DataConfig, ModelConfig
 from speaq.data.visual_genome import open_data
-from speaq.model.reference_weights import to_reference
 from speaq.model.speaq import SpeaQ
 from tests.helpers.command import command, refusal
+from tests.helpers.reference_files import to_reference
 from tests.helpers.shared import ROOT, SHARED, needs
 from tests.helpers.tiny import assignments, tiny
 
