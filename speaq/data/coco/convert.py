@@ -92,8 +92,13 @@ def convert(
         raise DataError(summary(annotations, found.problems))
     if strict and found.first:
         raise DataError(summary(annotations, list(found.first.values())))
+    counts = _write(scenes, _splits(scenes, annotations, test_share, seed), output, copy, progress)
+    return _converted(scenes, counts, found)
+
+
+def _converted(scenes: Scenes, counts: Mapping[str, int], found: Findings) -> Converted:
     return Converted(
-        images=_write(scenes, _splits(scenes, annotations, test_share, seed), output, copy, progress),
+        images=counts,
         boxes=sum(map(len, scenes.boxes)),
         relations=sum(map(len, scenes.relations)),
         classes=len(scenes.classes),
