@@ -16,8 +16,9 @@ from PIL import Image
 
 from speaq import plain_text
 from speaq.drawing import BASE, drawing, fonts_for
-from speaq.prediction.graph import ImagePrediction, Thing, Triplet
+from speaq.prediction.graph import ImagePrediction
 from speaq.prediction.layout import label_width
+from speaq.prediction.scene import Thing, Triplet
 
 RARE = "\ue000\ue002"  # of a STIX font that matplotlib brings along; DejaVu Sans lacks them
 NOWHERE = "\U0003fffd"  # no character at all

@@ -17,8 +17,8 @@ from numpy.typing import NDArray
 from speaq.evaluation.table import NEVER
 from speaq.explore.judgement import ImageJudgement
 from speaq.explore.labels import Spot, place_labels
-from speaq.prediction.graph import Thing, distinct_names
 from speaq.prediction.layout import FONT, GRAPH, label_width, layout
+from speaq.prediction.scene import Thing, distinct_names
 from speaq.structures import FloatArray, IntArray, SceneGraph, ScenePrediction, Vocabulary
 
 Point = NDArray[np.float64]  # [2] x and y in the graph

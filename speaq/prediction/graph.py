@@ -1,77 +1,25 @@
-"""A photo's scene graph, named things and triplets; and what is predicted for one photo, with its JSON."""
+"""What is predicted for one photo: named objects and triplets, and their JSON."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 import numpy as np
 
 from speaq.data.images import Source, file_of
 from speaq.files.atomic import replaced, write_text
+from speaq.prediction.scene import Scene, Thing, Triplet, distinct_names
 from speaq.structures import IntArray, ScenePrediction, Vocabulary
 
 SCHEMA = "speaq-prediction/1"
 
 
 @dataclass(frozen=True)
-class Thing:
-    """An object that occurs in a triplet."""
-
-    label: str
-    label_index: int  # 0-based class
-    score: float  # probability of the class
-    box_xyxy: tuple[float, float, float, float]  # pixels of the upright photo
-
-
-@dataclass(frozen=True)
-class Triplet:
-    """`subject` and `object` index the things."""
-
-    subject: int
-    predicate: str
-    predicate_index: int  # 0-based
-    object: int
-    score: float  # by which triplets are ranked
-    predicate_score: float  # probability of the predicate
-
-
-def distinct_names(things: Sequence[Thing]) -> list[str]:
-    """Labels, with a number where a label occurs more than once: `man 1`, `man 2`, `horse`."""
-    labels = [thing.label for thing in things]
-    return [
-        f"{label} {labels[: row + 1].count(label)}" if labels.count(label) > 1 else label
-        for row, label in enumerate(labels)
-    ]
-
-
-@dataclass(frozen=True)
-class ImagePrediction:
-    """A predicted scene graph, which can be written as JSON or drawn.
-
-    Triplets are ranked, the best first, and no two of them are the same.
-    """
-
-    image: Path | None  # its file, where it has one
-    size_hw: tuple[int, int]  # pixels of the upright photo
-    things: tuple[Thing, ...]
-    triplets: tuple[Triplet, ...]
-    source: Source | None = field(default=None, repr=False, compare=False)  # to draw on; default: the file
-
-    def first(self, top: int) -> Self:
-        """The best `top` triplets and what occurs in them."""
-        triplets = self.triplets[:top]
-        kept = sorted({end for triplet in triplets for end in (triplet.subject, triplet.object)})
-        number = {thing: position for position, thing in enumerate(kept)}
-        renumbered = (replace(t, subject=number[t.subject], object=number[t.object]) for t in triplets)
-        return replace(self, things=tuple(self.things[thing] for thing in kept), triplets=tuple(renumbered))
-
-    def words(self) -> list[str]:
-        """All labels and predicates."""
-        return [thing.label for thing in self.things] + [triplet.predicate for triplet in self.triplets]
+class ImagePrediction(Scene):
+    """A predicted scene graph, which can be written as JSON or drawn."""
 
     def to_json(self) -> dict[str, Any]:
         """Plain values in the documented form: see `SCHEMA` and README."""

@@ -19,8 +19,8 @@ from numpy.typing import NDArray
 from speaq.data.images import read_photo
 from speaq.drawing import drawing
 from speaq.plain_text import visible
-from speaq.prediction.graph import ImagePrediction, distinct_names
 from speaq.prediction.layout import FONT, GRAPH, HEIGHT, layout
+from speaq.prediction.scene import Scene, distinct_names
 
 # Okabe and Ito's palette (2008), without its yellow, which is unreadable on white.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
@@ -35,7 +35,7 @@ DRAWN = 10  # triplets of a picture: more make it unreadable
 FloatArray = NDArray[np.float64]
 
 
-def draw(scene: ImagePrediction, path: Path) -> None:
+def draw(scene: Scene, path: Path) -> None:
     """Writes the best `DRAWN` triplets in the format of the file's name: .png or .svg.
 
     Raises DataError where the photo is gone.
@@ -71,7 +71,7 @@ def _style(number: int, **box: Any) -> dict[str, Any]:
     return {"color": letters, "fontsize": FONT, "bbox": {"facecolor": colour, "edgecolor": "none", **box}}
 
 
-def _draw_photo(axes: Axes, scene: ImagePrediction, names: Sequence[str]) -> None:
+def _draw_photo(axes: Axes, scene: Scene, names: Sequence[str]) -> None:
     source = scene.image if scene.source is None else scene.source
     assert source is not None, "a prediction has a file or what it was made from"
     height, width = scene.size_hw
@@ -120,7 +120,7 @@ def _inside(corner: tuple[float, float], width: float, height: float, size_hw: t
     return Bbox.from_bounds(left, top, width, height)
 
 
-def _draw_graph(axes: Axes, scene: ImagePrediction, names: Sequence[str]) -> None:
+def _draw_graph(axes: Axes, scene: Scene, names: Sequence[str]) -> None:
     axes.set_axis_off()
     if not scene.triplets:
         axes.text(0.5, 0.5, "no triplet", ha="center", va="center", fontsize=FONT, transform=axes.transAxes)

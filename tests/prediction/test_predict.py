@@ -19,9 +19,10 @@ from speaq.data import DataError, images
 from speaq.data.visual_genome import open_data
 from speaq.evaluation.predictions import PredictionFile
 from speaq.plain_text import visible
-from speaq.prediction.graph import ImagePrediction, Thing, Triplet, distinct_names, image_prediction
+from speaq.prediction.graph import ImagePrediction, image_prediction
 from speaq.prediction.layout import FONT, GRAPH, LINE, label_width, layout
 from speaq.prediction.predictor import Predictor
+from speaq.prediction.scene import Thing, Triplet, distinct_names
 from speaq.runs.run import evaluate_run
 from speaq.structures import ScenePrediction, Vocabulary
 from speaq.training import checkpoint
