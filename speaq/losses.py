@@ -92,14 +92,6 @@ class SpeaQLoss(nn.Module):
         object_class_weights = object_weights(num_classes, config.no_object_weight)
         self.register_buffer("object_class_weights", object_class_weights, persistent=False)
         self.register_buffer("predicate_class_weights", predicate_weights, persistent=False)
-        self._by_group: IntArray | None = None
-
-    def take_by_group(self) -> IntArray | None:
-        """[G, G+1] repeated relations of each predicate group by the group of the queries that they were matched to
-        (last column: to none), over all layers and images since the last call; None where nothing was. On the host.
-        """
-        taken, self._by_group = self._by_group, None
-        return taken
 
     def forward(self, outputs: LayerOutputs, targets: Targets) -> tuple[Tensor, dict[str, Tensor]]:
         """Returns the weighted total and, without gradient, its unweighted parts by name.
@@ -110,9 +102,17 @@ class SpeaQLoss(nn.Module):
         Raises:
             NonFiniteError: NaN or infinity in the outputs.
         """
+        total, parts, _ = self.by_group(outputs, targets)
+        return total, parts
+
+    def by_group(self, outputs: LayerOutputs, targets: Targets) -> tuple[Tensor, dict[str, Tensor], IntArray]:
+        """Returns what `forward` does, and how targets met the queries.
+
+        The last is [G, G+1] on the host: repeated relations of each predicate group by the group of the queries that
+        they were matched to (last column: to none), over all layers and images.
+        """
         queries, truth = relation_queries(outputs), relation_truth(targets)
         pairs, repeats = match_relations(queries, truth, self.matching, self.groups, self.query_multiple)
-        self._by_group = pairs.by_group if self._by_group is None else self._by_group + pairs.by_group
         class_weights = (self.object_class_weights, self.object_class_weights, self.predicate_class_weights)
         losses = pair_losses(queries, truth, pairs, class_weights)
         parts = named_parts(RELATION_NAMES, losses)
@@ -120,7 +120,7 @@ class SpeaQLoss(nn.Module):
             parts[name] = class_error(queries, truth, pairs, element)
         mean_repeats = repeats.float().sum(1) / max(repeats.shape[1], 1)
         parts.update((f"k_log_layer{i}", mean) for i, mean in enumerate(mean_repeats.unbind(), start=1))
-        return (losses * self.loss_weights[:, :, None]).sum(), parts
+        return (losses * self.loss_weights[:, :, None]).sum(), parts, pairs.by_group
 
 
 class DetectorLoss(nn.Module):

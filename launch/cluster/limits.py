@@ -18,9 +18,9 @@ PATIENCE = 3.0  # seconds in which a block of compiled code must have ended afte
 
 def end_now(line: str, code: int = FAILED) -> None:
     """Ends the process at once: what is on disk stays, and nothing waits for what hangs."""
-    show_cursor = "\x1b[?25h" if sys.stderr.isatty() else ""  # a live table hides it
+    above = "\x1b[?25h\n" if sys.stderr.isatty() else ""  # a live table hides it, and ends amid a line
     with contextlib.suppress(OSError):  # nobody reads it any more: the process has to end all the same
-        os.write(sys.stderr.fileno(), f"{show_cursor}speaq: {line}\n".encode())
+        os.write(sys.stderr.fileno(), f"{above}speaq: {line}\n".encode())
     os._exit(code)
 
 

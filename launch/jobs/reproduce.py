@@ -19,7 +19,6 @@ import torch
 
 from launch.jobs import published
 from launch.jobs.record import Record, describe_data
-from launch.jobs.remote_evaluation import evaluate_remotely
 from launch.jobs.shipped import for_detector, shipped
 from launch.jobs.stages import Stages
 from launch.trials.place import on_workers
@@ -252,6 +251,8 @@ class Reproduction:
             if resources is None:
                 result = evaluate_run(file, "test", self._data, progress=tell)
             else:
+                from launch.jobs.remote_evaluation import evaluate_remotely  # with Ray
+
                 result = evaluate_remotely(file, "test", self._data, resources)
         seconds = time.monotonic() - begin
         content = {"checkpoint": str(file), "images": result.images, "step": result.step, "report": result.report()}

@@ -24,6 +24,8 @@ def make(
     directory: Path,
     images: Annotated[int, typer.Option(min=10, help="number of images")] = 6000,
     seed: Annotated[int, typer.Option(min=0)] = 0,
+    grid: Annotated[int, typer.Option(min=1, help="scenes of a picture, side by side and one above the other")] = 1,
+    annotated: Annotated[float | None, typer.Option(help="share of the relations that is annotated")] = None,
 ) -> None:
     """Generate the toy world in Visual Genome's layout."""
     from speaq.data.toy.world import make_toy
@@ -31,7 +33,7 @@ def make(
     if directory.exists() and any(directory.iterdir()):
         raise configs.ConfigError(f"{directory}: is not empty; give a new folder")
     with progress_bar("drawing") as progress:
-        make_toy(directory, images, seed, lambda done: progress(done, images, ""))
+        make_toy(directory, images, seed, lambda done: progress(done, images, ""), grid=grid, annotated=annotated)
     echo(f"{images} images in {directory}")
 
 

@@ -22,7 +22,7 @@ import torch
 from torch import Tensor, nn
 
 from speaq.config import Config
-from speaq.losses import SpeaQLoss
+from speaq.matching.groups import PredicateGroups
 from speaq.structures import IntArray, split_by_counts
 from speaq.training import distributed
 
@@ -39,26 +39,23 @@ class _Step:
     number: int  # from 1
     parts: Mapping[str, Tensor]  # 0-d
     norms: Tensor  # [N]
-    by_group: IntArray | None  # see `SpeaQLoss.take_by_group`
+    by_group: IntArray | None  # see `SpeaQLoss.by_group`
 
 
 class Health:
     """The last steps of a run."""
 
-    def __init__(self, config: Config, model: nn.Module, criterion: object, predicates: Sequence[str]) -> None:
-        """`predicates` are their names. Groups are looked at where the criterion is SpeaQ's."""
+    def __init__(
+        self, config: Config, model: nn.Module, groups: PredicateGroups | None, predicates: Sequence[str]
+    ) -> None:
+        """`predicates` are their names; `groups` is None where there is no grouping."""
         self._config = config
         self._model = model
-        self.watch(criterion)
-        self._groups = None if self._criterion is None else self._criterion.groups
+        self._groups = groups
         self._predicates = predicates
         self._steps: deque[_Step] = deque(maxlen=REMEMBERED)
         self._shares: deque[list[float]] = deque(maxlen=STARVING_AFTER)  # matched share of every group
         self._warned: set[int] = set()
-
-    def watch(self, criterion: object) -> None:
-        """Takes another criterion, of the same groups."""
-        self._criterion = criterion if isinstance(criterion, SpeaQLoss) else None
 
     def resume(self, lines: Iterable[Mapping[str, Any]]) -> None:
         """Takes up the lines of metrics.jsonl that a resumed run goes on from."""
@@ -68,9 +65,11 @@ class Health:
                 self._shares.append([line[name] for name in names])
         self._warned.update(self._starving())
 
-    def add(self, step: int, parts: Mapping[str, Tensor], norms: Tensor) -> None:
-        """Remembers a step, counted from 1: its losses with `gradient_norm`, and `clip_gradients`' norms [N]."""
-        by_group = None if self._criterion is None else self._criterion.take_by_group()
+    def add(self, step: int, parts: Mapping[str, Tensor], norms: Tensor, by_group: IntArray | None = None) -> None:
+        """Remembers a step, counted from 1: its losses with `gradient_norm`, and `clip_gradients`' norms [N].
+
+        `by_group` is what `SpeaQLoss.by_group` says, over all images of the step; a detector has none.
+        """
         self._steps.append(_Step(step, parts, norms, by_group))
 
     def figures(self) -> dict[str, float | None]:

@@ -114,7 +114,7 @@ def _prepare(
         train_split=train_split,
         val_split=val_split,
         device=device,
-        health=Health(config, task.model, criterion, vg.vocabulary.predicates),
+        health=Health(config, task.model, getattr(criterion, "groups", None), vg.vocabulary.predicates),
         calls=calls,
     )
 
@@ -198,7 +198,6 @@ def _steps(run: Run, state: State) -> str:
         begin = time.perf_counter()
         if state.step in turns:
             run.criterion = criterion_after(run.config, run.task, state.step, run.device)
-            run.health.watch(run.criterion)
         take_step(run, state.step, batches, meter)
         state.step += 1
         spent = time.perf_counter() - begin

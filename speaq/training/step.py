@@ -18,8 +18,9 @@ from torch.nn.parallel import DistributedDataParallel
 from speaq.config import Config, TrainingConfig
 from speaq.data.dataset import RawBatch
 from speaq.data.visual_genome import Split, VisualGenome
+from speaq.losses import SpeaQLoss
 from speaq.matching.match import NonFiniteOutputError
-from speaq.structures import Batch
+from speaq.structures import Batch, IntArray
 from speaq.training import distributed
 from speaq.training.callbacks import Callbacks, Sink, never
 from speaq.training.endings import DivergedError, Interrupted, OutOfMemory
@@ -129,21 +130,27 @@ def _step(run: Run, step: int, batches: Iterator[Batch | RawBatch], meter: Meter
     set_learning_rate(run.optimizer, step, config)
     run.optimizer.zero_grad(set_to_none=True)
     total: dict[str, Tensor] = {}
+    by_group: IntArray | None = None
     for index in range(micro_batches):
         begin = time.perf_counter()
         batch = next(batches).to(run.device)
         meter.wait(time.perf_counter() - begin)
-        for name, value in _backward(run, batch, 1 / micro_batches, last=index == micro_batches - 1).items():
+        parts, met = _backward(run, batch, 1 / micro_batches, last=index == micro_batches - 1)
+        by_group = met if met is None or by_group is None else by_group + met
+        for name, value in parts.items():
             total[name] = total[name] + value / micro_batches if name in total else value / micro_batches
     run.scaler.unscale_(run.optimizer)
     total["gradient_norm"], norms = clip_gradients(run.task.model, config)
     run.scaler.step(run.optimizer)
     run.scaler.update()
-    run.health.add(step + 1, total, norms)
+    run.health.add(step + 1, total, norms, by_group)
 
 
-def _backward(run: Run, batch: Batch, scale: float, *, last: bool) -> dict[str, Tensor]:
-    """Adds a micro-batch's gradients, times `scale`; returns its losses and their parts by name, 0-d each."""
+def _backward(run: Run, batch: Batch, scale: float, *, last: bool) -> tuple[dict[str, Tensor], IntArray | None]:
+    """Adds a micro-batch's gradients, times `scale`.
+
+    Returns its losses and their parts by name, 0-d each, and of SpeaQ how targets met the groups' queries.
+    """
     precision = run.config.training.precision
     dtype = torch.bfloat16 if precision == "bfloat16" else torch.float16
     hold = (
@@ -152,9 +159,12 @@ def _backward(run: Run, batch: Batch, scale: float, *, last: bool) -> dict[str, 
     with hold:
         with torch.autocast(run.device.type, dtype, enabled=precision != "float32"):
             outputs = run.model(batch.images, batch.sizes_hw)
-        total, parts = run.criterion(outputs.float(), batch.targets)
+        if isinstance(run.criterion, SpeaQLoss):
+            total, parts, by_group = run.criterion.by_group(outputs.float(), batch.targets)
+        else:
+            (total, parts), by_group = run.criterion(outputs.float(), batch.targets), None
         run.scaler.scale(total * scale).backward()  # type: ignore[no-untyped-call]
-    return {"loss": total.detach(), **parts}
+    return {"loss": total.detach(), **parts}, by_group
 
 
 Part = Literal["rest", "relation", "entity", "backbone"]

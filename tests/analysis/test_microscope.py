@@ -103,9 +103,7 @@ def test_a_runs_own_settings_show_what_its_criterion_matches(looked: tuple[Micro
     opened, slide = looked
     config = opened.opened.config
     criterion = make_criterion(config, opened._counts, opened.opened.vg.vocabulary)
-    _, parts = criterion(slide.outputs, slide.target)
-    by_group = criterion.take_by_group()
-    assert by_group is not None
+    _, parts, by_group = criterion.by_group(slide.outputs, slide.target)
     found = [opened.look(slide, number, {}) for number in range(len(slide.triplets))]
     for layer in range(config.model.num_decoder_layers):
         layers = [one["layers"][layer] for one in found]

@@ -8,6 +8,7 @@ import random
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import h5py
 import numpy as np
@@ -19,8 +20,18 @@ from speaq.data import DataError
 from speaq.data.statistics import predicate_count
 from speaq.data.toy.drawing import CONNECTORS, draw_connector
 from speaq.data.toy.layouts import CLOSE
-from speaq.data.toy.scenes import EVENTS, OBJECTS, PREDICATES, Scene, Thing, all_relations, is_held_out, make_scene
-from speaq.data.toy.world import draw_scene, is_test, make_toy
+from speaq.data.toy.scenes import (
+    EVENTS,
+    OBJECTS,
+    PREDICATES,
+    Scene,
+    Thing,
+    all_relations,
+    is_held_out,
+    make_picture,
+    make_scene,
+)
+from speaq.data.toy.world import FIRST_IMAGE_ID, draw_scene, is_test, make_toy
 from speaq.data.visual_genome import VisualGenome, open_data
 from speaq.structures import FloatArray
 from tests.helpers.shared import SHARED, needs
@@ -133,10 +144,54 @@ def test_existing_annotations_are_not_overwritten(tmp_path: Path) -> None:
         make_toy(tmp_path, 2, seed=0)
 
 
-@pytest.mark.parametrize(("num_images", "seed", "rule"), [(0, 0, "at least 1 image, not 0"), (4, -1, "seed")])
-def test_impossible_worlds_are_refused(tmp_path: Path, num_images: int, seed: int, rule: str) -> None:
+@pytest.mark.parametrize(
+    ("asked", "rule"),
+    [
+        ({"num_images": 0}, "at least 1 image, not 0"),
+        ({"seed": -1}, "seed"),
+        ({"grid": 0}, "at least 1 x 1 scenes, not 0"),
+        ({"annotated": 0.0}, "above 0 and at most 1, not 0.0"),
+        ({"annotated": float("nan")}, "above 0 and at most 1, not nan"),
+    ],
+)
+def test_impossible_worlds_are_refused(tmp_path: Path, asked: dict[str, Any], rule: str) -> None:
     with pytest.raises(DataError, match=rule):
-        make_toy(tmp_path / "world", num_images, seed)
+        make_toy(tmp_path / "world", **{"num_images": 4, "seed": 0, **asked})
+
+
+@pytest.mark.parametrize("index", [0, 3])
+def test_a_picture_of_several_scenes_shows_what_holds_in_each(index: int) -> None:
+    picture = make_picture(index, 3, is_test(index), grid=2)
+    scenes = [make_scene(4 * index + place, 3, is_test(index)) for place in range(4)]
+    assert picture.size_hw == (192, 192)
+    first = 0
+    for (x, y), scene in zip(((0, 0), (96, 0), (0, 96), (96, 96)), scenes, strict=True):
+        things = picture.things[first : first + len(scene.things)]
+        for ours, theirs in zip(things, scene.things, strict=True):
+            assert ours.box == tuple(a + b for a, b in zip(theirs.box, (x, y, x, y), strict=True))
+        assert {(s + first, o + first, p) for s, o, p in scene.relations} <= set(picture.relations)
+        first += len(scene.things)
+    assert len(picture.relations) == sum(len(scene.relations) for scene in scenes)
+
+
+def test_a_share_of_the_relations_is_annotated(tmp_path: Path) -> None:
+    make_toy(tmp_path, 200, seed=3, grid=2, annotated=0.5)
+    data = open_data(tmp_path)
+    annotated = held = 0
+    for split, name in (
+        (data.split("train", DataConfig(num_val=0)), "train"),
+        (data.split("test", DataConfig()), "test"),
+    ):
+        for place in range(len(split)):
+            index = int(split.image_id(place)) - FIRST_IMAGE_ID
+            picture = make_picture(index, 3, name == "test", grid=2)
+            graph = split.scene_graph(place)
+            assert graph.size_hw == picture.size_hw
+            boxes = [thing.box for thing in picture.things]
+            assert np.abs(graph.boxes_xyxy - np.array(boxes)).max() < 0.5
+            held += len(picture.relations)
+            annotated += len({tuple(row) for row in graph.relations.tolist()})
+    assert 0.45 < annotated / held < 0.55
 
 
 def test_a_folder_that_cannot_be_made_is_named(tmp_path: Path) -> None:

@@ -272,7 +272,8 @@ class Driver:
         last = text.rpartition("\n")[2]
         self._log(f"driver ended with {code}: {last}")
         untold = code > 0 and not self._said.closed and not last.startswith("speaq: ")
-        if "Traceback" in text or code == -signal.SIGHUP or untold:
+        crashed = code < 0 and code != -signal.SIGKILL  # of which the last line tells nothing
+        if "Traceback" in text or crashed or untold:
             self.complain(f"ended with {code}: {text[-3000:]}")
         return code
 

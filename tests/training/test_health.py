@@ -11,9 +11,9 @@ from torch import nn
 
 from speaq.config import Config, LossConfig, MatchingConfig
 from speaq.losses import SpeaQLoss
-from speaq.matching.groups import make_groups
+from speaq.matching.groups import PredicateGroups, make_groups
 from speaq.matching.match import match
-from speaq.structures import LayerOutputs, Target
+from speaq.structures import IntArray, LayerOutputs, Target
 from speaq.targets import join
 from speaq.training.health import REMEMBERED, STARVING_AFTER, Health
 from speaq.training.step import clip_gradients
@@ -45,28 +45,34 @@ class Network(nn.Module):
         self.transformer = nn.Linear(3, 2)
 
 
-def health(loss: object, config: Config = CONFIG) -> tuple[Health, Network]:
+def health(groups: PredicateGroups | None = GROUPS, config: Config = CONFIG) -> tuple[Health, Network]:
     network = Network()
-    return Health(config, network, loss, NAMES), network
+    return Health(config, network, groups, NAMES), network
 
 
-def step(watched: Health, network: Network, number: int, gradient: float = 1.0, **losses: float) -> None:
+def step(
+    watched: Health,
+    network: Network,
+    number: int,
+    gradient: float = 1.0,
+    by_group: IntArray | None = None,
+    **losses: float,
+) -> None:
     """A step with the same gradient everywhere."""
     for parameter in network.parameters():
         parameter.grad = torch.full_like(parameter, gradient)
     norm, norms = clip_gradients(network, CONFIG.training)
     parts = {"loss": torch.tensor(sum(losses.values(), 1.0)), **{n: torch.tensor(v) for n, v in losses.items()}}
-    watched.add(number, {**parts, "gradient_norm": norm}, norms)
+    watched.add(number, {**parts, "gradient_norm": norm}, norms, by_group)
 
 
 def test_figures_count_what_the_assignment_says() -> None:
     """Five relations of the first group, which has four relation queries: it overflows."""
     outputs, targets = case(seed=3)
     targets[0].relations[:, 2] = torch.tensor([0, 0, 0, 0, 0, 1, 1, 2, 6])
-    loss = criterion()
-    loss(outputs, join(targets))
-    watched, network = health(loss)
-    step(watched, network, 1, loss_ce=0.5)
+    *_, by_group = criterion().by_group(outputs, join(targets))
+    watched, network = health()
+    step(watched, network, 1, by_group=by_group, loss_ce=0.5)
     figures = watched.figures()
 
     found = match(outputs, join(targets), MATCHING, GROUPS, 2)
@@ -89,11 +95,10 @@ def test_figures_count_what_the_assignment_says() -> None:
 
 
 def test_images_without_relations_leave_shares_undefined() -> None:
-    loss = criterion()
     outputs, targets = case(seed=1, relations=(0, 0))
-    loss(outputs, join(targets))
-    watched, network = health(loss)
-    step(watched, network, 1)
+    *_, by_group = criterion().by_group(outputs, join(targets))
+    watched, network = health()
+    step(watched, network, 1, by_group=by_group)
     figures = watched.figures()
     assert figures["matched_share_group1"] == 0
     assert (figures["overflow_group1"], figures["unmatched_share"]) == (None, None)
@@ -104,12 +109,11 @@ def test_a_starving_group_is_named_once(caplog: pytest.LogCaptureFixture) -> Non
     (rare,) = [g for g, members in enumerate(GROUPS.predicates) if NAMES.index("riding") in members]
     for number, target in enumerate(targets):  # nothing of the last group is drawn
         target.relations[:, 2] = number
-    loss = criterion()
-    watched, network = health(loss)
+    *_, by_group = criterion().by_group(outputs, join(targets))
+    watched, network = health()
     lines = []
     for number in range(1, STARVING_AFTER + 3):
-        loss(outputs, join(targets))
-        step(watched, network, number)
+        step(watched, network, number, by_group=by_group)
         lines.append({f"train/{name}": value for name, value in watched.figures().items()})
     assert [line["train/starving_groups"] for line in lines] == [0] * (STARVING_AFTER - 1) + [1] * 3
     assert rare == 2
@@ -120,10 +124,9 @@ def test_a_starving_group_is_named_once(caplog: pytest.LogCaptureFixture) -> Non
         f"they learn nothing; its predicates are {members}; lower matching.num_groups (3), or draw these predicates "
         "more often (data.resampling)"
     ]
-    resumed, network = health(loss)
+    resumed, network = health()
     resumed.resume(lines)
-    loss(outputs, join(targets))
-    step(resumed, network, STARVING_AFTER + 3)
+    step(resumed, network, STARVING_AFTER + 3, by_group=by_group)
     assert resumed.figures()["starving_groups"] == 1
     assert len(caplog.records) == 1
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from speaq.data.toy import layouts
 from speaq.data.toy.drawing import CONNECTORS, THINGS, Box, Colour
@@ -54,7 +54,7 @@ class Thing:
 
 @dataclass(frozen=True)
 class Scene:
-    """Things in drawing order (the last is in front), what is drawn between them, and all relations that hold."""
+    """Things in drawing order (the last is in front), what is drawn between them, and the relations that hold."""
 
     size_hw: tuple[int, int]
     things: tuple[Thing, ...]
@@ -233,3 +233,30 @@ def make_scene(index: int, seed: int, test: bool) -> Scene:
         links += [(s + len(things), o + len(things), p) for s, o, p in new_links]
         things += new
     return Scene(size_hw, tuple(things), tuple(links), all_relations(things, links))
+
+
+def make_picture(index: int, seed: int, test: bool, grid: int = 1) -> Scene:
+    """Picture number `index`: one scene, or `grid` × `grid` of them side by side.
+
+    Relations hold within a scene; between things of two scenes none is told, whatever their places.
+    """
+    if grid == 1:
+        return make_scene(index, seed, test)
+    things: list[Thing] = []
+    links: list[Relation] = []
+    relations: list[Relation] = []
+    for place in range(grid**2):
+        scene = make_scene(index * grid**2 + place, seed, test)
+        links += _from(len(things), scene.links)
+        relations += _from(len(things), scene.relations)
+        things += [_moved(thing, place % grid * SIDE, place // grid * SIDE) for thing in scene.things]
+    return Scene((grid * SIDE, grid * SIDE), tuple(things), tuple(links), tuple(relations))
+
+
+def _from(first: int, relations: Sequence[Relation]) -> list[Relation]:
+    return [(first + subject, first + other, predicate) for subject, other, predicate in relations]
+
+
+def _moved(thing: Thing, x: int, y: int) -> Thing:
+    x0, y0, x1, y1 = thing.box
+    return replace(thing, box=(x0 + x, y0 + y, x1 + x, y1 + y))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -192,6 +193,27 @@ def quiet(title: str) -> Iterator[Any]:
 
 def ignore(text: str) -> None:
     pass
+
+
+def test_without_ray_what_needs_no_worker_is_done_and_workers_are_refused(toy: Path, tmp_path: Path) -> None:
+    """A toy run trains here; several workers are refused in one line before anything has trained."""
+    code = (
+        "import sys\n"
+        "class Blocked:\n"
+        "    def find_spec(self, name, path=None, target=None):\n"
+        "        if name.partition('.')[0] == 'ray':\n"
+        "            raise ModuleNotFoundError(f'{name} is blocked', name=name)\n"
+        "sys.meta_path.insert(0, Blocked())\n"
+        "from speaq.cli.main import main\n"
+        "main()\n"
+    )
+    line = [sys.executable, "-c", code, "reproduce", "--scale", "toy", "--data", str(toy), *assignments()]
+    for name, more, exit_code in (("here", [], 0), ("there", ["--set", "resources.num_workers=2"], 2)):
+        output = ["--output", str(tmp_path / name)]
+        done = subprocess.run([*line, *more, *output], capture_output=True, text=True, check=False, timeout=900)
+        assert done.returncode == exit_code, done.stderr
+    assert done.stderr.splitlines()[-1] == 'speaq: ray is not installed: pip install -e ".[ray]"'
+    assert not (tmp_path / "there" / "detector").exists()
 
 
 def test_the_full_scale_has_the_published_settings() -> None:

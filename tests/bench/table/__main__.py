@@ -1,0 +1,49 @@
+"""`python -m tests.bench.table make FOLDER | simulate [--seeds N] [--json FILE]`: searches judged without trainings.
+
+`make` trains the settings of the table, in FOLDER, and can be interrupted; `simulate` replays searches on them.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+
+from tests.bench.table import table
+from tests.bench.table.make import make
+from tests.bench.table.simulate import RULES, Row, simulate
+from tests.bench.table.world import World
+
+
+def main() -> None:
+    """Makes the table, or plays searches on it."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--table", type=Path, default=table.FILE, help="the table's file (default: %(default)s)")
+    commands = parser.add_subparsers(dest="command", required=True)
+    making = commands.add_parser("make", help="train the settings of the table")
+    making.add_argument("folder", type=Path, help="keeps data, detector and studies")
+    making.add_argument("--settings", type=int, default=150, help="besides the references (default: %(default)s)")
+    making.add_argument("--seeds", type=int, default=2, help="trainings of each (default: %(default)s)")
+    playing = commands.add_parser("simulate", help="play searches on the table")
+    playing.add_argument("--seeds", type=int, default=200, help="of each search (default: %(default)s)")
+    playing.add_argument("--workers", type=int, default=1, help="trials at once (default: %(default)s)")
+    playing.add_argument("--only", default="", help="searches whose name holds this")
+    playing.add_argument("--json", type=Path, help="write the rows there too")
+    given = parser.parse_args()
+    if given.command == "make":
+        make(given.folder, World(), given.settings, given.seeds, given.table)
+        return
+    rules = [rule for rule in RULES if given.only in rule.name]
+    rows: list[Row] = []
+    for row in simulate(rules, given.seeds, given.workers, given.table):
+        rows.append(row)
+        print(
+            "{name:44} {what:22} {cost:5} {value:8.4f} [{low:.4f}, {high:.4f}]".format(**row),
+            flush=True,
+        )
+    if given.json:
+        given.json.write_text(json.dumps(rows, indent=1))
+
+
+if __name__ == "__main__":
+    main()

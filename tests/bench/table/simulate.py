@@ -1,0 +1,193 @@
+"""Searches on the table: what each reaches at a cost, over many seeds, judged by trainings that it has not seen.
+
+A simulation sees the curves of one training seed and is judged by another. Regret is the best full training of the
+table by the judging seed, less that of the setting which the search would hand over; for two objectives the
+hypervolume of the settings on its front takes its place. Costs are in full trainings, the references included.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass, field
+from functools import cache, partial
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import optuna  # noqa: TID251
+from scipy import stats
+
+from launch.search.rungs import fronts
+from speaq import config as configs
+from speaq.config import BASELINE, PUBLISHED, Config
+from speaq.space import Space, from_dict, to_dict
+from speaq.study.plan import Plan
+from tests.bench.table import neps
+from tests.bench.table.others import OptunaStock, RayStock
+from tests.bench.table.ours import Ours
+from tests.bench.table.play import Game, Player, incumbent, play
+from tests.bench.table.table import FloatArray, Nearest, Table, load
+from tests.bench.table.world import World, space
+
+COSTS = (3, 4, 6, 8, 12)  # full trainings
+NEAR = 0.01  # regret that counts as reached
+TRIALS = 400  # more than any cost allows
+ONE, TWO = ("F@50",), ("R@50", "mR@50")
+KEPT_BY = "F@50"
+
+Row = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Rule:
+    """A search that is simulated."""
+
+    name: str
+    search: Mapping[str, Any] = field(default_factory=dict)  # ours: keys of the space's `search`
+    objective: Sequence[str] = ONE
+    other: str = ""  # whose search it is, if not ours
+
+
+def _ours(objective: Sequence[str]) -> Iterator[Rule]:
+    single = objective == ONE
+    end = "" if single else ", two objectives"
+    yield Rule("random, to the end" + end, {"sampler": "random", "scheduler": "none"}, objective)
+    for sampler in ("random", "tpe", "gp", "nsga2", *(["cmaes"] if single else [])):
+        yield Rule(f"{sampler}, asha{end}", {"sampler": sampler, "scheduler": "asha"}, objective)
+    for scheduler in ("none", "hyperband", "median"):
+        yield Rule(f"tpe, {scheduler}{end}", {"sampler": "tpe", "scheduler": scheduler}, objective)
+
+
+OTHERS = ("Ray Tune: ASHA + OptunaSearch", "Optuna: TPE + Hyperband", "Optuna: TPE + median")
+NEPS = "NePS: PriorBand on ASHA"
+RULES = (
+    *_ours(ONE),
+    *(Rule(name, other=name) for name in (*OTHERS, *([NEPS] if neps.is_installed() else []))),
+    *_ours(TWO),
+)
+
+
+def simulate(
+    rules: Sequence[Rule], seeds: int, workers: int, table: Path, processes: int | None = None
+) -> Iterator[Row]:
+    """Plays every rule with seeds 0 … `seeds` - 1 and sums up, rule after rule.
+
+    Args:
+        workers: trials at once.
+        processes: that play; None: as many as there are cores.
+    """
+    with ProcessPoolExecutor(processes, mp_context=get_context("spawn")) as pool:
+        for rule in rules:
+            played = list(pool.map(partial(_reached, rule, workers, table), range(seeds)))
+            yield from _summed(rule, np.array(played), workers)
+
+
+def _reached(rule: Rule, workers: int, path: Path, seed: int) -> list[float]:
+    """Regret (hypervolume) at each of COSTS, then the cost at which the regret is NEAR; nan where there is none."""
+    table = _table(path)
+    sees, judges = (table.seeds[0], table.seeds[1])[:: 1 if seed % 2 == 0 else -1]
+    most = max(COSTS) * table.world.evaluations
+    player, close = _player(rule, table.world, seed)
+    try:
+        nearest = Nearest(space(), table.settings)
+        game = play(player, table, nearest, seed=sees, kept_by=KEPT_BY, workers=workers, cost=most)
+    finally:
+        close()
+    measure = _Regret(table, sees, judges) if len(rule.objective) == 1 else _Front(table, sees, judges, rule.objective)
+    values = [measure(game, cost * game.length) for cost in COSTS]
+    if len(rule.objective) == 2:
+        return [*values, math.nan]
+    reached = (cost for cost in range(1, most + 1) if measure(game, cost) <= NEAR)
+    return [*values, next(reached, math.nan) / game.length]
+
+
+@cache
+def _table(path: Path) -> Table:
+    return load(path)
+
+
+def _player(rule: Rule, world: World, seed: int) -> tuple[Player, Callable[[], None]]:
+    """The search at its beginning, and what ends it."""
+    base, searched = world.base(), space()
+    if rule.other:
+        return _other(rule, searched, base, length=world.evaluations, seed=seed), lambda: None
+    search = {**rule.search, "objective": list(rule.objective), "trials": TRIALS, "seed": seed}
+    references = {"published": configs.apply(base, PUBLISHED), "baseline": configs.apply(base, BASELINE)}
+    ours = Ours(Plan(base, from_dict({**to_dict(searched), "search": search}), references), lambda config: None)
+    return ours, ours.close
+
+
+def _other(rule: Rule, searched: Space, base: Config, *, length: int, seed: int) -> Player:
+    (metric,) = rule.objective
+    if rule.other == NEPS:
+        published = searched.extract(base, configs.apply(base, PUBLISHED)) or {}
+        return neps.PriorBand(searched, base, metric, published, length=length, trials=TRIALS, seed=seed)
+    if rule.other == OTHERS[0]:
+        return RayStock(searched, base, metric, length=length, trials=TRIALS, seed=seed)
+    pruner = optuna.pruners.HyperbandPruner() if rule.other == OTHERS[1] else optuna.pruners.MedianPruner()
+    return OptunaStock(searched, base, metric, pruner, trials=TRIALS, seed=seed)
+
+
+class _Regret:
+    """How far the setting that a search hands over lies behind the best of the table, by trainings it has not seen."""
+
+    def __init__(self, table: Table, sees: int, judges: int) -> None:
+        (metric,) = ONE
+        self._seen = table.finals(metric, KEPT_BY, sees)
+        self._at = [setting.curves[sees][metric] for setting in table.settings]
+        self._judged = table.finals(metric, KEPT_BY, judges)
+
+    def __call__(self, game: Game, cost: float) -> float:
+        """At a cost in evaluations."""
+        chosen = incumbent(game.at(cost), self._seen, self._at)
+        return math.nan if chosen is None else float(self._judged.max() - self._judged[chosen])
+
+
+class _Front:
+    """The hypervolume, by trainings that a search has not seen, of the settings on its front."""
+
+    def __init__(self, table: Table, sees: int, judges: int, objective: Sequence[str]) -> None:
+        self._seen = np.stack([table.finals(name, KEPT_BY, sees) for name in objective], axis=1)
+        self._judged = np.stack([table.finals(name, KEPT_BY, judges) for name in objective], axis=1)
+
+    def __call__(self, game: Game, cost: float) -> float:
+        """At a cost in evaluations."""
+        full = sorted({setting for setting, evaluations in game.at(cost) if evaluations == game.length})
+        best = fronts(self._seen[full].tolist())[:1]
+        return hypervolume(self._judged[[full[place] for front in best for place in front]])
+
+
+def hypervolume(points: FloatArray) -> float:
+    """Area that points [n, 2] dominate above (0, 0)."""
+    area, height = 0.0, 0.0
+    for x, y in sorted(points.tolist(), reverse=True):
+        area += x * max(0.0, y - height)
+        height = max(height, y)
+    return area
+
+
+def _summed(rule: Rule, played: FloatArray, workers: int) -> list[Row]:
+    """One row for each cost, with the mean over the seeds and its 95 % interval (Student's t), then the cost to reach
+    NEAR as median and quartiles of the seeds that do."""
+    name = {"name": rule.name, "workers": workers, "seeds": len(played)}
+    what = "regret" if len(rule.objective) == 1 else "hypervolume"
+    rows = [{**name, "what": what, "cost": cost, **_mean(played[:, n])} for n, cost in enumerate(COSTS)]
+    if len(rule.objective) == 2:
+        return rows
+    reached = played[np.isfinite(played[:, -1]), -1]
+    share = len(reached) / len(played)
+    low, value, high = np.quantile(reached, (0.25, 0.5, 0.75)) if len(reached) else (math.nan,) * 3
+    near = {"value": float(value), "low": float(low), "high": float(high), "share": share}
+    return [*rows, {**name, "what": f"cost to a regret of {NEAR}", "cost": max(COSTS), **near}]
+
+
+def _mean(values: FloatArray) -> dict[str, float]:
+    values = values[np.isfinite(values)]
+    if len(values) < 2:
+        return {"value": float(values.mean()) if len(values) else math.nan, "low": math.nan, "high": math.nan}
+    mean, error = float(values.mean()), float(stats.sem(values))
+    half = error * float(stats.t.ppf(0.975, len(values) - 1))
+    return {"value": mean, "low": mean - half, "high": mean + half}

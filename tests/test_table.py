@@ -1,0 +1,182 @@
+"""The table of learning curves: it is made, it is read, and searches are played on it."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import json
+import math
+import random
+import subprocess
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+pytest.importorskip("ray")
+
+from speaq import config as configs
+from speaq.config import BASELINE, PUBLISHED
+from speaq.space.parameters import Plain
+from tests.bench.table import make, simulate, table
+from tests.bench.table.play import Job, Metrics, incumbent, play
+from tests.bench.table.simulate import RULES, hypervolume
+from tests.bench.table.table import Nearest, Table
+from tests.bench.table.world import World, settings, space
+from tests.helpers.shared import ROOT
+
+TOGETHER = "ray"
+SMALL = 24  # settings
+
+
+def _curves(values: Mapping[str, Plain], seed: int, length: int) -> dict[str, list[float]]:
+    """Curves that rise to what the learning rate and the number of groups allow, with noise."""
+    noise = random.Random(f"{sorted(values.items())} {seed}")
+    rate, groups = values["training.learning_rate"], values["matching.num_groups"]
+    assert isinstance(rate, float)
+    assert isinstance(groups, int)
+    tops = {"R@50": 0.6 - 0.1 * abs(math.log10(rate / 3e-4)), "mR@50": 0.3 + 0.02 * groups}
+    risen = [1 - math.exp(-(at + 1) / 3) for at in range(length)]
+    curves = {name: [max(0.0, top * part + noise.gauss(0, 0.005)) for part in risen] for name, top in tops.items()}
+    pairs = zip(curves["R@50"], curves["mR@50"], strict=True)
+    return {**curves, "F@50": [2 * r * m / (r + m) if r + m else 0.0 for r, m in pairs]}
+
+
+@pytest.fixture(scope="module")
+def path(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    world = World()
+    base = world.base()
+    points: list[tuple[str | None, dict[str, Plain] | None]] = [
+        (label, space().extract(base, configs.apply(base, given)))
+        for label, given in (("published", PUBLISHED), ("baseline", BASELINE))
+    ]
+    points += [(None, values) for values in itertools.islice(settings(base, lambda config: None), SMALL)]
+    rows = [
+        {"label": label, "values": values, "seed": seed, "seconds": 1.0, "metrics": _curves(values or {}, seed, 10)}
+        for label, values in points
+        for seed in (0, 1)
+    ]
+    found = tmp_path_factory.mktemp("table") / "table.jsonl"
+    found.write_text(table.dump({"world": dataclasses.asdict(world), "seeds": [0, 1]}, rows))
+    return found
+
+
+@pytest.fixture(scope="module")
+def small(path: Path) -> Table:
+    return table.load(path)
+
+
+def test_settings_are_the_same_each_time_and_none_comes_twice() -> None:
+    base = World().base()
+    first, again = (list(itertools.islice(settings(base, lambda config: None), 40)) for _ in range(2))
+    assert first == again
+    assert len({json.dumps(values, sort_keys=True) for values in first}) == 40
+    for values in first:
+        space().apply(base, values)
+
+
+def test_a_setting_lies_nearest_to_itself(small: Table) -> None:
+    nearest = Nearest(space(), small.settings)
+    assert [nearest(setting.values) for setting in small.settings] == list(range(SMALL + 2))
+
+
+def test_a_setting_without_one_of_the_seeds_is_left_out(path: Path, small: Table, tmp_path: Path) -> None:
+    cut = tmp_path / "cut.jsonl"
+    cut.write_text("".join(path.read_text().splitlines(keepends=True)[:-1]))
+    assert len(table.load(cut).settings) == len(small.settings) - 1
+
+
+class InTurn:
+    """Trains settings 0, 1, 2 … and stops each at its second evaluation, but for the first."""
+
+    def __init__(self, found: Table) -> None:
+        self.left = [Job(str(n), str(n), setting.values) for n, setting in enumerate(found.settings[:4])]
+        self.ended: list[str] = []
+
+    def next(self) -> Job | None:
+        return self.left.pop(0) if self.left else None
+
+    def reported(self, job: Job, evaluation: int, metrics: Metrics) -> bool:
+        return job.key == "0" or evaluation < 2
+
+    def finished(self, job: Job, evaluation: int, metrics: Metrics) -> None:
+        self.ended.append(job.key)
+
+
+@pytest.mark.parametrize("workers", [1, 2, 4])
+def test_a_game_costs_what_its_trials_trained(small: Table, workers: int) -> None:
+    player = InTurn(small)
+    game = play(player, small, Nearest(space(), small.settings), seed=0, kept_by="F@50", workers=workers)
+    assert len(game.history) == 10 + 3 * 2
+    assert player.ended == ["0"]
+    assert sorted(game.at(math.inf)) == [(0, 10), (1, 2), (2, 2), (3, 2)]
+    assert len(game.at(workers)) == workers  # each worker has reported once
+
+
+def test_a_search_hands_over_the_best_of_those_that_came_farthest() -> None:
+    assert incumbent([], [], [[]]) is None
+    at = [[0.1, 0.2], [0.9, 0.8], [0.3, 0.4]]
+    assert incumbent([(0, 1), (1, 1), (2, 1)], [0.2, 0.9, 0.4], at) == 1
+    assert incumbent([(0, 2), (1, 1), (2, 2)], [0.2, 0.9, 0.4], at) == 2
+
+
+@pytest.mark.parametrize(
+    ("points", "area"),
+    [([], 0.0), ([[0.5, 0.5]], 0.25), ([[0.5, 0.2], [0.2, 0.5], [0.1, 0.1]], 0.16), ([[0.5, 0.5], [0.5, 0.5]], 0.25)],
+)
+def test_hypervolume(points: list[list[float]], area: float) -> None:
+    assert hypervolume(np.array(points).reshape(-1, 2)) == pytest.approx(area)
+
+
+@pytest.mark.parametrize("rule", RULES, ids=lambda rule: rule.name)
+def test_every_search_can_be_played(rule: simulate.Rule, path: Path) -> None:
+    rows = list(simulate.simulate([rule], seeds=2, workers=3, table=path, processes=1))
+    assert {row["name"] for row in rows} == {rule.name}
+    values = [row["value"] for row in rows if row["what"] in ("regret", "hypervolume")]
+    assert len(values) == len(simulate.COSTS)
+    assert all(0 <= value <= 1 for value in values)
+
+
+def test_searches_find_what_the_table_holds(path: Path) -> None:
+    rule = next(rule for rule in RULES if rule.name == "random, to the end")
+    rows = list(simulate.simulate([rule], seeds=4, workers=1, table=path, processes=1))
+    regrets = [row["value"] for row in rows if row["what"] == "regret"]
+    assert regrets[-1] < regrets[0]
+
+
+def test_a_table_is_made_and_goes_on_where_it_was(tmp_path: Path) -> None:
+    tiny = {"training.batch_size": 2, "model.hidden_dim": 16, "model.feedforward_dim": 16, "model.num_heads": 2}
+    world = World(images=80, validation=12, detector_steps=2, steps=6, evaluations=3, changes=tiny)
+    file = tmp_path / "table.jsonl"
+    make.make(tmp_path / "work", world, 1, 2, file)
+    first = table.load(file)
+    make.make(tmp_path / "work", world, 2, 2, file)
+    again = table.load(file)
+    assert [setting.label for setting in again.settings] == ["published", "baseline", None, None]
+    assert again.world == world
+    assert len(first.settings) == 3
+    for before, after in zip(first.settings, again.settings, strict=False):
+        assert before.values == after.values
+        assert {len(curve) for curve in after.curves[0].values()} == {3}
+        np.testing.assert_array_equal(before.curves[1]["F@50"], after.curves[1]["F@50"])
+
+
+@pytest.mark.skipif(not table.FILE.exists(), reason="the table has not been made")
+def test_the_shipped_table_is_small_and_says_where_it_comes_from() -> None:
+    assert table.FILE.stat().st_size <= 2_000_000
+    shipped = table.load()
+    assert {"world", "detector", "config", "versions", "machine"} <= shipped.provenance.keys()
+    for setting in shipped.settings:
+        space().apply(shipped.world.base(), setting.values)
+        assert {len(curve) for seed in shipped.seeds for curve in setting.curves[seed].values()} == {10}
+
+
+def test_the_command_writes_rows(path: Path, tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "tests.bench.table", "--table", str(path), "simulate", "--seeds", "2"]
+    command += ["--only", "random, to the end", "--json", str(tmp_path / "rows.json")]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
+    rows = json.loads((tmp_path / "rows.json").read_text())
+    assert all({"name", "cost", "value", "low", "high"} <= row.keys() for row in rows)
+    assert len(done.stdout.splitlines()) >= len(rows)
