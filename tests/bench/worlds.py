@@ -16,12 +16,18 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from speaq.evaluation.seeds import Measured, difference_over_seeds, load_record, mean_over_seeds, measure, save_record
-
 from speaq import config as configs
 from speaq.config import BASELINE, PUBLISHED
 from speaq.data.toy.world import ANNOTATIONS, make_toy
-from speaq.evaluation.bootstrap import ImageRecord
+from speaq.evaluation.bootstrap import (
+    ImageRecord,
+    Measured,
+    difference_over_seeds,
+    load_record,
+    mean_over_seeds,
+    measure,
+    save_record,
+)
 from speaq.runs.run import evaluate_run
 from speaq.training.loop import train
 from tests.helpers.shared import ROOT
