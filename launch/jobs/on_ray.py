@@ -156,7 +156,7 @@ class _Running:
         plan, training = self.study.plan, self.study.plan.base.training
         made = scheduler.make_scheduler(plan.settings, training.max_steps, training.eval_every, self.output / "trials")
         if isinstance(made, scheduler.Stopping):
-            made.replay(self.ledger.entries.values(), compared(plan))
+            made.replay(self.ledger.entries.values())
         return made
 
     def _job(self) -> Job:

@@ -16,15 +16,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from launch.search.rungs import ranked
 from launch.store import workspace
 from launch.store.remote import Store
 from speaq import config as configs
 from speaq.space import LOSSES, Space
 from speaq.space.parameters import Choice, FloatRange, IntRange, Plain
+from speaq.study import results
 from speaq.study.ledger import Entry
-from speaq.study.plan import Plan, compared
+from speaq.study.plan import Plan
 from speaq.training import folder as run_folder
-from speaq.training.callbacks import is_number
 
 FACTORS = (0.8, 1.2)
 RESAMPLE = 0.25  # probability of a new value instead of a neighbouring one; both as in the paper
@@ -121,15 +122,16 @@ def next_child(plan: Plan, entries: Sequence[Entry], trials: Path, attempt: int 
     Args:
         trials: folder of the trials' folders.
     """
-    metric, settings = compared(plan), plan.settings
+    settings = plan.settings
     replaced = {entry.start["instead_of"] for entry in entries if entry.start is not None}
     stopped = next((e for e in entries if e.state == "pruned" and e.id not in replaced), None)
     if stopped is None:
         return None
     step = stopped.step
-    values = {e.id: e.reports.get(step, {}).get(metric) for e in entries}
-    there = sorted((e for e in entries if is_number(values[e.id])), key=lambda e: -(values[e.id] or 0.0))
-    best = [entry for entry in there[: num_best(len(there), settings.quantile)] if is_kept(trials / entry.id, step)]
+    known = {entry.id: entry for entry in entries}
+    found = {entry.id: results.values(entry.reports.get(step, {}), plan.objective) for entry in entries}
+    there = ranked({trial: values for trial, values in found.items() if values is not None})
+    best = [known[trial] for trial in there[: num_best(len(there), settings.quantile)] if is_kept(trials / trial, step)]
     if not best:
         return None
     generator = random.Random(f"{settings.seed} {len(entries)} {attempt}")

@@ -10,8 +10,11 @@ from collections.abc import Collection, Mapping, Sequence
 
 import numpy as np
 
+from speaq.space import SearchConfig
+
 Values = Sequence[float]  # of a trial's objectives
 Rung = dict[str, Values]  # trial → what it was worth when it came there
+PAUSING = ("asha", "hyperband")  # schedulers that may promote later what they pass over
 
 
 class Rungs:
@@ -85,6 +88,20 @@ class Rungs:
         names = sorted(rung, key=int)
         share = max(1, math.floor(len(names) / self._factor))
         return [names[at] for at in best_first([rung[name] for name in names], share)]
+
+
+def rungs_of(settings: SearchConfig, max_steps: int, eval_every: int) -> Rungs | None:
+    """The rungs of asha or hyperband; None for another scheduler, or without a rung below `max_steps`."""
+    if settings.scheduler not in PAUSING or not (steps := settings.rungs(max_steps, eval_every)):
+        return None
+    brackets = (settings.brackets or len(steps)) if settings.scheduler == "hyperband" else 1
+    return Rungs(max_steps, steps[0], settings.reduction_factor, brackets)
+
+
+def ranked(rung: Mapping[str, Values]) -> list[str]:
+    """All trials of a rung, best first; ties go to the earlier trial."""
+    names = sorted(rung, key=int)
+    return [names[place] for place in best_first([rung[name] for name in names])]
 
 
 def best_first(points: Sequence[Values], number: int | None = None) -> list[int]:

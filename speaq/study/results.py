@@ -9,7 +9,7 @@ from speaq.config import Config
 from speaq.evaluation.protocol import common_protocol
 from speaq.study.ledger import Entry
 from speaq.study.plan import Plan
-from speaq.training.callbacks import Metrics
+from speaq.training.callbacks import Metrics, is_number
 
 CONFIRMATION = Path("confirm", "confirm.json")  # in a study: what `speaq confirm` found
 SHOWN = ("R", "mR", "F", "head", "body", "tail")
@@ -36,6 +36,12 @@ def best_entry(entries: Sequence[Entry], objective: Sequence[str]) -> Entry | No
     finished = [entry for entry in entries if entry.state == "finished"]
     common_protocol(entry.protocol for entry in finished)
     return max(finished, key=lambda entry: score(entry.metrics, objective), default=None)
+
+
+def values(metrics: Metrics, objective: Sequence[str]) -> tuple[float, ...] | None:
+    """The values of the objectives; None where one of them is not a number."""
+    found = [value for name in objective if is_number(value := metrics.get(name))]
+    return tuple(found) if len(found) == len(objective) else None
 
 
 def score(metrics: Metrics, objective: Sequence[str]) -> float:

@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 
 from launch.jobs import tune as studies
+from launch.search.messages import Report, report_result
 from launch.search.scheduler import make_scheduler
 from speaq import config as configs
 from speaq import space as spaces
@@ -122,7 +123,8 @@ def halving(folder: Path) -> tuple[float, float]:
             values[trial] = row["metrics"][METRIC]
         elif row["event"] == "reported" and trial not in stopped and row["step"] < STEPS:
             named = type("Trial", (), {"config": {"trial": trial, "protected": labels[trial] is not None}})()
-            if chooser.on_trial_result(None, named, {"step": row["step"], "value": row["metrics"][METRIC]}) == "STOP":
+            told = report_result(Report(row["step"], row["metrics"], 0.0), row["metrics"][METRIC])
+            if chooser.on_trial_result(None, named, told) == "STOP":
                 stopped[trial] = row["step"]
     saved = sum(STEPS - step for step in stopped.values()) / (STEPS * len(values))
     return saved, max(values.values()) - max(v for t, v in values.items() if t not in stopped)

@@ -76,7 +76,9 @@ def trial(name: str, protected: bool = False) -> Any:
     return SimpleNamespace(config={"trial": name, "protected": protected}, trial_id=f"tune-{name}")
 
 
-def judge(scheduler: Any, name: str, step: int, value: float, protected: bool = False) -> str:
-    result = messages.report_result(Report(step, {}, 1.0), value)
+def judge(scheduler: Any, name: str, step: int, value: float, protected: bool = False, **metrics: float | None) -> str:
+    """Keywords are further metrics, `R50` for R@50; the scalar that Tune carries says the opposite of the value."""
+    told = {"F@50": value, **{f"{key.removesuffix('50')}@50": other for key, other in metrics.items()}}
+    result = messages.report_result(Report(step, told, 1.0), -value)
     decision: str = scheduler.on_trial_result(None, trial(name, protected), result)
     return decision

@@ -21,7 +21,7 @@ pytest.importorskip("optuna")
 
 from launch.jobs import calibrate, tune
 from launch.search import scheduler
-from launch.search.messages import Finished, final_result
+from launch.search.messages import Finished, Report, final_result, report_result
 from launch.search.searcher import Search
 from speaq.space.parameters import Plain
 from speaq.study.ledger import Entry, Ledger
@@ -164,7 +164,8 @@ def judged(chooser: Any, name: str, step: int, length: int, value: float) -> str
     from types import SimpleNamespace
 
     trial = SimpleNamespace(config={"trial": name, "protected": False, "max_steps": length}, trial_id=name)
-    decision: str = chooser.on_trial_result(None, trial, {"step": step, "value": value})
+    result = report_result(Report(step, {"F@50": value}, 1.0), value)
+    decision: str = chooser.on_trial_result(None, trial, result)
     return decision
 
 
@@ -173,7 +174,7 @@ def test_a_scheduler_that_goes_on_counts_each_trial_by_its_own_steps() -> None:
     chooser = scheduler.make_scheduler(settings, 90, 10, Path("trials"))
     assert isinstance(chooser, scheduler.Stopping)
     short = Entry("0000", "d", None, None, {"training.max_steps": 30}, reports={10: {"F@50": 0.5}})
-    chooser.replay([short], "F@50")
+    chooser.replay([short])
     assert judged(chooser, "0001", 30, 90, 0.4) == "STOP"
 
 

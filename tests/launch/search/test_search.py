@@ -252,6 +252,26 @@ def test_hyperband_trials_take_turns_in_brackets_of_fewer_and_fewer_rungs() -> N
     assert judge(scheduler, "0005", 30, 0.1, protected=True) == "CONTINUE"
 
 
+def both(scheduler: Any, name: str, step: int, recall: float, mean: float | None) -> str:
+    return judge(scheduler, name, step, 0.5, R50=recall, mR50=mean)
+
+
+@pytest.mark.parametrize("name", ["asha", "median", "pbt"])
+def test_two_objectives_are_judged_by_both_and_by_no_scalar(name: str, tmp_path: Path) -> None:
+    knobs = {"perturb_steps": 10, "quantile": 0.5} if name == "pbt" else {"grace_steps": 10}
+    settings = spaces.SearchConfig(scheduler=name, objective=["R@50", "mR@50"], **knobs)  # type: ignore[arg-type]
+    scheduler = make_scheduler(settings, 90, 10, tmp_path)
+    for number, (recall, mean) in enumerate(((0.5, 0.3), (0.6, 0.2), (0.4, 0.4))):
+        (tmp_path / f"{number:04d}" / "checkpoints").mkdir(parents=True)
+        assert both(scheduler, f"{number:04d}", 10, recall, mean) == "CONTINUE"
+    for number in range(3, 9):
+        (tmp_path / f"{number:04d}" / "checkpoints").mkdir(parents=True)
+    assert both(scheduler, "0003", 10, 0.1, 0.5) == "CONTINUE"  # best of all in one, poor in the other
+    assert both(scheduler, "0004", 10, 0.3, 0.25) == "STOP"
+    assert both(scheduler, "0005", 10, 0.7, 0.1) == "CONTINUE"
+    assert both(scheduler, "0006", 10, 0.1, None) == "CONTINUE"  # not comparable
+
+
 def test_a_step_that_is_reported_again_counts_once() -> None:
     scheduler = make_scheduler(spaces.SearchConfig(scheduler="median", grace_steps=10, min_trials=1), 90, 10, TRIALS)
     for value in (0.1, 0.9, 0.9, 0.9):  # step 10 again and again: its mean stays 0.1
@@ -290,7 +310,7 @@ def test_a_resumed_scheduler_decides_as_one_that_saw_everything(name: str, tmp_p
             judge(undisturbed, tune.entry(trial_name).id, step, value)
     resumed = make_scheduler(plan.settings, 90, 10, TRIALS)
     assert isinstance(resumed, Stopping)
-    resumed.replay(tune.ledger.entries.values(), "F@50")
+    resumed.replay(tune.ledger.entries.values())
     decisions = []
     for number, value in enumerate((0.05, 0.45, 0.35, 0.15, 0.55, 0.25), start=6):
         for step in (10, 30):
@@ -312,9 +332,9 @@ def test_rungs_are_the_same_after_a_resume(tmp_path: Path) -> None:
             judge(before, tune.entry(name).id, step, value + step / 1000)
     after = make_scheduler(plan.settings, 90, 10, TRIALS)
     assert isinstance(after, Halving)
-    after.replay(tune.ledger.entries.values(), "F@50")
-    assert after._brackets[0]._rungs == before._brackets[0]._rungs
-    assert any(recorded for _, recorded in after._brackets[0]._rungs)
+    after.replay(tune.ledger.entries.values())
+    assert after.rungs.values() == before.rungs.values()
+    assert all(recorded for recorded in after.rungs.values()[0].values())
 
 
 def test_the_table_has_all_that_was_asked_for(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
