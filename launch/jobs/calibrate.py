@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from launch.jobs import tune as studies
 from launch.jobs.display import Display, silent
-from launch.search.scheduler import Halving, Named
+from launch.search.rungs import Rungs
 from launch.store import workspace
 from speaq import config as configs
 from speaq import space as spaces
@@ -210,6 +210,8 @@ def replay(
 ) -> Schedule:
     """Successive halving over trials that arrive one after the other, in `ORDERS` orders, none of them protected.
 
+    A trial that is paused goes on as soon as it deserves to, before another one arrives.
+
     Args:
         steps: [S] of the evaluations before the end.
         curves: [T, S] what the scheduler would have seen.
@@ -218,15 +220,32 @@ def replay(
     random = np.random.default_rng(SEED)
     taken, kept, lost = [], [], []
     for _ in range(ORDERS):
-        halving = Halving(last, grace, factor)
-        spent = np.full(len(final), last)
-        for trial in random.permutation(len(final)):
-            for step, value in zip(steps.tolist(), curves[trial].tolist(), strict=True):
-                if halving.judge(Named(str(trial)), step, value) == halving.STOP:
-                    spent[trial] = step
-                    break
+        spent = _spent(random.permutation(len(final)), steps, curves, last, Rungs(last, grace, factor))
         survivors = final[spent == last]
         taken.append(spent.mean() / last)
         lost.append(final.max() - survivors.max())
         kept.append(lost[-1] == 0)
     return Schedule(grace, factor, float(np.mean(taken)), float(np.mean(kept)), float(np.mean(lost)))
+
+
+def _spent(
+    order: NDArray[np.int64], steps: NDArray[np.int64], curves: FloatArray, last: int, rungs: Rungs
+) -> NDArray[np.int64]:
+    """[T] steps that each trial makes when they arrive in this order."""
+    spent = np.zeros(len(order), dtype=np.int64)
+    paused: set[str] = set()
+
+    def go_on(trial: int) -> None:
+        for place in np.flatnonzero(steps > spent[trial]):
+            spent[trial] = steps[place]
+            if not rungs.judge(str(trial), float(steps[place]), (float(curves[trial, place]),)):
+                paused.add(str(trial))
+                return
+        spent[trial] = last
+
+    for trial in order.tolist():
+        go_on(trial)
+        while due := rungs.promotable(paused):
+            paused.remove(due[0])
+            go_on(int(due[0]))
+    return spent

@@ -24,6 +24,7 @@ from launch.cluster.sharing import nodes_that_share, problem_of
 from launch.jobs.display import Display, silent
 from launch.search import scheduler
 from launch.search.mirror import Mirror
+from launch.search.promotions import Checkpoint, Promotions
 from launch.search.searcher import Search, Starts
 from launch.store import workspace
 from launch.trials.telemetry import SearchMetrics
@@ -72,7 +73,8 @@ class OnRay:
         plan, resources = study.plan, study.plan.base.resources
         budget = None if self.budget is None else _unspent(self.budget, ledger, plan)
         (output / "trials").mkdir(exist_ok=True)
-        if len(ledger.entries) >= plan.trials and all(entry.ended for entry in ledger.entries.values()):
+        checkpoint = functools.partial(_checkpoint, output)
+        if _is_done(plan, ledger, checkpoint):
             say_nothing_is_left(study, ledger, feasible)
             return study
         with contextlib.ExitStack() as stack:
@@ -86,7 +88,7 @@ class OnRay:
                 budget=budget,
                 feasible=feasible,
                 places=connection.Places(resources, nodes),
-                checkpoint=lambda trial: workspace.last_checkpoint(output / "trials" / trial),
+                checkpoint=checkpoint,
             )
             with workspace.following(output, searcher.halt) as follower:
                 if follower is not None:
@@ -97,6 +99,17 @@ class OnRay:
             where = workspace.url_of(output) or output
             log.warning("budget %s is spent, trials left: %d; --resume %s", budget.text, left, where)
         return as_exhausted(study, ledger) if searcher.exhausted else study
+
+
+def _checkpoint(study: Path, trial: str) -> object:
+    return workspace.last_checkpoint(study / "trials" / trial)
+
+
+def _is_done(plan: Plan, ledger: Ledger, checkpoint: Checkpoint) -> bool:
+    """Whether all trials that are wanted have ended, and no paused one deserves to go on."""
+    entries = ledger.entries
+    ended = len(entries) >= plan.trials and all(entry.ended for entry in entries.values())
+    return ended and not Promotions(plan, entries, checkpoint).due()
 
 
 def _unspent(text: str, ledger: Ledger, plan: Plan) -> Budget:

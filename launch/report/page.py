@@ -22,7 +22,7 @@ from speaq.study.plan import Plan
 from speaq.study.snapshot import Snapshot
 
 MORE_TRIALS = 20  # that the report proposes to add to a search that is complete
-ORDER = ("finished", "infeasible", "pruned", "running", "interrupted", "asked", "failed")
+ORDER = ("finished", "infeasible", "paused", "pruned", "running", "interrupted", "asked", "failed")
 
 
 def write_report(study: Path, output: Path | None = None) -> Path:
@@ -102,7 +102,7 @@ def _leader_board(board: Board, trials: Sequence[TrialStatus]) -> list[str]:
         classes.append(f"{trial.label or ''} {'best' if best is not None and trial.trial == best.id else ''}")
     header = ["rank", "trial", "", "state", *metrics, "steps", *board.parameters[trials[0].trial]]
     note = "The best trial is bold; the published setting has an orange edge, the baseline a blue one. "
-    note += "Metrics are of the kept checkpoint; trials that were stopped early are not ranked."
+    note += "Metrics are of the kept checkpoint; trials that were stopped early, or paused, are not ranked."
     return [html.text(note), html.table(header, rows, classes)]
 
 
@@ -172,6 +172,7 @@ def _cost(snapshot: Snapshot, trials: Sequence[TrialStatus]) -> list[str]:
         "by the clock": f"{sums.wall_seconds:.0f} s",
         "spent in trials": f"{sums.seconds:.0f} s, {sums.seconds * share:.3g} {kind} hours, {sums.steps} steps",
         "saved by early stopping": f"{sums.saved_steps} steps, {sums.saved_share:.0%}",
+        "went on after a pause": ", ".join(sums.promoted) or "none",
         "trials still to come": projected,
     }
     header = ["trial", "", "state", "steps", "of", "s", f"{kind} h", "peak MiB", "waiting for data"]

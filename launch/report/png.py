@@ -65,7 +65,7 @@ def _draw_history(axes: Any, series: Series) -> None:
         _draw_point(axes, entry, point, entry.label)
     numbers = [int(entry.id) for entry in entries]
     axes.step(numbers, series.best_so_far, where="post", color=LINE, linewidth=1, label="best so far")
-    axes.set(title="Search", xlabel="trial (x: stopped early)", ylabel=series.ranked_by)
+    axes.set(title="Search", xlabel="trial (x: stopped early, or paused)", ylabel=series.ranked_by)
     axes.legend(fontsize=8)
 
 

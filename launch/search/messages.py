@@ -98,7 +98,7 @@ _TYPES: Mapping[str, type[Ended]] = {name: kind for kind, name in _NAMES.items()
 
 
 def report_result(report: Report, value: float | None) -> dict[str, Any]:
-    """A result for Tune from an evaluation; `value` is what the scheduler compares, None where it is not defined."""
+    """A result for Tune from an evaluation; `value` is the one number that Tune shows, None where it is not defined."""
     text = json.dumps({"step": report.step, "metrics": plain(report.metrics), "seconds": report.seconds})
     return {"step": report.step, "value": math.nan if value is None else value, _REPORT: text}
 

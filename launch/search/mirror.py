@@ -1,4 +1,7 @@
-"""A search is copied into an Optuna storage while it runs: each trial of the ledger once, as the ledger tells it.
+"""A search is copied into an Optuna storage while it runs: each trial of the ledger, as the ledger tells it.
+
+A paused trial is a pruned one there, which Optuna never reopens: a promotion makes another one, with the same user
+attribute `trial`, and `promotions`. The newest is the one that counts.
 
 The ledger is the truth. A thread writes the copy, so that the search never waits for a database and goes on without
 one. What could not be written is written at a later event, at the end, or on resume.
@@ -15,7 +18,7 @@ from collections.abc import Iterable, Iterator
 from optuna.storages import BaseStorage, RDBStorage
 from optuna.trial import FrozenTrial
 
-from launch.search.optuna_study import TRIAL, open_study, optuna_trial
+from launch.search.optuna_study import PROMOTIONS, TRIAL, bring_up, open_study, optuna_trial
 from launch.search.storage import connect, masked, refusal
 from speaq.study.file import Address
 from speaq.study.ledger import Entry
@@ -125,7 +128,7 @@ class Mirror:
         return storage
 
     def _read(self, storage: BaseStorage) -> dict[str, FrozenTrial]:
-        """Our id → the trial that the storage has: it may have taken one without our hearing of it."""
+        """Our id → the newest trial that the storage has: it may have taken one without our hearing of it."""
         trials = storage.get_all_trials(self._study_id, deepcopy=False)
         return {trial.user_attrs[TRIAL]: trial for trial in trials if TRIAL in trial.user_attrs}
 
@@ -147,7 +150,7 @@ class Mirror:
         assert self._known is not None
         wanted = optuna_trial(entry, self._plan)
         found = self._known.get(entry.id)
-        if found is None:  # all of it at once
+        if found is None or _is_older(found, entry):  # all of it at once
             made = storage.create_new_trial(self._study_id, wanted)
             self._known[entry.id] = storage.get_trial(made)
             return
@@ -157,7 +160,7 @@ class Mirror:
         if found.state.is_finished():
             self._compare(entry, found, wanted)
         else:
-            _add(storage, trial, found, wanted)
+            bring_up(storage, trial, found, wanted)
 
     def _compare(self, entry: Entry, found: FrozenTrial, wanted: FrozenTrial) -> None:
         """Complains, once, of a trial that has ended in another way than ours did."""
@@ -168,19 +171,9 @@ class Mirror:
             log.warning(text, masked(self._address.url), entry.id, self._address.study)
 
 
-def _add(storage: BaseStorage, trial: int, found: FrozenTrial, wanted: FrozenTrial) -> None:
-    """What `found`, which is running, lacks of `wanted`."""
-    for step, value in wanted.intermediate_values.items():
-        if found.intermediate_values.get(step) != value:
-            storage.set_trial_intermediate_value(trial, step, value)
-    for key, value in wanted.user_attrs.items():
-        if key not in found.user_attrs or found.user_attrs[key] != value:
-            storage.set_trial_user_attr(trial, key, value)
-    for key, value in wanted.system_attrs.items():  # the constraints
-        if found.system_attrs.get(key) != value:
-            storage.set_trial_system_attr(trial, key, value)
-    if wanted.state.is_finished():
-        storage.set_trial_state_values(trial, wanted.state, wanted.values)
+def _is_older(found: FrozenTrial, entry: Entry) -> bool:
+    """Whether the storage has the trial as it was before a promotion, and closed."""
+    return found.state.is_finished() and found.user_attrs.get(PROMOTIONS, 0) < entry.promotions
 
 
 def _copy(entry: Entry) -> Entry:

@@ -25,8 +25,14 @@ from speaq.study.plan import Plan, excess
 from speaq.training.callbacks import is_number
 
 TRIAL = "trial"  # the user attribute that holds our id
+PROMOTIONS = "promotions"  # the one that says how often the trial went on after it was paused, where it did
 
-_STATES = {"finished": TrialState.COMPLETE, "pruned": TrialState.PRUNED, "failed": TrialState.FAIL}
+_STATES = {
+    "finished": TrialState.COMPLETE,
+    "paused": TrialState.PRUNED,
+    "pruned": TrialState.PRUNED,
+    "failed": TrialState.FAIL,
+}
 
 
 def distribution(parameter: FloatRange | IntRange | Choice) -> BaseDistribution:
@@ -97,7 +103,13 @@ def optuna_trial(entry: Entry, plan: Plan) -> FrozenTrial:
     steps = {
         step: value for step, metrics in entry.reports.items() if single and is_number(value := metrics.get(single))
     }
-    said = {TRIAL: entry.id, "label": entry.label, "protocol": entry.protocol, "reason": entry.reason}
+    said = {
+        TRIAL: entry.id,
+        PROMOTIONS: entry.promotions or None,
+        "label": entry.label,
+        "protocol": entry.protocol,
+        "reason": entry.reason,
+    }
     trial = optuna.trial.create_trial(
         state=_state(entry, complete),
         values=values if complete else None,
@@ -117,6 +129,21 @@ def _state(entry: Entry, complete: bool) -> TrialState:
     if complete:
         return TrialState.COMPLETE
     return _STATES.get(entry.state, TrialState.FAIL if entry.ended else TrialState.RUNNING)
+
+
+def bring_up(storage: BaseStorage, trial: int, found: FrozenTrial, wanted: FrozenTrial) -> None:
+    """Writes what a running trial of a storage lacks. How it ended comes last: after that nothing can be written."""
+    for step, value in wanted.intermediate_values.items():
+        if found.intermediate_values.get(step) != value:
+            storage.set_trial_intermediate_value(trial, step, value)
+    for key, value in wanted.user_attrs.items():
+        if key not in found.user_attrs or found.user_attrs[key] != value:
+            storage.set_trial_user_attr(trial, key, value)
+    for key, value in wanted.system_attrs.items():  # the constraints
+        if found.system_attrs.get(key) != value:
+            storage.set_trial_system_attr(trial, key, value)
+    if wanted.state.is_finished():
+        storage.set_trial_state_values(trial, wanted.state, wanted.values)
 
 
 @contextmanager

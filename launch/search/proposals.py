@@ -11,15 +11,15 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from launch.search.estimates import Estimates
 from launch.search.population import next_child
 from launch.search.sampler import Sampler
 from speaq import config as configs
 from speaq.config import Config, ConfigError
 from speaq.space import LOSSES
 from speaq.space.parameters import Plain
-from speaq.study.ledger import Entry, Ledger, known_as
-from speaq.study.plan import Feasible, Plan, applied, excess, is_countable
-from speaq.training.callbacks import is_number
+from speaq.study.ledger import STOPPED, Entry, Ledger, known_as
+from speaq.study.plan import Feasible, Plan, applied, is_countable
 
 log = logging.getLogger(__name__)
 
@@ -49,19 +49,21 @@ class Proposals:
         """
         self._plan, self._ledger, self._feasible = plan, ledger, feasible
         self.sampler = Sampler(plan, len(ledger.entries))
-        self._numbers: dict[str, int] = {}  # id of a trial that has not ended → number of its Optuna trial
+        self._numbers: dict[str, int] = {}  # id of a trial of the space → number of its Optuna trial
+        self._is_known_anew = False  # whether what the sampler was told of trials has changed since
         self._is_countable = is_countable(plan)
         self._points: list[dict[str, Plain]] | None = None  # of a countable space, not looked at yet; None: all
+        estimates = Estimates(ledger.entries.values(), plan)
         for entry in ledger.entries.values():
-            if entry.values is not None and entry.ended:
-                self.sampler.replay(entry)
-            elif entry.values is not None:
-                self._numbers[entry.id], _ = self.sampler.adopt(entry.values)
+            if entry.values is not None:
+                self._numbers[entry.id] = self.sampler.add(estimates.told(entry))
 
     def next(self) -> Proposal | None:
         """The next config; None when the study has all it wants or the space has no more."""
         if len(self._ledger.entries) >= self._plan.trials:
             return None
+        if self._is_known_anew:
+            self._tell_again()
         asked = {entry.label for entry in self._ledger.entries.values()}
         for label, config in self._plan.references.items():
             if label not in asked:
@@ -76,19 +78,24 @@ class Proposals:
         if proposal.number is not None:
             self._numbers[trial] = proposal.number
 
-    def reported(self, entry: Entry, step: int, value: float | None) -> None:
-        """A trial has been evaluated; `value` is what the scheduler compares."""
-        if entry.id in self._numbers and is_number(value):
-            self.sampler.report(self._numbers[entry.id], step, value)
-
     def ended(self, entry: Entry) -> None:
-        """A trial has ended as the ledger says."""
-        if entry.id in self._numbers:
-            values = [entry.metrics.get(name) for name in self._plan.objective]
-            numbers = [value for value in values if is_number(value)]
-            objective = numbers if len(numbers) == len(values) else None
-            above = excess(self._plan, entry.cost)
-            self.sampler.tell(self._numbers.pop(entry.id), entry.state, objective, above)
+        """A trial has ended as the ledger says. One that came to its end tells more of those that were stopped."""
+        entries = self._ledger.entries.values()
+        if entry.id in self._numbers and not self._is_known_anew:
+            self.sampler.tell(self._numbers[entry.id], Estimates(entries, self._plan).told(entry))
+        if entry.state in ("finished", "infeasible") and any(other.state in STOPPED for other in entries):
+            self._is_known_anew = True
+
+    def reopened(self) -> None:
+        """A trial that was paused goes on: what was told of it does not hold any more."""
+        self._is_known_anew = True
+
+    def _tell_again(self) -> None:
+        """Has the sampler know what it would know after a resume."""
+        estimates = Estimates(self._ledger.entries.values(), self._plan)
+        told = {trial: estimates.told(self._ledger.entries[trial]) for trial in self._numbers}
+        self.sampler.tell_again({self._numbers[trial]: known for trial, known in told.items()})
+        self._is_known_anew = False
 
     def _reference(self, label: str, config: Config) -> Proposal:
         values = self._plan.space.extract(self._plan.base, config)
@@ -105,7 +112,7 @@ class Proposals:
             config = self._new_config(values, known)
             if config is not None:
                 return Proposal(config, values=values, number=number)
-            self.sampler.tell(number, "failed")
+            self.sampler.reject(number)
         return None
 
     def _left_over(self, known: Collection[str]) -> Proposal | None:

@@ -1,22 +1,22 @@
-"""Optuna's samplers behind a few calls: ask for values, report on them, tell how it ended. No Ray, no files."""
+"""Optuna's samplers behind a few calls: ask for values, tell what became of them. No Ray, no files."""
 
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from functools import partial
 
 import optuna
 from optuna.study import StudyDirection
-from optuna.trial import TrialState
+from optuna.trial import FrozenTrial, TrialState
 
-from launch.search.optuna_study import optuna_trial
+from launch.search.optuna_study import bring_up
 from speaq.space import SearchConfig, Values
 from speaq.space.parameters import Choice, FloatRange, IntRange, Plain
-from speaq.study.ledger import Entry
 from speaq.study.plan import Plan, grid
 
 _NO_PRUNER = optuna.pruners.NopPruner()  # Ray's scheduler stops trials
+_EVOLVING = ("cmaes", "nsga2", "nsga3")  # samplers that note with a trial, when it is asked for, its generation
 
 
 class Sampler:
@@ -29,13 +29,18 @@ class Sampler:
         """
         optuna.logging.set_verbosity(optuna.logging.ERROR)
         self._plan = plan
-        self._single = len(plan.objective) == 1
-        sampler = _sampler(plan.settings, plan.settings.seed + 1009 * asked)
-        directions = [StudyDirection.MAXIMIZE] * len(plan.objective)
-        self.study = optuna.create_study(directions=directions, sampler=sampler, pruner=_NO_PRUNER)
-        self._running: dict[int, optuna.Trial] = {}
+        self._sampler = _sampler(plan.settings, plan.settings.seed + 1009 * asked)
+        self.study = self._new_study()
+        self._study_id = self._storage.get_study_id_from_name(self.study.study_name)  # the same in each of ours
         is_grid = plan.settings.sampler == "grid"
         self._left = grid(plan.space, plan.base, plan.settings.seed) if is_grid else None
+
+    def _new_study(self) -> optuna.Study:
+        self._storage = optuna.storages.InMemoryStorage()
+        directions = [StudyDirection.MAXIMIZE] * len(self._plan.objective)
+        return optuna.create_study(
+            storage=self._storage, directions=directions, sampler=self._sampler, pruner=_NO_PRUNER
+        )
 
     def ask(self) -> tuple[int, dict[str, Plain]] | None:
         """(number of the Optuna trial, values); None where a grid has no point left."""
@@ -50,40 +55,34 @@ class Sampler:
 
     def _ask(self) -> tuple[int, dict[str, Plain]]:
         trial = self.study.ask()
-        self._running[trial.number] = trial
         return trial.number, self._plan.space.walk(self._plan.base, partial(_suggest, trial)).values
 
-    def replay(self, entry: Entry) -> None:
-        """Takes in a trial of the space that ended under an earlier driver."""
-        trial = optuna_trial(entry, self._plan)
-        if trial.state == TrialState.PRUNED and trial.intermediate_values:
-            trial.values = [trial.intermediate_values[max(trial.intermediate_values)]]  # as Optuna's tell does
+    def add(self, trial: FrozenTrial) -> int:
+        """Takes in a trial of an earlier driver, running or ended; returns its number."""
+        if self._plan.settings.sampler in _EVOLVING:
+            number, _ = self.adopt(trial.params)
+            self.tell(number, trial)
+            return number
         self.study.add_trial(trial)
+        return len(self.study.get_trials(deepcopy=False)) - 1
 
-    def report(self, number: int, step: int, value: float) -> None:
-        """An intermediate value: what TPE knows of a trial that is stopped early (one objective only)."""
-        if self._single:
-            self._running[number].report(value, step)
+    def tell(self, number: int, trial: FrozenTrial) -> None:
+        """Says what became of a trial that was running."""
+        told = self._storage.get_trial_id_from_study_id_trial_number(self._study_id, number)
+        bring_up(self._storage, told, self._storage.get_trial(told), trial)
 
-    def tell(
-        self,
-        number: int,
-        state: str,
-        objective: Sequence[float] | None = None,
-        constraints: Mapping[str, float] | None = None,
-    ) -> None:
-        """Ends a trial as finished or infeasible (with its objective), pruned or failed.
+    def reject(self, number: int) -> None:
+        """Ends a trial that is not run."""
+        self.study.tell(number, state=TrialState.FAIL)
 
-        Args:
-            constraints: how far a value lies above its limit, by name; all at or below 0 is feasible.
-        """
-        trial = self._running.pop(number)
-        for name, excess in (constraints or {}).items():
-            trial.set_constraint(name, excess)
-        if state in ("finished", "infeasible") and objective:
-            self.study.tell(trial, list(objective))
-        else:
-            self.study.tell(trial, state=TrialState.PRUNED if state == "pruned" else TrialState.FAIL)
+    def tell_again(self, trials: Mapping[int, FrozenTrial]) -> None:
+        """Replaces what the sampler knows of trials, by number, also of those that had ended."""
+        old, self.study = self.study.get_trials(deepcopy=False), self._new_study()
+        for before in old:
+            now = trials.get(before.number, before)
+            noted = {key: value for key, value in before.system_attrs.items() if not key.startswith("constraints")}
+            now.system_attrs = {**noted, **now.system_attrs}
+            self.study.add_trial(now)
 
 
 def _sampler(settings: SearchConfig, seed: int) -> optuna.samplers.BaseSampler:

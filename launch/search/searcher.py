@@ -1,4 +1,5 @@
-"""The searcher that Ray Tune asks for trials: those that have not ended go on first, then come new ones.
+"""The searcher that Ray Tune asks for trials: those that have not ended go on first, then paused ones that have come to
+deserve it, then come new ones.
 
 Every answer is in the ledger before Tune sees it, so that a search that is resumed is rebuilt from there.
 """
@@ -16,6 +17,7 @@ from ray.tune.search import Searcher
 
 from launch.search import messages
 from launch.search.messages import Died, Displaced, Failed, Finished, Halt, Outcome, Stopped, TooLarge
+from launch.search.promotions import Checkpoint, Promotions, state_of_stopped
 from launch.search.proposals import Proposal, Proposals
 from speaq import config as configs
 from speaq.config import Config
@@ -42,20 +44,21 @@ class Search(Searcher):
         *,
         budget: Budget | None = None,
         places: Callable[[], int] = lambda: sys.maxsize,
-        checkpoint: Callable[[str], object] = lambda trial: None,
+        checkpoint: Checkpoint = lambda trial: None,
         feasible: Feasible = lambda config: None,
     ) -> None:
         """
         Args:
             listeners: hear of every row of the ledger, in this order.
             places: trials that the cluster can run at once now; asked again and again, since nodes come and go.
-            checkpoint: trial → what is another value for each of its checkpoints.
+            checkpoint: by which a trial that died is known to have got on, and without which a paused one stays so.
             feasible: raises ConfigError or DataError for a config that the data cannot carry, which is not tried.
         """
         super().__init__(metric="value", mode="max")
         self._budget, self._places, self._checkpoint = budget, places, checkpoint
         self._plan, self._ledger, self.listeners = plan, ledger, list(listeners)
         self.proposals = Proposals(plan, ledger, feasible)
+        self._promotions = Promotions(plan, ledger.entries, checkpoint)
         self._ids: dict[str, str] = {}  # Tune's id → ours
         self._running: set[str] = set()  # Tune's ids of trials that have not ended
         self._waiting = [entry for entry in ledger.entries.values() if not entry.ended]  # to be handed out (again)
@@ -74,9 +77,9 @@ class Search(Searcher):
 
     @property
     def remaining(self) -> int:
-        """Trials still to be run to an end."""
+        """Trials still to be run to an end, paused ones that go on included."""
         ended = sum(entry.ended for entry in self._ledger.entries.values())
-        return max(self._plan.trials, len(self._ledger.entries)) - ended
+        return max(self._plan.trials, len(self._ledger.entries)) - ended + len(self._promotions.due())
 
     def entry(self, tune_id: str) -> Entry:
         """The trial that Tune knows by another id."""
@@ -97,7 +100,7 @@ class Search(Searcher):
             return Searcher.FINISHED
         if self._running and len(self._running) >= self._places():
             return None  # Tune asks again
-        entry = self._waiting.pop(0) if self._waiting else self._ask()
+        entry = self._waiting.pop(0) if self._waiting else self._promoted() or self._ask()
         if entry is None:  # a running trial may die, and is then handed out again
             self.exhausted = len(self._ledger.entries) < self._plan.trials
             return None if self._running else Searcher.FINISHED
@@ -137,7 +140,8 @@ class Search(Searcher):
                 state, why = _judged(self._plan, outcome)
                 self._end(entry, state, why, **outcome.row())
             case Stopped():
-                self._end(entry, "pruned", None, **_best_report(entry, self._plan.base.training.best_metric))
+                best = _best_report(entry, self._plan.base.training.best_metric)
+                self._end(entry, state_of_stopped(self._plan), None, **best)
             case Failed(reason):
                 self._end(entry, "failed", reason)
             case TooLarge(reason):
@@ -192,13 +196,23 @@ class Search(Searcher):
             return
         self._deaths.pop(entry.id, None)
         self._append("reported", entry.id, step=report.step, metrics=report.metrics, seconds=report.seconds)
-        self.proposals.reported(entry, report.step, result["value"])
+        self._promotions.reported(entry, report.step)
         self._tell(entry, "reported")
 
     def _end(self, entry: Entry, state: Event, reason: str | None, **fields: Any) -> None:
         self._append(state, entry.id, reason=reason, **fields)
         self.proposals.ended(entry)
         self._tell(entry, state)
+
+    def _promoted(self) -> Entry | None:
+        """A paused trial that goes on; None where none deserves it."""
+        for trial in self._promotions.due()[:1]:
+            entry = self._ledger.entries[trial]
+            self._append("promoted", trial)
+            self.proposals.reopened()
+            self._tell(entry, "promoted")
+            return entry
+        return None
 
     def _ask(self) -> Entry | None:
         """A new trial, in the ledger; None where there is no other."""

@@ -30,12 +30,13 @@ OF_RUNS: Mapping[str, tuple[str, tuple[str, ...]]] = {
     "speaq_recall": ("recall on the validation split at the last evaluation", (*RUN, "metric")),
 }
 # Of a search, while its driver runs:
-TRIALS, RESTARTS = "speaq_trials", "speaq_trial_restarts"
+TRIALS, RESTARTS, PROMOTIONS = "speaq_trials", "speaq_trial_restarts", "speaq_trial_promotions"
 OF_SEARCHES: Mapping[str, tuple[str, tuple[str, ...]]] = {
-    TRIALS: ("trials by state: waiting, running, finished, pruned, infeasible, failed", ("study", "state")),
+    TRIALS: ("trials by state: waiting, running, finished, paused, pruned, infeasible, failed", ("study", "state")),
     RESTARTS: ("times that a trial was started again: its process had died, or the search was resumed", ("study",)),
+    PROMOTIONS: ("times that a paused trial went on: it had come to deserve it", ("study",)),
 }
-STATES = ("waiting", "running", "finished", "pruned", "infeasible", "failed")
+STATES = ("waiting", "running", "finished", "paused", "pruned", "infeasible", "failed")
 RECALLS = ("R", "mR", "F", "zR", "ngR", "head", "body", "tail")
 
 
@@ -93,7 +94,8 @@ class SearchMetrics:
         entries = self._entries.values()
         for state, number in trials_by_state(entries, self._plan.trials).items():
             _gauge(TRIALS).set(number, {**self._tags, "state": state})
-        _gauge(RESTARTS).set(sum(max(entry.attempts - 1, 0) for entry in entries), self._tags)
+        _gauge(RESTARTS).set(sum(max(entry.attempts - 1 - entry.promotions, 0) for entry in entries), self._tags)
+        _gauge(PROMOTIONS).set(sum(entry.promotions for entry in entries), self._tags)
 
 
 def trials_by_state(entries: Iterable[Entry], wanted: int) -> dict[str, int]:

@@ -56,7 +56,7 @@ class Job:
 
     data: str
     trials: str  # folder of the trials' folders
-    metric: str  # what the scheduler compares
+    metric: str  # the one number that Tune shows
     train: str = TRAIN  # import path of the training function
     in_parts: bool = True  # a trial that is too large for its device goes on in smaller parts (launch/trials/memory.py)
     url: str | None = (

@@ -196,7 +196,7 @@ class Lines:
 
     def _line(self, entry: Entry, event: str, snapshot: Snapshot) -> str:
         plan, entries = snapshot.plan, snapshot.entries
-        metrics = entry.reports.get(entry.step, {}) if event == "reported" else entry.metrics
+        metrics = entry.metrics if entry.ended else entry.reports.get(entry.step, {})
         made = Board(entries, plan)
         names = list(dict.fromkeys([*plan.objective, *made.columns[:3]]))
         values = " ".join(f"{name} {value:.3f}" for name in names if (value := metrics.get(name)) is not None)

@@ -14,7 +14,7 @@ from speaq import config as configs
 from speaq.files.atomic import write_text
 from speaq.study import results
 from speaq.study.budget import Kind, device_seconds
-from speaq.study.ledger import MAX_NUMBER, Entry
+from speaq.study.ledger import MAX_NUMBER, STOPPED, Entry
 from speaq.study.plan import Plan, max_steps
 from speaq.study.snapshot import Snapshot
 from speaq.training.callbacks import Metrics
@@ -107,6 +107,7 @@ class Board:
                 "seconds": round(entry.seconds, 1),
                 **{name: entry.cost.get(name) for name in COSTS},
                 "attempts": entry.attempts,
+                "promotions": entry.promotions,
                 "reason": entry.reason or "",
                 **self.parameters[entry.id],
             }
@@ -157,7 +158,9 @@ def to_csv(content: Sequence[Mapping[str, Any]]) -> str:
 
 @dataclass(frozen=True)
 class TrialStatus:
-    """One trial. `state`: asked, running, interrupted (to be resumed), finished, pruned (stopped early) or failed."""
+    """One trial. `state`: asked, running, interrupted (to be resumed), finished, paused (it may go on when it deserves
+    it), pruned (stopped early for good), infeasible or failed.
+    """
 
     trial: str
     label: str | None
@@ -169,6 +172,7 @@ class TrialStatus:
     eta_seconds: float | None  # of a running trial that has made a step
     metrics: Metrics  # of the kept checkpoint, of a running trial those of its last evaluation
     reason: str | None
+    promotions: int = 0  # times that it went on after it was paused
 
 
 @dataclass(frozen=True)
@@ -177,6 +181,7 @@ class Totals:
 
     trials: int  # wanted in all
     finished: int
+    paused: int
     pruned: int
     infeasible: int
     failed: int
@@ -186,9 +191,10 @@ class Totals:
     device: str  # GPU or CPU: what the hours are of
     device_hours: float
     steps: int
-    saved_steps: int  # that stopped trials did not make
+    saved_steps: int  # that stopped and paused trials did not make
     saved_share: float  # of the steps that finished and stopped trials would have made without early stopping
     projected_seconds: float | None  # trials' time still to be spent if they cost what ended ones did on average
+    promoted: tuple[str, ...] = ()  # trials that went on after they were paused
 
 
 def trial_statuses(snapshot: Snapshot) -> list[TrialStatus]:
@@ -217,6 +223,7 @@ def _status(snapshot: Snapshot, entry: Entry) -> TrialStatus:
         eta_seconds=eta,
         metrics=dict(metrics),
         reason=entry.reason or None,
+        promotions=entry.promotions,
     )
 
 
@@ -245,18 +252,22 @@ def starving_line(groups: Mapping[str, int]) -> str | None:
     found = [f"{trial} ({number})" for trial, number in groups.items() if number]
     if not found:
         return None
-    named = ", ".join(found[:NAMED]) + (f" and {len(found) - NAMED} more" if len(found) > NAMED else "")
-    return f"groups whose queries get no target: trial {named}; speaq logs names them, the report shows them"
+    return f"groups whose queries get no target: trial {_named(found)}; speaq logs names them, the report shows them"
+
+
+def _named(trials: Sequence[str]) -> str:
+    return ", ".join(trials[:NAMED]) + (f" and {len(trials) - NAMED} more" if len(trials) > NAMED else "")
 
 
 def totals(trials: Sequence[TrialStatus], snapshot: Snapshot) -> Totals:
     """Sums over all trials."""
     plan = snapshot.plan
     kind: Kind = "gpu" if plan.base.resources.gpus_per_worker else "cpu"
-    states = ("finished", "pruned", "infeasible", "failed", "running")
+    states = ("finished", "paused", "pruned", "infeasible", "failed", "running")
     by_state = {state: [t for t in trials if t.state == state] for state in states}
-    judged = by_state["finished"] + by_state["infeasible"] + by_state["pruned"]
-    saved = sum(t.max_steps - t.step for t in by_state["pruned"])
+    stopped = [trial for state in STOPPED for trial in by_state[state]]
+    judged = by_state["finished"] + by_state["infeasible"] + stopped
+    saved = sum(t.max_steps - t.step for t in stopped)
     full = sum(t.step - t.first_step for t in judged) + saved
     ended = [*judged, *by_state["failed"]]
     wanted = max(plan.trials, len(trials))
@@ -274,18 +285,23 @@ def totals(trials: Sequence[TrialStatus], snapshot: Snapshot) -> Totals:
         saved_steps=saved,
         saved_share=round(saved / full, 4) if full else 0.0,
         projected_seconds=None if left is None else round(left, 1),
+        promoted=tuple(t.trial for t in trials if t.promotions),
     )
 
 
 def totals_line(sums: Totals, active: bool) -> str:
     """The sums in one line."""
     parts = [
-        f"{sums.finished} finished, {sums.pruned} stopped early, "
+        f"{sums.finished} finished, "
+        + (f"{sums.pruned} stopped early, " if sums.pruned or not sums.paused else "")
+        + (f"{sums.paused} paused, " if sums.paused else "")
         + (f"{sums.infeasible} infeasible, " if sums.infeasible else "")
         + f"{sums.failed} failed, {sums.running} running of {sums.trials} trials",
         f"{sums.wall_seconds:.0f} s, {sums.device_hours:.3g} {sums.device} hours in trials, {sums.steps} steps",
         f"{sums.saved_share:.0%} of the steps saved by early stopping",
     ]
+    if sums.promoted:
+        parts.append(f"{len(sums.promoted)} went on after a pause ({_named(sums.promoted)})")
     if sums.projected_seconds:
         parts.append(f"about {sums.projected_seconds:.0f} s of trials to come")
     return " · ".join([*parts, "a search is running" if active else "no search is running"])

@@ -1,8 +1,9 @@
 """The record of a study: append-only JSON lines, one event each, flushed to disk before anything is built on it.
 
 Everything else (sampler, scheduler, tables) is rebuilt from here, so that a driver killed at any moment loses nothing:
-asked → running → reported… → finished | pruned | infeasible | failed. A trial is known by its id; its config digest
-holds the seed. Rows `opened` and `closed` say when a driver worked on the study.
+asked → running → reported… → finished | paused | pruned | infeasible | failed; a paused trial may be promoted, and runs
+again. A trial is known by its id; its config digest holds the seed. Rows `opened` and `closed` say when a driver worked
+on the study.
 """
 
 from __future__ import annotations
@@ -34,10 +35,11 @@ from speaq.training.origins import STARTS
 
 log = logging.getLogger(__name__)
 
-State = Literal["asked", "running", "finished", "pruned", "infeasible", "failed"]
-Event = State | Literal["reported"]
+State = Literal["asked", "running", "finished", "paused", "pruned", "infeasible", "failed"]
+Event = State | Literal["reported", "promoted"]
 
-ENDED: tuple[State, ...] = ("finished", "pruned", "infeasible", "failed")
+STOPPED: tuple[State, ...] = ("paused", "pruned")  # by the scheduler: for now, for good
+ENDED: tuple[State, ...] = ("finished", *STOPPED, "infeasible", "failed")
 
 
 class LedgerError(ConfigError):
@@ -57,11 +59,13 @@ class Entry:
     protocol: str | None = None  # short name of how its metrics are counted; None: asked before ledgers said it
     state: State = "asked"
     attempts: int = 0
+    promotions: int = 0  # times that it went on after it was paused
     reports: dict[int, Metrics] = field(default_factory=dict)  # step → metrics
     step: int = 0
     metrics: Metrics = field(default_factory=dict)  # of the kept checkpoint
     best_step: int | None = None
     seconds: float = 0.0
+    seconds_before: float = 0.0  # of them, those of earlier attempts
     reason: str | None = None
     cost: Metrics = field(default_factory=dict)  # of a run's result: peak_memory_mib, data_wait_share, latency_ms, …
     asked: float = 0.0  # Unix time
@@ -69,12 +73,14 @@ class Entry:
 
     @property
     def ended(self) -> bool:
-        """Whether it has come to an end, whichever, and is never run again."""
+        """Whether it has come to an end, whichever: it is at rest. Only a paused one may run again."""
         return self.state in ENDED
 
     @property
     def remark(self) -> str:
         """What a table says of it besides its id."""
+        if self.label is None and self.promotions:
+            return "promoted"
         return self.label or ("" if self.start is None else f"{self.start['trial']} from {self.start['step']}")
 
     @property
@@ -137,10 +143,16 @@ class Rows:
         entry = self.entries[trial]
         if event == "running":
             entry.state, entry.attempts = "running", row["attempt"]
+            entry.seconds_before = entry.seconds
         elif event == "reported":
             entry.reports[row["step"]] = row["metrics"]
             entry.step = row["step"]
-            entry.seconds = row.get("seconds", entry.seconds)
+            entry.seconds = entry.seconds_before + row.get("seconds", entry.seconds - entry.seconds_before)
+        elif event == "promoted":
+            if entry.state != "paused":
+                raise ValueError(f"trial {trial} is promoted but not paused")
+            entry.state, entry.promotions = "asked", entry.promotions + 1
+            entry.metrics, entry.best_step, entry.reason, entry.cost = {}, None, None, {}
         elif event in ENDED:
             if entry.ended:
                 raise ValueError(f"trial {trial} ends twice")

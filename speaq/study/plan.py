@@ -69,7 +69,7 @@ def with_settings(space: Space, **settings: Any) -> Space:
 
 
 def compared(plan: Plan) -> str:
-    """The metric by which the scheduler compares trials: the objective, or of two the best-checkpoint metric."""
+    """What stands for a trial where only one number can: the objective, or of two the best-checkpoint metric."""
     return plan.objective[0] if len(plan.objective) == 1 else plan.base.training.best_metric
 
 

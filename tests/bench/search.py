@@ -96,7 +96,7 @@ def reached(folder: Path, budget: float) -> Reached:
         trial = row.get("trial")
         if row["event"] == "asked":
             labels[trial] = row["label"]
-        if row["event"] in ("reported", "finished", "pruned"):
+        if row["event"] in ("reported", "finished", "paused", "pruned"):
             spent = sum(last.values()) + row.get("step", last.get(trial, 0)) - last.get(trial, 0)
             if spent > budget:
                 break
@@ -167,7 +167,7 @@ def study_saved(folder: Path) -> float:
     """Share of the steps of ended trials that early stopping spared in this study."""
     from speaq.study.snapshot import read
 
-    ended: list[Entry] = [e for e in read(folder).entries if e.state in ("finished", "pruned")]
+    ended: list[Entry] = [e for e in read(folder).entries if e.state in ("finished", "paused", "pruned")]
     return 1 - sum(e.step for e in ended) / (STEPS * len(ended))
 
 

@@ -52,7 +52,7 @@ CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 @pytest.mark.parametrize("terminal", [True, False])
 def test_a_terminal_shows_the_best_what_runs_and_what_failed(tmp_path: Path, terminal: bool) -> None:
     search = Search(tmp_path / "study", trials=6)
-    for ending in ("finished", "finished", "pruned", "failed"):
+    for ending in ("finished", "finished", "paused", "failed"):
         search.run(ending, "ValueError: no")
     trial = tmp_path / "study" / "trials" / search.run("running")
     trial.mkdir(parents=True)
@@ -72,12 +72,12 @@ def test_a_terminal_shows_the_best_what_runs_and_what_failed(tmp_path: Path, ter
     assert re.search(r"0004 +running +45/90 +9 +9 s", shown)
     assert "0000 " not in shown.replace("trial 0000", "")  # ended trials have no row
     assert "trial 0003 failed: ValueError: no" in shown
-    assert "2 finished, 1 stopped early, 1 failed, 1 running of 6 trials" in shown
+    assert "2 finished, 1 paused, 1 failed, 1 running of 6 trials" in shown
 
 
 def test_status_of_a_search_that_runs_and_of_one_that_was_killed(tmp_path: Path) -> None:
     search = Search(tmp_path / "study", trials=6)
-    for ending in ("finished", "finished", "pruned", "failed"):
+    for ending in ("finished", "finished", "paused", "failed"):
         search.run(ending, "ValueError: no")
     trial = tmp_path / "study" / "trials" / search.run("running")
     trial.mkdir(parents=True)
@@ -89,12 +89,19 @@ def test_status_of_a_search_that_runs_and_of_one_that_was_killed(tmp_path: Path)
 
     shown = json.loads(command("status", tmp_path / "study", "--json").stdout)
     assert shown["active"] is True
-    assert [t["state"] for t in shown["trials"]] == ["finished", "finished", "pruned", "failed", "running"]
+    assert [t["state"] for t in shown["trials"]] == ["finished", "finished", "paused", "failed", "running"]
     running = shown["trials"][4]
     assert (running["step"], running["max_steps"], running["seconds"]) == (45, STEPS, 9.0)
     assert running["eta_seconds"] == pytest.approx(9.0)  # as many steps as are done
     totals = shown["totals"]
-    assert [totals[name] for name in ("finished", "pruned", "failed", "running", "trials")] == [2, 1, 1, 1, 6]
+    assert [totals[name] for name in ("finished", "paused", "pruned", "failed", "running", "trials")] == [
+        2,
+        1,
+        0,
+        1,
+        1,
+        6,
+    ]
     assert totals["saved_steps"] == 60
     assert totals["saved_share"] == pytest.approx(60 / 270, abs=1e-4)
     assert totals["steps"] == 90 + 90 + 30 + 90 + 45
@@ -176,7 +183,7 @@ def test_the_same_study_opens_in_optuna(tmp_path: Path) -> None:
     optuna = pytest.importorskip("optuna")
     study = optuna.load_study(study_name="study", storage=f"sqlite:///{tmp_path / 'study.db'}")
     entries = snapshots.read(folder).entries
-    states = {"finished": "COMPLETE", "pruned": "PRUNED", "failed": "FAIL"}
+    states = {"finished": "COMPLETE", "paused": "PRUNED", "failed": "FAIL"}
     assert [trial.state.name for trial in study.trials] == [states.get(entry.state, "RUNNING") for entry in entries]
     assert [trial.user_attrs["trial"] for trial in study.trials] == [entry.id for entry in entries]
     best = results.best_entry(entries, ("F@50",))

@@ -8,6 +8,7 @@ from typing import Any
 
 from launch.search import messages
 from launch.search.messages import Finished, Report
+from launch.search.promotions import Checkpoint
 from launch.search.searcher import Search
 from speaq import config as configs
 from speaq import space as spaces
@@ -43,9 +44,9 @@ def make_plan(
 class Fake:
     """Plays Tune: asks, reports, ends."""
 
-    def __init__(self, plan: Plan, folder: Path) -> None:
+    def __init__(self, plan: Plan, folder: Path, checkpoint: Checkpoint = lambda trial: None) -> None:
         self.ledger = Ledger(folder / "ledger.jsonl")
-        self.search = Search(plan, self.ledger)
+        self.search = Search(plan, self.ledger, checkpoint=checkpoint)
         self.plan, self.count = plan, 0
 
     def ask(self) -> tuple[str, Any]:

@@ -30,10 +30,10 @@ class Search(Fake):
         super().__init__(plan, folder)
 
     def run(self, ending: str, reason: str = "") -> str:
-        """One trial: `finished`, `pruned` at step 30, `failed`, or still `running` after step 30."""
+        """One trial: `finished`, `paused` at step 30, `failed`, or still `running` after step 30."""
         name, suggestion = self.ask()
         config = configs.from_dict(suggestion["config"])
-        reached = 30 if ending in ("pruned", "running") else STEPS
+        reached = 30 if ending in ("paused", "running") else STEPS
         last: dict[str, Any] = {}
         for step in range(10, reached + 1, 10):
             metrics = cheap_training.evaluate(config, step)
@@ -42,7 +42,7 @@ class Search(Fake):
         if ending == "finished":
             done = Finished(metrics, STEPS, STEPS, seconds=9.0)
             self.search.on_trial_complete(name, messages.final_result(last, done))
-        elif ending == "pruned":
+        elif ending == "paused":
             self.search.on_trial_complete(name, last)
         elif ending == "failed":
             self.search.on_trial_complete(name, messages.final_result(last, Failed(reason)))
@@ -52,7 +52,7 @@ class Search(Fake):
 def searched(folder: Path, objective: tuple[str, ...] = ("F@50",), finished: int = 14) -> Path:
     """A study that has ended, with a trial that was stopped and one that failed."""
     search = Search(folder, finished + 2, objective)
-    for ending in ["finished"] * finished + ["pruned", "failed"]:
+    for ending in ["finished"] * finished + ["paused", "failed"]:
         search.run(ending, HOSTILE)
     search.ledger.close()
     return folder

@@ -135,9 +135,9 @@ def test_trials_of_different_lengths_are_judged_at_equal_shares_and_finish_at_th
     assert {entry.overrides.get("training.max_steps", 90) for entry in entries} == {30, 90, 270}
     for entry in entries:
         length = entry.overrides.get("training.max_steps", 90)
-        assert entry.state in ("finished", "pruned")
+        assert entry.state in ("finished", "paused")
         assert (entry.state == "finished") == (entry.step == length)
-        if entry.state == "pruned":  # at a rung: a third or two thirds of its own steps
+        if entry.state == "paused":  # at a rung: a third or two thirds of its own steps
             assert entry.step * 3 in (length, 2 * length)
     snapshot = snapshots.read(output)
     trials = board.trial_statuses(snapshot)

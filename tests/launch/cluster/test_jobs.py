@@ -181,7 +181,7 @@ def test_prometheus_gets_what_the_grafana_dashboard_draws(head: dict[str, str], 
         for wanted in panel["targets"]:
             assert re.search(r"ray_speaq_\w+", wanted["expr"]), panel["title"]
     (states,) = {frozenset(re.findall(r'state="(\w+)"', " ".join(job.metrics["ray_speaq_trials"])))}
-    assert states == {"waiting", "running", "finished", "pruned", "infeasible", "failed"}
+    assert states == {"waiting", "running", "finished", "paused", "pruned", "infeasible", "failed"}
     recalls = " ".join(job.metrics["ray_speaq_recall"])
     # Exported each second: a short trial whose process ends with it may be missed, not all three.
     assert all(label in recalls for label in ('study="study"', 'trial="000', 'metric="mR@50"'))

@@ -77,7 +77,7 @@ def test_kendall_s_tau_of_samples_is_the_library_s() -> None:
 
 def test_what_cannot_be_judged_is_refused(tmp_path: Path) -> None:
     search = Search(tmp_path / "few", trials=6)
-    for ending in ("finished", "finished", "pruned", "finished"):
+    for ending in ("finished", "finished", "paused", "finished"):
         search.run(ending)
     search.ledger.close()
     line = refusal("calibrate", tmp_path / "few")

@@ -22,13 +22,14 @@ pytest.importorskip("optuna")
 
 from launch.report import png
 from launch.search import messages, searcher
+from launch.search.estimates import Estimates
 from launch.search.messages import Failed, Finished, Report
 from launch.search.sampler import Sampler
 from launch.search.scheduler import Halving, Stopping, make_scheduler
 from speaq.explore.study import ExploredStudy
 from speaq.study import results
 from speaq.study.file import Study
-from speaq.study.ledger import Ledger, LedgerError, digest
+from speaq.study.ledger import Entry, Ledger, LedgerError, digest
 from speaq.study.plan import grid
 from tests.helpers.fake_tune import BASE, GROUPS, RATE, Fake, judge, make_plan
 
@@ -70,7 +71,7 @@ def test_how_trials_end(tmp_path: Path) -> None:
         tune.search.on_trial_complete(again, None, error=True)
     tune.finish(names[4], math.nan)
     entries = [tune.entry(name) for name in names]
-    assert [e.state for e in entries] == ["finished", "pruned", "failed", "failed", "failed", "running"]
+    assert [e.state for e in entries] == ["finished", "paused", "failed", "failed", "failed", "running"]
     assert entries[1].reports == {10: {"F@50": 0.1}, 20: {"F@50": 0.2}}
     assert (entries[1].best_step, entries[1].metrics) == (20, {"F@50": 0.2})
     assert entries[2].reason == "ValueError: no"
@@ -201,8 +202,9 @@ def test_every_sampler_stays_in_the_space_and_repeats_itself_with_its_seed(name:
         for count in range(14):
             number, values = sampler.ask() or (0, {})
             plan.space.apply(plan.base, values)
-            sampler.report(number, 10, 0.1)
-            sampler.tell(number, "finished" if count % 3 else "pruned", [count / 10])
+            entry = Entry(f"{count:04d}", "d", None, values, {}, reports={10: {"F@50": 0.1}})
+            entry.state, entry.metrics = "finished" if count % 3 else "pruned", {"F@50": count / 10}
+            sampler.tell(number, Estimates([], plan).told(entry))
             drawn.append(values)
         return drawn
 

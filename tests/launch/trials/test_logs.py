@@ -112,5 +112,5 @@ def test_trials_are_counted_by_state() -> None:
     entries = [Entry(str(n), "", None, None, {}, state=state) for n, state in enumerate(("asked", "running", "failed"))]
     counts = trials_by_state(entries, 5)
     assert list(counts) == list(STATES)
-    assert counts == {"waiting": 3, "running": 1, "failed": 1, "finished": 0, "pruned": 0, "infeasible": 0}
+    assert counts == {"waiting": 3, "running": 1, "failed": 1, "finished": 0, "paused": 0, "pruned": 0, "infeasible": 0}
     assert trials_by_state(entries, 2)["waiting"] == 1
