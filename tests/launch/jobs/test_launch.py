@@ -226,11 +226,27 @@ if __name__ == "__main__":
 """
 
 
-def start_driver(toy: Path, output: Path, **environment: str) -> subprocess.Popen[bytes]:
+PROMOTING = """
+import os, sys
+from pathlib import Path
+os.environ["CHEAP_TRAINING_SLEEP"] = "0.02"
+from launch.jobs import tune
+from speaq import space as spaces
+from speaq.study import creation
+from tests.helpers.search_of_toy import CHEAP, LONG
+if __name__ == "__main__":
+    rates = {"type": "categorical", "choices": [1e-3 * 0.9**number for number in range(1, 15)]}
+    search = {"sampler": "grid", "seed": 1732, "grace_steps": 10, "reduction_factor": 2.0}
+    space = spaces.from_dict({"search": search, "parameters": {"training.learning_rate": rates}})
+    tune.start(creation.create(LONG, space, Path(sys.argv[1]), trials=8, train=CHEAP), Path(sys.argv[2]))
+"""
+
+
+def start_driver(toy: Path, output: Path, code: str = DRIVER, **environment: str) -> subprocess.Popen[bytes]:
     environment = {**os.environ, "PYTHONPATH": str(ROOT), **environment}
     for name in ("RAY_ADDRESS", "RAY_AUTH_MODE", "RAY_AUTH_TOKEN_PATH"):
         environment.pop(name, None)
-    command = [sys.executable, "-c", DRIVER, str(toy), str(output)]
+    command = [sys.executable, "-c", code, str(toy), str(output)]
     return subprocess.Popen(command, env=environment, start_new_session=True, stderr=subprocess.DEVNULL)
 
 
@@ -273,6 +289,52 @@ def test_a_killed_driver_is_resumed_without_repeating_or_losing(toy: Path, tmp_p
         steps = max((r["step"] for r in before if r["event"] == "reported" and r["trial"] == trial), default=0)
         assert int(starts[-1].split()[-1]) >= steps
     assert tune.resume(output) == entries  # nothing is left to do
+
+
+def test_paused_trials_go_on_after_a_kill_and_with_more_trials(toy: Path, tmp_path: Path, ray_cluster: None) -> None:
+    """The order of this grid is such that most trials are worse than those before them, and half of them go on."""
+    output = tmp_path / "study"
+    driver = start_driver(toy, output, PROMOTING)
+    try:
+        wait_for(driver, output, "promoted", 1)
+    finally:
+        os.kill(driver.pid, signal.SIGKILL)
+        driver.wait()
+    before = rows(output)
+    entries = {entry.id: entry for entry in tune.resume(output)}
+    assert rows(output)[: len(before)] == before
+    assert len(entries) == 8
+    assert {entry.state for entry in entries.values()} == {"finished", "paused"}
+    assert not [entry.reason for entry in entries.values() if entry.reason]
+    check_promotions(output, entries)
+    assert tune.resume(output) == list(entries.values())  # nothing is left to do
+    told = json.loads(command("status", output, "--json").stdout)["totals"]
+    assert told["promoted"] == [entry.id for entry in entries.values() if entry.promotions]
+    assert "went on after a pause" in command("status", output).stdout
+    command("report", output)
+    assert ">paused<" in (output / "report.html").read_text()
+    command("export", output, tmp_path / "trials.csv")
+    with (tmp_path / "trials.csv").open() as file_:
+        exported = {row["trial"]: row for row in csv.DictReader(file_)}
+    assert {trial for trial, row in exported.items() if row["promotions"] != "0"} == set(told["promoted"])
+
+    more = {entry.id: entry for entry in tune.resume(output, trials=12)}
+    assert len(more) == 12
+    assert sum(entry.promotions for entry in more.values()) > sum(entry.promotions for entry in entries.values())
+    check_promotions(output, more)
+
+
+def check_promotions(output: Path, entries: dict[str, Entry]) -> None:
+    """Of each rung half of those that came there have gone on; who went on did so from where it had been paused."""
+    for rung in (10, 20, 40):
+        there = [entry for entry in entries.values() if rung in entry.reports]
+        assert sum(entry.step > rung for entry in there) >= len(there) // 2
+    assert any(entry.promotions for entry in entries.values())
+    for entry in entries.values():
+        starts = [int(s.split()[-1]) for s in (output / "trials" / entry.id / "steps.txt").read_text().splitlines()]
+        assert starts[0] == 0
+        assert len(set(starts)) > entry.promotions
+        assert entry.seconds > 0
 
 
 def test_a_changed_study_is_refused_until_it_is_forced(toy: Path, tmp_path: Path, ray_cluster: None) -> None:

@@ -31,6 +31,7 @@ from launch.jobs import tune as studies
 from launch.search import storage
 from launch.search.mirror import Mirror
 from launch.search.optuna_study import optuna_trial
+from launch.search.promotions import Checkpoint
 from launch.search.storage import StorageError
 from speaq.study.file import Address
 from speaq.study.ledger import Entry, Ledger
@@ -94,8 +95,8 @@ def check(address: Address, entries: list[Entry], plan: Plan) -> None:
 class Mirrored(Fake):
     """A search on paper, mirrored."""
 
-    def __init__(self, plan: Plan, folder: Path, address: Address) -> None:
-        super().__init__(plan, folder)
+    def __init__(self, plan: Plan, folder: Path, address: Address, checkpoint: Checkpoint = lambda trial: None) -> None:
+        super().__init__(plan, folder, checkpoint)
         self.address = address
         self.mirror = Mirror(address, plan)
         self.mirror.follow(self.ledger.entries.values())
@@ -147,6 +148,44 @@ def test_the_storage_follows_the_ledger_row_by_row(
     again.end(name, 0.4, 10.0)
     again.check()
     again.close()
+    assert caplog.text == ""
+
+
+def test_a_promotion_makes_another_trial_since_none_is_reopened(
+    address: Address, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    plan = make_plan(trials=8, grace_steps=10, reduction_factor=2.0)
+    tune = Mirrored(plan, tmp_path, address, checkpoint=lambda trial: 1)
+    names = [tune.ask()[0] for _ in range(5)]
+    for name, value in zip(names, (0.5, 0.4, 0.3, 0.45, 0.1), strict=True):
+        tune.prune(name, 10, value)
+    tune.check()
+    tune.mirror.close()
+    tune.search.listeners = []  # the storage hears of what follows on the resume
+    promoted = tune.ask()[0]
+    assert tune.entry(promoted).id == "0000"
+    tune.ledger.close()
+    again = Mirrored(plan, tmp_path, address, checkpoint=lambda trial: 1)
+    again.check()
+    name, asked = again.ask()
+    assert (asked["trial"], again.entry(name).attempts) == ("0000", 3)
+    again.report(name, 20, 0.6)
+    again.check()
+    again.end(name, 0.7, 10.0)
+    again.check()
+    second, asked = again.ask()
+    assert asked["trial"] == "0003"
+    again.check()
+    again.prune(second, 20, 0.2)
+    again.check()
+    found = [(trial.user_attrs["trial"], trial.state.name) for trial in trials(address)]
+    assert found == [(f"{n:04d}", "PRUNED") for n in range(5)] + [("0000", "COMPLETE"), ("0003", "PRUNED")]
+    assert [trial.user_attrs.get("promotions") for trial in trials(address)] == [None] * 5 + [1, 1]
+    again.close()
+    once_more = Mirrored(plan, tmp_path, address)
+    once_more.check()  # nothing is there twice
+    once_more.close()
+    assert len(trials(address)) == 7
     assert caplog.text == ""
 
 
