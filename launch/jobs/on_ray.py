@@ -24,7 +24,7 @@ from launch.cluster.sharing import nodes_that_share, problem_of
 from launch.jobs.display import Display, silent
 from launch.search import scheduler
 from launch.search.mirror import Mirror
-from launch.search.promotions import Checkpoint, Promotions
+from launch.search.promotions import Promotions
 from launch.search.searcher import Search, Starts
 from launch.store import workspace
 from launch.trials.telemetry import SearchMetrics
@@ -74,7 +74,8 @@ class OnRay:
         budget = None if self.budget is None else _unspent(self.budget, ledger, plan)
         (output / "trials").mkdir(exist_ok=True)
         checkpoint = functools.partial(_checkpoint, output)
-        if _is_done(plan, ledger, checkpoint):
+        promotions = Promotions(plan, ledger.entries, checkpoint)
+        if _is_done(plan, ledger, promotions):
             say_nothing_is_left(study, ledger, feasible)
             return study
         with contextlib.ExitStack() as stack:
@@ -89,6 +90,7 @@ class OnRay:
                 feasible=feasible,
                 places=connection.Places(resources, nodes),
                 checkpoint=checkpoint,
+                promotions=promotions,
             )
             with workspace.following(output, searcher.halt) as follower:
                 if follower is not None:
@@ -105,11 +107,10 @@ def _checkpoint(study: Path, trial: str) -> object:
     return workspace.last_checkpoint(study / "trials" / trial)
 
 
-def _is_done(plan: Plan, ledger: Ledger, checkpoint: Checkpoint) -> bool:
+def _is_done(plan: Plan, ledger: Ledger, promotions: Promotions) -> bool:
     """Whether all trials that are wanted have ended, and no paused one deserves to go on."""
-    entries = ledger.entries
-    ended = len(entries) >= plan.trials and all(entry.ended for entry in entries.values())
-    return ended and not Promotions(plan, entries, checkpoint).due()
+    ended = len(ledger.entries) >= plan.trials and all(entry.ended for entry in ledger.entries.values())
+    return ended and not promotions.due()
 
 
 def _unspent(text: str, ledger: Ledger, plan: Plan) -> Budget:

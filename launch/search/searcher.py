@@ -45,6 +45,7 @@ class Search(Searcher):
         budget: Budget | None = None,
         places: Callable[[], int] = lambda: sys.maxsize,
         checkpoint: Checkpoint = lambda trial: None,
+        promotions: Promotions | None = None,
         feasible: Feasible = lambda config: None,
     ) -> None:
         """
@@ -52,18 +53,19 @@ class Search(Searcher):
             listeners: hear of every row of the ledger, in this order.
             places: trials that the cluster can run at once now; asked again and again, since nodes come and go.
             checkpoint: by which a trial that died is known to have got on, and without which a paused one stays so.
+            promotions: of the ledger, where they have been looked at already.
             feasible: raises ConfigError or DataError for a config that the data cannot carry, which is not tried.
         """
         super().__init__(metric="value", mode="max")
-        self._budget, self._places, self._checkpoint = budget, places, checkpoint
+        self._budget, self._places = budget, places
         self._plan, self._ledger, self.listeners = plan, ledger, list(listeners)
         self.proposals = Proposals(plan, ledger, feasible)
-        self._promotions = Promotions(plan, ledger.entries, checkpoint)
+        self._promotions = promotions or Promotions(plan, ledger.entries, checkpoint)
         self._ids: dict[str, str] = {}  # Tune's id → ours
         self._running: set[str] = set()  # Tune's ids of trials that have not ended
         self._waiting = [entry for entry in ledger.entries.values() if not entry.ended]  # to be handed out (again)
         self.exhausted = False  # whether the space had no other trial, though more were wanted
-        self._deaths: dict[str, tuple[object, int]] = {}  # our id → its checkpoint then, deaths since that was written
+        self._deaths = _Deaths(checkpoint)
         self.error: StorageLost | Halted | None = None  # Tune swallows what is raised at a trial's end
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Search:
@@ -106,19 +108,12 @@ class Search(Searcher):
             return None if self._running else Searcher.FINISHED
         self._ids[trial_id] = entry.id
         self._running.add(trial_id)
-        return {
-            "trial": entry.id,
-            "protected": entry.label is not None,
-            "max_steps": max_steps(entry, self._plan),
-            "start": entry.start,
-            "config": configs.to_dict(self._plan.placed(self.config_of(entry))),
-        }
+        return _suggestion(self._plan, entry, self.config_of(entry))
 
     def started(self, tune_id: str) -> None:
         """The trial's process runs (again)."""
         entry = self.entry(tune_id)
         self._append("running", entry.id, attempt=entry.attempts + 1)
-        self._tell(entry, "running")
 
     def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
         """Tune has received an evaluation."""
@@ -157,18 +152,10 @@ class Search(Searcher):
 
     def _died(self, entry: Entry, reason: str) -> None:
         """Another attempt from the last checkpoint, unless the trial dies again and again before the next one."""
-        then, deaths = self._deaths.get(entry.id, (None, 0))
-        now = self._checkpoint(entry.id)
-        deaths = deaths + 1 if now == then else 1
-        self._deaths[entry.id] = now, deaths
-        if deaths > MAX_DEATHS:
+        if self._deaths.count(entry.id) > MAX_DEATHS:
             self._end(entry, "failed", reason)
         else:
             self._try_again(entry, reason)
-
-    def _tell(self, entry: Entry, event: str) -> None:
-        for listener in self.listeners:
-            listener(entry, event)
 
     def _try_again(self, entry: Entry, reason: str) -> None:
         log.warning("trial %s: %s; it is tried again", entry.id, reason)
@@ -189,29 +176,27 @@ class Search(Searcher):
         except StorageLost as error:
             self.error = error
             raise
+        for listener in self.listeners:
+            listener(self._ledger.entries[trial], event)
 
     def _record_report(self, entry: Entry, result: Mapping[str, Any]) -> None:
         report = messages.report_of(result)
         if report is None or report.step in entry.reports:  # a trial that goes on tells its last evaluation again
             return
-        self._deaths.pop(entry.id, None)
+        self._deaths.forget(entry.id)
         self._append("reported", entry.id, step=report.step, metrics=report.metrics, seconds=report.seconds)
         self._promotions.reported(entry, report.step)
-        self._tell(entry, "reported")
 
     def _end(self, entry: Entry, state: Event, reason: str | None, **fields: Any) -> None:
         self._append(state, entry.id, reason=reason, **fields)
         self.proposals.ended(entry)
-        self._tell(entry, state)
 
     def _promoted(self) -> Entry | None:
         """A paused trial that goes on; None where none deserves it."""
         for trial in self._promotions.due()[:1]:
-            entry = self._ledger.entries[trial]
             self._append("promoted", trial)
             self.proposals.reopened()
-            self._tell(entry, "promoted")
-            return entry
+            return self._ledger.entries[trial]
         return None
 
     def _ask(self) -> Entry | None:
@@ -222,9 +207,26 @@ class Search(Searcher):
         trial = f"{1 + max(map(int, self._ledger.entries), default=-1):04d}"  # a repaired ledger may lack some
         self._append("asked", trial, **_row(self._plan, proposal))
         self.proposals.asked(trial, proposal)
-        entry = self._ledger.entries[trial]
-        self._tell(entry, "asked")
-        return entry
+        return self._ledger.entries[trial]
+
+
+class _Deaths:
+    """How often trials have died, each since its last checkpoint was written."""
+
+    def __init__(self, checkpoint: Checkpoint) -> None:
+        self._checkpoint = checkpoint
+        self._found: dict[str, tuple[object, int]] = {}  # our id → its checkpoint then, deaths since
+
+    def count(self, trial: str) -> int:
+        """Counts a death; returns the number of them."""
+        then, deaths = self._found.get(trial, (None, 0))
+        now = self._checkpoint(trial)
+        self._found[trial] = now, deaths + 1 if now == then else 1
+        return self._found[trial][1]
+
+    def forget(self, trial: str) -> None:
+        """The trial has got on."""
+        self._found.pop(trial, None)
 
 
 class _Stub:
@@ -259,6 +261,17 @@ def _judged(plan: Plan, done: Finished) -> tuple[Event, str | None]:
     found = excess(plan, done.cost)
     above = [f"{name} {done.cost[name]:g} is above {limits[name]:g}" for name, by in found.items() if by > 0]
     return ("infeasible", "; ".join(above)) if above else ("finished", None)
+
+
+def _suggestion(plan: Plan, entry: Entry, config: Config) -> dict[str, Any]:
+    """What Tune runs a trial with."""
+    return {
+        "trial": entry.id,
+        "protected": entry.label is not None,
+        "max_steps": max_steps(entry, plan),
+        "start": entry.start,
+        "config": configs.to_dict(plan.placed(config)),
+    }
 
 
 def _row(plan: Plan, proposal: Proposal) -> dict[str, Any]:
