@@ -28,7 +28,7 @@ class Ours:
         self._folder = tempfile.TemporaryDirectory(prefix="speaq-table-")
         folder = Path(self._folder.name)
         self._ledger = Ledger(folder / "ledger.jsonl")
-        self._search = Search(plan, self._ledger, feasible=feasible)
+        self._search = Search(plan, self._ledger, feasible=feasible, checkpoint=lambda trial: trial)
         training = plan.base.training
         self._every, self._metric = training.eval_every, compared(plan)
         self._scheduler = make_scheduler(plan.settings, training.max_steps, training.eval_every, folder / "trials")
