@@ -70,7 +70,7 @@ def start(
         raise ConfigError("search.constraints: nothing is trained here, so there is no cost to constrain")
     changed = {"objective": list(names), "scheduler": "none", "grace_steps": None}
     searched = with_settings(chosen, trials=trials or chosen.search.trials, **changed)
-    plan = Plan(base, searched, {LABEL: stored.config})
+    plan = creation.with_points(Plan(base, searched, {LABEL: stored.config}), chosen)
     study = Study(
         plan,
         data=stored.data.resolve(),

@@ -107,6 +107,7 @@ def optuna_trial(entry: Entry, plan: Plan) -> FrozenTrial:
         TRIAL: entry.id,
         PROMOTIONS: entry.promotions or None,
         "label": entry.label,
+        "origin": entry.origin,
         "protocol": entry.protocol,
         "reason": entry.reason,
     }

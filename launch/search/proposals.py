@@ -1,4 +1,4 @@
-"""Which config is tried next: the references, children of a population, points of the space that the sampler asks for.
+"""Which config is tried next: the references, the user's points, children of a population, what the sampler asks for.
 
 A proposal is no trial yet: the search writes it into the ledger, and then says here under which id.
 """
@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import logging
 import random
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,8 +16,9 @@ from launch.search.population import next_child
 from launch.search.sampler import Sampler
 from speaq import config as configs
 from speaq.config import Config, ConfigError
-from speaq.space import LOSSES
+from speaq.space import LOSSES, Values
 from speaq.space.parameters import Plain
+from speaq.space.points import all_completed
 from speaq.study.ledger import STOPPED, Entry, Ledger, known_as
 from speaq.study.plan import Feasible, Plan, applied, is_countable
 
@@ -36,6 +37,7 @@ class Proposal:
     values: Mapping[str, Plain] | None = None  # of the space's parameters; None: no point of the space
     number: int | None = None  # of its Optuna trial
     start: Mapping[str, Any] | None = None  # of a child, see `Entry.start`
+    origin: str | None = None  # of a point that is not the sampler's, see `Entry.origin`
 
 
 class Proposals:
@@ -51,6 +53,7 @@ class Proposals:
         self.sampler = Sampler(plan, len(ledger.entries))
         self._numbers: dict[str, int] = {}  # id of a trial of the space → number of its Optuna trial
         self._is_known_anew = False  # whether what the sampler was told of trials has changed since
+        self._given = list(_given(plan))  # (origin, values) of points that come first, not looked at yet
         self._is_countable = is_countable(plan)
         self._points: list[dict[str, Plain]] | None = None  # of a countable space, not looked at yet; None: all
         estimates = Estimates(ledger.entries.values(), plan)
@@ -69,6 +72,8 @@ class Proposals:
             if label not in asked:
                 return self._reference(label, config)
         known = {entry.digest for entry in self._ledger.entries.values()}
+        if (given := self._first_given(known)) is not None:
+            return given
         if self._plan.settings.scheduler == "pbt" and (child := self._child(known)) is not None:
             return child
         return self._proposed(known) or self._left_over(known)
@@ -101,6 +106,16 @@ class Proposals:
         values = self._plan.space.extract(self._plan.base, config)
         number = None if values is None else self.sampler.adopt(values)[0]
         return Proposal(config, label, values, number)
+
+    def _first_given(self, known: Collection[str]) -> Proposal | None:
+        """The first given point that no trial has and the data can carry; None where there is none left."""
+        while self._given:
+            origin, values = self._given.pop(0)
+            config = self._new_config(values, known)
+            if config is not None:
+                number, values = self.sampler.adopt(values)
+                return Proposal(config, values=values, number=number, origin=origin)
+        return None
 
     def _proposed(self, known: Collection[str]) -> Proposal | None:
         """The sampler's next point that no trial has; None where too many in a row are known or impossible."""
@@ -153,3 +168,9 @@ class Proposals:
                 start = {"trial": child.parent.id, "step": child.step, "instead_of": child.instead_of}
                 return Proposal(config, start=start)
         return None
+
+
+def _given(plan: Plan) -> Iterator[tuple[str, Values]]:
+    """(origin, values) of the points that are tried before the sampler is asked. Raises ConfigError."""
+    for number, point in enumerate(all_completed(plan.space, plan.base), start=1):
+        yield f"point {number}", point.values

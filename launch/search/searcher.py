@@ -284,7 +284,8 @@ def _row(plan: Plan, proposal: Proposal) -> dict[str, Any]:
         "seed": proposal.config.seed,
         "protocol": protocol_name(proposal.config.evaluation),
     }
-    return row if proposal.start is None else {**row, "start": proposal.start}
+    said = {"start": proposal.start, "origin": proposal.origin}
+    return row | {name: value for name, value in said.items() if value is not None}
 
 
 def _best_report(entry: Entry, metric: str) -> dict[str, Any]:

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from speaq import config as configs
 from speaq.config import Config, ConfigError
 from speaq.space.parameters import Choice, Parameter, Plain, identity
+from speaq.space.points import all_completed
 from speaq.space.space import Space
 
 LOSSES = "losses."  # how keys begin that scheduler: pbt changes while training
@@ -40,6 +41,7 @@ def check(space: Space, config: Config) -> None:
             if (broken := configs.broken_rule(key, value)) is not None:
                 raise ConfigError(f"space: {key}: {value!r} breaks the rule of the config: {broken}")
     _check_corners(space, base)
+    all_completed(space, base)
 
 
 def _check_search(space: Space, base: Config) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeGuard
 
 from pydantic import Field, model_validator
 
@@ -66,6 +66,15 @@ class FloatRange(_Range):
         steps = 0.0 if self.step is None else (value - self.low) / self.step
         return math.isclose(steps, round(steps), abs_tol=1e-6)
 
+    def near(self, value: Plain) -> list[Plain]:
+        """The number of the range, on its grid, that is nearest to a number; empty for what is no number."""
+        if not _is_number(value):
+            return []
+        inside = min(max(float(value), self.low), self.high)
+        if self.step is None:
+            return [inside]
+        return [min(self.low + round((inside - self.low) / self.step) * self.step, self.high)]
+
     def extremes(self) -> list[Plain]:
         """Its two ends."""
         return [self.low, self.high]
@@ -97,6 +106,13 @@ class IntRange(_Range):
             return False
         return self.low <= value <= self.high and (value - self.low) % (self.step or 1) == 0
 
+    def near(self, value: Plain) -> list[Plain]:
+        """The whole number of the range, on its grid, that is nearest to a number; empty for what is no number."""
+        if not _is_number(value):
+            return []
+        step, inside = self.step or 1, min(max(value, self.low), self.high)
+        return [self.low + round((inside - self.low) / step) * step]
+
     def extremes(self) -> list[Plain]:
         """Its two ends."""
         return [self.low, self.high]
@@ -122,6 +138,14 @@ class Choice(_Parameter):
         """Whether the value is one of the choices."""
         return any(identity(value) == identity(choice) for choice in self.choices)
 
+    def near(self, value: Plain) -> list[Plain]:
+        """The choice that is the value, else of numbers the nearest, the earlier of two; empty where there is none."""
+        same = [choice for choice in self.choices if identity(choice) == identity(value)]
+        if same or not _is_number(value):
+            return same
+        numbers = [choice for choice in self.choices if _is_number(choice)]
+        return [*sorted(numbers, key=lambda number: abs(number - value))[:1]]
+
     def extremes(self) -> list[Plain]:
         """All choices: none lies between others."""
         return list(self.choices)
@@ -137,3 +161,7 @@ Parameter = Annotated[FloatRange | IntRange | Choice, Field(discriminator="type"
 def identity(value: Plain) -> tuple[str, Plain]:
     """What tells a value from others: 1 and 1.0 are one value, True is another."""
     return "bool" if isinstance(value, bool) else "", value
+
+
+def _is_number(value: Plain) -> TypeGuard[int | float]:
+    return isinstance(value, int | float) and not isinstance(value, bool) and not math.isnan(value)

@@ -7,6 +7,7 @@ from typing import Literal
 from pydantic import Field, model_validator
 
 from speaq.config import ConfigError, Section
+from speaq.space.parameters import Plain
 
 CONSTRAINED = ("peak_memory_mib", "latency_ms")
 MOST_TRIALS = 10**6  # of a search
@@ -36,6 +37,11 @@ class SearchConfig(Section):
     )
     trials: int = Field(
         20, ge=1, le=MOST_TRIALS, description="trials in all, with the published setting and the baseline"
+    )
+    points: list[dict[str, Plain]] = Field(
+        default=[],
+        description="settings of your own, tried after the references and before all others; a parameter that one "
+        "leaves out is as in the published setting",
     )
     seed: int = Field(0, ge=0, le=2**31 - 1, description="seed of the sampler")
     sampler: Literal["tpe", "gp", "cmaes", "nsga2", "nsga3", "random", "qmc", "grid"] = Field(

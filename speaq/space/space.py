@@ -161,24 +161,44 @@ def _head_comment(path: Path) -> str:
 def from_dict(values: Mapping[str, Any], where: str = "space") -> Space:
     """Plain values → `Space`. Raises ConfigError naming key, rule and value."""
     configs.check_numbers(values, where)
-    parameters = values.get("parameters")
+    parameters, search = values.get("parameters"), values.get("search")
     if isinstance(parameters, Mapping):
         read = {key: _as_kept(key, content, where) for key, content in parameters.items()}
         values = {**values, "parameters": read}
+    if isinstance(search, Mapping):
+        values = {**values, "search": _settings_as_kept(search, where)}
     try:
         return Space.model_validate(values)
     except ValidationError as error:
         raise ConfigError(configs.reasons(error, where, separator=": ", left_out=KINDS)) from error
 
 
+def _settings_as_kept(search: Mapping[str, Any], where: str) -> dict[str, Any]:
+    """Settings of a search with the values of its points as a config keeps them."""
+    points = search.get("points")
+    if not isinstance(points, list):
+        return dict(search)
+
+    def kept(number: int, point: Any) -> Any:
+        at = f"{where}: search: points: {number}"
+        return {key: _kept(key, value, at) for key, value in point.items()} if isinstance(point, Mapping) else point
+
+    return {**search, "points": [kept(number, point) for number, point in enumerate(points, start=1)]}
+
+
+def _kept(key: str, value: Any, where: str) -> Any:
+    """A value as the config keeps it: a file of predicate groups as what it says. Raises ConfigError."""
+    try:
+        return configs.as_kept(key, value)
+    except ConfigError as error:
+        raise ConfigError(f"{where}: {key}: {error}") from error
+
+
 def _as_kept(key: str, content: Any, where: str) -> Any:
-    """A parameter with its values as a config keeps them: a file of predicate groups as what it says."""
+    """A parameter with its values as a config keeps them."""
 
     def kept(of: str, value: Any) -> Any:
-        try:
-            return configs.as_kept(of, value)
-        except ConfigError as error:
-            raise ConfigError(f"{where}: parameters: {of}: {error}") from error
+        return _kept(of, value, f"{where}: parameters")
 
     if not isinstance(content, Mapping):
         return content

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -9,15 +11,19 @@ from typing import Any
 from speaq import config as configs
 from speaq import space as spaces
 from speaq.config import BASELINE, PUBLISHED, Config, ConfigError
-from speaq.data import photo_digest
+from speaq.data import DataError, photo_digest
 from speaq.space import Space
 from speaq.space.checks import check
+from speaq.space.points import all_completed
 from speaq.study import plan as plans
 from speaq.study.file import TRAIN, Study
+from speaq.study.ledger import digest
 from speaq.study.plan import Feasible, Plan, with_settings
 from speaq.training import origins
 from speaq.training.environment import versions
 from speaq.training.feasible import Feasibility
+
+log = logging.getLogger(__name__)
 
 
 def create(
@@ -35,7 +41,7 @@ def create(
     Raises:
         ConfigError, DataError: config, space, objective or data cannot be used, alone or together.
     """
-    space = space.without(list(overrides))
+    space = asked = space.without(list(overrides))
     if all(key.startswith("inference.") for key in space.parameters):
         raise ConfigError(
             "space: only inference.* keys: every trial would train the same network; train it once and search its "
@@ -54,6 +60,7 @@ def create(
     space = space.with_search({"objective": list(names)}, "--objective")  # refused where the sampler takes one alone
     space = with_settings(space, trials=trials or space.search.trials)
     plan = Plan(base, space, _references(base, names, space, feasibility))
+    plan = with_points(plan, asked, (lambda config: None) if feasibility is None else feasibility.check)
     if space.search.sampler == "grid":
         plans.grid(space, base, space.search.seed)
     seen = look_again(data, {})[0]
@@ -75,6 +82,41 @@ def _references(
         feasibility.check_metric(name, base, "objective: ")
     feasibility.check_space(space, base)
     return feasibility.possible(found)
+
+
+def with_points(plan: Plan, asked: Space, feasible: Feasible = lambda config: None) -> Plan:
+    """The plan with the user's points complete; says what was moved, and which points the data cannot carry.
+
+    Args:
+        asked: the space as the user wrote it, which the data may have narrowed since.
+
+    Raises:
+        ConfigError: a point is the same as another one, or as a reference.
+    """
+    known = {digest(config): f"the {label} setting, which is tried anyway" for label, config in plan.references.items()}
+    kept = []
+    if not plan.settings.points:
+        return plan
+    for number, found in enumerate(all_completed(asked, plan.base), start=1):
+        for key, (wanted, taken) in found.moved.items():
+            log.warning("point %d: %s: %s, as published, is not in the space; %s is taken", number, key, wanted, taken)
+        config = asked.apply(plan.base, found.values)
+        if (same := known.get(name := digest(config))) is not None:
+            raise ConfigError(f"search.points: point {number}: is {same}")
+        known[name] = f"point {number} again"
+        try:
+            feasible(config)
+        except ConfigError as error:
+            log.warning("point %d is left out, it cannot be trained on this data set: %s", number, error)
+            continue
+        except DataError:  # said by `check_splits`
+            pass
+        kept.append(plan.space.extract(plan.base, config))
+    points = [values for values in kept if values is not None]
+    first = len(plan.references) + len(points)
+    if first > plan.trials:
+        log.warning("%d trials are fewer than the references and points, %d: --trials %d", plan.trials, first, first)
+    return dataclasses.replace(plan, space=with_settings(plan.space, points=points))
 
 
 def check_groups(base: Config, space: Space, data: Path) -> None:

@@ -70,6 +70,7 @@ class Entry:
     cost: Metrics = field(default_factory=dict)  # of a run's result: peak_memory_mib, data_wait_share, latency_ms, …
     asked: float = 0.0  # Unix time
     start: Mapping[str, Any] | None = None  # pbt: {trial, step} whose checkpoint it began from, instead_of whom
+    origin: str | None = None  # where its values come from; None: from the sampler, or it is a reference
 
     @property
     def ended(self) -> bool:
@@ -79,9 +80,11 @@ class Entry:
     @property
     def remark(self) -> str:
         """What a table says of it besides its id."""
-        if self.label is None and self.promotions:
-            return "promoted"
-        return self.label or ("" if self.start is None else f"{self.start['trial']} from {self.start['step']}")
+        child = None if self.start is None else f"{self.start['trial']} from {self.start['step']}"
+        said = self.label or self.origin or child or ""
+        if self.label is not None or not self.promotions:
+            return said
+        return f"{said}, promoted" if said else "promoted"
 
     @property
     def first_step(self) -> int:
@@ -274,7 +277,7 @@ def read_rows(path: Path) -> Rows:
 _TRIAL = re.compile(r"\d{4,9}")
 _KINDS: Mapping[str, tuple[type, ...]] = {
     **dict.fromkeys(("event", "digest"), (str,)),
-    **dict.fromkeys(("label", "protocol", "reason"), (str, NoneType)),
+    **dict.fromkeys(("label", "protocol", "reason", "origin"), (str, NoneType)),
     **dict.fromkeys(("seed", "attempt", "step"), (int,)),
     **dict.fromkeys(("time", "seconds", "clock"), (int, float)),
     "best_step": (int, NoneType),
@@ -334,6 +337,7 @@ def _asked(row: Mapping[str, Any]) -> Entry:
         protocol=row.get("protocol"),
         asked=row["time"],
         start=row.get("start"),
+        origin=row.get("origin"),
     )
 
 
