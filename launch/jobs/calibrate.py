@@ -125,7 +125,12 @@ def _study(config: Path, space: Path, data: Path, trials: int | None, assignment
             f"space: {MAX_STEPS}: a budget must mean the same to all trials; --set {MAX_STEPS}=N fixes it"
         )
     settings = SearchConfig(
-        objective=asked.search.objective, seed=asked.search.seed, trials=number, sampler="random", scheduler="none"
+        objective=asked.search.objective,
+        seed=asked.search.seed,
+        trials=number,
+        sampler="random",
+        prior="none",
+        scheduler="none",
     )
     return creation.create(
         configs.load(config, assignments),

@@ -61,6 +61,7 @@ def start(
     with progress("raw outputs of the validation split") as tell:
         stored = store(run, data, progress=tell)
     check(chosen, stored.config)
+    creation.check_strength(chosen.search)
     base = chosen.base(stored.config)
     names = objectives(objective or chosen.search.objective, base)
     feasibility = creation.feasibility_on(stored.data)

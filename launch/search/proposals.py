@@ -1,4 +1,4 @@
-"""Which config is tried next: the references, the user's points, children of a population, what the sampler asks for.
+"""Which config is tried next: references, points of the user's, children of a population, the prior's or the sampler's.
 
 A proposal is no trial yet: the search writes it into the ledger, and then says here under which id.
 """
@@ -13,6 +13,7 @@ from typing import Any
 
 from launch.search.estimates import Estimates
 from launch.search.population import next_child
+from launch.search.prior import prior_of, share
 from launch.search.sampler import Sampler
 from speaq import config as configs
 from speaq.config import Config, ConfigError
@@ -54,6 +55,7 @@ class Proposals:
         self._numbers: dict[str, int] = {}  # id of a trial of the space → number of its Optuna trial
         self._is_known_anew = False  # whether what the sampler was told of trials has changed since
         self._given = list(_given(plan))  # (origin, values) of points that come first, not looked at yet
+        self._prior = prior_of(plan)
         self._is_countable = is_countable(plan)
         self._points: list[dict[str, Plain]] | None = None  # of a countable space, not looked at yet; None: all
         estimates = Estimates(ledger.entries.values(), plan)
@@ -76,7 +78,7 @@ class Proposals:
             return given
         if self._plan.settings.scheduler == "pbt" and (child := self._child(known)) is not None:
             return child
-        return self._proposed(known) or self._left_over(known)
+        return self._expected(known) or self._proposed(known) or self._left_over(known)
 
     def asked(self, trial: str, proposal: Proposal) -> None:
         """A proposal has become a trial."""
@@ -115,6 +117,25 @@ class Proposals:
             if config is not None:
                 number, values = self.sampler.adopt(values)
                 return Proposal(config, values=values, number=number, origin=origin)
+        return None
+
+    def _expected(self, known: Collection[str]) -> Proposal | None:
+        """A point drawn from the prior, which the sampler learns from; None where it is the sampler's turn.
+
+        The same ledger gives the same answer.
+        """
+        if self._prior is None:
+            return None
+        entries, settings = self._ledger.entries.values(), self._plan.settings
+        generator = random.Random(f"{settings.seed} {len(entries)} prior")
+        evidence = sum(entry.values is not None and (entry.ended or bool(entry.reports)) for entry in entries)
+        if generator.random() >= share(settings.prior_strength, evidence):
+            return None
+        for _ in range(MAX_REPEATS):
+            config = self._new_config(values := self._prior.draw(generator), known)
+            if config is not None:
+                number, values = self.sampler.adopt(values)
+                return Proposal(config, values=values, number=number, origin="prior")
         return None
 
     def _proposed(self, known: Collection[str]) -> Proposal | None:

@@ -8,8 +8,8 @@ from collections.abc import Mapping
 from speaq import config as configs
 from speaq.config import Config, ConfigError
 from speaq.space.parameters import Choice, Parameter, Plain, identity
-from speaq.space.points import all_completed
-from speaq.space.space import Space
+from speaq.space.points import all_completed, check_value
+from speaq.space.space import Space, Values
 
 LOSSES = "losses."  # how keys begin that scheduler: pbt changes while training
 SECOND_CHANCES = 64  # draws in which a rare value is looked for before it is called impossible
@@ -42,6 +42,16 @@ def check(space: Space, config: Config) -> None:
                 raise ConfigError(f"space: {key}: {value!r} breaks the rule of the config: {broken}")
     _check_corners(space, base)
     all_completed(space, base)
+    if isinstance(space.search.prior, dict):
+        _check_prior(space, space.search.prior)
+
+
+def _check_prior(space: Space, centre: Values) -> None:
+    for key, value in centre.items():
+        try:
+            check_value(space, key, value)
+        except ConfigError as error:
+            raise ConfigError(f"search.prior: {error}") from error
 
 
 def _check_search(space: Space, base: Config) -> None:

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from collections.abc import Mapping
+from typing import Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from speaq.config import ConfigError, Section
 from speaq.space.parameters import Plain
 
+Prior = Literal["published", "none"] | dict[str, Plain]
 CONSTRAINED = ("peak_memory_mib", "latency_ms")
 MOST_TRIALS = 10**6  # of a search
+WITHOUT_PRIOR = ("grid", "qmc")  # samplers whose points are laid out beforehand
+PRIOR: Prior = "none"  # of a search that names none, with a sampler that can follow one
 
 
 def check_trials(trials: int | None) -> None:
@@ -27,6 +31,10 @@ _SCHEDULER_KNOBS = {
     "perturb_steps": ("pbt",),
     "quantile": ("pbt",),
 }
+
+
+def _usual_prior(settings: Mapping[str, Any]) -> Prior:
+    return "none" if settings.get("sampler") in WITHOUT_PRIOR else PRIOR
 
 
 class SearchConfig(Section):
@@ -46,6 +54,14 @@ class SearchConfig(Section):
     seed: int = Field(0, ge=0, le=2**31 - 1, description="seed of the sampler")
     sampler: Literal["tpe", "gp", "cmaes", "nsga2", "nsga3", "random", "qmc", "grid"] = Field(
         "tpe", description="Optuna's sampler"
+    )
+    prior: Prior = Field(
+        default_factory=_usual_prior,
+        description="where good settings are expected: some trials are drawn around the published setting, or around "
+        "values that are given by dotted key, instead of by the sampler, fewer and fewer of them; not with grid, qmc",
+    )
+    prior_strength: float = Field(
+        5.0, ge=0, description="trials after which every second one is drawn from the prior; before, more of them"
     )
     scheduler: Literal["asha", "hyperband", "median", "pbt", "none"] = Field(
         "asha",
@@ -71,6 +87,13 @@ class SearchConfig(Section):
         0.25, gt=0, le=0.5, description="pbt: share of the trials at a step that is replaced, and that is copied"
     )
 
+    @field_validator("prior", mode="before")
+    @classmethod
+    def _check_prior(cls, value: Any) -> Any:
+        if value in ("published", "none") or (isinstance(value, dict) and value):
+            return value
+        raise ValueError(f"published, none, or values of parameters by dotted key, not {value!r}")
+
     @model_validator(mode="after")
     def _check(self) -> SearchConfig:
         if len(set(self.objective)) < len(self.objective):
@@ -79,6 +102,10 @@ class SearchConfig(Section):
             raise ValueError("sampler: cmaes has one objective; use tpe, gp, nsga2 or nsga3 for two")
         if self.sampler == "cmaes" and self.constraints:
             raise ValueError("constraints: sampler: cmaes does not look at them; use tpe, gp, nsga2 or nsga3")
+        if self.prior != "none" and self.sampler in WITHOUT_PRIOR:
+            raise ValueError(f"prior: sampler: {self.sampler} does not follow one; use tpe, or prior: none")
+        if self.prior != "none" and self.prior_strength == 0:
+            raise ValueError("prior_strength 0 leaves prior without effect; give more, or prior: none")
         for name, limit in self.constraints.items():
             if name not in CONSTRAINED:
                 raise ValueError(f"constraints: {name} is none of {', '.join(CONSTRAINED)}")

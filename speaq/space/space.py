@@ -174,16 +174,18 @@ def from_dict(values: Mapping[str, Any], where: str = "space") -> Space:
 
 
 def _settings_as_kept(search: Mapping[str, Any], where: str) -> dict[str, Any]:
-    """Settings of a search with the values of its points as a config keeps them."""
-    points = search.get("points")
-    if not isinstance(points, list):
-        return dict(search)
+    """Settings of a search with the values of its points and of its prior as a config keeps them."""
 
-    def kept(number: int, point: Any) -> Any:
-        at = f"{where}: search: points: {number}"
-        return {key: _kept(key, value, at) for key, value in point.items()} if isinstance(point, Mapping) else point
+    def kept(given: Any, at: str) -> Any:
+        at = f"{where}: search: {at}"
+        return {key: _kept(key, value, at) for key, value in given.items()} if isinstance(given, Mapping) else given
 
-    return {**search, "points": [kept(number, point) for number, point in enumerate(points, start=1)]}
+    changed = dict(search)
+    if isinstance(points := search.get("points"), list):
+        changed["points"] = [kept(point, f"points: {number}") for number, point in enumerate(points, start=1)]
+    if "prior" in search:
+        changed["prior"] = kept(search["prior"], "prior")
+    return changed
 
 
 def _kept(key: str, value: Any, where: str) -> Any:

@@ -12,7 +12,7 @@ from speaq import config as configs
 from speaq import space as spaces
 from speaq.config import BASELINE, PUBLISHED, Config, ConfigError
 from speaq.data import DataError, photo_digest
-from speaq.space import Space
+from speaq.space import SearchConfig, Space
 from speaq.space.checks import check
 from speaq.space.points import all_completed
 from speaq.study import plan as plans
@@ -48,6 +48,7 @@ def create(
             "outputs with speaq tune --from-predictions RUN"
         )
     check(space, config)
+    check_strength(space.search)
     ours = train == TRAIN  # what another training function can do with the data is its own affair
     feasibility = feasibility_on(data) if ours else None
     if feasibility is not None:
@@ -82,6 +83,13 @@ def _references(
         feasibility.check_metric(name, base, "objective: ")
     feasibility.check_space(space, base)
     return feasibility.possible(found)
+
+
+def check_strength(search: SearchConfig) -> None:
+    """Raises ConfigError for a strength of a prior that there is not."""
+    usual = SearchConfig.model_fields["prior_strength"].default
+    if search.prior == "none" and search.prior_strength not in (0, usual):
+        raise ConfigError(f"search.prior_strength {search.prior_strength:g} has no effect with prior: none")
 
 
 def with_points(plan: Plan, asked: Space, feasible: Feasible = lambda config: None) -> Plan:

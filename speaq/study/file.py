@@ -87,7 +87,7 @@ def read(path: Path) -> Study:
         base = configs.from_dict(content["config"], str(path))
         for name in content["objective"]:
             configs.check_metric(name, base, f"{path}: objective: ")
-        settings = spaces.SearchConfig.model_validate(content["search"])
+        settings = spaces.SearchConfig.model_validate({"prior": "none", **content["search"]})  # there once was none
         settings = settings.model_copy(update={"trials": content["trials"], "objective": content["objective"]})
         references = {label: configs.apply(base, values, str(path)) for label, values in content["references"].items()}
         space = spaces.from_dict(content["space"], str(path))

@@ -125,6 +125,37 @@ def test_search_settings_are_checked_against_the_config() -> None:
             judge(scheduler=scheduler, **{knob: value})
 
 
+@pytest.mark.parametrize(
+    ("search", "message"),
+    [
+        ({"prior": "publshed"}, "prior: published, none, or values of parameters by dotted key, not 'publshed'"),
+        ({"prior": {}}, "prior: published, none, or values of parameters"),
+        ({"prior": None}, "prior: published, none, or values of parameters"),
+        ({"prior": {"training.learning_rat": 1e-4}}, r"search\.prior: training\.learning_rat: no such key"),
+        (
+            {"prior": {"training.learning_rate": 1.0}},
+            r"search\.prior: training\.learning_rate: 1\.0 is not in the",
+        ),
+        ({"prior": "published", "sampler": "grid"}, "prior: sampler: grid does not follow one"),
+        ({"prior": {"training.learning_rate": 1e-4}, "sampler": "qmc"}, "prior: sampler: qmc does not follow one"),
+        ({"prior": "published", "prior_strength": 0.0}, "prior_strength 0 leaves prior without effect"),
+        ({"prior": "published", "prior_strength": -1.0}, "prior_strength: Input should be greater than or equal to 0"),
+    ],
+)
+def test_a_prior_without_effect_is_refused_in_one_line(search: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError, match=message) as caught:
+        check(spaces.from_dict({"search": search, "parameters": {"training.learning_rate": RATE}}), Config())
+    assert "\n" not in str(caught.value)
+
+
+def test_a_prior_is_kept_as_it_was_given() -> None:
+    for prior in ("none", "published", {"training.learning_rate": 1e-4}):
+        space = make(training__learning_rate=RATE).with_search({"prior": prior, "prior_strength": 3.0})
+        assert spaces.from_dict(spaces.to_dict(space)) == space
+        assert space.search.prior == prior
+        assert spaces.SearchConfig.model_validate(space.search.model_dump(mode="json")) == space.search
+
+
 def test_cmaes_is_refused_what_it_would_draw_at_random() -> None:
     for parameters, reason in (
         ({"matching__scheme": SCHEME, "training__learning_rate": RATE}, "not choices"),

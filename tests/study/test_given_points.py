@@ -73,3 +73,9 @@ def test_a_point_keeps_its_values_where_the_data_leave_one_number_of_groups(toy:
     study = make_study(toy, [{"matching.num_groups": 1}], {"type": "categorical", "choices": [1, 50]}, trials=3)
     assert study.plan.base.matching.num_groups == 1
     assert study.plan.settings.points == [{"training.learning_rate": 1e-4}]
+
+
+def test_the_strength_of_a_prior_that_there_is_not_is_refused(toy: Path) -> None:
+    space = spaces.from_dict({"search": {"prior_strength": 3.0}, "parameters": {"training.learning_rate": RATE}})
+    with pytest.raises(ConfigError, match=r"^search\.prior_strength 3 has no effect with prior: none"):
+        creation.create(BASE, space, toy)
