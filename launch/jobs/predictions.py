@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import functools
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 
 from launch.jobs import tune as studies
 from launch.jobs.display import Display, silent
@@ -30,10 +31,11 @@ from speaq.space import Space
 from speaq.space.checks import check
 from speaq.study import changes, creation, extent, file, results
 from speaq.study.board import Board, to_csv
+from speaq.study.earlier import check_followed, with_sources
 from speaq.study.file import OF_PREDICTIONS, Study
 from speaq.study.ledger import Entry, Ledger
 from speaq.study.plan import Feasible, Listener, Plan, objectives, with_settings
-from speaq.study.snapshot import at_work
+from speaq.study.snapshot import Snapshot, at_work
 from speaq.training import origins
 from speaq.training.callbacks import Progresses
 from speaq.training.environment import versions
@@ -53,15 +55,19 @@ def start(
     progress: Progresses,
     url: str | None = None,
     display: Display = silent,
+    earlier: Mapping[str, Snapshot] = MappingProxyType({}),
 ) -> list[Entry]:
-    """Searches in `output`, which must be new or empty. Raises ConfigError, DataError."""
+    """Searches in `output`, which must be new or empty; `earlier` as for `creation.create`.
+
+    Raises ConfigError, DataError.
+    """
     chosen = spaces.load(shipped("search_spaces/inference.yaml") if space is None else space).with_search(search)
     check_space(chosen)
     file.check_new(output)
     with progress("raw outputs of the validation split") as tell:
         stored = store(run, data, progress=tell)
     check(chosen, stored.config)
-    creation.check_strength(chosen.search)
+    check_followed(chosen.search, earlier)
     base = chosen.base(stored.config)
     names = objectives(objective or chosen.search.objective, base)
     feasibility = creation.feasibility_on(stored.data)
@@ -72,6 +78,7 @@ def start(
     changed = {"objective": list(names), "scheduler": "none", "grace_steps": None}
     searched = with_settings(chosen, trials=trials or chosen.search.trials, **changed)
     plan = creation.with_points(Plan(base, searched, {LABEL: stored.config}), chosen)
+    plan = with_sources(plan, earlier, stored.data_digest, lambda config: None)
     study = Study(
         plan,
         data=stored.data.resolve(),

@@ -51,9 +51,10 @@ class Prior:
 
 
 def prior_of(plan: Plan) -> Prior | None:
-    """The prior that a plan names; None for a plan without one."""
+    """What a plan knows: the prior that its space names, and the best of each earlier search; None without either."""
     sources = [[centre]] if (centre := _centre(plan)) is not None else []
-    return Prior(plan.space, plan.base, sources) if sources else None
+    sources += [list(source.centres) for source in plan.sources]
+    return Prior(plan.space, plan.base, sources) if sources and plan.settings.prior_strength > 0 else None
 
 
 def _centre(plan: Plan) -> Values | None:

@@ -195,3 +195,6 @@ def _given(plan: Plan) -> Iterator[tuple[str, Values]]:
     """(origin, values) of the points that are tried before the sampler is asked. Raises ConfigError."""
     for number, point in enumerate(all_completed(plan.space, plan.base), start=1):
         yield f"point {number}", point.values
+    for source in plan.sources:
+        for taken in source.points:
+            yield f"{source.name}:{taken.trial}", taken.values

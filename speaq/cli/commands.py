@@ -9,7 +9,7 @@ import traceback as tracebacks
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
-from pathlib import Path
+from pathlib import Path, PurePath, PurePosixPath
 from typing import TYPE_CHECKING, Any, get_type_hints
 from urllib.parse import unquote
 
@@ -148,6 +148,11 @@ class Workspace:
                 base, mark, query = url.partition("?")
                 return "/".join([base, *path.relative_to(above).parts]) + mark + query
         return str(path)
+
+    def place_of(self, folder: Path) -> PurePath:
+        """Where a folder is: its absolute path, or the path of the URL that it is a copy of."""
+        url = self.urls.get(folder)
+        return folder.resolve() if url is None else PurePosixPath(url.partition("?")[0])
 
     def saver(self, output: Path) -> Callable[[], None]:
         """What a run in `output` calls after each checkpoint: at a URL, it is uploaded."""

@@ -35,7 +35,10 @@ COMMANDS: dict[str, tuple[Command, ...]] = {
         Command(analyse.specialization, urls={"runs": "all"}),
     ),
     "Search": (
-        Command(search.tune, urls={"output": "work", "resume": "work", "from_predictions": "weights"}),
+        Command(
+            search.tune,
+            urls={"output": "work", "resume": "work", "from_predictions": "weights", "earlier": "small"},
+        ),
         Command(search.status, urls={"study": "small"}),
         Command(search.logs, urls={"study": "small"}),
         Command(search.calibrate, urls={"output": "work"}),

@@ -43,6 +43,10 @@ FromPredictions = Annotated[
     Path | None,
     typer.Option("--from-predictions", help="trained run whose decoding to search: minutes, no training"),
 ]
+EarlierSearches = Annotated[
+    list[Path] | None,
+    typer.Option("--from", help="earlier search, of other data too: its best settings come first; may be repeated"),
+]
 OptunaStorage = Annotated[
     str | None,
     typer.Option(

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from launch.jobs.calibrate import Calibration
     from speaq.study.file import Study
     from speaq.study.ledger import Entry
+    from speaq.study.snapshot import Snapshot
 
 POLL = 0.5  # seconds between looks with `speaq logs --follow`
 
@@ -40,6 +41,7 @@ def tune(
     search: options.SearchSettings = None,
     budget: options.BudgetText = None,
     from_predictions: options.FromPredictions = None,
+    earlier: options.EarlierSearches = None,
     storage: options.OptunaStorage = None,
     resume: options.ResumedSearch = None,
     init_from: InitFrom = None,
@@ -60,6 +62,7 @@ def tune(
         search=search or (),
         budget=budget,
         from_predictions=from_predictions,
+        earlier=earlier or (),
         storage=storage,
         init_from=init_from,
         force=force,
@@ -68,7 +71,8 @@ def tune(
         return _report(here, _resume(resume, asked), resume)
     if force:
         raise ConfigError("--force has no effect without --resume")
-    folder, entries = _tune(asked) if from_predictions is None else _tune_predictions(from_predictions, asked)
+    begin = _tune if from_predictions is None else _tune_predictions
+    folder, entries = begin(asked, _earlier(here, asked))
     return _report(here, entries, folder)
 
 
@@ -86,6 +90,7 @@ class _Asked:
     search: Sequence[str]
     budget: str | None
     from_predictions: Path | None
+    earlier: Sequence[Path]
     storage: str | None
     init_from: Path | None
     force: bool
@@ -96,7 +101,26 @@ class _Asked:
         return configs.parse_overrides(self.search, "--search")
 
 
-def _tune(asked: _Asked) -> tuple[Path, list[Entry]]:
+def _earlier(here: Workspace, asked: _Asked) -> dict[str, Snapshot]:
+    """The searches that are given by --from, by their names. Raises ConfigError."""
+    from speaq.training import origins
+
+    found: dict[str, Snapshot] = {}
+    places = [here.place_of(folder) for folder in asked.earlier]
+    for number, (folder, place) in enumerate(zip(asked.earlier, places, strict=True)):
+        if not (folder / "study.yaml").exists():
+            near = origins.near_names(folder, "study.yaml")
+            raise ConfigError(f"--from {folder}: holds no search (study.yaml){near}")
+        if asked.output is not None and here.place_of(asked.output) == place:
+            raise ConfigError(f"--from {folder}: is the new search itself; give another --output, or --resume")
+        if place in places[:number]:
+            raise ConfigError(f"--from {folder}: is given twice")
+        name = place.name if place.name not in found else f"{place.parent.name}/{place.name}"
+        found[name] = here.read_study(folder)
+    return found
+
+
+def _tune(asked: _Asked, earlier: dict[str, Snapshot]) -> tuple[Path, list[Entry]]:
     """Runs a new search of trainings; returns its folder and trials."""
     match asked:
         case _Asked(config=Path() as config, space=Path() as space, data=Path() as data, output=Path() as output):
@@ -119,11 +143,12 @@ def _tune(asked: _Asked) -> tuple[Path, list[Entry]]:
         trials=asked.trials,
         objective=asked.objective,
         overrides=list(configs.parse_overrides(asked.assignments)),
+        earlier=earlier,
     )
     return output, job.start(study, output, asked.budget, asked.storage, display=watched)
 
 
-def _tune_predictions(run: Path, asked: _Asked) -> tuple[Path, list[Entry]]:
+def _tune_predictions(asked: _Asked, earlier: dict[str, Snapshot]) -> tuple[Path, list[Entry]]:
     """Runs a new search of the decoding of a trained run; returns its folder and trials."""
     unused = {"--config": asked.config, "--budget": asked.budget, "--set": asked.assignments or None}
     for name, value in {**unused, "--init-from": asked.init_from}.items():
@@ -131,11 +156,12 @@ def _tune_predictions(run: Path, asked: _Asked) -> tuple[Path, list[Entry]]:
             raise ConfigError(f"{name} has no effect with --from-predictions, which takes the run as it was trained")
     if asked.output is None:
         raise ConfigError("missing --output")
+    assert asked.from_predictions is not None
     from launch.jobs import predictions
     from speaq.cli.trials import told
 
     entries = predictions.start(
-        run,
+        asked.from_predictions,
         asked.space,
         asked.output,
         data=asked.data,
@@ -145,6 +171,7 @@ def _tune_predictions(run: Path, asked: _Asked) -> tuple[Path, list[Entry]]:
         progress=progress_bar,
         url=asked.storage,
         display=told,
+        earlier=earlier,
     )
     return asked.output, entries
 
@@ -161,6 +188,7 @@ def _resume(folder: Path, asked: _Asked) -> list[Entry]:
         "--output": asked.output,
         "--set": asked.assignments or None,
         "--search": asked.search or None,
+        "--from": asked.earlier or None,
     }
     if extra := [name for name, value in known.items() if value is not None]:
         raise ConfigError(f"--resume {folder}: the study knows {', '.join(extra)} already; leave it out")

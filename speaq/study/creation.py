@@ -6,19 +6,22 @@ import dataclasses
 import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from speaq import config as configs
 from speaq import space as spaces
 from speaq.config import BASELINE, PUBLISHED, Config, ConfigError
 from speaq.data import DataError, photo_digest
-from speaq.space import SearchConfig, Space
+from speaq.space import Space
 from speaq.space.checks import check
 from speaq.space.points import all_completed
 from speaq.study import plan as plans
+from speaq.study.earlier import check_followed, with_sources
 from speaq.study.file import TRAIN, Study
 from speaq.study.ledger import digest
 from speaq.study.plan import Feasible, Plan, with_settings
+from speaq.study.snapshot import Snapshot
 from speaq.training import origins
 from speaq.training.environment import versions
 from speaq.training.feasible import Feasibility
@@ -35,20 +38,21 @@ def create(
     objective: str | None = None,
     overrides: Sequence[str] = (),
     train: str = TRAIN,
+    earlier: Mapping[str, Snapshot] = MappingProxyType({}),
 ) -> Study:
-    """A study from what the user gave; `overrides` are the keys that the command line fixed in `config`.
+    """A study from what the user gave.
+
+    Args:
+        overrides: keys that the command line fixed in `config`.
+        earlier: searches to begin from, by name.
 
     Raises:
         ConfigError, DataError: config, space, objective or data cannot be used, alone or together.
     """
     space = asked = space.without(list(overrides))
-    if all(key.startswith("inference.") for key in space.parameters):
-        raise ConfigError(
-            "space: only inference.* keys: every trial would train the same network; train it once and search its "
-            "outputs with speaq tune --from-predictions RUN"
-        )
+    _check_trained(space)
     check(space, config)
-    check_strength(space.search)
+    check_followed(space.search, earlier)
     ours = train == TRAIN  # what another training function can do with the data is its own affair
     feasibility = feasibility_on(data) if ours else None
     if feasibility is not None:
@@ -61,11 +65,22 @@ def create(
     space = space.with_search({"objective": list(names)}, "--objective")  # refused where the sampler takes one alone
     space = with_settings(space, trials=trials or space.search.trials)
     plan = Plan(base, space, _references(base, names, space, feasibility))
-    plan = with_points(plan, asked, (lambda config: None) if feasibility is None else feasibility.check)
+    feasible: Feasible = (lambda config: None) if feasibility is None else feasibility.check
+    known_as = data_digest(data)
+    plan = with_sources(with_points(plan, asked, feasible), earlier, known_as, feasible)
     if space.search.sampler == "grid":
         plans.grid(space, base, space.search.seed)
     seen = look_again(data, {})[0]
-    return Study(plan, data.resolve(), data_digest(data), origins.start_digest(base), versions(), train, seen=seen)
+    return Study(plan, data.resolve(), known_as, origins.start_digest(base), versions(), train, seen=seen)
+
+
+def _check_trained(space: Space) -> None:
+    """Raises ConfigError for a space of which no key changes what is trained."""
+    if all(key.startswith("inference.") for key in space.parameters):
+        raise ConfigError(
+            "space: only inference.* keys: every trial would train the same network; train it once and search its "
+            "outputs with speaq tune --from-predictions RUN"
+        )
 
 
 def _references(
@@ -83,13 +98,6 @@ def _references(
         feasibility.check_metric(name, base, "objective: ")
     feasibility.check_space(space, base)
     return feasibility.possible(found)
-
-
-def check_strength(search: SearchConfig) -> None:
-    """Raises ConfigError for a strength of a prior that there is not."""
-    usual = SearchConfig.model_fields["prior_strength"].default
-    if search.prior == "none" and search.prior_strength not in (0, usual):
-        raise ConfigError(f"search.prior_strength {search.prior_strength:g} has no effect with prior: none")
 
 
 def with_points(plan: Plan, asked: Space, feasible: Feasible = lambda config: None) -> Plan:

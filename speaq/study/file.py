@@ -19,6 +19,7 @@ from speaq.files import atomic
 from speaq.study import form
 from speaq.study import plan as plans
 from speaq.study.plan import Plan
+from speaq.study.source import source_of
 
 TRAIN = "speaq.training.loop:train"
 OF_PREDICTIONS = "predictions:"  # how the training function of a search of predictions begins
@@ -71,6 +72,7 @@ class Study:
             "train": self.train,
             "storage": None if self.storage is None else dataclasses.asdict(self.storage),
             "forced": list(self.forced),
+            "sources": [source.record() for source in plan.sources],
             "space": spaces.to_dict(plan.space),
             "search": plan.settings.model_dump(mode="json"),
             "references": {label: plans.difference(plan.base, c) for label, c in plan.references.items()},
@@ -96,6 +98,7 @@ def read(path: Path) -> Study:
             base,
             space.model_copy(update={"search": settings}),
             references,
+            sources=tuple(source_of(record) for record in content.get("sources", ())),
             start=None if begins is None else Path(begins),
         )
         data = content["data"]

@@ -10,6 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from speaq.config import ConfigError, first_reason
 from speaq.space import MOST_TRIALS
+from speaq.space.parameters import Plain
 
 
 class _Part(BaseModel):
@@ -38,6 +39,27 @@ class _Forced(_Part):
     changes: list[str]
 
 
+class _Taken(_Part):
+    model_config = ConfigDict(strict=True, extra="forbid")
+
+    trial: str
+    values: dict[str, Plain]
+
+
+class _Source(_Part):
+    model_config = ConfigDict(strict=True, extra="forbid")
+
+    name: str
+    data: str
+    objective: list[str] = Field(min_length=1, max_length=2)
+    trials: int = Field(ge=1)
+    left_out: dict[str, int]
+    moved: dict[str, int]
+    dropped: list[str]
+    points: list[_Taken]
+    centres: list[dict[str, Plain]] = Field(min_length=1)
+
+
 class _File(_Part):
     objective: list[str] = Field(min_length=1, max_length=2)
     trials: int = Field(ge=1, le=MOST_TRIALS)
@@ -48,6 +70,7 @@ class _File(_Part):
     train: str
     storage: _Storage | None = None  # studies from before there was one have none
     forced: list[_Forced] = []
+    sources: list[_Source] = []  # studies from before there were any have none
     space: dict[str, Any]
     search: dict[str, Any]
     references: dict[str, dict[str, Any]]

@@ -16,6 +16,7 @@ from speaq.data import DataError
 from speaq.space import SearchConfig, Space
 from speaq.space.parameters import Plain
 from speaq.study.ledger import Entry, digest, known_as
+from speaq.study.source import Source
 from speaq.training.callbacks import Metrics, is_number
 from speaq.training.origins import with_start
 
@@ -37,6 +38,7 @@ class Plan:
     base: Config  # with the space's fixed values and those of the command line
     space: Space  # its `search` is that of the study: with the objectives and the number of trials that were asked for
     references: Mapping[str, Config]  # label → config: the first trials, never stopped early
+    sources: tuple[Source, ...] = ()  # earlier searches, from which it took settings
     start: Path | None = None  # where the weights that trials start from are now; None: where their config says
 
     @property

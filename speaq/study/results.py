@@ -81,6 +81,26 @@ def pareto(entries: Sequence[Entry], objective: Sequence[str]) -> list[Entry]:
     return sorted((e for e in finished if not beaten(e)), key=lambda e: points[e.id][0])
 
 
+def ranked(entries: Sequence[Entry], objective: Sequence[str]) -> list[Entry]:
+    """Finished trials, the best first; ties go to the earlier trial.
+
+    With two objectives those that no other one beats come first, then those that only these beat, and so on; among
+    equals the knee first, the best of each objective behind it. Raises ConfigError where protocols differ.
+    """
+    left = [entry for entry in entries if entry.state == "finished"]
+    common_protocol(entry.protocol for entry in left)
+    if len(objective) == 1:
+        return sorted(left, key=lambda entry: -score(entry.metrics, objective))
+    found: list[Entry] = []
+    while left:
+        front = sorted(pareto(left, objective), key=lambda entry: -score(entry.metrics, objective))
+        ends = [max(front, key=lambda entry, name=name: entry.metrics.get(name) or 0.0) for name in objective]  # type: ignore[misc]
+        found += {entry.id: entry for entry in (front[0], *ends, *front)}.values()
+        beaten = {entry.id for entry in left} - {entry.id for entry in front}
+        left = [entry for entry in left if entry.id in beaten]
+    return found
+
+
 def best_and_published(entries: Sequence[Entry], objective: Sequence[str], number: int) -> list[Entry]:
     """The best finished trials, best first, and the published setting behind them where it is not among them."""
     finished = [entry for entry in entries if entry.state == "finished"]

@@ -97,6 +97,18 @@ def test_it_resumes_and_repeats_nothing(run: Path, tmp_path: Path) -> None:
     ] * 2
 
 
+def test_it_begins_with_what_an_earlier_search_found(run: Path, tmp_path: Path) -> None:
+    first, second = tmp_path / "first", tmp_path / "second"
+    given = ("tune", "--from-predictions", run, "--trials", "4", "--output")
+    assert command(*given, first).exit_code == 0
+    assert command(*given, second, "--from", first, "--search", "prior_strength=0").exit_code == 0
+    shutil.rmtree(first)
+    found = snapshots.read(second)
+    assert found.plan.sources[0].name == "first"
+    assert sorted(entry.remark for entry in found.entries) == ["as trained", "first:0001", "first:0002", "first:0003"]
+    assert command("tune", "--resume", second, "--trials", "5").exit_code == 0
+
+
 def test_what_cannot_be_searched_is_refused_in_one_line(run: Path, toy: Path, tmp_path: Path) -> None:
     space = tmp_path / "space.yaml"
     command_line = ("tune", "--from-predictions", run, "--output", tmp_path / "study")
