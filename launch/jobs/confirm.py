@@ -22,8 +22,7 @@ from launch.jobs.race import Setting, leader, race
 from launch.store import workspace
 from launch.store.claim import Claim
 from launch.trials.memory import train_in_parts
-from launch.trials.place import on_workers
-from launch.trials.trial import Job, run_training
+from launch.trials.place import on_workers, train_trial
 from speaq import config as configs
 from speaq.config import Config, ConfigError
 from speaq.evaluation.bootstrap import (
@@ -48,7 +47,7 @@ from speaq.study.ledger import Entry, digest, digests
 from speaq.study.plan import compared
 from speaq.study.snapshot import Snapshot
 from speaq.training import folder as run_folder
-from speaq.training.callbacks import Metrics, Progress, Progresses
+from speaq.training.callbacks import Callbacks, Metrics, Progress, Progresses
 
 if TYPE_CHECKING:
     from speaq.runs.run import RunEvaluation
@@ -239,15 +238,14 @@ class _Confirmation:
             return result
         study, steps = self.snapshot.study, config.training.max_steps
         metric = compared(study.plan)
-        job = Job(str(self.data), str(folder.parent), metric, study.train)
         folder.parent.mkdir(exist_ok=True)
         with self.progress(title) as tell:
 
             def report(step: int, metrics: Metrics, checkpoint: Path) -> None:
                 tell(step, steps, f"{metric} {metrics.get(metric) or 0.0:.4f}")
 
-            saved = workspace.saver(self.snapshot.folder)
-            train = functools.partial(run_training, job, folder=folder, report=report, saved=saved)
+            calls = Callbacks(report, workspace.saver(self.snapshot.folder))
+            train = functools.partial(train_trial, data=self.data, folder=folder, calls=calls, train=study.train)
             return train_in_parts(config, train)[1]
 
     def _record(self, folder: Path) -> ImageRecord:

@@ -7,15 +7,14 @@ import logging
 import math
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-from launch.trials import place
+from launch.trials.place import train_where_asked
 from speaq import config as configs
 from speaq.config import Config, ConfigError
 from speaq.runs import diff
 from speaq.runs.diff import Metrics, RunRecord
 from speaq.training import origins
-from speaq.training.callbacks import Progress, Progresses
+from speaq.training.callbacks import Callbacks, Progress, Progresses
 from speaq.training.metrics import read_lines
 
 log = logging.getLogger(__name__)
@@ -144,8 +143,8 @@ def _train(before: RunRecord, data: Path, output: Path, tell: Progress) -> None:
         if stopped and step >= last:
             raise StopTraining
 
-    options: dict[str, Any] = {"task": before.data.get("task", "speaq"), "report": report, "progress": tell}
-    place.where_asked(before.config)(before.config, data, output, **options)
+    calls = Callbacks(report, progress=tell)
+    train_where_asked(before.config, data, output, calls, task=before.data.get("task", "speaq"))
 
 
 def _compared(before: RunRecord, after: RunRecord) -> Rerun:

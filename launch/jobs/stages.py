@@ -7,11 +7,11 @@ from pathlib import Path
 from typing import Any
 
 from launch.trials.memory import train_in_parts
-from launch.trials.place import where_asked
+from launch.trials.place import train_where_asked
 from speaq.config import Config
 from speaq.data.toy.world import ANNOTATIONS, make_toy
 from speaq.study.file import TRAIN
-from speaq.training.callbacks import Progresses
+from speaq.training.callbacks import Callbacks, Progresses
 from speaq.training.tasks import TaskName
 
 TOY_IMAGES = 6000  # of them 1,500 are the test split
@@ -44,7 +44,8 @@ class Stages:
 
         def once(config: Config) -> dict[str, Any]:
             with self.progress(title or f"training, {name}") as tell:
-                train = where_asked(config, self.train_function)
-                return train(config, data, self.output / name, task=task, resume=True, progress=tell)
+                calls = Callbacks(progress=tell)
+                options: dict[str, Any] = {"train": self.train_function, "task": task, "resume": True}
+                return train_where_asked(config, data, self.output / name, calls, **options)
 
         return train_in_parts(config, once)

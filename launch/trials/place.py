@@ -2,13 +2,26 @@
 
 from __future__ import annotations
 
-import functools
+import importlib
+import re
 from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
-from launch.trials.functions import training_function
-from speaq.config import Config
+from launch.store.claim import Claim
+from speaq.config import Config, ConfigError
 from speaq.study.file import TRAIN
+from speaq.training.callbacks import Callbacks, Metrics
+
+
+def training_function(path: str) -> Callable[..., dict[str, Any]]:
+    """`module:name` → the function. Raises ConfigError for code that is not ours: the path is read from files."""
+    if not re.fullmatch(r"(speaq|launch|tests)(\.\w+)+:\w+", path):
+        raise ConfigError(f"train: {path!r} is no training function of speaq")
+    module, _, name = path.partition(":")
+    function: Callable[..., dict[str, Any]] = getattr(importlib.import_module(module), name)
+    return function
 
 
 def on_workers(config: Config) -> bool:
@@ -19,11 +32,45 @@ def on_workers(config: Config) -> bool:
     return config.resources.num_workers > 1 or config.resources.gpus_per_worker > 0
 
 
-def where_asked(config: Config, path: str = TRAIN) -> Callable[..., dict[str, Any]]:
-    """The training function `path` as it runs where the config says: `on_workers`, or here. Raises ConfigError."""
-    function = training_function(path)
-    if not on_workers(config):
-        return function
-    from launch.trials.worker import train_distributed  # with Ray Train
+def train_where_asked(
+    config: Config, data: Path, output: Path, calls: Callbacks, *, train: str = TRAIN, **options: Any
+) -> dict[str, Any]:
+    """Trains where the config says: `on_workers`, or here. `options` are others of the training function `train`."""
+    if on_workers(config):
+        from launch.trials.worker import train_distributed  # with Ray Train
 
-    return functools.partial(train_distributed, train=path)
+        return train_distributed(config, data, output, calls, train=train, **options)
+    return training_function(train)(config, data, output, **vars(calls), **options)
+
+
+def train_trial(
+    config: Config, data: Path, folder: Path, calls: Callbacks, *, train: str = TRAIN, placed: bool = False
+) -> dict[str, Any]:
+    """Trains a run of a study, whose data the study has judged. A run found in `folder` goes on. Raises as `Claim`.
+
+    Args:
+        calls: with workers of its own, `saved` is called at evaluations alone, `interrupted` not at all.
+        placed: this process holds what one worker takes, GPUs included, as a trial of Tune does.
+    """
+    known: dict[str, Any] = {"force": True} if train == TRAIN else {}  # another training function may not know it
+    if config.resources.num_workers > 1 or (on_workers(config) and not placed):
+        from launch.trials.worker import train_distributed
+
+        return train_distributed(  # of a trial of Tune's, the search has looked at the nodes
+            config, data, folder, calls, train=train, shared=placed, resume=True, **known
+        )
+    import ray
+
+    from launch.trials.telemetry import RunMetrics
+
+    with Claim(folder) as claim:
+
+        def claimed(step: int, metrics: Metrics, checkpoint: Path) -> None:
+            claim.check()
+            calls.saved()  # a training function may not call it itself
+            if calls.report is not None:
+                calls.report(step, metrics, checkpoint)
+
+        sinks = [RunMetrics(folder, config)] if ray.is_initialized() else []
+        here = replace(calls, report=claimed, sinks=sinks)
+        return training_function(train)(config, data, folder, resume=True, **vars(here), **known)

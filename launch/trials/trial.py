@@ -14,33 +14,29 @@ import queue
 import signal
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import ray
 from ray import tune
 
 from launch.search import messages, population
 from launch.search.messages import Ended, Finished
 from launch.store import workspace
-from launch.store.claim import Claim
 from launch.store.folder_copy import Copy
 from launch.store.remote import joined
-from launch.trials import place
-from launch.trials.functions import training_function
 from launch.trials.logs import LOG, log_to
 from launch.trials.memory import train_in_parts
 from launch.trials.outcomes import outcome_of
-from launch.trials.telemetry import RunMetrics
+from launch.trials.place import train_trial
 from speaq import config as configs
 from speaq.config import Config
 from speaq.files import locks
 from speaq.files.home import make_up_home
 from speaq.study.errors import Halted
 from speaq.study.file import TRAIN
-from speaq.training.callbacks import Metrics, Progress, Report
+from speaq.training.callbacks import Callbacks, Metrics, Progress
 from speaq.training.endings import Interrupted, StopTraining, ending_signals
 from speaq.training.environment import source_digest
 
@@ -223,15 +219,9 @@ class Run:
 
     def _train_in_parts(self, steps: Progress) -> tuple[Config, dict[str, Any]]:
         """Where the study allows it; else as the config says."""
+        calls = Callbacks(self._report, self._save, steps, interrupted=lambda: self._terminated)
         train = functools.partial(
-            run_training,
-            self._job,
-            folder=self._folder,
-            report=self._report,
-            saved=self._save,
-            progress=steps,
-            interrupted=lambda: self._terminated,
-            placed=True,
+            train_trial, data=Path(self._job.data), folder=self._folder, calls=calls, train=self._job.train, placed=True
         )
         return train_in_parts(self._config, train) if self._job.in_parts else (self._config, train(self._config))
 
@@ -250,55 +240,3 @@ class Run:
         self._go.acquire()
         if self._stopped:
             raise StopTraining
-
-
-def run_training(
-    job: Job,
-    config: Config,
-    folder: Path,
-    report: Report,
-    *,
-    saved: Callable[[], None] = lambda: None,
-    progress: Progress = lambda done, total, text: None,
-    interrupted: Callable[[], bool] = lambda: False,
-    placed: bool = False,
-) -> dict[str, Any]:
-    """Trains where it should: here, or on workers of its own. A run found in `folder` goes on.
-
-    Args:
-        placed: this process holds what one worker takes, GPUs included, as a trial of Tune does.
-        saved, interrupted: as `train` takes them; with workers of their own, the one is called at evaluations alone,
-            the other not at all.
-    """
-    options: dict[str, Any] = {"saved": saved, "resume": True, "progress": progress}
-    if config.resources.num_workers > 1 or (place.on_workers(config) and not placed):
-        from launch.trials.worker import train_distributed
-
-        return train_distributed(
-            config,
-            Path(job.data),
-            folder,
-            report=report,
-            train=job.train,
-            shared=placed,  # the search has looked
-            force=job.train == TRAIN,  # the study has judged whether the data have changed
-            **options,
-        )
-    return _train_here(job, config, folder, report, {**options, "interrupted": interrupted})
-
-
-def _train_here(job: Job, config: Config, folder: Path, report: Report, options: dict[str, Any]) -> dict[str, Any]:
-    """Trains in this process, as long as no later attempt has taken the folder. Raises as `Claim`."""
-    saved = options["saved"]
-    with Claim(folder) as claim:
-
-        def claimed(step: int, metrics: Metrics, checkpoint: Path) -> None:
-            claim.check()
-            saved()  # a training function may not call it itself
-            report(step, metrics, checkpoint)
-
-        if job.train == TRAIN:
-            options = {**options, "force": True}  # the study has judged whether the data have changed
-        sinks = [RunMetrics(folder, config)] if ray.is_initialized() else []
-        train = training_function(job.train)
-        return train(config, Path(job.data), folder, report=claimed, sinks=sinks, **options)

@@ -14,8 +14,7 @@ import logging
 import os
 import platform
 import time
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal, assert_never
 
@@ -28,8 +27,8 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from launch.cluster import connection, sharing
 from launch.store.claim import Claim
 from launch.trials import elastic
-from launch.trials.functions import training_function
 from launch.trials.logs import WORKER_LOG, log_to
+from launch.trials.place import training_function
 from launch.trials.relay import Answer, Broken, Ending, Fault, Relay, Trained
 from launch.trials.telemetry import RunMetrics
 from speaq import config as configs
@@ -39,7 +38,7 @@ from speaq.study import creation
 from speaq.study.errors import StorageLost, is_of_storage, last_line
 from speaq.study.file import TRAIN
 from speaq.training import distributed, folder, origins
-from speaq.training.callbacks import Metrics, Progress, Report
+from speaq.training.callbacks import Callbacks, Metrics, Progress
 from speaq.training.endings import DivergedError, Interrupted, OutOfMemory, StopTraining
 from speaq.training.folder import own_folder
 
@@ -67,12 +66,10 @@ def train_distributed(
     config: Config,
     data: Path,
     output: Path,
+    calls: Callbacks = Callbacks(),
     *,
     task: Literal["speaq", "detector"] = "speaq",
-    report: Report | None = None,
-    saved: Callable[[], None] = lambda: None,
     resume: bool = False,
-    progress: Progress | None = None,
     train: str = TRAIN,
     shared: bool = False,
     force: bool = False,
@@ -80,7 +77,7 @@ def train_distributed(
     """Trains on `resources.num_workers` Ray Train workers; arguments, files and result are those of `train`.
 
     Args:
-        saved: called here at each evaluation, before `report`.
+        calls: `saved` is called here at each evaluation, before `report`; `sinks` and `interrupted` are not used.
         shared: all nodes are known to share output and data.
 
     Raises:
@@ -100,7 +97,7 @@ def train_distributed(
         connection.check_fits(config.resources)
         if not shared:
             sharing.check_shared(output, data, config if begins else origins.without_start(config))
-        return _fit(job, config, Told(report, saved, progress))
+        return _fit(job, config, calls)
 
 
 def _located(config: Config, output: Path, *, resume: bool, begins: bool) -> Config:
@@ -110,21 +107,12 @@ def _located(config: Config, output: Path, *, resume: bool, begins: bool) -> Con
     return creation.with_absolute_paths(origins.placed(config, output) if resume else config, needed=begins)
 
 
-@dataclass(frozen=True)
-class Told:
-    """Callbacks of whoever started a run."""
-
-    report: Report | None
-    saved: Callable[[], None]
-    progress: Progress | None
-
-
-def _fit(job: dict[str, Any], config: Config, told: Told) -> dict[str, Any]:
+def _fit(job: dict[str, Any], config: Config, calls: Callbacks) -> dict[str, Any]:
     here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
     actor: Any = ray.remote(Relay)
     relay = actor.options(num_cpus=0, scheduling_strategy=here).remote()
     output = Path(job["output"])
-    carrier = _Carrier(relay, config, told, output / "checkpoints" / "last.pt")
+    carrier = _Carrier(relay, config, calls, output / "checkpoints" / "last.pt")
     try:
         ending = _attempts({**job, "relay": relay}, config, carrier)
     finally:
@@ -165,8 +153,8 @@ def _attempts(job: dict[str, Any], config: Config, carrier: _Carrier) -> Ending:
 class _Carrier:
     """Carries what the workers report to whoever started the run, and the answers back."""
 
-    def __init__(self, relay: Any, config: Config, told: Told, last: Path) -> None:
-        self._relay, self._config, self._told, self._last = relay, config, told, last
+    def __init__(self, relay: Any, config: Config, calls: Callbacks, last: Path) -> None:
+        self._relay, self._config, self._calls, self._last = relay, config, calls, last
         self._number = self._step = 0  # of the last report; of those told
         self._stop = False
 
@@ -184,8 +172,8 @@ class _Carrier:
 
     def _carry(self, workers: int) -> None:
         offer = ray.get(self._relay.take.remote(self._number))
-        if self._told.progress is not None and (shown := ray.get(self._relay.progress.remote())) is not None:
-            self._told.progress(*shown)
+        if (shown := ray.get(self._relay.progress.remote())) is not None:
+            self._calls.progress(*shown)
         if offer is None:
             return
         self._number, step, metrics = offer
@@ -196,9 +184,9 @@ class _Carrier:
             return "stop" if self._stop else "go on"
         self._step = step
         try:
-            self._told.saved()
-            if self._told.report is not None:
-                self._told.report(step, metrics, self._last)
+            self._calls.saved()
+            if self._calls.report is not None:
+                self._calls.report(step, metrics, self._last)
         except StopTraining:
             self._stop = True
             return "stop"
@@ -287,9 +275,8 @@ def _failing_to(path: Path) -> Iterator[None]:
 def _train(job: Mapping[str, Any], relay: Any, claim: Claim | None, steps: Progress | None) -> dict[str, Any]:
     config = configs.from_dict(job["config"])
     options: dict[str, Any] = {"device": _device()} if config.resources.gpus_per_worker > 0 else {}
-    if claim is not None and steps is not None:
-        options["progress"] = _throttled(relay, steps)
-        options["sinks"] = [RunMetrics(Path(job["output"]), config)]
+    if job["force"]:  # another training function may not know it
+        options["force"] = True
 
     def report(step: int, metrics: Metrics, checkpoint: Path) -> None:
         answer: Answer = "go on"
@@ -307,16 +294,12 @@ def _train(job: Mapping[str, Any], relay: Any, claim: Claim | None, steps: Progr
         if answer == "again":
             raise Interrupted
 
-    return training_function(job["train"])(
-        config,
-        Path(job["data"]),
-        Path(job["output"]),
-        task=job["task"],
-        report=report,
-        resume=job["resume"],
-        **({"force": True} if job["force"] else {}),  # another training function may not know it
-        **options,
-    )
+    calls = Callbacks(report)
+    if claim is not None and steps is not None:
+        sinks = [RunMetrics(Path(job["output"]), config)]
+        calls = Callbacks(report, progress=_throttled(relay, steps), sinks=sinks)
+    options |= {"task": job["task"], "resume": job["resume"], **vars(calls)}
+    return training_function(job["train"])(config, Path(job["data"]), Path(job["output"]), **options)
 
 
 def _throttled(relay: Any, steps: Progress) -> Progress:

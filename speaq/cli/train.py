@@ -16,6 +16,7 @@ from speaq.cli.evaluate import metrics_line
 from speaq.cli.options import Assignments, ConfigFile, Force, InitFrom, KnownData, OutputDir, Resume, RunData
 from speaq.cli.terminal import echo, progress_bar
 from speaq.files import storage
+from speaq.training.callbacks import Callbacks
 from speaq.training.endings import DONE, FAILED
 from speaq.training.folder import has_checkpoint
 from speaq.training.origins import check_resumable, run_data, with_start
@@ -109,16 +110,16 @@ def _on_workers(config: configs.Config) -> bool:
 def _trained(
     task: TaskName, config: configs.Config, data: Path, asked: _Asked, saved: Callable[[], None]
 ) -> dict[str, Any]:
-    given: dict[str, Any] = {"task": task, "resume": asked.resume, "force": asked.force, "saved": saved}
+    given: dict[str, Any] = {"task": task, "resume": asked.resume, "force": asked.force}
     with progress_bar("training") as progress:
-        given["progress"] = progress
+        calls = Callbacks(saved=saved, progress=progress)
         if _on_workers(config):
             from launch.trials.worker import train_distributed
 
-            return train_distributed(config, data, asked.output, **given)
+            return train_distributed(config, data, asked.output, calls, **given)
         from speaq.training.loop import train as run
 
-        return run(config, data, asked.output, **given)
+        return run(config, data, asked.output, **vars(calls), **given)
 
 
 def _afterwards(output: Path) -> str:

@@ -90,10 +90,11 @@ def join(hosts: Hosts) -> None:
 def lose(hosts: Hosts, folder: Path, data: Path) -> dict[str, Any]:
     from launch.cluster import connection
     from launch.trials.worker import train_distributed
+    from speaq.training.callbacks import Callbacks
 
     def run(name: str, config: Config, faults: Mapping[int, Callable[[Hosts], None]]) -> Watch:
         watch = Watch(hosts, faults)
-        train_distributed(config, data, folder / name, report=watch.report)
+        train_distributed(config, data, folder / name, Callbacks(watch.report))
         return watch
 
     with connection.connected():

@@ -25,6 +25,7 @@ from speaq.data.toy.world import make_toy
 from speaq.data.visual_genome import open_data
 from speaq.runs.run import evaluate_run
 from speaq.study import changes, creation, file
+from speaq.training.callbacks import Callbacks
 from speaq.training.loop import train
 from tests.helpers.shared import ROOT
 
@@ -131,7 +132,7 @@ def test_a_search_leaves_what_a_researcher_needs(toy: Path, tmp_path: Path, ray_
 def test_ray_train_with_one_worker_computes_what_the_loop_does(toy: Path, tmp_path: Path, ray_cluster: None) -> None:
     here = train(CONFIG, toy, tmp_path / "here")
     reported: list[int] = []
-    there = train_distributed(CONFIG, toy, tmp_path / "there", report=lambda step, m, c: reported.append(step))
+    there = train_distributed(CONFIG, toy, tmp_path / "there", Callbacks(lambda step, m, c: reported.append(step)))
     assert reported == [2, 4, 6]
     assert metrics_lines(tmp_path / "there") == metrics_lines(tmp_path / "here")
     for key in ("status", "step", "metrics", "best"):

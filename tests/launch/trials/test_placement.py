@@ -31,9 +31,10 @@ import contextlib, json, sys
 from pathlib import Path
 import ray
 from launch.jobs import rerun
-from launch.trials import trial
+from launch.trials import place
 from speaq import config as configs
 from speaq.config import ConfigError
+from speaq.training.callbacks import Callbacks
 ray.init(num_cpus=2, num_gpus=1, include_dashboard=False, log_to_driver=False)
 run, data = Path(sys.argv[1]), Path(sys.argv[2])
 config = configs.load(run / "config.yaml")
@@ -41,7 +42,7 @@ quiet = lambda title: contextlib.nullcontext(lambda done, total, text: None)
 said = []
 for start in (
     lambda: rerun.rerun(run, run.parent / "again", None, quiet),
-    lambda: trial.run_training(trial.Job(str(data), str(run.parent), "F@50"), config, run.parent / "confirmed", print),
+    lambda: place.train_trial(config, data, run.parent / "confirmed", Callbacks(print)),
 ):
     try:
         said.append(start())
