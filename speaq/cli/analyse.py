@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import math
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
 from speaq import config as configs
-from speaq.cli import options
-from speaq.cli.options import AsJson, Assignments, DataDir, KnownData, SplitOption
+from speaq.cli.options import AsJson, Assignments, DataDir, KnownData, Mode, SplitOption
 from speaq.cli.tables import print_table
 from speaq.cli.terminal import echo, echo_json, progress_bar
 from speaq.config import ConfigError
@@ -253,45 +253,61 @@ def _print_triplets(opened: Microscope, slide: Slide, overrides: dict[str, Any],
     )
 
 
-def explore(
-    data: options.ExploredData = None,
-    run: options.ExploredRun = None,
-    study: options.ExploredStudy = None,
-    data_option: options.MovedData = None,
-    split: options.ExploredSplit = None,
-    predictions: options.Predictions = None,
-    mode: options.GivenMode = "sgdet",
-    protocol: options.Protocol = None,
-    host: options.Host = LOCAL,
-    predict: options.PredictFirst = False,
-    port: options.Port = 0,
-) -> int:
+@dataclass(frozen=True, kw_only=True)
+class Exploring:
+    """What the user asks of `speaq explore`."""
+
+    data: Annotated[Path | None, typer.Argument(metavar="DATA", help="folder of a data set")] = None
+    run: Annotated[Path | None, typer.Option("--run", help="folder of a run")] = None
+    study: Annotated[Path | None, typer.Option("--study", help="folder of a search")] = None
+    data_option: Annotated[
+        Path | None, typer.Option("--data", help="data of the run or search; default: where it was")
+    ] = None
+    split: Annotated[
+        Literal["train", "val", "test"] | None, typer.Option(help="default: val; of DATA alone: train")
+    ] = None
+    predictions: Annotated[
+        Path | None, typer.Option("--predictions", help="HDF5 file; default: the newest one in the run's folder")
+    ] = None
+    mode: Annotated[Mode, typer.Option(help="what the predictions were given")] = "sgdet"
+    protocol: Annotated[
+        Literal["published", "strict", "per-query", "ng", "ng-unique"] | None,
+        typer.Option(help="which triplets count; ng: without graph constraint; default: the run's, or published"),
+    ] = None
+    host: Annotated[str, typer.Option("--host", help="address to listen at; others let other machines in")] = LOCAL
+    predict: Annotated[
+        bool, typer.Option("--predict", help="with --run: make predictions first where the run has none")
+    ] = False
+    port: Annotated[int, typer.Option("--port", min=0, max=65535, help="0: a free one")] = 0
+
+
+def explore(asked: Exploring) -> int:
     """Look at images, ground truth and predictions in a web browser; Ctrl-C ends it."""
-    if data is not None and data_option is not None:
-        raise ConfigError(f"--data {data_option}: the data set is given already, {data}; give it once")
+    if asked.data is not None and asked.data_option is not None:
+        raise ConfigError(f"--data {asked.data_option}: the data set is given already, {asked.data}; give it once")
     from speaq.explore import app, opening, server
 
-    counted: Any = protocol and protocol.replace("-", "_")
+    counted: Any = asked.protocol and asked.protocol.replace("-", "_")
     wanted = opening.Exploration(
-        data=data or data_option,
-        run=run,
-        study=study,
-        split=split or ("val" if run or study else "train"),
-        predictions=predictions,
-        mode=mode,
+        data=asked.data or asked.data_option,
+        run=asked.run,
+        study=asked.study,
+        split=asked.split or ("val" if asked.run or asked.study else "train"),
+        predictions=asked.predictions,
+        mode=asked.mode,
         protocol=counted,
     )
-    if predict:
+    if asked.predict:
         with progress_bar("predicting") as progress:
             opening.predict(wanted, progress)
     context = opening.explore(wanted)
     if context.main.predictions is not None:
         with progress_bar("matching") as progress:
             context.main.judge_all(progress)
-    listening = server.bind(host, port)
-    if not server.is_loopback(host):
-        echo(f"warning: --host {host} lets other machines read the data set and the run", err=True)
-    application = app.create_app(context, server.known_names(host))
+    listening = server.bind(asked.host, asked.port)
+    if not server.is_loopback(asked.host):
+        echo(f"warning: --host {asked.host} lets other machines read the data set and the run", err=True)
+    application = app.create_app(context, server.known_names(asked.host))
     with contextlib.suppress(KeyboardInterrupt):  # how a server ends
         server.serve(application, listening, lambda where: echo(f"{where}  Ctrl-C ends it"))
     echo("ended", err=True)

@@ -6,9 +6,9 @@ import inspect
 import re
 import signal
 import traceback as tracebacks
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields, is_dataclass
 from pathlib import Path, PurePath, PurePosixPath
 from typing import TYPE_CHECKING, Any, get_type_hints
 from urllib.parse import unquote
@@ -42,7 +42,7 @@ EXTRAS = {
 
 @dataclass(frozen=True)
 class Command:
-    """A command of the command line."""
+    """A command of the command line. A dataclass among the function's arguments is a group of options, its fields."""
 
     function: Callable[..., int | None]  # returns the exit code; None: 0
     name: str | None = None  # default: the function's
@@ -51,21 +51,20 @@ class Command:
 
     def add_to(self, app: typer.Typer, panel: str | None = None) -> None:
         """Adds the command to `app`, whose --help lists it below `panel`."""
-        hints = get_type_hints(self.function, include_extras=True)
-        given = inspect.signature(self.function).parameters.values()
-        workspaces = [parameter.name for parameter in given if hints[parameter.name] is Workspace]
+        kind = inspect.Parameter.KEYWORD_ONLY
+        given = [p.replace(kind=kind) for p in _parameters(self.function) if p.annotation is not Workspace]
+        asked = [p for one in given for p in (_parameters(one.annotation) if _is_group(one) else (one,))]
 
         def run(context: typer.Context, **arguments: Any) -> None:
-            self._run(context, workspaces, arguments)
+            self._run(context, arguments)
 
-        asked = [p.replace(annotation=hints[p.name]) for p in given if p.name not in workspaces]
         context = inspect.Parameter("context", inspect.Parameter.POSITIONAL_OR_KEYWORD, annotation=typer.Context)
         run.__signature__ = inspect.Signature([context, *asked])  # type: ignore[attr-defined]
         run.__annotations__ = {p.name: p.annotation for p in (context, *asked)}
         run.__name__, run.__doc__ = self.function.__name__, self.function.__doc__
         app.command(self.name, rich_help_panel=panel)(run)
 
-    def _run(self, context: typer.Context, workspaces: Sequence[str], arguments: Mapping[str, Any]) -> None:
+    def _run(self, context: typer.Context, arguments: Mapping[str, Any]) -> None:
         """Runs the function; turns expected errors into one line on stderr and an exit code."""
         for number in ending_signals():
             if number != signal.SIGINT:  # which does so already
@@ -74,7 +73,7 @@ class Command:
         try:
             with ExitStack() as stack:
                 opened = here.opened(arguments, self.urls, stack)
-                code = self.function(**dict.fromkeys(workspaces, here), **opened)
+                code = self.function(*(_value(p, opened, here) for p in _parameters(self.function)))
         except KeyboardInterrupt:
             raise here.exit("interrupted", INTERRUPTED) from None
         except Exception as error:
@@ -82,6 +81,26 @@ class Command:
                 echo_lines(visible(tracebacks.format_exc().rstrip(), keep="\n"), err=True)
             raise here.exit(*_explained(error)) from error
         raise typer.Exit(code or DONE)
+
+
+def _parameters(function: Callable[..., Any]) -> list[inspect.Parameter]:
+    """What a function takes, or the fields of a dataclass, with the types that the annotations stand for."""
+    hints = get_type_hints(function, include_extras=True)
+    return [p.replace(annotation=hints[p.name]) for p in inspect.signature(function).parameters.values()]
+
+
+def _is_group(parameter: inspect.Parameter) -> bool:
+    """Whether the options of a command are the fields of this one value."""
+    return is_dataclass(parameter.annotation)
+
+
+def _value(parameter: inspect.Parameter, opened: Mapping[str, Any], here: Workspace) -> Any:
+    """What a function gets as one of its arguments."""
+    if parameter.annotation is Workspace:
+        return here
+    if _is_group(parameter):
+        return parameter.annotation(**{field.name: opened[field.name] for field in fields(parameter.annotation)})
+    return opened[parameter.name]
 
 
 def _explained(error: Exception) -> tuple[str, int]:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
 from speaq import config as configs
-from speaq.cli import options
 from speaq.cli.options import AsJson, Assignments
 from speaq.cli.tables import print_table
 from speaq.cli.terminal import echo, echo_json, progress_bar
@@ -77,43 +77,63 @@ def _print_predicates(report: dict[str, Any]) -> None:
     print_table(("predicate", "all", *splits), rows)
 
 
-def convert(
-    annotations: options.Annotations,
-    output: options.NewDataSet,
-    images: options.Photos,
-    relations: options.Relations = None,
-    test_share: options.TestShare = None,
-    seed: options.SplitSeed = None,
-    copy: options.CopyPhotos = False,
-    boxes: options.Boxes = None,
-    fractions: options.Fractions = False,
-    clip: options.Clip = False,
-    merge_names: options.MergeNames = False,
-    by_name: options.ByName = False,
-    outside_images: options.OutsideImages = False,
-    strict: options.Strict = False,
-) -> int:
+@dataclass(frozen=True, kw_only=True)
+class Conversion:
+    """What the user asks of `speaq data convert`."""
+
+    annotations: Annotated[Path, typer.Argument(help="COCO-style JSON with relationships, see speaq/data/coco/form.py")]
+    output: Annotated[Path, typer.Argument(help="new folder for the data set")]
+    images: Annotated[Path, typer.Option("--images", help="folder that file_name is relative to")]
+    relations: Annotated[
+        Path | None, typer.Option(help="JSON with relationships (and predicates), where ANNOTATIONS has none")
+    ] = None
+    test_share: Annotated[
+        float | None, typer.Option(min=0.0, max=1.0, help="of the images, where none has a split  [default: 0.2]")
+    ] = None
+    seed: Annotated[int | None, typer.Option(min=0, help="of that choice  [default: 0]")] = None
+    copy: Annotated[bool, typer.Option("--copy", help="copy the photos; otherwise the data set links to them")] = False
+    boxes: Annotated[
+        Literal["xywh", "xyxy", "cxcywh", "yxhw", "yxyx"] | None,
+        typer.Option(help="what bbox holds; left out: xywh, refused where it looks like another"),
+    ] = None
+    fractions: Annotated[bool, typer.Option("--fractions", help="bbox is in fractions of the photo's sides")] = False
+    clip: Annotated[
+        bool, typer.Option("--clip", help="cut boxes that reach far outside, leave those beside the photo out")
+    ] = False
+    merge_names: Annotated[
+        bool, typer.Option("--merge-names", help="names that differ by case, spaces, _ or - alone are one")
+    ] = False
+    by_name: Annotated[
+        bool, typer.Option("--by-name", help="look for photos in all folders below --images, by file name alone")
+    ] = False
+    outside_images: Annotated[
+        bool, typer.Option("--outside-images", help="take photos that names or links outside --images lead to")
+    ] = False
+    strict: Annotated[bool, typer.Option("--strict", help="refuse what would be left out")] = False
+
+
+def convert(asked: Conversion) -> int:
     """Turn COCO-style JSON with relations into a data set, and check it."""
     from speaq.data import visual_genome
     from speaq.data.box_forms import Form
     from speaq.data.coco.convert import convert as make
     from speaq.data.coco.scenes import Reading
 
-    form = Form(boxes or "xywh", fractions) if boxes or fractions else None
+    form = Form(asked.boxes or "xywh", asked.fractions) if asked.boxes or asked.fractions else None
     with progress_bar("converting") as progress:
         made = make(
-            annotations,
-            images,
-            output,
-            relations=relations,
-            test_share=test_share,
-            seed=seed,
-            copy=copy,
-            reading=Reading(form, clip, merge_names, by_name, outside_images),
-            strict=strict,
+            asked.annotations,
+            asked.images,
+            asked.output,
+            relations=asked.relations,
+            test_share=asked.test_share,
+            seed=asked.seed,
+            copy=asked.copy,
+            reading=Reading(form, asked.clip, asked.merge_names, asked.by_name, asked.outside_images),
+            strict=asked.strict,
             progress=progress,
         )
-    return _print_made(made, output, visual_genome.check(output))
+    return _print_made(made, asked.output, visual_genome.check(asked.output))
 
 
 def _print_made(made: Converted, output: Path, problems: list[Problem]) -> int:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import time
 from collections import Counter
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -13,9 +12,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from speaq import config as configs
-from speaq.cli import options
 from speaq.cli.commands import Workspace
-from speaq.cli.options import AsJson, Assignments, InitFrom, StudyDir
+from speaq.cli.options import DATA_HELP, AsJson, Assignments, InitFrom, StudyDir
 from speaq.cli.terminal import can_print, echo, echo_lines, progress_bar
 from speaq.config import ConfigError
 from speaq.training.endings import DONE, FAILED
@@ -29,85 +27,72 @@ if TYPE_CHECKING:
 POLL = 0.5  # seconds between looks with `speaq logs --follow`
 
 
-def tune(
-    here: Workspace,
-    assignments: Assignments,
-    config: options.SearchConfigFile = None,
-    space: options.SpaceFile = None,
-    data: options.DataOfSearch = None,
-    output: options.OutputOfSearch = None,
-    trials: options.Trials = None,
-    objective: options.Objective = None,
-    search: options.SearchSettings = None,
-    budget: options.BudgetText = None,
-    from_predictions: options.FromPredictions = None,
-    earlier: options.EarlierSearches = None,
-    storage: options.OptunaStorage = None,
-    resume: options.ResumedSearch = None,
-    init_from: InitFrom = None,
-    force: options.ForceSearch = False,
-) -> int:
-    """Search hyper-parameters with Ray Tune and Optuna."""
-    from speaq import space as spaces
-
-    spaces.check_trials(trials)
-    asked = _Asked(
-        config=config,
-        space=space,
-        data=data,
-        output=output,
-        trials=trials,
-        objective=objective,
-        assignments=assignments,
-        search=search or (),
-        budget=budget,
-        from_predictions=from_predictions,
-        earlier=earlier or (),
-        storage=storage,
-        init_from=init_from,
-        force=force,
-    )
-    if resume is not None:
-        return _report(here, _resume(resume, asked), resume)
-    if force:
-        raise ConfigError("--force has no effect without --resume")
-    begin = _tune if from_predictions is None else _tune_predictions
-    folder, entries = begin(asked, _earlier(here, asked))
-    return _report(here, entries, folder)
-
-
-@dataclass(frozen=True)
-class _Asked:
+@dataclass(frozen=True, kw_only=True)
+class Searching:
     """What the user asks of `speaq tune`; None or nothing where an option was not given."""
 
-    config: Path | None
-    space: Path | None
-    data: Path | None
-    output: Path | None
-    trials: int | None
-    objective: str | None
-    assignments: Sequence[str]
-    search: Sequence[str]
-    budget: str | None
-    from_predictions: Path | None
-    earlier: Sequence[Path]
-    storage: str | None
-    init_from: Path | None
-    force: bool
+    assignments: Assignments
+    config: Annotated[Path | None, typer.Option("--config", help="YAML config, see configs/")] = None
+    space: Annotated[Path | None, typer.Option("--space", help="YAML search space, see search_spaces/")] = None
+    data: Annotated[Path | None, typer.Option("--data", help=DATA_HELP)] = None
+    output: Annotated[Path | None, typer.Option("--output", help="folder to write")] = None
+    trials: Annotated[int | None, typer.Option("--trials", help="default: the search space's")] = None
+    objective: Annotated[str | None, typer.Option("--objective", help="one or two metrics: R@50,mR@50")] = None
+    search: Annotated[
+        list[str] | None, typer.Option("--search", help="key=value of the space's `search`: sampler=gp, seed=1 …")
+    ] = None
+    budget: Annotated[
+        str | None, typer.Option("--budget", help="most that the search may take in all: 8h, 90m, 40gpu-h, 20cpu-h")
+    ] = None
+    from_predictions: Annotated[
+        Path | None,
+        typer.Option("--from-predictions", help="trained run whose decoding to search: minutes, no training"),
+    ] = None
+    earlier: Annotated[
+        list[Path] | None,
+        typer.Option("--from", help="earlier search, of other data too: its best settings come first; may be repeated"),
+    ] = None
+    storage: Annotated[
+        str | None,
+        typer.Option(
+            "--storage",
+            help="Optuna storage that follows the search: sqlite:///FILE, postgresql://, mysql://, journal:///FILE or "
+            "none; default: $SPEAQ_STORAGE (for URLs with a password), else study.db in the output",
+        ),
+    ] = None
+    resume: Annotated[Path | None, typer.Option("--resume", help="folder of a search to finish")] = None
+    init_from: InitFrom = None
+    force: Annotated[
+        bool, typer.Option("--force", help="with --resume: go on although data, start or code have changed")
+    ] = False
 
     @property
     def settings(self) -> dict[str, object]:
         """What is to change in the space's `search`. Raises ConfigError."""
-        return configs.parse_overrides(self.search, "--search")
+        return configs.parse_overrides(self.search or (), "--search")
 
 
-def _earlier(here: Workspace, asked: _Asked) -> dict[str, Snapshot]:
+def tune(here: Workspace, asked: Searching) -> int:
+    """Search hyper-parameters with Ray Tune and Optuna."""
+    from speaq import space as spaces
+
+    spaces.check_trials(asked.trials)
+    if asked.resume is not None:
+        return _report(here, _resume(asked.resume, asked), asked.resume)
+    if asked.force:
+        raise ConfigError("--force has no effect without --resume")
+    begin = _tune if asked.from_predictions is None else _tune_predictions
+    folder, entries = begin(asked, _earlier(here, asked))
+    return _report(here, entries, folder)
+
+
+def _earlier(here: Workspace, asked: Searching) -> dict[str, Snapshot]:
     """The searches that are given by --from, by their names. Raises ConfigError."""
     from speaq.training import origins
 
     found: dict[str, Snapshot] = {}
-    places = [here.place_of(folder) for folder in asked.earlier]
-    for number, (folder, place) in enumerate(zip(asked.earlier, places, strict=True)):
+    places = [here.place_of(folder) for folder in asked.earlier or ()]
+    for number, (folder, place) in enumerate(zip(asked.earlier or (), places, strict=True)):
         if not (folder / "study.yaml").exists():
             near = origins.near_names(folder, "study.yaml")
             raise ConfigError(f"--from {folder}: holds no search (study.yaml){near}")
@@ -120,10 +105,10 @@ def _earlier(here: Workspace, asked: _Asked) -> dict[str, Snapshot]:
     return found
 
 
-def _tune(asked: _Asked, earlier: dict[str, Snapshot]) -> tuple[Path, list[Entry]]:
+def _tune(asked: Searching, earlier: dict[str, Snapshot]) -> tuple[Path, list[Entry]]:
     """Runs a new search of trainings; returns its folder and trials."""
     match asked:
-        case _Asked(config=Path() as config, space=Path() as space, data=Path() as data, output=Path() as output):
+        case Searching(config=Path() as config, space=Path() as space, data=Path() as data, output=Path() as output):
             pass
         case _:
             needed = ("config", "space", "data", "output")
@@ -148,7 +133,7 @@ def _tune(asked: _Asked, earlier: dict[str, Snapshot]) -> tuple[Path, list[Entry
     return output, job.start(study, output, asked.budget, asked.storage, display=watched)
 
 
-def _tune_predictions(asked: _Asked, earlier: dict[str, Snapshot]) -> tuple[Path, list[Entry]]:
+def _tune_predictions(asked: Searching, earlier: dict[str, Snapshot]) -> tuple[Path, list[Entry]]:
     """Runs a new search of the decoding of a trained run; returns its folder and trials."""
     unused = {"--config": asked.config, "--budget": asked.budget, "--set": asked.assignments or None}
     for name, value in {**unused, "--init-from": asked.init_from}.items():
@@ -176,7 +161,7 @@ def _tune_predictions(asked: _Asked, earlier: dict[str, Snapshot]) -> tuple[Path
     return asked.output, entries
 
 
-def _resume(folder: Path, asked: _Asked) -> list[Entry]:
+def _resume(folder: Path, asked: Searching) -> list[Entry]:
     """Finishes the search in `folder`, whatever it is of."""
     from speaq.study import file
     from speaq.training import origins
@@ -215,7 +200,7 @@ def _resume(folder: Path, asked: _Asked) -> list[Entry]:
     )
 
 
-def _resume_predictions(study: Study, folder: Path, asked: _Asked) -> list[Entry]:
+def _resume_predictions(study: Study, folder: Path, asked: Searching) -> list[Entry]:
     if asked.budget is not None:
         raise ConfigError(f"--budget {asked.budget}: a search of predictions takes minutes and knows none")
     if asked.init_from is not None:

@@ -13,7 +13,7 @@ import typer
 from speaq import config as configs
 from speaq.cli.commands import Workspace
 from speaq.cli.evaluate import metrics_line
-from speaq.cli.options import Assignments, ConfigFile, Force, InitFrom, KnownData, OutputDir, Resume, RunData
+from speaq.cli.options import DATA_HELP, Assignments, InitFrom, KnownData, OutputDir
 from speaq.cli.terminal import echo, progress_bar
 from speaq.files import storage
 from speaq.training.callbacks import Callbacks
@@ -26,53 +26,39 @@ if TYPE_CHECKING:
     from speaq.training.tasks import TaskName
 
 
-def pretrain(
-    here: Workspace,
-    config: ConfigFile,
-    output: OutputDir,
-    assignments: Assignments,
-    data: RunData = None,
-    resume: Resume = False,
-    init_from: InitFrom = None,
-    force: Force = False,
-) -> None:
-    """Train the object detector that SpeaQ starts from (`training.init_from`)."""
-    _train(here, "detector", _Asked(configs.load(config, assignments), data, output, resume, init_from, force))
-
-
-def train(
-    here: Workspace,
-    config: ConfigFile,
-    output: OutputDir,
-    assignments: Assignments,
-    data: RunData = None,
-    resume: Resume = False,
-    init_from: InitFrom = None,
-    force: Force = False,
-) -> None:
-    """Train SpeaQ (one run); several workers run as a Ray Train job."""
-    _train(here, "speaq", _Asked(configs.load(config, assignments), data, output, resume, init_from, force))
-
-
-@dataclass(frozen=True)
-class _Asked:
+@dataclass(frozen=True, kw_only=True)
+class Training:
     """What the user asks of a training."""
 
-    config: configs.Config
-    data: Path | None
-    output: Path
-    resume: bool
-    init_from: Path | None
-    force: bool
+    config: Annotated[Path, typer.Option("--config", help="YAML config, see configs/", dir_okay=False)]
+    output: OutputDir
+    assignments: Assignments
+    data: Annotated[Path | None, typer.Option("--data", help=f"{DATA_HELP}; --resume finds it again")] = None
+    resume: Annotated[bool, typer.Option("--resume", help="go on with the run in --output")] = False
+    init_from: InitFrom = None
+    force: Annotated[
+        bool, typer.Option("--force", help="with --resume: go on where the data set has changed since")
+    ] = False
 
 
-def _train(here: Workspace, task: TaskName, asked: _Asked) -> None:
+def pretrain(here: Workspace, asked: Training) -> None:
+    """Train the object detector that SpeaQ starts from (`training.init_from`)."""
+    _train(here, "detector", asked)
+
+
+def train(here: Workspace, asked: Training) -> None:
+    """Train SpeaQ (one run); several workers run as a Ray Train job."""
+    _train(here, "speaq", asked)
+
+
+def _train(here: Workspace, task: TaskName, asked: Training) -> None:
+    config = configs.load(asked.config, asked.assignments)
     if asked.force and not asked.resume:
         raise configs.ConfigError("--force: has an effect with --resume alone")
     if asked.resume:
         check_resumable(asked.output)
     data = run_data(asked.output, asked.data, resume=asked.resume)
-    config = asked.config if asked.init_from is None else with_start(asked.config, asked.init_from)
+    config = config if asked.init_from is None else with_start(config, asked.init_from)
     try:
         result = _trained(task, config, data, asked, here.saver(asked.output))
     except OSError as error:
@@ -108,7 +94,7 @@ def _on_workers(config: configs.Config) -> bool:
 
 
 def _trained(
-    task: TaskName, config: configs.Config, data: Path, asked: _Asked, saved: Callable[[], None]
+    task: TaskName, config: configs.Config, data: Path, asked: Training, saved: Callable[[], None]
 ) -> dict[str, Any]:
     given: dict[str, Any] = {"task": task, "resume": asked.resume, "force": asked.force}
     with progress_bar("training") as progress:
