@@ -16,22 +16,23 @@ from speaq.config import Config
 LIMIT = 120.0  # seconds for each question: Ray gives its workers the lowest priority on a busy node
 
 
-def check_shared(output: Path, data: Path, config: Config) -> frozenset[str]:
+def check_shared(output: Path, url: str | None, data: Path, config: Config) -> frozenset[str]:
     """The ids of the cluster's nodes, all of which see what a run reads and writes. Raises ClusterError in one line.
 
     Args:
         output: folder that the run writes; need not be there yet.
+        url: that `output` is a copy of.
         data: folder of the data set.
         config: its paths are absolute.
     """
     nodes = alive()
     if len(nodes) > 1:
-        for what, problems in _problems(nodes, output, workspace.url_of(output), data, config):
+        for what, problems in _problems(nodes, output, url, data, config):
             _refuse(what, nodes, problems)
     return frozenset(node.id for node in nodes)
 
 
-def nodes_that_share(output: Path, data: Path, config: Config) -> frozenset[str]:
+def nodes_that_share(output: Path, url: str | None, data: Path, config: Config) -> frozenset[str]:
     """The ids of the nodes that can take part in a search; the others get no trial. Arguments as of `check_shared`.
 
     Raises ClusterError in one line where this node is not among them, or no other one is, or where a trial has several
@@ -39,9 +40,9 @@ def nodes_that_share(output: Path, data: Path, config: Config) -> frozenset[str]
     """
     nodes = alive()
     if config.resources.num_workers > 1 or len(nodes) == 1:
-        return check_shared(output, data, config)
+        return check_shared(output, url, data, config)
     fit = {node.id for node in nodes}
-    for what, problems in _problems(nodes, output, workspace.url_of(output), data, config):
+    for what, problems in _problems(nodes, output, url, data, config):
         fit -= {node.id for node in nodes if problems[node.id]}
         if nodes[0].id not in fit or len(fit) == 1:
             _refuse(what, nodes, problems)
@@ -52,7 +53,7 @@ def problem_of(node: Node, output: Path, url: str | None, data: Path, config: Co
     """Why a node cannot take part in a run or a search of this process's node; "" where it can.
 
     Args:
-        url: that `output` is a copy of; asked in a thread, where that cannot be looked up.
+        url: that `output` is a copy of.
         ended: set where nobody wants to know any more.
     """
     here = alive()[0]

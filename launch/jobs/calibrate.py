@@ -20,13 +20,13 @@ from numpy.typing import NDArray
 from launch.jobs import tune as studies
 from launch.jobs.display import Display, silent
 from launch.search.rungs import Rungs
-from launch.store import workspace
+from launch.store.workspace import Workspace
 from speaq import config as configs
 from speaq import space as spaces
 from speaq.config import ConfigError
 from speaq.files import atomic
 from speaq.space import SearchConfig
-from speaq.study import creation, results
+from speaq.study import creation, results, snapshot
 from speaq.study.file import Study
 from speaq.study.plan import MAX_STEPS, compared, max_steps
 
@@ -86,6 +86,7 @@ def calibrate(
     trials: int | None = None,
     assignments: Sequence[str] = (),
     display: Display = silent,
+    here: Workspace = Workspace(),
 ) -> Calibration:
     """Judges the search in `output`, after running it where there is none; writes calibration.json.
 
@@ -108,7 +109,7 @@ def calibrate(
         assert space is not None
         assert data is not None
         study = _study(config, space, data, trials, assignments)
-        studies.start(study, output, display=display)
+        studies.start(study, output, display=display, here=here)
     found = judge(output)
     content = dataclasses.asdict(found)
     atomic.write_text(output / FILE, json.dumps(content, indent=1).replace("NaN", "null") + "\n")
@@ -142,9 +143,9 @@ def _study(config: Path, space: Path, data: Path, trials: int | None, assignment
 
 def judge(folder: Path) -> Calibration:
     """What the full trials of a search tell about its budgets. Raises ConfigError."""
-    snapshot = workspace.read_study(folder)
-    plan = snapshot.plan
-    full = [entry for entry in snapshot.entries if entry.state in ("finished", "infeasible")]
+    now = snapshot.read(folder)
+    plan = now.plan
+    full = [entry for entry in now.entries if entry.state in ("finished", "infeasible")]
     if len({max_steps(entry, plan) for entry in full}) > 1:
         raise ConfigError(f"{folder}: its trials differ in training.max_steps; a budget must mean the same to all")
     last = plan.base.training.max_steps if not full else max_steps(full[0], plan)
@@ -167,7 +168,7 @@ def judge(folder: Path) -> Calibration:
     return Calibration(
         metric=metric,
         trials=len(final),
-        left_out=len(snapshot.entries) - len(final),
+        left_out=len(now.entries) - len(final),
         budgets=budgets,
         schedules=schedules,
         recommended=min(safe, key=lambda schedule: (schedule.steps, schedule.grace_steps), default=None),

@@ -19,9 +19,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from launch.jobs.race import Setting, leader, race
-from launch.store import workspace
 from launch.store.claim import Claim
-from launch.trials.memory import train_in_parts
+from launch.store.workspace import Workspace
+from launch.trials.memory import Train, train_in_parts
 from launch.trials.place import on_workers, train_trial
 from speaq import config as configs
 from speaq.config import Config, ConfigError
@@ -45,7 +45,7 @@ from speaq.study import changes as study_changes
 from speaq.study import creation, results
 from speaq.study.ledger import Entry, digest, digests
 from speaq.study.plan import compared
-from speaq.study.snapshot import Snapshot
+from speaq.study.snapshot import Snapshot, read
 from speaq.training import folder as run_folder
 from speaq.training.callbacks import Callbacks, Metrics, Progress, Progresses
 
@@ -67,6 +67,7 @@ def confirm(
     progress: Progresses,
     *,
     start: Path | None = None,
+    here: Workspace = Workspace(),
 ) -> dict[str, Any]:
     """Trains and compares. Returns what confirm.json holds; its leader is None where no setting has a value.
 
@@ -83,7 +84,7 @@ def confirm(
         Interrupted: Ctrl-C while training; the same command goes on.
     """
     wanted = parse_seeds(seeds)
-    snapshot = workspace.read_study(folder.resolve())
+    snapshot = read(folder.resolve())
     chosen = choose(snapshot, top)
     _check_seeds(wanted, chosen, seeds)
     study = study_changes.with_start(snapshot.study, snapshot.folder, start)
@@ -96,7 +97,7 @@ def confirm(
     except Taken as error:
         raise ConfigError(f"{folder}: another speaq confirm is running on this study") from error
     with claim, _connected(snapshot.plan.base):
-        return _Confirmation(snapshot, where, wanted, chosen, progress).run()
+        return _Confirmation(snapshot, where, wanted, chosen, progress, here).run()
 
 
 def _connected(config: Config) -> AbstractContextManager[None]:
@@ -192,6 +193,7 @@ class _Confirmation:
     seeds: list[int]
     chosen: list[Entry]
     progress: Progresses
+    here: Workspace
     first: ImageRecord | None = None  # all others must be of the same images
 
     def run(self) -> dict[str, Any]:
@@ -244,8 +246,9 @@ class _Confirmation:
             def report(step: int, metrics: Metrics, checkpoint: Path) -> None:
                 tell(step, steps, f"{metric} {metrics.get(metric) or 0.0:.4f}")
 
-            calls = Callbacks(report, workspace.saver(self.snapshot.folder))
-            train = functools.partial(train_trial, data=self.data, folder=folder, calls=calls, train=study.train)
+            calls, url = Callbacks(report, self.here.saver(self.snapshot.folder)), self.here.url_of(folder)
+            options = {"data": self.data, "folder": folder, "calls": calls, "train": study.train, "url": url}
+            train: Train = functools.partial(train_trial, **options)
             return train_in_parts(config, train)[1]
 
     def _record(self, folder: Path) -> ImageRecord:

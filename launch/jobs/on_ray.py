@@ -11,7 +11,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from ray import tune
@@ -26,7 +26,7 @@ from launch.search import scheduler
 from launch.search.mirror import Mirror
 from launch.search.promotions import Promotions
 from launch.search.searcher import Search, Starts
-from launch.store import workspace
+from launch.store.workspace import Workspace
 from launch.trials.telemetry import SearchMetrics
 from launch.trials.trial import Job, Trial
 from speaq.config import Config, ConfigError
@@ -54,6 +54,7 @@ class OnRay:
 
     budget: str | None = None  # what the study may cost in all
     display: Display = silent
+    here: Workspace = field(default_factory=Workspace)
 
     def check(self, study: Study) -> None:
         """Raises DataError where the splits have no image to train on, or to evaluate."""
@@ -73,7 +74,10 @@ class OnRay:
         plan, resources = study.plan, study.plan.base.resources
         budget = None if self.budget is None else _unspent(self.budget, ledger, plan)
         (output / "trials").mkdir(exist_ok=True)
-        checkpoint = functools.partial(_checkpoint, output)
+
+        def checkpoint(trial: str) -> object:
+            return self.here.last_checkpoint(output / "trials" / trial)
+
         promotions = Promotions(plan, ledger.entries, checkpoint)
         if _is_done(plan, ledger, promotions):
             say_nothing_is_left(study, ledger, feasible)
@@ -81,7 +85,7 @@ class OnRay:
         with contextlib.ExitStack() as stack:
             stack.enter_context(connection.connected(dashboard=resources.num_workers > 1))
             connection.check_fits(resources)
-            nodes = stack.enter_context(contextlib.closing(_admission(study, output)))
+            nodes = stack.enter_context(contextlib.closing(_admission(study, output, self.here.url_of(output))))
             searcher = Search(
                 plan,
                 ledger,
@@ -91,20 +95,17 @@ class OnRay:
                 places=connection.Places(resources, nodes),
                 checkpoint=checkpoint,
                 promotions=promotions,
+                url=self.here.url_of(output / "trials"),
             )
-            with workspace.following(output, searcher.halt) as follower:
+            with self.here.following(output, searcher.halt) as follower:
                 if follower is not None:
                     searcher.listeners.append(follower)
-                _Running(study, output, ledger, searcher, nodes, self.display).fit()
+                _Running(self, study, output, ledger, searcher, nodes).fit()
         if budget is not None and searcher.spent and searcher.remaining:
             left = searcher.remaining
-            where = workspace.url_of(output) or output
+            where = self.here.name_of(output)
             log.warning("budget %s is spent, trials left: %d; --resume %s", budget.text, left, where)
         return as_exhausted(study, ledger) if searcher.exhausted else study
-
-
-def _checkpoint(study: Path, trial: str) -> object:
-    return workspace.last_checkpoint(study / "trials" / trial)
 
 
 def _is_done(plan: Plan, ledger: Ledger, promotions: Promotions) -> bool:
@@ -122,10 +123,10 @@ def _unspent(text: str, ledger: Ledger, plan: Plan) -> Budget:
     return budget
 
 
-def _admission(study: Study, output: Path) -> Admission:
+def _admission(study: Study, output: Path, url: str | None) -> Admission:
     """The nodes of the cluster that may get trials, and how others are judged that join later. Raises ClusterError."""
     config = _with_start_if_there(study.plan)
-    shared, url = nodes_that_share(output, study.data, config), workspace.url_of(output)
+    shared = nodes_that_share(output, url, study.data, config)
     return Admission(shared, lambda node, ended: problem_of(node, output, url, study.data, config, ended=ended))
 
 
@@ -140,12 +141,12 @@ def _with_start_if_there(plan: Plan) -> Config:
 class _Running:
     """A search at work."""
 
+    work: OnRay
     study: Study
     output: Path
     ledger: Ledger
     searcher: Search
     nodes: Admission
-    display: Display
 
     def fit(self) -> None:
         """Lets Tune run trials until the searcher has no more, or the budget is spent. Raises StudyError, Halted."""
@@ -153,7 +154,7 @@ class _Running:
         now = functools.partial(at_work, self.output, self.study, self.ledger)
         logging.getLogger("ray.tune.tune").setLevel(logging.CRITICAL)  # it names failed trials again
         try:
-            with _scratch() as scratch, self.display(now) as shown, Interrupts() as interrupts:
+            with _scratch() as scratch, self.work.display(now) as shown, Interrupts() as interrupts:
                 searcher.listeners.insert(0, shown)
                 self._tuner(scratch, [Starts(searcher), interrupts]).fit()
         except BudgetSpent:
@@ -168,7 +169,8 @@ class _Running:
     def _scheduler(self) -> TrialScheduler:
         """What stops trials early, with what earlier drivers saw."""
         plan, training = self.study.plan, self.study.plan.base.training
-        made = scheduler.make_scheduler(plan.settings, training.max_steps, training.eval_every, self.output / "trials")
+        trials, url = self.output / "trials", self.work.here.url_of(self.output / "trials")
+        made = scheduler.make_scheduler(plan.settings, training.max_steps, training.eval_every, trials, url)
         if isinstance(made, scheduler.Stopping):
             made.replay(self.ledger.entries.values())
         return made
@@ -177,7 +179,7 @@ class _Running:
         plan, trials = self.study.plan, self.output / "trials"
         # Where memory is limited or searched, too little of it is the answer to the question.
         in_parts = MEMORY not in plan.settings.constraints and "training.micro_batch_size" not in plan.space.parameters
-        url = workspace.url_of(trials)
+        url = self.work.here.url_of(trials)
         return Job(
             data=str(self.study.data),
             trials=str(trials),

@@ -18,7 +18,7 @@ from launch.jobs.on_ray import OnRay
 from launch.report.png import write_results
 from launch.search import storage
 from launch.search.mirror import Mirror, opened
-from launch.store import workspace
+from launch.store.workspace import Workspace
 from speaq.files import atomic
 from speaq.files.locks import Gone, Taken
 from speaq.study import snapshot
@@ -50,7 +50,13 @@ class Work(Protocol):
 
 
 def start(
-    study: Study, output: Path, budget: str | None = None, url: str | None = None, *, display: Display = silent
+    study: Study,
+    output: Path,
+    budget: str | None = None,
+    url: str | None = None,
+    *,
+    display: Display = silent,
+    here: Workspace = Workspace(),
 ) -> list[Entry]:
     """Runs a new study on Ray in `output`, which must be new or empty, until its budget is spent.
 
@@ -68,7 +74,7 @@ def start(
     resources = study.plan.base.resources
     with connection.connected(dashboard=resources.num_workers > 1):  # first: a search that cannot begin leaves nothing
         connection.check_fits(resources)
-        return run(study, output, address, OnRay(budget, display), begins=True)
+        return run(study, output, address, OnRay(budget, display, here), begins=True)
 
 
 def write(study: Study, output: Path, address: Address | None) -> None:
@@ -87,6 +93,7 @@ def resume(
     url: str | None = None,
     force: bool = False,
     display: Display = silent,
+    here: Workspace = Workspace(),
 ) -> list[Entry]:
     """Finishes the study in `output`: no finished trial is repeated, the others go on from their checkpoints.
 
@@ -104,15 +111,15 @@ def resume(
     output = output.resolve()
     study = with_trials(with_start(read(output / "study.yaml"), output, start), trials)
     where = found_data(study, output, data)
-    begins = begins_with(study, output, needed=_has_to_begin(study, output))
+    begins = begins_with(study, output, needed=_has_to_begin(study, output, here))
     study = as_now(study, output, where, data_digest(where), begins, force)
-    return run(study, output, storage.again(study.storage, url, output), OnRay(budget, display))
+    return run(study, output, storage.again(study.storage, url, output), OnRay(budget, display, here))
 
 
-def _has_to_begin(study: Study, folder: Path) -> bool:
+def _has_to_begin(study: Study, folder: Path, here: Workspace) -> bool:
     """Whether a trial has yet to be asked for, or to come to its first checkpoint."""
     entries = snapshot.read(folder).entries
-    without = (e for e in entries if not e.ended and workspace.last_checkpoint(folder / "trials" / e.id) is None)
+    without = (e for e in entries if not e.ended and here.last_checkpoint(folder / "trials" / e.id) is None)
     return len(entries) < study.plan.trials or any(without)
 
 

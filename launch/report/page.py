@@ -9,7 +9,6 @@ from pathlib import Path
 import launch.report.html as html
 from launch.report import figures, health, png, tables
 from launch.report.series import Series
-from launch.store import workspace
 from speaq.config import ConfigError
 from speaq.config.user_groups import label
 from speaq.files import atomic
@@ -25,20 +24,19 @@ MORE_TRIALS = 20  # that the report proposes to add to a search that is complete
 ORDER = ("finished", "infeasible", "paused", "pruned", "running", "interrupted", "asked", "failed")
 
 
-def write_report(study: Path, output: Path | None = None) -> Path:
+def write_report(snapshot: Snapshot, output: Path | None = None) -> Path:
     """Writes the page of a study, over an older one, and PNGs into the folder beside it that has its name.
 
     Returns the page's path, by default `report.html` in the study.
 
     Raises:
-        ConfigError: no study, trials of different protocols, or a file that cannot be written.
+        ConfigError: trials of different protocols, or a file that cannot be written.
     """
     if output is None:
-        check_links(study)
-        output = study / "report.html"
-    snapshot = workspace.read_study(study)
+        check_links(snapshot.folder)
+        output = snapshot.folder / "report.html"
     series = Series(Board.of(snapshot))
-    content = html.page(f"Search {study.resolve().name}", _sections(snapshot, series))
+    content = html.page(f"Search {snapshot.folder.resolve().name}", _sections(snapshot, series))
     try:
         atomic.write_text(output, content)
         if series.board.finished:

@@ -17,8 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from launch.search.rungs import ranked
-from launch.store import workspace
-from launch.store.remote import Store
+from launch.store.remote import Store, below
 from speaq import config as configs
 from speaq.space import LOSSES, Space
 from speaq.space.parameters import Choice, FloatRange, IntRange, Plain
@@ -46,12 +45,14 @@ def rung_folder(trial: Path, step: int) -> Path:
     return trial / "checkpoints" / f"step-{step:08d}"
 
 
-def keep(trial: Path, step: int) -> None:
+def keep(trial: Path, step: int, url: str | None = None) -> None:
     """Keeps the checkpoints that the trial has just written: links, which take no room while the trial has them.
 
     Of a search at a URL, copies that the store makes: the trial may have written on another node.
+
+    Args:
+        url: of the trial, where the search is at one.
     """
-    url = workspace.url_of(trial)
     if url is not None:
         store = Store(url)
         for name in (run_folder.BEST, run_folder.LAST):
@@ -74,9 +75,8 @@ def _kept(step: int, name: str) -> str:
     return f"{rung_folder(Path(), step).as_posix()}/{name}"
 
 
-def is_kept(trial: Path, step: int) -> bool:
-    """Whether a child could start from the trial's checkpoint of a rung."""
-    url = workspace.url_of(trial)
+def is_kept(trial: Path, step: int, url: str | None = None) -> bool:
+    """Whether a child could start from the trial's checkpoint of a rung. `url` as for `keep`."""
     if url is not None:
         return Store(url).stamp(_kept(step, run_folder.LAST)) != [None]
     return (rung_folder(trial, step) / run_folder.LAST).exists()
@@ -114,13 +114,16 @@ def num_best(count: int, share: float) -> int:
     return max(1, num_worst(count, share))
 
 
-def next_child(plan: Plan, entries: Sequence[Entry], trials: Path, attempt: int = 0) -> Child | None:
+def next_child(
+    plan: Plan, entries: Sequence[Entry], trials: Path, attempt: int = 0, url: str | None = None
+) -> Child | None:
     """The child that takes the place of the first trial stopped and not replaced yet; None where there is none.
 
     The same ledger gives the same child; another `attempt` another one.
 
     Args:
         trials: folder of the trials' folders.
+        url: of that folder, where the search is at one.
     """
     settings = plan.settings
     replaced = {entry.start["instead_of"] for entry in entries if entry.start is not None}
@@ -131,7 +134,11 @@ def next_child(plan: Plan, entries: Sequence[Entry], trials: Path, attempt: int 
     known = {entry.id: entry for entry in entries}
     found = {entry.id: results.values(entry.reports.get(step, {}), plan.objective) for entry in entries}
     there = ranked({trial: values for trial, values in found.items() if values is not None})
-    best = [known[trial] for trial in there[: num_best(len(there), settings.quantile)] if is_kept(trials / trial, step)]
+    best = [
+        known[trial]
+        for trial in there[: num_best(len(there), settings.quantile)]
+        if is_kept(trials / trial, step, below(url, trial))
+    ]
     if not best:
         return None
     generator = random.Random(f"{settings.seed} {len(entries)} {attempt}")

@@ -44,13 +44,14 @@ class Proposal:
 class Proposals:
     """Finds the next config of a study, and tells the sampler what became of its own."""
 
-    def __init__(self, plan: Plan, ledger: Ledger, feasible: Feasible) -> None:
+    def __init__(self, plan: Plan, ledger: Ledger, feasible: Feasible, url: str | None = None) -> None:
         """Takes in the trials of earlier drivers.
 
         Args:
             feasible: raises ConfigError or DataError for a config that the data cannot carry, which is not proposed.
+            url: of the trials, where the search is at one.
         """
-        self._plan, self._ledger, self._feasible = plan, ledger, feasible
+        self._plan, self._ledger, self._feasible, self._url = plan, ledger, feasible, url
         self.sampler = Sampler(plan, len(ledger.entries))
         self._numbers: dict[str, int] = {}  # id of a trial of the space → number of its Optuna trial
         self._is_known_anew = False  # whether what the sampler was told of trials has changed since
@@ -176,7 +177,7 @@ class Proposals:
         plan, entries = self._plan, list(self._ledger.entries.values())
         trials = self._ledger.path.parent / "trials"
         for attempt in range(MAX_ATTEMPTS):
-            child = next_child(plan, entries, trials, attempt)
+            child = next_child(plan, entries, trials, attempt, self._url)
             if child is None:
                 return None
             changes = {**child.parent.overrides, LOSSES + "schedule": child.schedule}

@@ -11,6 +11,7 @@ from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 from launch.search import messages, population
 from launch.search.medians import Medians
 from launch.search.rungs import Rungs, Values, fronts, ranked, rungs_of
+from launch.store.remote import below
 from speaq.space import SearchConfig
 from speaq.study import results
 from speaq.study.ledger import Entry
@@ -106,9 +107,11 @@ class Population(Stopping):
     Who takes its place: `launch.search.population`. A trial that no other one there beats is never stopped.
     """
 
-    def __init__(self, settings: SearchConfig, max_steps: int, rungs: Sequence[int], trials: Path) -> None:
+    def __init__(
+        self, settings: SearchConfig, max_steps: int, rungs: Sequence[int], trials: Path, url: str | None
+    ) -> None:
         super().__init__(settings.objective, max_steps)
-        self._share, self._trials = settings.quantile, trials
+        self._share, self._trials, self._url = settings.quantile, trials, url
         self._values: dict[float, dict[str, Values]] = {step: {} for step in rungs}
 
     def judge(self, trial: str, step: float, values: Values) -> bool:
@@ -129,15 +132,19 @@ class Population(Stopping):
         if not messages.is_final(result) and step in self._values:  # an ended trial may have gone on after its rung
             best = ranked(self._values[step])[: population.num_best(len(self._values[step]), self._share)]
             if name in best:
-                population.keep(self._trials / name, step)  # the trial waits for our answer: its files are of this step
+                # The trial waits for our answer: its files are of this step.
+                population.keep(self._trials / name, step, below(self._url, name))
         return action
 
 
-def make_scheduler(settings: SearchConfig, max_steps: int, eval_every: int, trials: Path) -> TrialScheduler:
+def make_scheduler(
+    settings: SearchConfig, max_steps: int, eval_every: int, trials: Path, url: str | None = None
+) -> TrialScheduler:
     """The scheduler that `settings` names; without a rung below `max_steps` every trial runs to its end.
 
     Args:
         trials: folder of the trials' folders.
+        url: of that folder, where the search is at one.
     """
     if (halving := rungs_of(settings, max_steps, eval_every)) is not None:
         return Halving(settings.objective, max_steps, halving)
@@ -146,6 +153,6 @@ def make_scheduler(settings: SearchConfig, max_steps: int, eval_every: int, tria
         case "median" if rungs:
             return Median(settings.objective, max_steps, Medians(rungs[0], settings.min_trials))
         case "pbt" if rungs:
-            return Population(settings, max_steps, rungs, trials)
+            return Population(settings, max_steps, rungs, trials, url)
         case _:
             return FIFOScheduler()  # type: ignore[no-untyped-call]

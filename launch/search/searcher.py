@@ -47,6 +47,7 @@ class Search(Searcher):
         checkpoint: Checkpoint = lambda trial: None,
         promotions: Promotions | None = None,
         feasible: Feasible = lambda config: None,
+        url: str | None = None,
     ) -> None:
         """
         Args:
@@ -55,11 +56,12 @@ class Search(Searcher):
             checkpoint: by which a trial that died is known to have got on, and without which a paused one stays so.
             promotions: of the ledger, where they have been looked at already.
             feasible: raises ConfigError or DataError for a config that the data cannot carry, which is not tried.
+            url: of the trials, where the search is at one.
         """
         super().__init__(metric="value", mode="max")
         self._budget, self._places = budget, places
         self._plan, self._ledger, self.listeners = plan, ledger, list(listeners)
-        self.proposals = Proposals(plan, ledger, feasible)
+        self.proposals = Proposals(plan, ledger, feasible, url)
         self._promotions = promotions or Promotions(plan, ledger.entries, checkpoint)
         self._ids: dict[str, str] = {}  # Tune's id → ours
         self._running: set[str] = set()  # Tune's ids of trials that have not ended

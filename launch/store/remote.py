@@ -65,6 +65,11 @@ def joined(url: str, name: str) -> str:
     return f"{base.rstrip('/')}/{quote(name)}{mark}{query}"
 
 
+def below(url: str | None, name: str) -> str | None:
+    """The same, where there is a URL."""
+    return None if url is None else joined(url, name)
+
+
 def parent(url: str) -> tuple[str, str]:
     """The URL of the folder that something lies in, and its name there."""
     base, mark, query = url.partition("?")

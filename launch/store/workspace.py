@@ -13,21 +13,23 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import re
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextvars import ContextVar
-from pathlib import Path
-from typing import Literal
+from dataclasses import dataclass
+from pathlib import Path, PurePath, PurePosixPath
+from typing import TYPE_CHECKING, Literal
 
 from launch.store import url_claim
 from launch.store.claim import WAIT
 from launch.store.folder_copy import LAST, Copy
 from launch.store.remote import Store, StoreError, joined, local_name, parent
 from speaq.files.locks import Taken
-from speaq.study import snapshot
 from speaq.study.errors import StorageLost
-from speaq.study.snapshot import Snapshot
+
+if TYPE_CHECKING:
+    from speaq.study.snapshot import Snapshot
 
 log = logging.getLogger(__name__)
 
@@ -57,11 +59,12 @@ def working_folder(url: str) -> Path:
 
 
 class Opened:
-    """A folder of this machine that was opened for a URL, as long as it is."""
+    """What was opened for a URL on this machine, as long as it is."""
 
-    def __init__(self, folder: Path, copy: Copy, *, writes: bool) -> None:
-        """`writes`: this process has the URL for itself; else the folder is looked at."""
-        self.folder, self.copy, self.writes = folder.resolve(), copy, writes
+    def __init__(self, copy: Copy, part: str = "", *, writes: bool) -> None:
+        """`part`: the one file that was asked for. `writes`: this process has the URL for itself; else it looks."""
+        self.folder, self.copy, self.writes = copy.folder.resolve(), copy, writes
+        self.path = self.folder / part
         self._fetched = time.monotonic()
 
     def look_again(self) -> bool:
@@ -73,83 +76,105 @@ class Opened:
         return url_claim.is_at_work(self.copy.store)
 
 
-# What the command has opened that runs here. Threads begin without: they are handed what they need.
-_opened: ContextVar[tuple[Opened, ...]] = ContextVar("opened", default=())
+@dataclass(frozen=True)
+class Workspace:
+    """The folders of this machine in which a command works on what lies at URLs. Without any, all paths are just that.
+
+    It is handed to whoever has to know that a folder is a copy, and of what.
+    """
+
+    opened: tuple[Opened, ...] = ()
+
+    def url_of(self, path: Path) -> str | None:
+        """Where a path of a copy lies in the store; None where it is of none."""
+        path = path.resolve()
+        for place in self.opened:
+            if path == place.folder:
+                return place.copy.url
+            if path.is_relative_to(place.folder):
+                return joined(place.copy.url, path.relative_to(place.folder).as_posix())
+        return None
+
+    def name_of(self, path: Path) -> str:
+        """A path as the user knows it: as a URL where it is of a copy."""
+        return self.url_of(path) or str(path)
+
+    def with_urls(self, message: str) -> str:
+        """A text of those below, who know paths of this machine alone, with the URLs instead."""
+        for place in self.opened:
+            base, mark, query = place.copy.url.partition("?")
+            found = re.escape(str(place.folder)) + r"((?:/[\w.-]+)*)"
+            message = re.sub(found, lambda m, b=base, q=mark + query: f"{b}{m[1]}{q}", message)  # type: ignore[misc]
+        return message
+
+    def _find(self, folder: Path, *, writes: bool) -> Opened | None:
+        place = folder.resolve()
+        return next((opened for opened in self.opened if opened.folder == place and opened.writes == writes), None)
+
+    def read_study(self, folder: Path) -> Snapshot:
+        """Reads a search as it is now, here or at the URL that was given. Raises as `snapshot.read`, StorageLost."""
+        from speaq.study import snapshot
+
+        opened = self._find(folder, writes=False)
+        works = opened is not None and opened.look_again()
+        return snapshot.read(folder, active=works or None)
+
+    def place_of(self, folder: Path) -> PurePath:
+        """Where a folder is: its absolute path, or the path of the URL that it is a copy of."""
+        name = self.name_of(folder)
+        return PurePosixPath(name.partition("?")[0]) if "://" in name else folder.resolve()
+
+    def last_checkpoint(self, run: Path) -> tuple[int, ...] | None:
+        """What tells a run's last checkpoint, here or in the store, from those before; None: there is none."""
+        with contextlib.suppress(OSError, StorageLost):
+            if (url := self.url_of(run)) is not None:
+                return Store(url).stamp(LAST)[0]
+            status = (run / LAST).stat()
+            return status.st_mtime_ns, status.st_ino
+        return None
+
+    def saver(self, folder: Path) -> Callable[[], None]:
+        """What to call once `folder` holds something that must not be lost with this machine: of a copy, it uploads."""
+        opened = self._find(folder, writes=True)
+
+        def save() -> None:
+            if opened is not None:
+                opened.copy.push(live=True)
+
+        return save
+
+    @contextlib.contextmanager
+    def following(self, folder: Path, halt: Callable[[Exception], None]) -> Iterator[Follower | None]:
+        """A follower of the search in `folder` for the time of the block; None where the folder is no copy of a URL."""
+        opened = self._find(folder, writes=True)
+        if opened is None:
+            yield None
+            return
+        with contextlib.closing(Follower(opened.copy, halt)) as follower:
+            yield follower
 
 
 @contextlib.contextmanager
-def _noted(opened: Opened) -> Iterator[None]:
-    """For the time of the block, `opened` is known to whoever asks by its folder."""
-    token = _opened.set((opened, *_opened.get()))
-    try:
-        yield
-    finally:
-        _opened.reset(token)
-
-
-def _find(folder: Path, *, writes: bool) -> Opened | None:
-    place = folder.resolve()
-    return next((opened for opened in _opened.get() if opened.folder == place and opened.writes == writes), None)
-
-
-def held(folder: Path) -> Copy | None:
-    """The copy that a folder is, which this command writes; None for a folder that is no copy of a URL."""
-    opened = _find(folder, writes=True)
-    return None if opened is None else opened.copy
-
-
-def url_of(folder: Path) -> str | None:
-    """Where a folder of a copy lies in the store; None where it is of none."""
-    for above in (folder, *folder.parents):
-        if (copy := held(above)) is not None:
-            return joined(copy.url, folder.relative_to(above).as_posix()) if above != folder else copy.url
-    return None
-
-
-def last_checkpoint(run: Path) -> tuple[int, ...] | None:
-    """What tells a run's last checkpoint, here or in the store that it is a copy of, from those before; None: none."""
-    with contextlib.suppress(OSError, StorageLost):
-        if (url := url_of(run)) is not None:
-            return Store(url).stamp(LAST)[0]
-        status = (run / LAST).stat()
-        return status.st_mtime_ns, status.st_ino
-    return None
-
-
-def saver(folder: Path) -> Callable[[], None]:
-    """What to call once `folder` holds something that must not be lost with this machine: of a copy, it uploads."""
-    copy = held(folder)
-
-    def save() -> None:
-        if copy is not None:
-            copy.push(live=True)
-
-    return save
-
-
-@contextlib.contextmanager
-def opened(url: str, kind: Kind) -> Iterator[Path]:
-    """The path at which what lies at a URL can be read, or with "work" be written. Raises ConfigError."""
+def opened(url: str, kind: Kind) -> Iterator[Opened]:
+    """A path at which what lies at a URL can be read, or with "work" be written. Raises ConfigError."""
     with contextlib.ExitStack() as stack:
         try:
-            path = stack.enter_context(_working(url) if kind == "work" else _viewed(url, kind))
+            place = stack.enter_context(_working(url) if kind == "work" else _viewed(url, kind))
         except (StorageLost, Taken) as error:
             raise StoreError(str(error)) from error
-        yield path
+        yield place
 
 
 @contextlib.contextmanager
-def _working(url: str) -> Iterator[Path]:
-    store, folder = Store(url, patience=0.0), working_folder(url)
-    copy = Copy(store, folder, lambda name: True, (TRIALS,), leads=True)
+def _working(url: str) -> Iterator[Opened]:
+    copy = Copy(Store(url, patience=0.0), working_folder(url), lambda name: True, (TRIALS,), leads=True)
     with copy.locked(0.0):
         copy.claim.take(patient=True)
         copy.pull()
         copy.be_patient()
         copy.claim.beat()
         try:
-            with _noted(Opened(folder, copy, writes=True)):
-                yield folder
+            yield Opened(copy, writes=True)
         except BaseException:
             with contextlib.suppress(StorageLost, Taken):  # said already, or said here
                 _finish(copy)
@@ -170,7 +195,7 @@ def _finish(copy: Copy) -> None:
 
 
 @contextlib.contextmanager
-def _viewed(url: str, kind: Kind) -> Iterator[Path]:
+def _viewed(url: str, kind: Kind) -> Iterator[Opened]:
     store = Store(url, patience=0.0)
     folder, part = scratch() / "view" / local_name(url), ""
     if store.is_object():
@@ -187,8 +212,7 @@ def _viewed(url: str, kind: Kind) -> Iterator[Path]:
     if not copies[0].known:
         raise StoreError(f"{url}: nothing is there")
     try:
-        with _noted(Opened(folder, copies[0], writes=False)):
-            yield folder / part
+        yield Opened(copies[0], part, writes=False)
     except BaseException:
         with contextlib.suppress(StorageLost):
             _add(copies[1:])  # a look at the test split is one, also when it came to nothing
@@ -221,13 +245,6 @@ def _study_above(url: str) -> str | None:
     parts = base.split("/")
     places = [at for at, part in enumerate(parts) if part in (TRIALS, "confirm") and at > 3]
     return "/".join(parts[: places[-1]]) + mark + query if places else None
-
-
-def read_study(folder: Path) -> Snapshot:
-    """A study as it is now, here or at the URL that its folder is a copy of. Raises as `snapshot.read`, StorageLost."""
-    opened = _find(folder, writes=False)
-    works = opened is not None and opened.look_again()
-    return snapshot.read(folder, active=works or None)
 
 
 class Follower:
@@ -268,17 +285,6 @@ class Follower:
         except (StorageLost, Taken, OSError) as error:
             self._halt(error)
             raise
-
-
-@contextlib.contextmanager
-def following(folder: Path, halt: Callable[[Exception], None]) -> Iterator[Follower | None]:
-    """A follower of the search in `folder` for the time of the block; None where the folder is no copy of a URL."""
-    copy = held(folder)
-    if copy is None:
-        yield None
-        return
-    with contextlib.closing(Follower(copy, halt)) as follower:
-        yield follower
 
 
 @contextlib.contextmanager

@@ -44,20 +44,28 @@ def train_where_asked(
 
 
 def train_trial(
-    config: Config, data: Path, folder: Path, calls: Callbacks, *, train: str = TRAIN, placed: bool = False
+    config: Config,
+    data: Path,
+    folder: Path,
+    calls: Callbacks,
+    *,
+    train: str = TRAIN,
+    placed: bool = False,
+    url: str | None = None,
 ) -> dict[str, Any]:
     """Trains a run of a study, whose data the study has judged. A run found in `folder` goes on. Raises as `Claim`.
 
     Args:
         calls: with workers of its own, `saved` is called at evaluations alone, `interrupted` not at all.
         placed: this process holds what one worker takes, GPUs included, as a trial of Tune does.
+        url: that `folder` is a copy of, which this process keeps in step.
     """
     known: dict[str, Any] = {"force": True} if train == TRAIN else {}  # another training function may not know it
     if config.resources.num_workers > 1 or (on_workers(config) and not placed):
         from launch.trials.worker import train_distributed
 
         return train_distributed(  # of a trial of Tune's, the search has looked at the nodes
-            config, data, folder, calls, train=train, shared=placed, resume=True, **known
+            config, data, folder, calls, train=train, shared=placed, url=url, resume=True, **known
         )
     import ray
 

@@ -73,12 +73,14 @@ def train_distributed(
     train: str = TRAIN,
     shared: bool = False,
     force: bool = False,
+    url: str | None = None,
 ) -> dict[str, Any]:
     """Trains on `resources.num_workers` Ray Train workers; arguments, files and result are those of `train`.
 
     Args:
         calls: `saved` is called here at each evaluation, before `report`; `sinks` and `interrupted` are not used.
         shared: all nodes are known to share output and data.
+        url: that `output` is a copy of.
 
     Raises:
         ConfigError, DataError: what the user gave cannot be used.
@@ -96,7 +98,7 @@ def train_distributed(
         Lock(output, ORPHANS).close()  # not while another run, or a worker that outlived its driver, writes there
         connection.check_fits(config.resources)
         if not shared:
-            sharing.check_shared(output, data, config if begins else origins.without_start(config))
+            sharing.check_shared(output, url, data, config if begins else origins.without_start(config))
         return _fit(job, config, calls)
 
 

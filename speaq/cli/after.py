@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from speaq.cli.commands import Workspace
+from launch.store.workspace import Workspace
 from speaq.cli.options import AsJson, InitFrom, StudyDir
 from speaq.cli.tables import print_table, show, table
 from speaq.cli.terminal import echo, echo_json, progress_bar
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 
 def confirm(
+    here: Workspace,
     study: StudyDir,
     seeds: Annotated[str, typer.Option("--seeds", help="new seeds: 3..7 (both ends included), or 3,5,9")],
     top: Annotated[int, typer.Option("--top", help="best trials to train; the published setting comes besides")] = 5,
@@ -31,7 +32,7 @@ def confirm(
     """Train the best trials of a search with more seeds, as long as they cannot be told apart."""
     from launch.jobs import confirm as job
 
-    found = job.confirm(study, seeds, top, data, progress_bar, start=init_from)
+    found = job.confirm(study, seeds, top, data, progress_bar, start=init_from, here=here)
     if as_json:
         echo_json(found)
     else:
@@ -93,7 +94,7 @@ def report(
     """Write a page about a search, with plots, that needs no network."""
     from launch.report.page import write_report
 
-    echo(here.name_of(write_report(study, output)))
+    echo(here.name_of(write_report(here.read_study(study), output)))
 
 
 def export(

@@ -9,12 +9,14 @@ import traceback as tracebacks
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, field, fields, is_dataclass
-from pathlib import Path, PurePath, PurePosixPath
-from typing import TYPE_CHECKING, Any, get_type_hints
+from pathlib import Path
+from typing import Any, get_type_hints
 from urllib.parse import unquote
 
 import typer
 
+from launch.store import workspace
+from launch.store.workspace import Opened, Workspace
 from speaq.cli.terminal import echo, echo_lines
 from speaq.config import ConfigError
 from speaq.data import DataError
@@ -29,9 +31,6 @@ from speaq.training.endings import (
     count_hang_up_once,
     ending_signals,
 )
-
-if TYPE_CHECKING:
-    from speaq.study.snapshot import Snapshot
 
 # Of a module that is not installed: the extra of this package that brings it.
 EXTRAS = {
@@ -72,14 +71,14 @@ class Command:
         here = Workspace()
         try:
             with ExitStack() as stack:
-                opened = here.opened(arguments, self.urls, stack)
-                code = self.function(*(_value(p, opened, here) for p in _parameters(self.function)))
+                here, values = _opened(arguments, self.urls, stack)
+                code = self.function(*(_value(p, values, here) for p in _parameters(self.function)))
         except KeyboardInterrupt:
-            raise here.exit("interrupted", INTERRUPTED) from None
+            raise _exit(here, "interrupted", INTERRUPTED) from None
         except Exception as error:
             if context.find_root().params.get("traceback"):
                 echo_lines(visible(tracebacks.format_exc().rstrip(), keep="\n"), err=True)
-            raise here.exit(*_explained(error)) from error
+            raise _exit(here, *_explained(error)) from error
         raise typer.Exit(code or DONE)
 
 
@@ -94,13 +93,13 @@ def _is_group(parameter: inspect.Parameter) -> bool:
     return is_dataclass(parameter.annotation)
 
 
-def _value(parameter: inspect.Parameter, opened: Mapping[str, Any], here: Workspace) -> Any:
+def _value(parameter: inspect.Parameter, values: Mapping[str, Any], here: Workspace) -> Any:
     """What a function gets as one of its arguments."""
     if parameter.annotation is Workspace:
         return here
     if _is_group(parameter):
-        return parameter.annotation(**{field.name: opened[field.name] for field in fields(parameter.annotation)})
-    return opened[parameter.name]
+        return parameter.annotation(**{field.name: values[field.name] for field in fields(parameter.annotation)})
+    return values[parameter.name]
 
 
 def _explained(error: Exception) -> tuple[str, int]:
@@ -125,80 +124,42 @@ def _raise_interrupt(number: int, frame: object) -> None:
     raise KeyboardInterrupt
 
 
-@dataclass(frozen=True)
-class Workspace:
-    """The folders of this machine that a command works in where it was given URLs."""
+def _opened(
+    arguments: Mapping[str, Any], kinds: Mapping[str, str], stack: ExitStack
+) -> tuple[Workspace, dict[str, Any]]:
+    """The arguments with paths of this machine where URLs were given. Raises ConfigError, naming the argument."""
+    opened: list[Opened] = []
 
-    urls: dict[Path, str] = field(default_factory=dict)  # folder → URL that it is a copy of
+    def local(name: str, value: Any) -> Any:
+        if isinstance(value, list):
+            return [local(name, one) for one in value]
+        where = place(str(value)) if isinstance(value, Path) else value
+        if not isinstance(value, Path) or isinstance(where, Path):
+            return where
+        opened.append(_open(name, where, kinds.get(name), stack))
+        return opened[-1].path
 
-    def opened(self, arguments: Mapping[str, Any], kinds: Mapping[str, str], stack: ExitStack) -> dict[str, Any]:
-        """The arguments with paths of this machine where URLs were given. Raises ConfigError, naming the argument."""
+    values = {name: local(name, value) for name, value in arguments.items()}
+    return Workspace(tuple(opened)), values
 
-        def local(name: str, value: Any) -> Any:
-            if isinstance(value, list):
-                return [local(name, one) for one in value]
-            if not isinstance(value, Path):
-                return value
-            where = place(str(value))
-            return where if isinstance(where, Path) else self._open(name, where, kinds.get(name), stack)
 
-        return {name: local(name, value) for name, value in arguments.items()}
+def _open(name: str, url: str, kind: Any, stack: ExitStack) -> Opened:
+    if kind is None:
+        scheme = url.partition(":")[0]
+        raise ConfigError(
+            f"{name}: {scheme}:// is no path; give that of a file system which every node mounts (NFS, EFS, "
+            "Filestore; for data alone also a bucket by mount-s3 or gcsfuse)"
+        )
+    try:
+        return stack.enter_context(workspace.opened(url, kind))
+    except ConfigError as error:
+        raise ConfigError(f"{name}: {error}") from error
 
-    def _open(self, name: str, url: str, kind: Any, stack: ExitStack) -> Path:
-        if kind is None:
-            scheme = url.partition(":")[0]
-            raise ConfigError(
-                f"{name}: {scheme}:// is no path; give that of a file system which every node mounts (NFS, EFS, "
-                "Filestore; for data alone also a bucket by mount-s3 or gcsfuse)"
-            )
-        from launch.store import workspace
 
-        try:
-            path = stack.enter_context(workspace.opened(url, kind))
-        except ConfigError as error:
-            raise ConfigError(f"{name}: {error}") from error
-        self.urls[path] = url
-        return path
-
-    def name_of(self, path: Path) -> str:
-        """A path as the user knows it: as a URL where it is that of a copy, or below it."""
-        for above in (path, *path.parents):
-            if (url := self.urls.get(above)) is not None:
-                base, mark, query = url.partition("?")
-                return "/".join([base, *path.relative_to(above).parts]) + mark + query
-        return str(path)
-
-    def place_of(self, folder: Path) -> PurePath:
-        """Where a folder is: its absolute path, or the path of the URL that it is a copy of."""
-        url = self.urls.get(folder)
-        return folder.resolve() if url is None else PurePosixPath(url.partition("?")[0])
-
-    def saver(self, output: Path) -> Callable[[], None]:
-        """What a run in `output` calls after each checkpoint: at a URL, it is uploaded."""
-        if output not in self.urls:
-            return lambda: None
-        from launch.store import workspace
-
-        return workspace.saver(output)
-
-    def read_study(self, folder: Path) -> Snapshot:
-        """Reads a search as it is now, here or at the URL that was given. Raises ConfigError, StorageLost."""
-        if folder in self.urls:
-            from launch.store import workspace
-
-            return workspace.read_study(folder)
-        from speaq.study import snapshot
-
-        return snapshot.read(folder)
-
-    def exit(self, message: str, code: int) -> typer.Exit:
-        """Says why the command ends; of errors from below, which know the copies alone, with the URLs in their text."""
-        for path, url in self.urls.items():
-            base, mark, query = url.partition("?")
-            found = re.escape(str(path)) + r"((?:/[\w.-]+)*)"
-            message = re.sub(found, lambda m, b=base, q=mark + query: f"{b}{m[1]}{q}", message)  # type: ignore[misc]
-        echo(f"speaq: {message}", err=True)
-        return typer.Exit(code)
+def _exit(here: Workspace, message: str, code: int) -> typer.Exit:
+    """Says why the command ends."""
+    echo(f"speaq: {here.with_urls(message)}", err=True)
+    return typer.Exit(code)
 
 
 def place(text: str) -> Path | str:

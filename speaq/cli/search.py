@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from launch.store.workspace import Workspace
 from speaq import config as configs
-from speaq.cli.commands import Workspace
 from speaq.cli.options import DATA_HELP, AsJson, Assignments, InitFrom, StudyDir
 from speaq.cli.terminal import can_print, echo, echo_lines, progress_bar
 from speaq.config import ConfigError
@@ -78,11 +78,11 @@ def tune(here: Workspace, asked: Searching) -> int:
 
     spaces.check_trials(asked.trials)
     if asked.resume is not None:
-        return _report(here, _resume(asked.resume, asked), asked.resume)
+        return _report(here, _resume(here, asked.resume, asked), asked.resume)
     if asked.force:
         raise ConfigError("--force has no effect without --resume")
     begin = _tune if asked.from_predictions is None else _tune_predictions
-    folder, entries = begin(asked, _earlier(here, asked))
+    folder, entries = begin(here, asked, _earlier(here, asked))
     return _report(here, entries, folder)
 
 
@@ -105,7 +105,7 @@ def _earlier(here: Workspace, asked: Searching) -> dict[str, Snapshot]:
     return found
 
 
-def _tune(asked: Searching, earlier: dict[str, Snapshot]) -> tuple[Path, list[Entry]]:
+def _tune(here: Workspace, asked: Searching, earlier: dict[str, Snapshot]) -> tuple[Path, list[Entry]]:
     """Runs a new search of trainings; returns its folder and trials."""
     match asked:
         case Searching(config=Path() as config, space=Path() as space, data=Path() as data, output=Path() as output):
@@ -130,10 +130,12 @@ def _tune(asked: Searching, earlier: dict[str, Snapshot]) -> tuple[Path, list[En
         overrides=list(configs.parse_overrides(asked.assignments)),
         earlier=earlier,
     )
-    return output, job.start(study, output, asked.budget, asked.storage, display=watched)
+    return output, job.start(study, output, asked.budget, asked.storage, display=watched, here=here)
 
 
-def _tune_predictions(asked: Searching, earlier: dict[str, Snapshot]) -> tuple[Path, list[Entry]]:
+def _tune_predictions(
+    here: Workspace, asked: Searching, earlier: dict[str, Snapshot]
+) -> tuple[Path, list[Entry]]:
     """Runs a new search of the decoding of a trained run; returns its folder and trials."""
     unused = {"--config": asked.config, "--budget": asked.budget, "--set": asked.assignments or None}
     for name, value in {**unused, "--init-from": asked.init_from}.items():
@@ -161,7 +163,7 @@ def _tune_predictions(asked: Searching, earlier: dict[str, Snapshot]) -> tuple[P
     return asked.output, entries
 
 
-def _resume(folder: Path, asked: Searching) -> list[Entry]:
+def _resume(here: Workspace, folder: Path, asked: Searching) -> list[Entry]:
     """Finishes the search in `folder`, whatever it is of."""
     from speaq.study import file
     from speaq.training import origins
@@ -197,6 +199,7 @@ def _resume(folder: Path, asked: Searching) -> list[Entry]:
         url=asked.storage,
         force=asked.force,
         display=watched,
+        here=here,
     )
 
 
@@ -289,6 +292,7 @@ def _works(here: Workspace, study: Path, trial: str) -> bool:
 
 
 def calibrate(
+    here: Workspace,
     output: Annotated[Path, typer.Argument(help="folder of a search that stopped nothing early, or a new one")],
     assignments: Assignments,
     config: Annotated[Path | None, typer.Option("--config", help="YAML file; only for a new folder")] = None,
@@ -301,7 +305,14 @@ def calibrate(
     from speaq.cli.trials import watched
 
     found = job.calibrate(
-        output, config=config, space=space, data=data, trials=trials, assignments=assignments, display=watched
+        output,
+        config=config,
+        space=space,
+        data=data,
+        trials=trials,
+        assignments=assignments,
+        display=watched,
+        here=here,
     )
     _print_calibration(found, job.ORDERS)
     return DONE

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from launch.store.workspace import Workspace
 from speaq import config as configs
-from speaq.cli.commands import Workspace
 from speaq.cli.evaluate import metrics_line
 from speaq.cli.options import DATA_HELP, Assignments, InitFrom, KnownData, OutputDir
 from speaq.cli.terminal import echo, progress_bar
@@ -60,7 +59,7 @@ def _train(here: Workspace, task: TaskName, asked: Training) -> None:
     data = run_data(asked.output, asked.data, resume=asked.resume)
     config = config if asked.init_from is None else with_start(config, asked.init_from)
     try:
-        result = _trained(task, config, data, asked, here.saver(asked.output))
+        result = _trained(here, task, config, data, asked)
     except OSError as error:
         if (said := storage.line(error)) is None:
             raise
@@ -93,16 +92,14 @@ def _on_workers(config: configs.Config) -> bool:
     return False
 
 
-def _trained(
-    task: TaskName, config: configs.Config, data: Path, asked: Training, saved: Callable[[], None]
-) -> dict[str, Any]:
+def _trained(here: Workspace, task: TaskName, config: configs.Config, data: Path, asked: Training) -> dict[str, Any]:
     given: dict[str, Any] = {"task": task, "resume": asked.resume, "force": asked.force}
     with progress_bar("training") as progress:
-        calls = Callbacks(saved=saved, progress=progress)
+        calls = Callbacks(saved=here.saver(asked.output), progress=progress)
         if _on_workers(config):
             from launch.trials.worker import train_distributed
 
-            return train_distributed(config, data, asked.output, calls, **given)
+            return train_distributed(config, data, asked.output, calls, url=here.url_of(asked.output), **given)
         from speaq.training.loop import train as run
 
         return run(config, data, asked.output, **vars(calls), **given)

@@ -405,7 +405,7 @@ def test_the_report_shows_how_training_went_in_the_best_and_in_failed_trials(tmp
     assert f"groups whose queries get no target: trial {best.id} (1), 0015 (1); " in said
     trials = json.loads(command("status", folder, "--json").stdout)["trials"]
     assert [t["trial"] for t in trials if t["starving_groups"]] == [best.id, "0015"]
-    page = report.write_report(folder).read_text(encoding="utf-8")
+    page = report.write_report(snapshots.read(folder)).read_text(encoding="utf-8")
     section = page.partition("<h2>Training health</h2>")[2].partition("</section>")[0]
     rows = [re.findall(r"<td[^>]*>(.*?)</td>", row) for row in re.findall(r"<tr class(.*?)</tr>", section)]
     figures = ["1.12 · 1.25 · 1.38", "25.0% · 0.0%", "12.5% · -", "50.0%", "1"]
@@ -419,7 +419,7 @@ def test_the_report_shows_how_training_went_in_the_best_and_in_failed_trials(tmp
 
 def test_the_report_shows_groups_confirmation_and_what_was_forced(tmp_path: Path) -> None:
     folder = searched(tmp_path / "study")
-    page = report.write_report(folder).read_text(encoding="utf-8")
+    page = report.write_report(snapshots.read(folder)).read_text(encoding="utf-8")
     assert "The data cannot be read any more" in page
     assert "Not done yet: intervals" in page
     make_toy(folder / "data", 40, seed=0)
@@ -433,7 +433,7 @@ def test_the_report_shows_groups_confirmation_and_what_was_forced(tmp_path: Path
     confirmed = {"images": 6, "trials": 14, "leader": "0005", "optimism": {"value": 0.1}, "settings": [left]}
     (folder / "confirm").mkdir()
     (folder / "confirm" / "confirm.json").write_text(json.dumps(confirmed))
-    page = report.write_report(folder).read_text(encoding="utf-8")
+    page = report.write_report(snapshots.read(folder)).read_text(encoding="utf-8")
     assert "+10.0 F@50 [5.0, 15.0]</td>" in page
     assert "The best of 14 trials promised +0.1000 over its mean" in page
     assert "torch 2.0 then, 2.1 now" in page
@@ -467,7 +467,7 @@ def test_cost_to_target_and_pairs_are_those_of_the_trials(tmp_path: Path) -> Non
 @pytest.mark.parametrize("objective", [("F@50",), ("R@50", "mR@50")])
 def test_pngs_lie_beside_the_page(tmp_path: Path, objective: tuple[str, ...]) -> None:
     folder = searched(tmp_path / "study", objective)
-    report.write_report(folder)
+    report.write_report(snapshots.read(folder))
     names = {path.stem for path in (folder / "report").iterdir()}
     assert {"history", "slices", "importance", "pair-1"} | ({"front"} if len(objective) == 2 else set()) <= names
     for path in (folder / "report").iterdir():
@@ -488,7 +488,7 @@ def test_recall_by_predicate_is_drawn_for_trials_whose_evaluation_was_kept(tmp_p
     folder = searched(tmp_path / "study", finished=3)
     published, baseline = folder / "trials" / "0000", folder / "trials" / "0001"
     keep_evaluation(folder, "0000", {"on": 0.5, HOSTILE: None})
-    page = report.write_report(folder).read_text(encoding="utf-8")
+    page = report.write_report(snapshots.read(folder)).read_text(encoding="utf-8")
     assert "R@50, val" in page
     assert HOSTILE not in page
     assert f"speaq evaluate {baseline} --json" in page
@@ -508,7 +508,7 @@ def test_two_objectives_have_a_front_with_the_references_and_a_hypervolume(tmp_p
     volumes = list(volume.data[0].y)
     assert volumes == sorted(volumes)
     assert volumes[-1] > 0
-    path = report.write_report(folder)
+    path = report.write_report(snapshots.read(folder))
     assert "<h2>Pareto front</h2>" in path.read_text(encoding="utf-8")
 
 
@@ -528,12 +528,12 @@ def test_importance_needs_ten_finished_trials_and_finds_what_matters(tmp_path: P
 
 def test_a_study_without_finished_trials_gives_a_page_that_says_so(tmp_path: Path) -> None:
     search = Search(tmp_path / "study", trials=3)
-    path = report.write_report(tmp_path / "study")
+    path = report.write_report(snapshots.read(tmp_path / "study"))
     assert "No trial has been asked for yet." in path.read_text(encoding="utf-8")
     search.run("failed", HOSTILE)
     search.run("running")
     search.ledger.close()
-    page = report.write_report(tmp_path / "study").read_text(encoding="utf-8")
+    page = report.write_report(snapshots.read(tmp_path / "study")).read_text(encoding="utf-8")
     assert "No trial has finished yet" in page
     assert html.escape(HOSTILE) in page
     assert "speaq tune --resume" in page
@@ -595,7 +595,7 @@ def test_a_browser_draws_the_report_without_network_errors_or_sideways_scrolling
     logged(folder, "0000", [1.0, 3.0, 2.0])
     logged(folder, "0015", [1.0, 400.0, None])
     keep_evaluation(folder, "0000", {"on": 0.5, HOSTILE: None})
-    pages = seen(report.write_report(folder), tmp_path, 400, 1200)
+    pages = seen(report.write_report(snapshots.read(folder)), tmp_path, 400, 1200)
     assert [page["view"] for page in pages] == [400, 1200]
     for page in pages:
         assert page["errors"] == []

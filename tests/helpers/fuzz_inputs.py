@@ -612,7 +612,7 @@ def report_(folder: Path) -> Target:
     from launch.report import page
 
     def read(folder: Path) -> None:
-        page.write_report(folder, folder / "page.html")
+        page.write_report(snapshot.read(folder), folder / "page.html")
 
     return dataclasses.replace(ledger_(folder), read=read)
 

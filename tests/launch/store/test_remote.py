@@ -35,6 +35,7 @@ from launch.cluster.probe import Probe
 from launch.search import population
 from launch.store import remote, url_claim, workspace
 from launch.store.remote import Store, StoreError, joined, local_name
+from launch.store.workspace import Opened, Workspace
 from speaq.files.locks import Taken
 from speaq.study.errors import StorageLost
 from tests.helpers.s3 import Server, server
@@ -125,7 +126,8 @@ def test_a_name_that_would_leave_the_folder_is_refused(s3: Server, scratch: Path
 
 def lines(url: str, kind: workspace.Kind = "work") -> dict[str, str]:
     """What is there for who opens it."""
-    with workspace.opened(url, kind) as folder:
+    with workspace.opened(url, kind) as place:
+        folder = place.path
         return {p.relative_to(folder).as_posix(): p.read_text() for p in folder.rglob("*") if p.is_file()}
 
 
@@ -133,7 +135,8 @@ def test_what_one_machine_writes_another_goes_on_with(
     s3: Server, scratch: Path, name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     url = s3.url(name)
-    with workspace.opened(url, "work") as folder:
+    with workspace.opened(url, "work") as place:
+        folder = place.path
         folder.mkdir(parents=True)
         (folder / "checkpoints").mkdir()
         for step in ("one", "two"):
@@ -142,7 +145,7 @@ def test_what_one_machine_writes_another_goes_on_with(
             if last.exists():
                 last.replace(last.with_name("previous.pt"))
             (folder / "checkpoints" / "new").replace(last)
-            workspace.saver(folder)()
+            Workspace((place,)).saver(folder)()
         (folder / ".hidden").write_text("stays here")
         (folder / "half.tmp").write_text("stays here")
         (folder / "trials").mkdir()
@@ -152,13 +155,15 @@ def test_what_one_machine_writes_another_goes_on_with(
     assert s3.names(name) == {*expected, url_claim.CLAIM}
     shutil.rmtree(scratch)
     assert lines(url) == expected
-    with workspace.opened(url, "work") as folder:  # a machine on its own from here on
+    with workspace.opened(url, "work") as place:  # a machine on its own from here on
+        folder = place.path
         (folder / "empty").unlink()
         (folder / "more").write_text("more")
     shutil.copytree(scratch, scratch.with_name("other"))
     with monkeypatch.context() as other:  # meanwhile another machine is at work
         other.setenv(workspace.VARIABLE, str(scratch.with_name("other")))
-        with workspace.opened(url, "work") as folder:
+        with workspace.opened(url, "work") as place:
+            folder = place.path
             (folder / "more").write_text("less")
     assert lines(url) == {**expected, "more": "less"}
     assert lines(url, "small") == {"empty": "", "more": "less"}
@@ -168,14 +173,16 @@ def test_what_one_machine_writes_another_goes_on_with(
 def test_a_reader_adds_what_it_made_and_nothing_else(s3: Server, scratch: Path, name: str) -> None:
     s3.write(f"{name}/study.yaml", b"a study")
     s3.write(f"{name}/trials/0000/result.json", b"{}")
-    with workspace.opened(s3.url(name), "small") as folder:
+    with workspace.opened(s3.url(name), "small") as place:
+        folder = place.path
         (folder / "report.html").write_text("a page")
         s3.write(f"{name}/study.yaml", b"another study")  # by who works on it
     assert s3.read(f"{name}/study.yaml") == b"another study"
     assert s3.read(f"{name}/report.html") == b"a page"
     trial = s3.url(f"{name}/trials/0000")
     assert lines(trial, "small") == {"result.json": "{}"}
-    with workspace.opened(trial, "small") as folder:
+    with workspace.opened(trial, "small") as place:
+        folder = place.path
         study = seal.study_of(folder)
         assert study is not None
         seal.unseal(study, "paper")
@@ -186,12 +193,13 @@ def test_a_store_that_is_away_for_a_while_costs_time_alone(
     s3: Server, scratch: Path, name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(remote, "PAUSE", 0.1)
-    with workspace.opened(s3.url(name), "work") as folder:
+    with workspace.opened(s3.url(name), "work") as place:
+        folder = place.path
         folder.mkdir(parents=True)
         (folder / "result.json").write_text("{}")
         s3.way.cut()
         threading.Timer(8.0, s3.way.heal).start()
-        workspace.saver(folder)()
+        Workspace((place,)).saver(folder)()
         assert s3.read(f"{name}/result.json") == b"{}"
 
 
@@ -202,10 +210,10 @@ def test_a_store_that_stays_away_ends_the_work_and_the_copy_has_it_all(
     monkeypatch.setattr(remote, "PATIENCE", 0.1)
     told: list[Exception] = []
 
-    def work(folder: Path) -> None:
-        folder.mkdir(parents=True)
-        ledger = folder / "ledger.jsonl"
-        with workspace.following(folder, told.append) as follower:
+    def work(place: Opened) -> None:
+        place.path.mkdir(parents=True)
+        ledger = place.path / "ledger.jsonl"
+        with Workspace((place,)).following(place.path, told.append) as follower:
             assert follower is not None
             ledger.write_text("one\n")
             follower(None, "asked")
@@ -215,9 +223,9 @@ def test_a_store_that_stays_away_ends_the_work_and_the_copy_has_it_all(
 
     with (
         pytest.raises(StorageLost, match=f"{name}.*NETWORK_CONNECTION"),
-        workspace.opened(s3.url(name), "work") as folder,
+        workspace.opened(s3.url(name), "work") as place,
     ):
-        work(folder)
+        work(place)
     s3.way.heal()
     assert [type(error) for error in told] == [StorageLost]
     assert s3.read(f"{name}/ledger.jsonl") == b"one\n"
@@ -234,7 +242,8 @@ def test_a_store_that_stays_away_ends_the_work_and_the_copy_has_it_all(
 def test_one_at_a_time_works_on_a_url(s3: Server, scratch: Path, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     url = s3.url(name)
     monkeypatch.setattr(url_claim, "BEAT_EVERY", 0.2)
-    with workspace.opened(url, "work") as folder:
+    with workspace.opened(url, "work") as place:
+        folder = place.path
         folder.mkdir(parents=True)
         with (
             pytest.raises(ConfigError, match="another process of this machine works on it"),
@@ -253,22 +262,22 @@ def test_who_is_dead_is_waited_for_and_who_comes_back_writes_no_more(
 ) -> None:
     url = s3.url(name)
 
-    def work(folder: Path) -> None:
-        folder.mkdir(parents=True)
-        workspace.held(folder).claim.fall_silent()  # type: ignore[union-attr]
+    def work(place: Opened) -> None:
+        place.path.mkdir(parents=True)
+        place.copy.claim.fall_silent()
         time.sleep(0.2)
         with monkeypatch.context() as other:
             other.setenv(workspace.VARIABLE, str(scratch / "elsewhere"))
             other.setattr(url_claim, "_place", lambda: "another machine")
             with workspace.opened(url, "work") as taken:
-                taken.mkdir(parents=True)
-                (taken / "result.json").write_text("ours")
-                workspace.saver(taken)()
-                (folder / "result.json").write_text("theirs")
-                workspace.saver(folder)()
+                taken.path.mkdir(parents=True)
+                (taken.path / "result.json").write_text("ours")
+                Workspace((taken,)).saver(taken.path)()
+                (place.path / "result.json").write_text("theirs")
+                Workspace((place,)).saver(place.path)()
 
-    with pytest.raises(Taken, match="another process works on it now"), workspace.opened(url, "work") as folder:
-        work(folder)
+    with pytest.raises(Taken, match="another process works on it now"), workspace.opened(url, "work") as place:
+        work(place)
     assert s3.read(f"{name}/result.json") == b"ours"
 
 
@@ -292,16 +301,18 @@ def test_the_latest_attempt_of_a_trial_writes(s3: Server, scratch: Path, name: s
 
 
 def test_a_population_keeps_its_checkpoints_in_the_store(s3: Server, scratch: Path, name: str) -> None:
-    with workspace.opened(s3.url(name), "work") as folder:
+    with workspace.opened(s3.url(name), "work") as place:
+        folder = place.path
         trial = folder / "trials" / "0000"  # which runs on another node
         s3.write(f"{name}/trials/0000/checkpoints/last.pt", b"at 40")
-        assert not population.is_kept(trial, 40)
-        population.keep(trial, 40)
+        there = Workspace((place,)).url_of(trial)
+        assert not population.is_kept(trial, 40, there)
+        population.keep(trial, 40, there)
         s3.write(f"{name}/trials/0000/checkpoints/last.pt", b"at 80")
-        population.keep(trial, 40)
-        assert population.is_kept(trial, 40)
+        population.keep(trial, 40, there)
+        assert population.is_kept(trial, 40, there)
         child = scratch / "b" / "0001"
-        population.adopt(Path("not here"), 40, child, workspace.url_of(trial))
+        population.adopt(Path("not here"), 40, child, there)
         assert {p.name: p.read_bytes() for p in (child / "checkpoints").iterdir()} == {"last.pt": b"at 40"}
 
 
@@ -356,7 +367,8 @@ def test_a_run_survives_its_machine_bit_for_bit(s3: Server, toy: Path, tmp_path:
     assert done.exit_code == 0, (done.output, done.exception)
     assert url in done.stdout
     train(asked, toy, tmp_path / "undisturbed")
-    with workspace.opened(url, "all") as folder:
+    with workspace.opened(url, "all") as place:
+        folder = place.path
         assert_same_run(tmp_path / "undisturbed", folder)
         begun = load(folder / "checkpoints" / "previous.pt")["step"], load(folder / "checkpoints" / "last.pt")["step"]
         assert begun == (8, 10)
@@ -382,9 +394,9 @@ from launch.jobs import tune
 from launch.store import workspace
 from speaq.study import creation
 from tests.helpers.search_of_toy import CHEAP, LONG, make_space
-with workspace.opened(sys.argv[1], "work") as output:
+with workspace.opened(sys.argv[1], "work") as place:
     asked = creation.create(LONG, make_space(objective=["F@50"]), Path(sys.argv[2]), trials=4, train=CHEAP)
-    tune.start(asked, output)
+    tune.start(asked, place.path, here=workspace.Workspace((place,)))
 """
 
 

@@ -31,7 +31,7 @@ pytest.importorskip("optuna")
 from launch.search import messages
 from launch.search import searcher as searches
 from launch.search.messages import Died, Displaced, Ended, Failed, Finished, Halt, Stopped, TooLarge
-from launch.store import workspace
+from launch.store.workspace import Workspace
 from launch.trials.outcomes import outcome_of
 from launch.trials.trial import Job, Run
 from speaq.files.locks import Taken
@@ -274,7 +274,9 @@ def test_a_trial_that_gets_to_another_checkpoint_before_it_dies_is_not_given_up(
     folder = tmp_path / "checkpoints"
     folder.mkdir()
     tune = Fake(make_plan(trials=2), tmp_path)
-    tune.search = searches.Search(tune.plan, tune.ledger, checkpoint=lambda trial: workspace.last_checkpoint(tmp_path))
+    tune.search = searches.Search(
+        tune.plan, tune.ledger, checkpoint=lambda trial: Workspace().last_checkpoint(tmp_path)
+    )
     name, _ = tune.ask()
     for step in range(4 * searches.MAX_DEATHS):
         if step % searches.MAX_DEATHS == 0:

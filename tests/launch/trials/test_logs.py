@@ -15,10 +15,10 @@ pytest.importorskip("ray")
 pytest.importorskip("optuna")
 
 
+from launch.store.workspace import Workspace
 from launch.trials.logs import log_to
 from launch.trials.telemetry import STATES, trials_by_state
 from speaq.cli import search
-from speaq.cli.commands import Workspace
 from speaq.study.ledger import Entry, Ledger
 from speaq.study.logs import LOG, WORKER_LOG
 from tests.helpers.command import command
