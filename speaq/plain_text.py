@@ -10,6 +10,11 @@ JOINERS = frozenset("\u200c\u200d")  # between letters of Persian and Indic word
 _OBEYED = ("Cc", "Cs", "Zl", "Zp")  # categories: control characters, halves of surrogates, line separators
 
 
+def shown(value: object) -> str:
+    """A value as tables show it: numbers with four digits, - for None."""
+    return "-" if value is None else f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
 def visible(text: object, keep: str = "") -> str:
     """One line in which every control character is an escape: `\\x1b`, `\\n`, `\\u202e` (right-to-left override).
 

@@ -13,8 +13,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from launch.cluster import sharing
-from launch.cluster.nodes import Node, Probes, Problem
+from launch.cluster import connection, sharing
+from launch.cluster.nodes import Node, Probes, Problem, alive, probes
+from launch.store.remote import Store
+from speaq.config import ConfigError
 from speaq.training.environment import versions
 
 SKEW = 1.0  # seconds that clocks may differ: the times in a study's ledger come from several nodes
@@ -44,6 +46,32 @@ class Examination:
 
 
 Judgement = tuple[bool, str, str]  # fit, outcome, what to do otherwise
+
+
+def doctor(request: Examination, hear: Callable[[Row], None]) -> tuple[list[Row], int]:
+    """Runs all checks on the cluster of RAY_ADDRESS, or on a local one. Returns what they found, and how many nodes.
+
+    Args:
+        hear: told of each outcome as it comes.
+
+    Raises:
+        ConfigError: no such cluster, no such folder, or no URL.
+    """
+    for name, place in (("--storage", request.storage), ("--data", request.data)):
+        if place is None:
+            continue
+        if "://" in str(place):
+            Store(str(place))
+        elif not Path(place).is_dir():
+            raise ConfigError(f"{name}: {place} is not a folder here")
+    rows = []
+    with connection.connected():
+        nodes = alive()
+        with probes(nodes) as asked:
+            for row in examine(asked, request):
+                rows.append(row)
+                hear(row)
+    return rows, len(nodes)
 
 
 def examine(asked: Probes, request: Examination) -> Iterator[Row]:

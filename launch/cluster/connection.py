@@ -68,7 +68,9 @@ def connected(*, dashboard: bool = False) -> Iterator[None]:
             os.environ.setdefault("RAY_gcs_server_port_wait_time_s", "5")  # the head answers: a refusal is one
             _init(address=_found(asked))
         else:
-            folder = stack.enter_context(_temporary_folder())
+            # Closed to others: in Ray's own folder, which is open to all, they could put sockets in the place of ours.
+            closed = tempfile.TemporaryDirectory(prefix="speaq-", dir=_short_place(), ignore_cleanup_errors=True)
+            folder = Path(stack.enter_context(closed)) / "r"
             _use_own_token()
             for name, value in _LOCAL.items():
                 os.environ.setdefault(name, value)
@@ -163,18 +165,6 @@ def _on_loopback() -> Iterator[None]:
         yield
     finally:
         ray_constants.ENABLE_RAY_CLUSTER = before
-
-
-@contextlib.contextmanager
-def _temporary_folder() -> Iterator[Path]:
-    """Ray's folder, in one that is closed to others: Ray opens its own to everybody, and whoever can write there can
-    put sockets and files of his own in the place of ours.
-    """
-    folder = Path(tempfile.mkdtemp(prefix="speaq-", dir=_short_place()))  # with mode 0700
-    try:
-        yield folder / "r"
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
 
 
 def _short_place() -> str:

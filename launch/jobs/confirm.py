@@ -8,18 +8,19 @@ A run that has ended is never repeated, one that was interrupted goes on.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import functools
 import json
 import logging
 from collections.abc import Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from launch.jobs.race import Setting, leader, race
-from launch.store.claim import Claim
+from launch.search.searcher import config_of
+from launch.store.claim import claimed
 from launch.store.workspace import Workspace
 from launch.trials.memory import Train, train_in_parts
 from launch.trials.place import on_workers, train_trial
@@ -43,7 +44,7 @@ from speaq.files.locks import Taken
 from speaq.runs import files
 from speaq.study import changes as study_changes
 from speaq.study import creation, results
-from speaq.study.ledger import Entry, digest, digests
+from speaq.study.ledger import Entry, digest
 from speaq.study.plan import compared
 from speaq.study.snapshot import Snapshot, read
 from speaq.training import folder as run_folder
@@ -92,18 +93,19 @@ def confirm(
     needed = any(not run_folder.has_checkpoint(_folder(snapshot, e, seed)) for e in chosen for seed in wanted)
     where = _check_unchanged(snapshot, data, needed=needed)
     check_links(snapshot.folder)
-    try:
-        claim = Claim(snapshot.folder / FOLDER, wait=0.0)
-    except Taken as error:
-        raise ConfigError(f"{folder}: another speaq confirm is running on this study") from error
-    with claim, _connected(snapshot.plan.base):
+    with contextlib.ExitStack() as stack:
+        try:
+            stack.enter_context(claimed(snapshot.folder / FOLDER, wait=0.0))
+        except Taken as error:
+            raise ConfigError(f"{folder}: another speaq confirm is running on this study") from error
+        stack.enter_context(_connected(snapshot.plan.base))
         return _Confirmation(snapshot, where, wanted, chosen, progress, here).run()
 
 
-def _connected(config: Config) -> AbstractContextManager[None]:
+def _connected(config: Config) -> contextlib.AbstractContextManager[None]:
     """A connection to Ray for all runs together, where they train on its workers."""
     if not on_workers(config):
-        return nullcontext()
+        return contextlib.nullcontext()
     from launch.cluster import connection
 
     return connection.connected(dashboard=True)
@@ -226,10 +228,8 @@ class _Confirmation:
         log.info("trial %s seed %d: %s %.4f", entry.id, seed, results.metric_name(objective), value)
 
     def _config(self, entry: Entry, seed: int) -> Config:
-        config = configs.apply(self.snapshot.plan.base, entry.overrides, f"trial {entry.id}")
-        if entry.digest not in digests(config):
-            raise ConfigError(f"trial {entry.id}: its config is no longer what it was (other code or study.yaml)")
-        return configs.apply(self.snapshot.plan.placed(config), {"seed": seed})
+        plan = self.snapshot.plan
+        return configs.apply(plan.placed(config_of(plan, entry)), {"seed": seed})
 
     def _trained(self, folder: Path, config: Config, title: str) -> Mapping[str, Any]:
         """result.json of the run, which is trained to its end where it has not ended."""

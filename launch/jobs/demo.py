@@ -8,8 +8,7 @@ from pathlib import Path
 
 from launch.jobs import tune as studies
 from launch.jobs.display import Display
-from launch.jobs.shipped import for_detector, shipped
-from launch.jobs.stages import Stages
+from launch.jobs.stages import Stages, for_detector, shipped
 from speaq import config as configs
 from speaq import space as spaces
 from speaq.config import Config

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 
-from speaq.study.ledger import Entry
 from speaq.study.plan import Listener
 from speaq.study.snapshot import Snapshot
 
@@ -14,11 +12,6 @@ from speaq.study.snapshot import Snapshot
 Display = Callable[[Callable[[], Snapshot]], AbstractContextManager[Listener]]
 
 
-@contextlib.contextmanager
-def silent(now: Callable[[], Snapshot]) -> Iterator[Listener]:
+def silent(now: Callable[[], Snapshot]) -> AbstractContextManager[Listener]:
     """Shows nothing."""
-
-    def ignore(entry: Entry, event: str) -> None:
-        pass
-
-    yield ignore
+    return nullcontext(lambda entry, event: None)

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import contextlib
 import functools
 import logging
 import os
-import shutil
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -154,7 +152,9 @@ class _Running:
         now = functools.partial(at_work, self.output, self.study, self.ledger)
         logging.getLogger("ray.tune.tune").setLevel(logging.CRITICAL)  # it names failed trials again
         try:
-            with _scratch() as scratch, self.work.display(now) as shown, Interrupts() as interrupts:
+            # Tune's own notes; not in the study, which Tune would make again when that has been moved.
+            notes = tempfile.TemporaryDirectory(prefix="speaq-tune-", ignore_cleanup_errors=True)
+            with notes as scratch, self.work.display(now) as shown, Interrupts() as interrupts:
                 searcher.listeners.insert(0, shown)
                 self._tuner(scratch, [Starts(searcher), interrupts]).fit()
         except BudgetSpent:
@@ -191,7 +191,7 @@ class _Running:
             source=source_digest(),
         )
 
-    def _tuner(self, scratch: Path, callbacks: list[tune.Callback]) -> tune.Tuner:
+    def _tuner(self, scratch: str, callbacks: list[tune.Callback]) -> tune.Tuner:
         resources = self.study.plan.base.resources
         several = resources.num_workers > 1
         os.environ["TUNE_MAX_PENDING_TRIALS_PG"] = str(sys.maxsize)  # the searcher says how many run
@@ -210,20 +210,10 @@ class _Running:
             ),
             run_config=tune.RunConfig(
                 name=f"tune-{int(time.time())}",
-                storage_path=str(scratch),
+                storage_path=scratch,
                 callbacks=callbacks,
                 checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),  # runs keep their own
                 failure_config=tune.FailureConfig(max_failures=0),  # the searcher hands trials out again
                 verbose=0,
             ),
         )
-
-
-@contextlib.contextmanager
-def _scratch() -> Iterator[Path]:
-    """A folder for Tune's own notes; not in the study: Tune would make it again when that has been moved."""
-    folder = Path(tempfile.mkdtemp(prefix="speaq-tune-"))
-    try:
-        yield folder
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)

@@ -16,7 +16,7 @@ from types import MappingProxyType
 
 from launch.jobs import tune as studies
 from launch.jobs.display import Display, silent
-from launch.jobs.shipped import shipped
+from launch.jobs.stages import shipped
 from launch.search import messages
 from launch.search import storage as storages
 from launch.search.messages import Ended, Failed, Finished

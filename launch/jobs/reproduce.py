@@ -19,8 +19,7 @@ import torch
 
 from launch.jobs import published
 from launch.jobs.record import Record, describe_data
-from launch.jobs.shipped import for_detector, shipped
-from launch.jobs.stages import Stages
+from launch.jobs.stages import Stages, for_detector, shipped
 from launch.trials.place import on_workers
 from speaq import config as configs
 from speaq.config import BASELINE, Config, ConfigError, ResourcesConfig

@@ -32,7 +32,9 @@ class Pair:
     @property
     def gap(self) -> float:
         """How far the two values are apart, at least 0: infinitely where only one of them is defined."""
-        return gap(self.then, self.now)
+        if self.then is None or self.now is None:
+            return 0.0 if self.then is self.now else math.inf
+        return abs(self.now - self.then)
 
 
 @dataclass(frozen=True)
@@ -170,10 +172,3 @@ def _losses(folder: Path) -> Metrics:
     lines = [line for line in read_lines(folder / "metrics.jsonl") if "train/loss" in line]
     measured = ("learning_rate", "images_per_second", "data_wait_share", "seconds")  # no results
     return {name: value for name, value in lines[-1].items() if not name.endswith(measured)} if lines else {}
-
-
-def gap(then: float | None, now: float | None) -> float:
-    """How far two values of a metric are apart: infinitely where only one of them is defined."""
-    if then is None or now is None:
-        return 0.0 if then is now else math.inf
-    return abs(now - then)

@@ -1,14 +1,15 @@
-"""The steps from nothing to a trained SpeaQ that `speaq demo` and `speaq reproduce` share, in one output folder."""
+"""What `speaq demo` and `speaq reproduce` share: steps from nothing to a trained SpeaQ, and files of a checkout."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from launch.trials.memory import train_in_parts
 from launch.trials.place import train_where_asked
-from speaq.config import Config
+from speaq.config import Config, ConfigError
 from speaq.data.toy.world import ANNOTATIONS, make_toy
 from speaq.study.file import TRAIN
 from speaq.training.callbacks import Callbacks, Progresses
@@ -16,6 +17,21 @@ from speaq.training.tasks import TaskName
 
 TOY_IMAGES = 6000  # of them 1,500 are the test split
 SEED = 0
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def shipped(name: str) -> Path:
+    """The path of a file of the checkout. Raises ConfigError where speaq was installed without one."""
+    path = ROOT / name
+    if not path.exists():
+        raise ConfigError(f"{path}: missing; this command runs from a checkout of the repository")
+    return path
+
+
+def for_detector(assignments: Sequence[str]) -> list[str]:
+    """`key=value` of a whole way from nothing to SpeaQ, without the keys that a detector cannot have."""
+    of_speaq = ("training.relation_multiplier", "training.init_heads")
+    return [assignment for assignment in assignments if assignment.partition("=")[0].strip() not in of_speaq]
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ import plotly.graph_objects as go
 import plotly.io
 from plotly.offline import get_plotlyjs
 
-from speaq.plain_text import visible
+from speaq.plain_text import shown, visible
 
 STYLE = """
 :root { color-scheme: light; }
@@ -92,8 +92,7 @@ def table(header: Sequence[str], rows: Sequence[Sequence[Any]], classes: Sequenc
 def _cell(value: Any) -> str:
     number = value is None or (isinstance(value, int | float) and not isinstance(value, bool))
     kind = ' class="number"' if number else ""
-    shown = "-" if value is None else f"{value:.4g}" if isinstance(value, float) else str(value)
-    return f"<td{kind}>{_escaped(shown)}</td>"
+    return f"<td{kind}>{_escaped(shown(value))}</td>"
 
 
 def plot(figure: go.Figure, height: int = 360) -> str:

@@ -110,7 +110,7 @@ class Search(Searcher):
             return None if self._running else Searcher.FINISHED
         self._ids[trial_id] = entry.id
         self._running.add(trial_id)
-        return _suggestion(self._plan, entry, self.config_of(entry))
+        return _suggestion(self._plan, entry, config_of(self._plan, entry))
 
     def started(self, tune_id: str) -> None:
         """The trial's process runs (again)."""
@@ -162,13 +162,6 @@ class Search(Searcher):
     def _try_again(self, entry: Entry, reason: str) -> None:
         log.warning("trial %s: %s; it is tried again", entry.id, reason)
         self._waiting.append(entry)
-
-    def config_of(self, entry: Entry) -> Config:
-        """The config of a trial of the ledger. Raises LedgerError where today's code makes another one of it."""
-        config = configs.apply(self._plan.base, entry.overrides, f"trial {entry.id}")
-        if entry.digest not in digests(config):
-            raise LedgerError(f"trial {entry.id}: its config is no longer what it was (other code or study.yaml)")
-        return config
 
     def _append(self, event: Event, trial: str, **fields: Any) -> None:
         if self.error is not None:
@@ -251,6 +244,14 @@ class Starts(tune.Callback):
             raise self._search.error
         if self._search.spent:
             raise BudgetSpent
+
+
+def config_of(plan: Plan, entry: Entry) -> Config:
+    """The config of a trial of the ledger. Raises LedgerError where today's code makes another one of it."""
+    config = configs.apply(plan.base, entry.overrides, f"trial {entry.id}")
+    if entry.digest not in digests(config):
+        raise LedgerError(f"trial {entry.id}: its config is no longer what it was (other code or study.yaml)")
+    return config
 
 
 def _judged(plan: Plan, done: Finished) -> tuple[Event, str | None]:

@@ -145,8 +145,7 @@ class Store:
 
     def is_object(self) -> bool:
         """Whether the URL itself names an object."""
-        info = self._patiently(lambda: self._system.get_file_info(self._path))
-        return bool(info.type == self._fs.FileType.File)
+        return self.stamp("") != [None]
 
     def read(self, name: str) -> bytes | None:
         """The content of a small object; None where there is none."""

@@ -9,7 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from launch.store.claim import Claim
+from launch.store.claim import claimed
 from speaq.config import Config, ConfigError
 from speaq.study.file import TRAIN
 from speaq.training.callbacks import Callbacks, Metrics
@@ -53,7 +53,7 @@ def train_trial(
     placed: bool = False,
     url: str | None = None,
 ) -> dict[str, Any]:
-    """Trains a run of a study, whose data the study has judged. A run found in `folder` goes on. Raises as `Claim`.
+    """Trains a run of a study, whose data the study has judged. A run found in `folder` goes on. Raises as `claimed`.
 
     Args:
         calls: with workers of its own, `saved` is called at evaluations alone, `interrupted` not at all.
@@ -71,14 +71,14 @@ def train_trial(
 
     from launch.trials.telemetry import RunMetrics
 
-    with Claim(folder) as claim:
+    with claimed(folder) as claim:
 
-        def claimed(step: int, metrics: Metrics, checkpoint: Path) -> None:
+        def report(step: int, metrics: Metrics, checkpoint: Path) -> None:
             claim.check()
             calls.saved()  # a training function may not call it itself
             if calls.report is not None:
                 calls.report(step, metrics, checkpoint)
 
         sinks = [RunMetrics(folder, config)] if ray.is_initialized() else []
-        here = replace(calls, report=claimed, sinks=sinks)
+        here = replace(calls, report=report, sinks=sinks)
         return training_function(train)(config, data, folder, resume=True, **vars(here), **known)

@@ -25,7 +25,7 @@ from ray.train.v2.api.config import FailureConfig  # ray.train's, with the types
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from launch.cluster import connection, sharing
-from launch.store.claim import Claim
+from launch.store.claim import claimed
 from launch.trials import elastic
 from launch.trials.logs import WORKER_LOG, log_to
 from launch.trials.place import training_function
@@ -231,7 +231,7 @@ def work(job: dict[str, Any]) -> None:
         output = Path(job["output"])
         with (
             log_to(output / WORKER_LOG) if main else _failing_to(output / WORKER_LOG) as steps,
-            Claim(output) if main else contextlib.nullcontext() as claim,
+            claimed(output) if main else contextlib.nullcontext() as claim,
         ):
             result = _train(job, relay, claim, steps)
     except Interrupted:  # to start again with more workers
@@ -274,7 +274,7 @@ def _failing_to(path: Path) -> Iterator[None]:
             raise
 
 
-def _train(job: Mapping[str, Any], relay: Any, claim: Claim | None, steps: Progress | None) -> dict[str, Any]:
+def _train(job: Mapping[str, Any], relay: Any, claim: Lock | None, steps: Progress | None) -> dict[str, Any]:
     config = configs.from_dict(job["config"])
     options: dict[str, Any] = {"device": _device()} if config.resources.gpus_per_worker > 0 else {}
     if job["force"]:  # another training function may not know it

@@ -66,7 +66,7 @@ def _print_confirmation(content: Mapping[str, Any]) -> None:
         )
 
 
-def _setting_row(setting: Mapping[str, Any], first: str | None, metric: str) -> tuple[str, ...]:
+def _setting_row(setting: Mapping[str, Any], first: str | None, metric: str) -> tuple[object, ...]:
     from speaq.study import results
 
     mean, over = setting["mean"], setting["over_published"]
@@ -78,10 +78,9 @@ def _setting_row(setting: Mapping[str, Any], first: str | None, metric: str) -> 
         "*" if setting["trial"] == first else "",
         name,
         f"{setting['search']:.4f}",
-        str(len(setting["seeds"])),
-        "-" if mean is None else f"{mean['value']:.4f}",
-        "-" if mean is None else f"[{mean['low']:.4f}, {mean['high']:.4f}]",
-        "-" if over is None else results.points(over, metric),
+        len(setting["seeds"]),
+        *((None, None) if mean is None else (f"{mean['value']:.4f}", f"[{mean['low']:.4f}, {mean['high']:.4f}]")),
+        None if over is None else results.points(over, metric),
         ended,
     )
 
@@ -172,12 +171,8 @@ def _print_pairs(title: str, names: tuple[str, str], pairs: Pairs) -> None:
         return
     changes = [(pair, _change(pair)) for pair in pairs.values()]
     rows = [
-        (name, *map(_text, pair), "" if not change else f"{change:+.4g}")
+        (name, *pair, "" if not change else f"{change:+.4g}")
         for name, (pair, change) in zip(pairs, changes, strict=True)
     ]
     show(table((title, *names, "change"), rows, left=4))
     echo()
-
-
-def _text(value: Any) -> str:
-    return "-" if value is None else f"{value:.4g}" if isinstance(value, float) else str(value)

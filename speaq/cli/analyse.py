@@ -83,15 +83,15 @@ def _print_groups(made: list[Group]) -> None:
         "targets per query",
         "overloaded",
     )
-    rows: list[tuple[str, ...]] = [
+    rows = [
         (
             group.title,
-            str(len(group.predicates)),
+            len(group.predicates),
             f"{group.share:.4f}",
-            str(group.subject_queries),
-            str(group.relation_queries),
-            f"{group.load.targets_per_image:.4g}",
-            f"{group.load.targets_per_query:.4g}",
+            group.subject_queries,
+            group.relation_queries,
+            group.load.targets_per_image,
+            group.load.targets_per_query,
             f"{group.load.overloaded:.1%}",
         )
         for group in made
@@ -101,9 +101,7 @@ def _print_groups(made: list[Group]) -> None:
 
 def _print_predicates(made: list[Group]) -> None:
     total = max(sum(number for group in made for _, number in group.predicates), 1)
-    rows: list[tuple[str, ...]] = [
-        (name, group.title, str(number), f"{number / total:.4f}") for group in made for name, number in group.predicates
-    ]
+    rows = [(name, group.title, number, f"{number / total:.4f}") for group in made for name, number in group.predicates]
     print_table(("predicate", "group", "relations", "share"), rows)
 
 
@@ -157,7 +155,7 @@ SPECIALIZATION_COLUMNS = (
 )
 
 
-def _row(one: Analysed) -> tuple[str, ...]:
+def _row(one: Analysed) -> tuple[object, ...]:
     result = one.result()
 
     def share(value: float | None) -> str:
@@ -166,14 +164,14 @@ def _row(one: Analysed) -> tuple[str, ...]:
     return (
         one.run,
         one.checkpoint,
-        str(one.step),
-        "-" if one.groups is None else str(len(one.groups.queries)),
-        str(len(one.counts)),
+        one.step,
+        None if one.groups is None else len(one.groups.queries),
+        len(one.counts),
         "-" if result.mean_entropy is None else f"{result.mean_entropy:.3f}",
         "-" if result.predicate_entropy is None else f"{result.predicate_entropy:.3f}",
         share(result.leakage),
         " ".join(map(share, result.group_leakage)) or "-",
-        str(len(result.dead)),
+        len(result.dead),
     )
 
 
@@ -213,14 +211,14 @@ def microscope(
     print_table(header, [_layer_row(layer) for layer in found["layers"]])
 
 
-def _layer_row(layer: dict[str, Any]) -> tuple[str, ...]:
+def _layer_row(layer: dict[str, Any]) -> tuple[object, ...]:
     trained, total = layer["as_trained"], layer["quality_sum"]
     return (
-        str(layer["layer"]),
+        layer["layer"],
         "-" if total is None else f"{total:.3f}",
-        str(layer["repeats"]),
+        layer["repeats"],
         _queries(layer["matched"], layer["quality"]),
-        str(trained["repeats"]),
+        trained["repeats"],
         _queries(trained["matched"], None),
     )
 
@@ -247,7 +245,7 @@ def _print_triplets(opened: Microscope, slide: Slide, overrides: dict[str, Any],
     print_table(
         ("triplet", "", "k by layer", "matched by layer"),
         [
-            (str(row["triplet"]), row["words"], " ".join(map(str, row["repeats"])), " ".join(map(str, row["matched"])))
+            (row["triplet"], row["words"], " ".join(map(str, row["repeats"])), " ".join(map(str, row["matched"])))
             for row in rows
         ],
     )

@@ -42,12 +42,12 @@ def doctor(
             raise ConfigError(f"{study}: the other options are of the cluster; leave them out")
         return _repair(study)
     from launch.cluster.checks import Examination
-    from launch.cluster.doctor import doctor as examine
+    from launch.cluster.checks import doctor as examine
 
     where = None if storage is None else place(storage)
     shared = str(where.resolve()) if isinstance(where, Path) else where
     request = Examination(shared, None if data is None else data.resolve(), min_free, limit)
-    rows, nodes = examine(request, _ignore if as_json else _say)
+    rows, nodes = examine(request, (lambda row: None) if as_json else _say)
     if as_json:
         echo_json([dataclasses.asdict(row) for row in rows])
     else:
@@ -65,10 +65,6 @@ def _repair(study: Path) -> int:
 
 def _say(row: Row) -> None:
     echo(f"{row.check} · {row.node} · {row.state}", err=True)
-
-
-def _ignore(row: Row) -> None:
-    pass
 
 
 def _print_rows(rows: Sequence[Row], nodes: int) -> None:

@@ -71,7 +71,7 @@ def stats(directory: Path, as_json: AsJson = False) -> None:
 def _print_predicates(report: dict[str, Any]) -> None:
     splits = report["splits"]
     rows = [
-        (name, str(count), *(str(split["predicates"][name]) for split in splits.values()))
+        (name, count, *(split["predicates"][name] for split in splits.values()))
         for name, count in sorted(report["predicates"].items(), key=lambda item: -item[1])
     ]
     print_table(("predicate", "all", *splits), rows)

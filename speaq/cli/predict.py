@@ -114,7 +114,7 @@ def benchmark(
         (
             row.model,
             *(f"{value:.1f}" for value in (row.p50_ms, row.p90_ms, row.p99_ms, row.mean_ms, row.images_per_second)),
-            str(row.calls),
+            row.calls,
         )
         for row in found
     ]

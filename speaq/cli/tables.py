@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Container, Sequence
 from typing import TYPE_CHECKING
 
-from speaq.plain_text import visible
+from speaq.plain_text import shown, visible
 
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType
@@ -20,9 +20,14 @@ def console(*, stderr: bool = False) -> Console:
 
 
 def table(
-    header: Sequence[str], rows: Sequence[Sequence[str]], *, left: int = 1, numbers: Container[str] = (), best: int = -1
+    header: Sequence[str],
+    rows: Sequence[Sequence[object]],
+    *,
+    left: int = 1,
+    numbers: Container[str] = (),
+    best: int = -1,
 ) -> Table:
-    """A table of plain text: every cell is shown as it is.
+    """A table of plain text: every text is shown as it is, other values as `shown` does.
 
     Args:
         left: so many first columns stand left, the others right.
@@ -37,7 +42,7 @@ def table(
         right = title in numbers if numbers else position >= left
         made.add_column(Text(visible(title)), justify="right" if right else "left")
     for position, row in enumerate(rows):
-        made.add_row(*(Text(visible(cell)) for cell in row), style="bold" if position == best else None)
+        made.add_row(*(Text(visible(shown(cell))) for cell in row), style="bold" if position == best else None)
     return made
 
 
@@ -51,6 +56,6 @@ def show(content: RenderableType) -> None:
     out.print(content)
 
 
-def print_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+def print_table(header: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
     """A table on stdout, its first column left, the others right."""
     show(table(header, rows))

@@ -101,7 +101,7 @@ def print_trials(entries: Sequence[Entry], plan: Plan) -> None:
             entry.remark,
             entry.state,
             *(_number(entry.metrics.get(name)) for name in columns),
-            str(entry.step),
+            entry.step,
             f"{entry.seconds:.0f}",
             _parameters_text(made.parameters[entry.id], plan),
         )

@@ -3,7 +3,7 @@
 To add a page:
 
 1. Write `speaq/explore/pages/NAME.py` with `PAGE = Page(title, path, routes, needs)` (`speaq.explore.context.Page`):
-   `routes(context)` returns Starlette routes; `path` is where the navigation leads; `needs` says when the page is shown
+   `routes(context)` maps paths to endpoints; `path` is where the navigation leads; `needs` says when the page is shown
    (`data`: always, `run`: with a run folder, `predictions`: with predictions, `study`: over a search).
 2. Add it to `PAGES` in `speaq/explore/app.py`; the order is that of the navigation.
 3. An endpoint is a plain `def` (Starlette runs it in a thread). `context.view(request)` is the split, the run and the

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from pathlib import Path
 
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
@@ -16,7 +17,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from speaq.config import ConfigError
 from speaq.data import DataError
-from speaq.explore.context import BadQuery, Context, NotFound, Page, here
+from speaq.explore.context import BadQuery, Context, NotFound, Page
 from speaq.explore.pages import confusion, groups, image, images, microscope, predicates, specialization, study
 
 PAGES: tuple[Page, ...] = (
@@ -65,10 +66,10 @@ def create_app(context: Context, hosts: Sequence[str] = LOOPBACK) -> Starlette:
     """
     context.pages = PAGES
     routes: list[BaseRoute] = [Route("/", _home(context))]
-    routes += [route for page in PAGES for route in page.routes(context)]
+    routes += [Route(path, answer) for page in PAGES for path, answer in page.routes(context).items()]
     trials = [Mount("/trial/{trial}", routes=list(routes))] if context.study is not None else []
     return Starlette(
-        routes=[Mount("/static", StaticFiles(directory=here("static"))), *trials, *routes],
+        routes=[Mount("/static", StaticFiles(directory=Path(__file__).with_name("static"))), *trials, *routes],
         middleware=[
             Middleware(Headers),
             Middleware(TrustedHostMiddleware, allowed_hosts=list(hosts), www_redirect=False),
@@ -86,15 +87,10 @@ def _home(context: Context) -> Callable[[Request], Response]:
 
     def redirect(request: Request) -> Response:
         pages = context.shown(context.view(request))
-        first = next(page for page in pages if page.needs != "study" or not _in_trial(request))
+        first = next(page for page in pages if page.needs != "study" or "trial" not in request.path_params)
         return RedirectResponse(request.scope.get("root_path", "") + first.path)
 
     return redirect
-
-
-def _in_trial(request: Request) -> bool:
-    """Whether an address is about a trial of a search."""
-    return "trial" in request.path_params
 
 
 def _in_one_line(context: Context, status: int) -> Callable[[Request, Exception], Response]:

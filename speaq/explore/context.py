@@ -4,13 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from starlette.requests import Request
 from starlette.responses import HTMLResponse, Response
-from starlette.routing import BaseRoute
 
 from speaq.data.records import VisualGenome
 from speaq.explore.study import ExploredStudy
@@ -18,6 +16,7 @@ from speaq.explore.view import View
 from speaq.plain_text import visible
 
 Needs = Literal["data", "run", "predictions", "study"]
+Routes = Mapping[str, Callable[[Request], Response]]  # path, in Starlette's form → what answers there
 
 
 class NotFound(Exception):
@@ -33,7 +32,7 @@ class Page(NamedTuple):
 
     title: str  # empty: no entry, its pages are reached from others
     path: str  # begins with /
-    routes: Callable[[Context], Sequence[BaseRoute]]
+    routes: Callable[[Context], Routes]
     needs: Needs = "data"
 
 
@@ -94,8 +93,3 @@ class Context:
             "study": self.study is not None,
         }
         return [page for page in self.pages if page.title and there[page.needs]]
-
-
-def here(name: str) -> Path:
-    """A folder of this package."""
-    return Path(__file__).parent / name

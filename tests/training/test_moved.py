@@ -117,7 +117,7 @@ def test_a_run_is_repeated_where_its_project_is_now(project: Path) -> None:
 
 def test_a_study_of_an_earlier_version_is_known_at_its_new_place(toy: Path, tmp_path: Path) -> None:
     pytest.importorskip("ray")
-    from launch.search.searcher import Search
+    from launch.search.searcher import Search, config_of
     from speaq.study.ledger import Ledger, digest
 
     project = tmp_path / "now"
@@ -131,7 +131,7 @@ def test_a_study_of_an_earlier_version_is_known_at_its_new_place(toy: Path, tmp_
     ledger = Ledger(home / "ledger.jsonl")
     search = Search(found.plan.with_trials(5), ledger)
     for entry in ledger.entries.values():  # their digests hold the path of the start
-        assert entry.digest != digest(search.config_of(entry))
+        assert entry.digest != digest(config_of(search._plan, entry))
     asked = search.suggest("next")
     assert asked["config"]["training"]["init_from"] == str(project / "detector")
     config = configs.from_dict(asked["config"])

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
 from starlette.requests import Request
 from starlette.responses import Response
-from starlette.routing import BaseRoute, Route
 
-from speaq.explore.context import Context, NotFound, Page
+from speaq.explore.context import Context, NotFound, Page, Routes
 from speaq.explore.filters import Filter
 from speaq.explore.view import View
 from speaq.structures import IntArray
@@ -46,7 +44,7 @@ class Confusion(NamedTuple):
     share: float  # of the found pairs that have the true predicate
 
 
-def routes(context: Context) -> Sequence[BaseRoute]:
+def routes(context: Context) -> Routes:
     """The heat map."""
 
     def heat_map(request: Request) -> Response:
@@ -66,7 +64,7 @@ def routes(context: Context) -> Sequence[BaseRoute]:
         }
         return context.render(request, "confusion.html", values)
 
-    return [Route("/confusion", heat_map)]
+    return {"/confusion": heat_map}
 
 
 def matrix(view: View, counts: IntArray) -> list[Row]:

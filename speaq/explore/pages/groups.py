@@ -8,13 +8,12 @@ from typing import TYPE_CHECKING, Any, get_args
 
 from starlette.requests import Request
 from starlette.responses import Response
-from starlette.routing import BaseRoute, Route
 
 from speaq.config import Config, ConfigError, apply, load, short
 from speaq.config.sections import Counts, DataConfig
 from speaq.data.records import Split
 from speaq.data.statistics import predicate_count
-from speaq.explore.context import Context, Page
+from speaq.explore.context import Context, Page, Routes
 from speaq.explore.view import View
 from speaq.files.foreign import whole_number
 from speaq.matching.groups import Rule
@@ -27,7 +26,7 @@ CHOICES = {"rule": ("Rule", get_args(Rule)), "counts": ("Frequencies", get_args(
 NUMBERS = {"g": "matching.num_groups", "q": "model.num_queries", "m": "model.query_multiple"}  # field → config key
 
 
-def routes(context: Context) -> Sequence[BaseRoute]:
+def routes(context: Context) -> Routes:
     """The form with its groups."""
 
     @lru_cache(maxsize=8)
@@ -51,7 +50,7 @@ def routes(context: Context) -> Sequence[BaseRoute]:
         values = {"groups": made, "error": error, "fields": fields, "choices": CHOICES, "bars": _bars(made)}
         return context.render(request, "groups.html", values)
 
-    return [Route("/groups", lab)]
+    return {"/groups": lab}
 
 
 def _base(view: View) -> Config:

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import numpy as np
 from starlette.requests import Request
 from starlette.responses import Response
-from starlette.routing import BaseRoute, Route
 
-from speaq.explore.context import Context, Page
+from speaq.explore.context import Context, Page, Routes
 from speaq.explore.filters import Filter
 from speaq.explore.pages.images import row_of
 from speaq.explore.scene import guess_panel, truth_panel
@@ -17,7 +14,7 @@ from speaq.explore.view import View
 from speaq.structures import IntArray
 
 
-def routes(context: Context) -> Sequence[BaseRoute]:
+def routes(context: Context) -> Routes:
     """An image, and its photo."""
 
     def image(request: Request) -> Response:
@@ -25,7 +22,7 @@ def routes(context: Context) -> Sequence[BaseRoute]:
         chosen = Filter.read(request.query_params, view)
         return context.render(request, "image.html", image_values(view, row_of(request, view), chosen))
 
-    return [Route("/image/{image_id}", image)]
+    return {"/image/{image_id}": image}
 
 
 def image_values(view: View, row: int, chosen: Filter) -> dict[str, object]:

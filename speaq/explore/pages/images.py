@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
 from starlette.requests import Request
 from starlette.responses import Response
-from starlette.routing import BaseRoute, Route
 
 from speaq.evaluation.recall import THIRDS
-from speaq.explore.context import Context, NotFound, Page
+from speaq.explore.context import Context, NotFound, Page, Routes
 from speaq.explore.filters import Filter, Selected
 from speaq.explore.photos import LARGE, THUMBNAIL, photo
 from speaq.explore.view import View
@@ -30,7 +29,7 @@ class Tile:
     hits: int | None  # of them; None without predictions
 
 
-def routes(context: Context) -> Sequence[BaseRoute]:
+def routes(context: Context) -> Routes:
     """All images, and their thumbnails."""
 
     def grid(request: Request) -> Response:
@@ -45,11 +44,7 @@ def routes(context: Context) -> Sequence[BaseRoute]:
 
         return answer
 
-    return [
-        Route("/images", grid),
-        Route("/thumbnail/{image_id}", picture(THUMBNAIL)),
-        Route("/photo/{image_id}", picture(LARGE)),
-    ]
+    return {"/images": grid, "/thumbnail/{image_id}": picture(THUMBNAIL), "/photo/{image_id}": picture(LARGE)}
 
 
 def row_of(request: Request, view: View) -> int:

@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
-from starlette.routing import BaseRoute, Route
 
 from speaq.config import Config, ConfigError, from_dict, read_yaml, short
 from speaq.config.sections import QUALITIES
 from speaq.data import DataError
-from speaq.explore.context import BadQuery, Context, NotFound, Page
+from speaq.explore.context import BadQuery, Context, NotFound, Page, Routes
 from speaq.explore.view import View
 from speaq.vocabulary import in_words
 
@@ -26,7 +25,7 @@ MOST = 10**6  # of any number in an address
 WHOLE = {"k": "matching.max_repeats", "groups": "matching.num_groups"}
 
 
-def routes(context: Context) -> Sequence[BaseRoute]:
+def routes(context: Context) -> Routes:
     """The page, and what its script asks for."""
 
     @lru_cache(OPEN_RUNS)
@@ -54,7 +53,7 @@ def routes(context: Context) -> Sequence[BaseRoute]:
             return JSONResponse({"error": " ".join(str(error).split())}, status)
         return JSONResponse(found)
 
-    return [Route("/microscope", page), Route("/microscope/look", look)]
+    return {"/microscope": page, "/microscope/look": look}
 
 
 def page_values(view: View, query: Mapping[str, str]) -> dict[str, Any]:

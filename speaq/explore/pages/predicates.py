@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import numpy as np
 from starlette.requests import Request
 from starlette.responses import Response
-from starlette.routing import BaseRoute, Route
 
 from speaq.evaluation.report import all_metrics, to_json
-from speaq.explore.context import Context, Page
+from speaq.explore.context import Context, Page, Routes
 from speaq.explore.tables import Column, in_order, read_order
 from speaq.explore.view import View
 
@@ -24,7 +21,7 @@ COUNTS = (
 HEADLINES = ("R", "mR", "F", "head", "body", "tail", "zR")
 
 
-def routes(context: Context) -> Sequence[BaseRoute]:
+def routes(context: Context) -> Routes:
     """The table."""
 
     def table(request: Request) -> Response:
@@ -34,7 +31,7 @@ def routes(context: Context) -> Sequence[BaseRoute]:
         values = {"columns": columns, "order": order, "rows": in_order(rows(view), order), "metrics": headlines(view)}
         return context.render(request, "predicates.html", values)
 
-    return [Route("/predicates", table)]
+    return {"/predicates": table}
 
 
 def recall_columns(view: View) -> list[Column]:

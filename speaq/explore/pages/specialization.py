@@ -3,20 +3,18 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from starlette.requests import Request
 from starlette.responses import FileResponse, Response
-from starlette.routing import BaseRoute, Route
 
 from speaq.analysis.specialization import FILE, FOLDER, Analysed, load
-from speaq.explore.context import Context, NotFound, Page
+from speaq.explore.context import Context, NotFound, Page, Routes
 from speaq.explore.view import View
 
 
-def routes(context: Context) -> Sequence[BaseRoute]:
+def routes(context: Context) -> Routes:
     """The page, and its picture."""
 
     def page(request: Request) -> Response:
@@ -31,7 +29,7 @@ def routes(context: Context) -> Sequence[BaseRoute]:
             raise NotFound("There is no picture of specialization yet.")
         return FileResponse(path)
 
-    return [Route("/specialization", page), Route("/specialization.png", picture)]
+    return {"/specialization": page, "/specialization.png": picture}
 
 
 def _found(view: View) -> list[Analysed]:

@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 from starlette.requests import Request
 from starlette.responses import Response
-from starlette.routing import BaseRoute, Route
 
-from speaq.explore.context import Context, NotFound, Page
+from speaq.explore.context import Context, NotFound, Page, Routes
 from speaq.explore.tables import Column, in_order, read_order
 
 
-def routes(context: Context) -> Sequence[BaseRoute]:
+def routes(context: Context) -> Routes:
     """The table of trials."""
 
     def board(request: Request) -> Response:
@@ -27,7 +24,7 @@ def routes(context: Context) -> Sequence[BaseRoute]:
         values = {"columns": columns, "order": order, "rows": in_order(trials, order)}
         return context.render(request, "study.html", values)
 
-    return [Route("/study", board)]
+    return {"/study": board}
 
 
 PAGE = Page("Trials", "/study", routes, "study")

@@ -24,7 +24,7 @@ pytest.importorskip("optuna")
 
 from launch.jobs import tune as studies
 from launch.jobs.confirm import parse_seeds
-from launch.store.claim import Claim
+from launch.store.claim import claimed
 from speaq import space as spaces
 from speaq.config import Config, ConfigError
 from speaq.evaluation.bootstrap import load_record, measure, save_record
@@ -195,7 +195,7 @@ def test_what_cannot_be_confirmed_is_refused(copy: Path, tmp_path: Path) -> None
     ledger = Ledger(copy / "ledger.jsonl")
     assert "a search is running on this folder" in refusal("confirm", copy, "--seeds", "3")
     ledger.close()
-    with Claim(copy / "confirm"):
+    with claimed(copy / "confirm"):
         assert "another speaq confirm is running" in refusal("confirm", copy, "--seeds", "3")
     file = copy / "study.yaml"
     text = file.read_text()

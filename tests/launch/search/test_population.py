@@ -27,6 +27,7 @@ from launch.jobs import tune as study
 from launch.search import population
 from launch.search.population import explored, rung_folder
 from launch.search.scheduler import Population, make_scheduler
+from launch.search.searcher import config_of
 from tests.helpers.fake_tune import BASE, Fake, judge, make_plan
 
 TOGETHER = "ray"  # shares `ray_cluster`, see conftest
@@ -128,7 +129,7 @@ def test_a_stopped_trial_is_replaced_by_a_child_of_one_of_the_best(tmp_path: Pat
     tune = played(tmp_path)
     name, asked = tune.ask()
     assert asked["start"] == {"trial": "0000", "step": 20, "instead_of": "0005"}
-    child, parent = configs.from_dict(asked["config"]), tune.search.config_of(tune.ledger.entries["0000"])
+    child, parent = configs.from_dict(asked["config"]), config_of(tune.plan, tune.ledger.entries["0000"])
     (change,) = child.losses.schedule
     assert change["step"] == 20
     assert change.keys() - {"step"} <= {"weight_predicate", "undersample"}
