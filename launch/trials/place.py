@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import platform
 import re
 from collections.abc import Callable
 from dataclasses import replace
@@ -11,8 +12,10 @@ from typing import Any
 
 from launch.store.claim import claimed
 from speaq.config import Config, ConfigError
+from speaq.study.errors import Halted
 from speaq.study.file import TRAIN
 from speaq.training.callbacks import Callbacks, Metrics
+from speaq.training.environment import source_digest
 
 
 def training_function(path: str) -> Callable[..., dict[str, Any]]:
@@ -22,6 +25,15 @@ def training_function(path: str) -> Callable[..., dict[str, Any]]:
     module, _, name = path.partition(":")
     function: Callable[..., dict[str, Any]] = getattr(importlib.import_module(module), name)
     return function
+
+
+def check_code(source: str | None, what: str = "search") -> None:
+    """Raises Halted where this node has other code than the search or run that sent it work, of digest `source`."""
+    if source not in (None, here := source_digest()):
+        raise Halted(
+            f"{platform.node()} runs other code than the {what} (source {here}, {source} there); install the "
+            "same on all nodes"
+        )
 
 
 def on_workers(config: Config) -> bool:

@@ -13,7 +13,7 @@ POLL = 1.0  # seconds between looks at whether the run has ended
 TICK = 0.02  # seconds between looks inside the relay
 
 Answer = Literal["go on", "stop", "again"]  # again: end here, to start with more workers
-Fault = Literal["user", "run", "memory", "diverged", "storage"]  # what a run has failed of
+Fault = Literal["user", "run", "memory", "diverged", "storage", "code"]  # what a run has failed of
 
 
 @dataclass(frozen=True)

@@ -29,16 +29,14 @@ from launch.store.remote import joined
 from launch.trials.logs import LOG, log_to
 from launch.trials.memory import train_in_parts
 from launch.trials.outcomes import outcome_of
-from launch.trials.place import train_trial
+from launch.trials.place import check_code, train_trial
 from speaq import config as configs
 from speaq.config import Config
 from speaq.files import locks
 from speaq.files.home import make_up_home
-from speaq.study.errors import Halted
 from speaq.study.file import TRAIN
 from speaq.training.callbacks import Callbacks, Metrics, Progress
 from speaq.training.endings import Interrupted, StopTraining, ending_signals
-from speaq.training.environment import source_digest
 
 log = logging.getLogger(__name__)
 
@@ -64,14 +62,6 @@ class Job:
     def folder(self, trial: str) -> Path:
         """Where the trial works on this node."""
         return (Path(self.trials) if self.url is None else workspace.working_folder(self.url)) / trial
-
-    def check_code(self) -> None:
-        """Raises Halted where this node has other code than the search."""
-        if self.source not in (None, here := source_digest()):
-            raise Halted(
-                f"{platform.node()} runs other code than the search (source {here}, {self.source} there); install the "
-                "same on all nodes"
-            )
 
     def check(self) -> None:
         """Raises Gone where this node does not see the folder in which the search works, or one without its mark."""
@@ -119,7 +109,7 @@ class Run:
 
     def __init__(self, job: Job, config: Mapping[str, Any]) -> None:
         self._job = job
-        self._config = configs.from_dict(config["config"])
+        self._config: Mapping[str, Any] = config["config"]
         self._folder = job.folder(config["trial"])
         self._copy: Copy | None = None
         self._start: Mapping[str, Any] | None = config.get("start")
@@ -151,7 +141,7 @@ class Run:
     def terminate(self) -> None:
         """Ends the process. Training that runs here is first given the time to write a checkpoint."""
         self._terminated = True
-        if self._waits or not self._thread.is_alive() or self._config.resources.num_workers > 1:
+        if self._waits or not self._thread.is_alive() or self._config["resources"]["num_workers"] > 1:
             os._exit(TERMINATED)
 
     def _release(self) -> None:
@@ -161,7 +151,7 @@ class Run:
 
     def _main(self) -> None:
         try:
-            self._job.check_code()
+            check_code(self._job.source)  # before its config is read: other code may not know it
             self._job.check()
             if self._job.url is None:
                 ended = self._logged()
@@ -219,11 +209,12 @@ class Run:
 
     def _train_in_parts(self, steps: Progress) -> tuple[Config, dict[str, Any]]:
         """Where the study allows it; else as the config says."""
+        config = configs.from_dict(self._config)
         calls = Callbacks(self._report, self._save, steps, interrupted=lambda: self._terminated)
         train = functools.partial(
             train_trial, data=Path(self._job.data), folder=self._folder, calls=calls, train=self._job.train, placed=True
         )
-        return train_in_parts(self._config, train) if self._job.in_parts else (self._config, train(self._config))
+        return train_in_parts(config, train) if self._job.in_parts else (config, train(config))
 
     def _report(self, step: int, metrics: Metrics, checkpoint: Path) -> None:
         if self._stopped:

@@ -28,18 +28,19 @@ from launch.cluster import connection, sharing
 from launch.store.claim import claimed
 from launch.trials import elastic
 from launch.trials.logs import WORKER_LOG, log_to
-from launch.trials.place import training_function
+from launch.trials.place import check_code, training_function
 from launch.trials.relay import Answer, Broken, Ending, Fault, Relay, Trained
 from launch.trials.telemetry import RunMetrics
 from speaq import config as configs
 from speaq.config import Config, ConfigError
 from speaq.files.locks import ORPHANS, Gone, Lock
 from speaq.study import creation
-from speaq.study.errors import StorageLost, is_of_storage, last_line
+from speaq.study.errors import Halted, StorageLost, is_of_storage, last_line
 from speaq.study.file import TRAIN
 from speaq.training import distributed, folder, origins
 from speaq.training.callbacks import Callbacks, Metrics, Progress
 from speaq.training.endings import DivergedError, Interrupted, OutOfMemory, StopTraining
+from speaq.training.environment import source_digest
 from speaq.training.folder import own_folder
 
 log = logging.getLogger(__name__)
@@ -59,6 +60,7 @@ FAILURES: Mapping[Fault, type[Exception]] = {
     "memory": OutOfMemory,
     "diverged": DivergedError,
     "storage": StorageLost,
+    "code": Halted,
 }
 
 
@@ -88,12 +90,14 @@ def train_distributed(
         OutOfMemory: a device's memory is too small.
         DivergedError: outputs or a loss that are not finite.
         Busy: another process trains in `output`.
+        Halted: a node has other code.
         StorageLost: the storage of the run is full, read-only or away.
     """
     output, data = output.resolve(), data.resolve()
     begins = not (resume and folder.has_checkpoint(output))
     config = _located(config, output, resume=resume, begins=begins)
     job = {"data": str(data), "output": str(output), "task": task, "resume": resume, "train": train, "force": force}
+    job["source"] = source_digest()
     with own_folder(output, DRIVER), connection.connected(dashboard=True):
         Lock(output, ORPHANS).close()  # not while another run, or a worker that outlived its driver, writes there
         connection.check_fits(config.resources)
@@ -228,6 +232,7 @@ def work(job: dict[str, Any]) -> None:
     relay = job["relay"]
     main = distributed.world()[0] == 0
     try:
+        check_code(job["source"], "run")
         output = Path(job["output"])
         with (
             log_to(output / WORKER_LOG) if main else _failing_to(output / WORKER_LOG) as steps,
@@ -252,6 +257,8 @@ def _broken(error: Exception) -> Broken | None:
             return Broken("user", " ".join(str(error).split()))
         case ArithmeticError():
             return Broken("run", " ".join(str(error).split()))
+        case Halted():
+            return Broken("code", str(error))
         case OutOfMemory():
             return Broken("memory", str(error))
         case DivergedError():

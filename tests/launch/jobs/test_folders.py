@@ -25,6 +25,7 @@ from launch.jobs import tune
 from launch.search.messages import Halt
 from launch.trials.logs import LOG, log_to
 from launch.trials.outcomes import outcome_of
+from launch.trials.place import check_code
 from launch.trials.trial import Job
 from launch.trials.worker import DRIVER, train_distributed
 from speaq import space as spaces
@@ -391,11 +392,11 @@ def test_a_node_that_does_not_see_the_study_or_has_other_code_trains_nothing(tmp
     with Lock(tmp_path / "study") as lock:
         job = Job("data", str(tmp_path / "study" / "trials"), "R@50", mark=lock.token, source=source_digest())
         job.check()
-        job.check_code()
+        check_code(job.source)
         elsewhere = dataclasses.replace(job, trials=str(tmp_path / "not mounted" / "trials"))
         with pytest.raises(Gone, match=rf"is not there any more .*seen on {re.escape(platform.node())}"):
             elsewhere.check()
         with pytest.raises(Halted, match=r"runs other code than the search \(source \w{12}, 0123 there\)"):
-            dataclasses.replace(job, source="0123").check_code()
+            check_code("0123")
     assert outcome_of(Gone("away"), tmp_path) == Halt("away")
     assert outcome_of(Halted("other code"), tmp_path) == Halt("other code")

@@ -35,7 +35,9 @@ pytest.importorskip("optuna")
 from launch.cluster import connection
 from launch.jobs import tune
 from launch.search.searcher import MAX_DEATHS
+from launch.trials import worker
 from launch.trials.worker import train_distributed
+from speaq.study.errors import Halted
 from speaq.study.ledger import Entry, Ledger, LedgerError
 from tests.helpers.command import command, refusal
 from tests.helpers.listening import descendants, open_to_others
@@ -180,6 +182,14 @@ def test_a_photo_that_one_worker_cannot_read_ends_all_of_them(toy: Path, tmp_pat
         train_distributed(config, data, tmp_path / "run")
     logged = [json.loads(line) for line in (tmp_path / "run" / "log.worker.jsonl").read_text().splitlines()]
     assert any(photo.name in row["message"] and "read_image" in row.get("traceback", "") for row in logged)
+
+
+def test_a_worker_with_other_code_is_noticed(
+    toy: Path, tmp_path: Path, ray_cluster: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(worker, "source_digest", lambda: "0123")
+    with pytest.raises(Halted, match=r"runs other code than the run \(source \w+, 0123 there\)"):
+        train_distributed(CONFIG, toy, tmp_path / "run")
 
 
 def test_trials_of_two_workers_are_stopped_and_free_their_place(toy: Path, tmp_path: Path, ray_cluster: None) -> None:
