@@ -247,7 +247,13 @@ class _Confirmation:
                 tell(step, steps, f"{metric} {metrics.get(metric) or 0.0:.4f}")
 
             calls, url = Callbacks(report, self.here.saver(self.snapshot.folder)), self.here.url_of(folder)
-            options = {"data": self.data, "folder": folder, "calls": calls, "train": study.train, "url": url}
+            options: dict[str, Any] = {
+                "data": self.data,
+                "folder": folder,
+                "calls": calls,
+                "train": study.train,
+                "url": url,
+            }
             train: Train = functools.partial(train_trial, **options)
             return train_in_parts(config, train)[1]
 
