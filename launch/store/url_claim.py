@@ -8,19 +8,16 @@ from __future__ import annotations
 
 import json
 import logging
-import os
-import platform
 import threading
 import time
-import uuid
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
+from dataclasses import asdict, replace
 from typing import Any, TypeVar
 
 from launch.store.remote import Store
 from speaq.config import ConfigError
-from speaq.files.locks import Taken
+from speaq.files.locks import Owner, Taken
 from speaq.study.errors import StorageLost
 
 log = logging.getLogger(__name__)
@@ -49,7 +46,7 @@ class UrlClaim:
         there = said(self.store.read(CLAIM))
         if there and patient and not there.get("released") and not _is_dead(there):
             self._watch(there)
-        self.before, self.token = there.get("token", ""), uuid.uuid4().hex
+        self.before, self.token = there.get("token", ""), Owner.new().token
         self._put()
         if patient:
             time.sleep(SETTLE)
@@ -59,7 +56,7 @@ class UrlClaim:
                 raise ConfigError(f"{self.store.url}: another process has begun to work on it just now") from error
 
     def _put(self, **more: bool) -> None:
-        who = {"token": self.token, "host": platform.node(), "process": os.getpid(), "place": _place()}
+        who = asdict(replace(Owner.new(), token=self.token))
         apart(self.store.write, CLAIM, json.dumps(who | more).encode())
 
     def _watch(self, who: Mapping[str, Any]) -> None:
@@ -127,28 +124,13 @@ def is_at_work(store: Store) -> bool:
     return lives and bool(claim) and not claim.get("released")
 
 
-def _place() -> str | None:
-    """Where process numbers mean the same: this boot of this machine, this container. None where it is not known."""
-    try:
-        boot = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
-        return f"{boot} {os.readlink('/proc/self/ns/pid')}"
-    except OSError:
-        return None
-
-
 def _is_dead(who: Mapping[str, Any]) -> bool:
-    """Whether who claimed was a process of this machine that is no more."""
-    if _place() is None or who.get("place") != _place() or type(who.get("process")) is not int:
+    """Whether who claimed was a process of this machine that is no more, or this process itself, earlier."""
+    owner, own = Owner.of(who), Owner.new()
+    if owner is None:
         return False
-    if who["process"] == os.getpid():
-        return True  # this process itself, earlier
-    try:
-        os.kill(who["process"], 0)
-    except ProcessLookupError:
-        return True
-    except PermissionError:
-        return False
-    return False
+    itself = replace(owner, token=own.token, since=own.since) == own
+    return itself or bool(owner.is_dead())
 
 
 def apart(call: Callable[..., T], *arguments: Any) -> T:

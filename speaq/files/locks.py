@@ -26,6 +26,8 @@ import uuid
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
+from types import TracebackType
+from typing import Any
 
 from speaq.files.atomic import naming, open_regular
 from speaq.files.plain_yaml import ConfigError
@@ -82,6 +84,18 @@ class Owner:
             numbers=_numbers(),
             since=time.time(),
         )
+
+    @classmethod
+    def of(cls, content: Any) -> Owner | None:
+        """What a record says; None for what no process of ours wrote."""
+        try:
+            owner = cls(**{field.name: content[field.name] for field in fields(cls)})
+        except (KeyError, TypeError):
+            return None
+        kinds = {"process": int, "since": (int, float)}
+        if not all(isinstance(value, kinds.get(name, str)) for name, value in asdict(owner).items()):  # type: ignore[arg-type]
+            return None
+        return owner if 0 < owner.process < 2**31 and 0 <= owner.since < 2**40 and owner.host.isprintable() else None
 
     def __str__(self) -> str:
         since = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(self.since))
@@ -309,14 +323,9 @@ def holder(folder: Path) -> Owner | None:
 def _read(file: int) -> Owner | None:
     """The record; None where there is none, or what no process of ours wrote."""
     try:
-        content = json.loads(os.pread(file, RECORD, 0))
-        owner = Owner(**{field.name: content[field.name] for field in fields(Owner)})
-    except (ValueError, KeyError, TypeError, RecursionError):
+        return Owner.of(json.loads(os.pread(file, RECORD, 0)))
+    except (ValueError, RecursionError):
         return None
-    kinds = {"process": int, "since": (int, float)}
-    if not all(isinstance(value, kinds.get(name, str)) for name, value in asdict(owner).items()):  # type: ignore[arg-type]
-        return None
-    return owner if 0 < owner.process < 2**31 and 0 <= owner.since < 2**40 and owner.host.isprintable() else None
 
 
 def _write(file: int, owner: Owner) -> None:

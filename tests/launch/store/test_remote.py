@@ -36,6 +36,7 @@ from launch.search import population
 from launch.store import remote, url_claim, workspace
 from launch.store.remote import Store, StoreError, joined, local_name
 from launch.store.workspace import Opened, Workspace
+from speaq.files import locks
 from speaq.files.locks import Taken
 from speaq.study.errors import StorageLost
 from tests.helpers.s3 import Server, server
@@ -251,7 +252,7 @@ def test_one_at_a_time_works_on_a_url(s3: Server, scratch: Path, name: str, monk
         ):
             pass
         monkeypatch.setenv(workspace.VARIABLE, str(scratch / "elsewhere"))
-        monkeypatch.setattr(url_claim, "_place", lambda: "another machine")
+        monkeypatch.setattr(locks, "_machine", lambda: "another machine")
         with pytest.raises(ConfigError, match=r"process \d+ on .* works on it"), workspace.opened(url, "work"):
             pass
     assert lines(url) == {}
@@ -268,7 +269,7 @@ def test_who_is_dead_is_waited_for_and_who_comes_back_writes_no_more(
         time.sleep(0.2)
         with monkeypatch.context() as other:
             other.setenv(workspace.VARIABLE, str(scratch / "elsewhere"))
-            other.setattr(url_claim, "_place", lambda: "another machine")
+            other.setattr(locks, "_machine", lambda: "another machine")
             with workspace.opened(url, "work") as taken:
                 taken.path.mkdir(parents=True)
                 (taken.path / "result.json").write_text("ours")
