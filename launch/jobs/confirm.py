@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import functools
 import json
 import logging
 from collections.abc import Mapping, Sequence
@@ -22,7 +21,7 @@ from launch.jobs.race import Setting, leader, race
 from launch.search.searcher import config_of
 from launch.store.claim import claimed
 from launch.store.workspace import Workspace
-from launch.trials.memory import Train, train_in_parts
+from launch.trials.memory import train_in_parts
 from launch.trials.place import on_workers, train_trial
 from speaq import config as configs
 from speaq.config import Config, ConfigError
@@ -247,14 +246,10 @@ class _Confirmation:
                 tell(step, steps, f"{metric} {metrics.get(metric) or 0.0:.4f}")
 
             calls, url = Callbacks(report, self.here.saver(self.snapshot.folder)), self.here.url_of(folder)
-            options: dict[str, Any] = {
-                "data": self.data,
-                "folder": folder,
-                "calls": calls,
-                "train": study.train,
-                "url": url,
-            }
-            train: Train = functools.partial(train_trial, **options)
+
+            def train(config: Config) -> dict[str, Any]:
+                return train_trial(config, self.data, folder, calls, train=study.train, url=url)
+
             return train_in_parts(config, train)[1]
 
     def _record(self, folder: Path) -> ImageRecord:
