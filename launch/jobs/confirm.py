@@ -76,7 +76,6 @@ def confirm(
         top: number of best finished trials; the published setting is trained besides.
         data: where the data are now, default: where they were, or where they have moved to with the study.
         start: where the weights that trials start from are now, likewise.
-        progress: context manager factory, title → callable(done, total, text).
 
     Raises:
         ConfigError, DataError: nothing to confirm, seeds that confirm nothing, changed data or start, or the study is

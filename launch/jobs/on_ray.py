@@ -29,7 +29,6 @@ from launch.trials.telemetry import SearchMetrics
 from launch.trials.trial import Job, Trial
 from speaq.config import Config, ConfigError
 from speaq.study.budget import Budget, BudgetSpent, parse
-from speaq.study.creation import check_images, feasible_on
 from speaq.study.errors import last_line
 from speaq.study.extent import as_exhausted, say_nothing_is_left
 from speaq.study.file import Study
@@ -53,14 +52,6 @@ class OnRay:
     budget: str | None = None  # what the study may cost in all
     display: Display = silent
     here: Workspace = field(default_factory=Workspace)
-
-    def check(self, study: Study) -> None:
-        """Raises DataError where the splits have no image to train on, or to evaluate."""
-        check_images(study)
-
-    def feasible(self, study: Study) -> Feasible:
-        """As the data of the study tell."""
-        return feasible_on(study)
 
     def write(self, output: Path, entries: Sequence[Entry], plan: Plan) -> None:
         """There are no results but those of every search."""

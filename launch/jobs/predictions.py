@@ -144,13 +144,6 @@ class Decoding:
     stored: StoredRun
     display: Display = silent
 
-    def check(self, study: Study) -> None:
-        """What can be wrong has been found with the outputs."""
-
-    def feasible(self, study: Study) -> Feasible:
-        """Every decoding can be tried."""
-        return lambda config: None
-
     def write(self, output: Path, entries: Sequence[Entry], plan: Plan) -> None:
         """curve.csv, the best trials in the plane of recall and mean recall."""
         _write_curve(output / "curve.csv", entries, plan)

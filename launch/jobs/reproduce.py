@@ -63,7 +63,6 @@ def reproduce(request: Request, output: Path, progress: Progresses, say: Say) ->
 
     Args:
         output: folder for everything: reproduction.json, detector/, run/, test_best.json, test_last.json.
-        progress: context manager factory, title → callable(done, total, text).
         say: told of each stage that has ended.
 
     Raises:

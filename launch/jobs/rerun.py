@@ -69,7 +69,6 @@ def rerun(
         output: new folder, default: `<run>-rerun` beside it.
         data: where the data are now, default: where they were, or where they have moved to with the run.
         start: where the weights that it started from are now, likewise.
-        progress: context manager factory, title → callable(done, total, text).
 
     Raises:
         ConfigError, DataError: the run has not ended, its data or start have changed, or `output` holds a run.

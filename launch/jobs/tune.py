@@ -24,7 +24,7 @@ from speaq.files.locks import Gone, Taken
 from speaq.study import snapshot
 from speaq.study.budget import parse
 from speaq.study.changes import as_now, begins_with, found_data, with_start
-from speaq.study.creation import data_digest
+from speaq.study.creation import check_images, data_digest, feasible_on
 from speaq.study.extent import with_possible_trials, with_trials
 from speaq.study.file import Address, Study, check_new, keep, read
 from speaq.study.ledger import Entry, Ledger
@@ -33,12 +33,6 @@ from speaq.study.plan import Feasible, Plan
 
 class Work(Protocol):
     """What the trials of a study do."""
-
-    def check(self, study: Study) -> None:
-        """Raises DataError where a new study has nothing to run on."""
-
-    def feasible(self, study: Study) -> Feasible:
-        """What raises ConfigError or DataError for a config that cannot be tried."""
 
     def search(
         self, study: Study, output: Path, ledger: Ledger, feasible: Feasible, mirror: Mirror | None = None
@@ -131,14 +125,14 @@ def run(study: Study, output: Path, address: Address | None, work: Work, *, begi
         begins: the study is new, its folder is made.
     """
     if begins:
-        work.check(study)  # before anything is written
+        check_images(study)  # before anything is written
         output.mkdir(parents=True, exist_ok=True)
     with opened(address, study.plan) as mirror:
         if begins:
             write(study, output, address)
         with contextlib.closing(Ledger(output / "ledger.jsonl")) as ledger:
             ledger.check_objectives(study.plan.objective)
-            feasible = work.feasible(study)
+            feasible = feasible_on(study)
             study = with_possible_trials(study, ledger, feasible)
             keep(study, output)
             if mirror is not None:
