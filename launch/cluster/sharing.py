@@ -16,35 +16,26 @@ from speaq.config import Config
 LIMIT = 120.0  # seconds for each question: Ray gives its workers the lowest priority on a busy node
 
 
-def check_shared(output: Path, url: str | None, data: Path, config: Config) -> frozenset[str]:
-    """The ids of the cluster's nodes, all of which see what a run reads and writes. Raises ClusterError in one line.
+def nodes_that_share(
+    output: Path, url: str | None, data: Path, config: Config, *, all_of_them: bool = False
+) -> frozenset[str]:
+    """The ids of the cluster's nodes that see what a run or a search reads and writes; the others get no trial.
 
     Args:
-        output: folder that the run writes; need not be there yet.
+        output: folder that is written; need not be there yet.
         url: that `output` is a copy of.
         data: folder of the data set.
         config: its paths are absolute.
+        all_of_them: every node has to, as always where a run has several workers, which Ray places on any node.
+
+    Raises:
+        ClusterError: this node is not among them, no other one is, or one that has to be; in one line.
     """
     nodes = alive()
-    if len(nodes) > 1:
-        for what, problems in _problems(nodes, output, url, data, config):
-            _refuse(what, nodes, problems)
-    return frozenset(node.id for node in nodes)
-
-
-def nodes_that_share(output: Path, url: str | None, data: Path, config: Config) -> frozenset[str]:
-    """The ids of the nodes that can take part in a search; the others get no trial. Arguments as of `check_shared`.
-
-    Raises ClusterError in one line where this node is not among them, or no other one is, or where a trial has several
-    workers, which Ray places on any node.
-    """
-    nodes = alive()
-    if config.resources.num_workers > 1 or len(nodes) == 1:
-        return check_shared(output, url, data, config)
-    fit = {node.id for node in nodes}
-    for what, problems in _problems(nodes, output, url, data, config):
+    fit, strict = {node.id for node in nodes}, all_of_them or config.resources.num_workers > 1
+    for what, problems in _problems(nodes, output, url, data, config) if len(nodes) > 1 else ():
         fit -= {node.id for node in nodes if problems[node.id]}
-        if nodes[0].id not in fit or len(fit) == 1:
+        if strict or nodes[0].id not in fit or len(fit) == 1:
             _refuse(what, nodes, problems)
     return frozenset(fit)
 

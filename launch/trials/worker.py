@@ -102,7 +102,8 @@ def train_distributed(
         Lock(output, ORPHANS).close()  # not while another run, or a worker that outlived its driver, writes there
         connection.check_fits(config.resources)
         if not shared:
-            sharing.check_shared(output, url, data, config if begins else origins.without_start(config))
+            known = config if begins else origins.without_start(config)
+            sharing.nodes_that_share(output, url, data, known, all_of_them=True)
         return _fit(job, config, calls)
 
 
