@@ -16,7 +16,7 @@ from tests.helpers.shared import ROOT
 pytest.importorskip("ray")
 pytest.importorskip("optuna")
 
-from launch.trials.place import training_function
+from launch.trials.code import training_function
 from speaq.config import ConfigError
 from tests.fuzz import verdict
 from tests.helpers.fuzz_inputs import TARGETS, Target

@@ -2,38 +2,15 @@
 
 from __future__ import annotations
 
-import importlib
-import platform
-import re
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from launch.store.claim import claimed
-from speaq.config import Config, ConfigError
-from speaq.study.errors import Halted
+from launch.trials.code import training_function
+from speaq.config import Config
 from speaq.study.file import TRAIN
 from speaq.training.callbacks import Callbacks, Metrics
-from speaq.training.environment import source_digest
-
-
-def training_function(path: str) -> Callable[..., dict[str, Any]]:
-    """`module:name` → the function. Raises ConfigError for code that is not ours: the path is read from files."""
-    if not re.fullmatch(r"(speaq|launch|tests)(\.\w+)+:\w+", path):
-        raise ConfigError(f"train: {path!r} is no training function of speaq")
-    module, _, name = path.partition(":")
-    function: Callable[..., dict[str, Any]] = getattr(importlib.import_module(module), name)
-    return function
-
-
-def check_code(source: str | None, what: str = "search") -> None:
-    """Raises Halted where this node has other code than the search or run that sent it work, of digest `source`."""
-    if source not in (None, here := source_digest()):
-        raise Halted(
-            f"{platform.node()} runs other code than the {what} (source {here}, {source} there); install the "
-            "same on all nodes"
-        )
 
 
 def on_workers(config: Config) -> bool:

@@ -26,10 +26,11 @@ from launch.search.messages import Ended, Finished
 from launch.store import workspace
 from launch.store.folder_copy import Copy
 from launch.store.remote import joined
+from launch.trials.code import check_code
 from launch.trials.logs import LOG, log_to
 from launch.trials.memory import train_in_parts
 from launch.trials.outcomes import outcome_of
-from launch.trials.place import check_code, train_trial
+from launch.trials.place import train_trial
 from speaq import config as configs
 from speaq.config import Config
 from speaq.files import locks

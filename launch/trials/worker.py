@@ -27,8 +27,8 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from launch.cluster import connection, sharing
 from launch.store.claim import claimed
 from launch.trials import elastic
+from launch.trials.code import check_code, training_function
 from launch.trials.logs import WORKER_LOG, log_to
-from launch.trials.place import check_code, training_function
 from launch.trials.relay import Answer, Broken, Ending, Fault, Relay, Trained
 from launch.trials.telemetry import RunMetrics
 from speaq import config as configs

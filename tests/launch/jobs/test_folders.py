@@ -23,9 +23,9 @@ from launch.cluster.admission import Admission, OnAdmitted
 from launch.cluster.nodes import Node, probes
 from launch.jobs import tune
 from launch.search.messages import Halt
+from launch.trials.code import check_code
 from launch.trials.logs import LOG, log_to
 from launch.trials.outcomes import outcome_of
-from launch.trials.place import check_code
 from launch.trials.trial import Job
 from launch.trials.worker import DRIVER, train_distributed
 from speaq import space as spaces
