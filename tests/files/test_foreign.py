@@ -49,7 +49,7 @@ OPENERS: dict[str, tuple[tuple[str, ...], str]] = {
     "torch.load": (("speaq/files/foreign.py",), "weights_only=True"),
     "np.load": (("speaq/files/foreign.py", "speaq/evaluation/bootstrap.py"), "allow_pickle=False"),
     "Image.open": (("speaq/data/images.py",), "formats=FORMATS"),
-    "importlib.import_module": (("launch/trials/functions.py",), ""),
+    "importlib.import_module": (("launch/trials/code.py",), ""),
     **dict.fromkeys(("yaml.load", "yaml.load_all", "yaml.full_load", "yaml.unsafe_load", "yaml.safe_load"), ((), "")),
     **dict.fromkeys(("pickle.load", "pickle.loads", "pickle.Unpickler", "pickle._Unpickler"), ((), "")),
     **dict.fromkeys(("eval", "exec", "compile", "__import__", "os.system", "os.popen", "shelve.open"), ((), "")),
