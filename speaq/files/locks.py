@@ -26,7 +26,6 @@ import uuid
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 from speaq.files.atomic import naming, open_regular
