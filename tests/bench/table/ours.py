@@ -14,7 +14,7 @@ from ray.tune.search import Searcher  # noqa: TID251
 from launch.search import messages
 from launch.search.messages import Finished, Report
 from launch.search.scheduler import make_scheduler
-from launch.search.searcher import Search
+from launch.search.searcher import Search, config_of
 from speaq.study.ledger import Ledger
 from speaq.study.plan import Feasible, Plan, compared
 from tests.bench.table.play import Job, Metrics
@@ -51,7 +51,7 @@ class Ours:
         self._scheduler.on_trial_add(None, self._trials[key])
         self._search.started(key)
         entry = self._search.entry(key)
-        config = self._search.config_of(entry)
+        config = config_of(self._plan, entry)
         values = entry.values if entry.values is not None else self._plan.space.extract(self._plan.base, config)
         assert values is not None, entry.label
         return Job(key, entry.id, values)
