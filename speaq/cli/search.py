@@ -133,9 +133,7 @@ def _tune(here: Workspace, asked: Searching, earlier: dict[str, Snapshot]) -> tu
     return output, job.start(study, output, asked.budget, asked.storage, display=watched, here=here)
 
 
-def _tune_predictions(
-    here: Workspace, asked: Searching, earlier: dict[str, Snapshot]
-) -> tuple[Path, list[Entry]]:
+def _tune_predictions(here: Workspace, asked: Searching, earlier: dict[str, Snapshot]) -> tuple[Path, list[Entry]]:
     """Runs a new search of the decoding of a trained run; returns its folder and trials."""
     unused = {"--config": asked.config, "--budget": asked.budget, "--set": asked.assignments or None}
     for name, value in {**unused, "--init-from": asked.init_from}.items():
