@@ -7,6 +7,7 @@ hypervolume of the settings on its front takes its place. Costs are in full trai
 
 from __future__ import annotations
 
+import contextlib
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
@@ -77,11 +78,13 @@ def simulate(
 
     Args:
         workers: trials at once.
-        processes: that play; None: as many as there are cores.
+        processes: that play, 0: this one; None: as many as there are cores.
     """
-    with ProcessPoolExecutor(processes, mp_context=get_context("spawn")) as pool:
+    with contextlib.ExitStack() as stack:
+        pool = None if processes == 0 else ProcessPoolExecutor(processes, mp_context=get_context("spawn"))
+        each = map if pool is None else stack.enter_context(pool).map
         for rule in rules:
-            played = list(pool.map(partial(_reached, rule, workers, table), range(seeds)))
+            played = list(each(partial(_reached, rule, workers, table), range(seeds)))
             yield from _summed(rule, np.array(played), workers)
 
 
