@@ -79,9 +79,8 @@ class World:
 
 NARROW = {"model.hidden_dim": 32, "model.feedforward_dim": 128}
 WORLDS: Mapping[str, World] = {
-    "narrow, 64 queries, 500 steps": World(queries=64, steps=500, changes=NARROW),
-    "narrow, 64 queries, 1,000 steps": World(queries=64, changes=NARROW),
-    "narrow, 16 queries, 500 steps": World(steps=500, changes=NARROW),
+    "narrow, 64 queries, 500 steps": World(queries=64, steps=500, detector_steps=4_000, changes=NARROW),
+    "narrow, 32 queries, 500 steps": World(queries=32, steps=500, detector_steps=4_000, changes=NARROW),
     "16 queries, 1,000 steps": World(),
     "64 queries, 360 steps": World(queries=64, steps=360, detector_steps=600),
     "64 queries, 1,000 steps": World(queries=64, detector_steps=600),
