@@ -22,7 +22,6 @@ from speaq.boxes import cxcywh_to_xyxy
 from speaq.config import Config, ConfigError, MatchingConfig, apply
 from speaq.data.dataset import SceneGraphDataset, collate
 from speaq.data.records import SplitName
-from speaq.data.statistics import predicate_count
 from speaq.matching.cost import compare
 from speaq.matching.groups import PredicateGroups, groups_for
 from speaq.matching.match import group_mask, match
@@ -116,8 +115,7 @@ class Microscope:
 
     @cached_property
     def _counts(self) -> IntArray:
-        vg = self.opened.vg
-        return predicate_count(vg.split("train", self.opened.config.data), vg.num_predicates)
+        return self.opened.counts
 
     @torch.inference_mode()
     def slide(self, image_id: str) -> Slide:

@@ -13,7 +13,6 @@ import numpy as np
 from speaq.analysis.specialization import Analysed, count_predictions
 from speaq.config import Config, ConfigError, EvaluationConfig
 from speaq.data.records import SplitName, looked_at
-from speaq.data.statistics import predicate_count
 from speaq.data.visual_genome import Split
 from speaq.inference import QueryOutputs, decode_queries
 from speaq.matching.groups import groups_for
@@ -74,7 +73,7 @@ def _analyse(run: Path, names: str, file: Path, asked: Asked, progress: Progress
     opened = replace(opened, config=opened.counted)
     config, vg = opened.config, opened.vg
     split = looked_at(opened.split(asked.split), EvaluationConfig(max_val_images=asked.images))
-    counts = predicate_count(vg.split("train", config.data), vg.num_predicates)
+    counts = opened.counts
     outputs = _outputs(opened, split, asked, progress)
     predictions = _decoded(outputs, config, counts)
     num_queries = config.model.num_queries * config.model.query_multiple

@@ -18,6 +18,7 @@ from speaq.data.statistics import predicate_count
 from speaq.data.visual_genome import Split, VisualGenome, open_data
 from speaq.evaluation.predictions import PredictionWriter, Source
 from speaq.evaluation.report import to_json
+from speaq.structures import IntArray
 from speaq.study import seal
 from speaq.training import checkpoint
 from speaq.training.callbacks import Progress, no_progress
@@ -65,6 +66,11 @@ class OpenedRun:
     def counted(self) -> Config:
         """The config whose train rows are counted: all of them where it is not known which were val."""
         return apply(self.config, {"data.num_val": 0}) if self.converted else self.config
+
+    @property
+    def counts(self) -> IntArray:
+        """[P+1] relations of each predicate in the train rows that are counted."""
+        return predicate_count(self.vg.split("train", self.counted.data), self.vg.num_predicates)
 
     def split(self, name: SplitName) -> Split:
         """A split of the data. Raises DataError where it has no image."""

@@ -20,7 +20,7 @@ import torch
 
 from speaq.config import Config, ConfigError, InferenceConfig
 from speaq.data import DataError
-from speaq.data.statistics import predicate_count, zero_shot_triplets
+from speaq.data.statistics import zero_shot_triplets
 from speaq.data.visual_genome import Split
 from speaq.evaluation.detection import DetectionEvaluator
 from speaq.evaluation.recall import RecallEvaluator
@@ -181,7 +181,6 @@ def store(run: Path, data: Path | None = None, *, progress: Progress = no_progre
         with writer(path, header) as append:
             for rows, sizes, queries in network_outputs(opened, split, progress):
                 append(rows, sizes, queries)
-    counts = predicate_count(vg.split("train", config.data), vg.num_predicates)
     zero_shot = zero_shot_triplets(vg, split, config.data, config.evaluation.zero_shot)
     return StoredRun(
         raw=path,
@@ -190,7 +189,7 @@ def store(run: Path, data: Path | None = None, *, progress: Progress = no_progre
         data_digest=vg.digest,
         step=opened.step,
         split=split,
-        counts=counts,
+        counts=opened.counts,
         zero_shot=zero_shot,
     )
 

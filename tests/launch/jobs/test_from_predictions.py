@@ -16,6 +16,7 @@ from speaq.data import DataError
 from speaq.runs.run import evaluate_run
 from speaq.runs.stored import RawOutputs, store
 from speaq.study import snapshot as snapshots
+from speaq.training import checkpoint
 from speaq.training.loop import train
 from tests.helpers.command import command, refusal
 from tests.helpers.tiny import tiny
@@ -43,6 +44,18 @@ def test_stored_outputs_give_the_numbers_of_an_evaluation(run: Path, knobs: dict
     config = configs.apply(stored.config, knobs)
     wanted = evaluate_run(run, "val", overrides=knobs).evaluation.metrics
     assert stored.evaluate(config.inference).metrics == pytest.approx(wanted, abs=1e-9)
+
+
+def test_of_a_converted_run_the_same_train_rows_are_counted(run: Path, toy: Path, tmp_path: Path) -> None:
+    """It is not known which of them were val: all of them are."""
+    copied = tmp_path / "run"
+    shutil.copytree(run, copied)
+    best = copied / "checkpoints" / "best.pt"
+    checkpoint.save(best, {**checkpoint.load(best), "data_digest": None})
+    stored = store(copied)
+    assert stored.counts.sum() > store(run).counts.sum()
+    wanted = evaluate_run(copied, "val").evaluation.metrics
+    assert stored.evaluate(stored.config.inference).metrics == pytest.approx(wanted, abs=1e-9)
 
 
 def test_outputs_are_made_once_and_again_after_more_training(run: Path, toy: Path, tmp_path: Path) -> None:
