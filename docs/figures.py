@@ -67,7 +67,7 @@ def draw_groups() -> plt.Figure:
 def draw_repeats() -> plt.Figure:
     outputs, target = scene()
     truth = relation_truth(join([target]))
-    comparison = compare(relation_queries(outputs), truth, 1, 5, 2)
+    comparison = compare(relation_queries(outputs), truth, MatchingConfig())
     figure, (left, right) = plt.subplots(1, 2, figsize=(8, 3), layout="constrained")
     best = quality(comparison, MatchingConfig(predicate_weight=0.0), None)[0, 0].sort(descending=True).values.tolist()
     left.bar(range(len(best)), best, color=[COLOURS[0]] * 4 + ["#BBBBBB"] * (len(best) - 4))

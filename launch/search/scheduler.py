@@ -101,10 +101,16 @@ class Median(Stopping):
         return self._medians.judge(trial, step, values)
 
 
+def _first_front(there: Mapping[str, Values]) -> set[str]:
+    """The trials at a rung that no other one beats."""
+    names = list(there)
+    return {names[place] for place in fronts(list(there.values()))[0]}
+
+
 class Population(Stopping):
     """Stops a trial that is among the worst so far at its rung, and keeps the checkpoint of one among the best.
 
-    Who takes its place: `launch.search.population`. A trial that no other one there beats is never stopped.
+    Who takes its place: `launch.search.population`. With two objectives, one that no other beats stays.
     """
 
     def __init__(
@@ -120,10 +126,8 @@ class Population(Stopping):
         if there is None:
             return True
         there[trial] = values
-        names = list(there)
-        first = {names[place] for place in fronts(list(there.values()))[0]}
         worst = ranked(there)[::-1][: population.num_worst(len(there), self._share)]
-        return trial not in worst or trial in first
+        return trial not in worst or (len(values) > 1 and trial in _first_front(there))
 
     def on_trial_result(self, tune_controller: Any, trial: Any, result: Mapping[str, Any]) -> str:
         """As any scheduler; keeps the checkpoint of a trial that is among the best at its rung."""

@@ -26,7 +26,7 @@ stamp("python")
 import torch
 stamp("import torch")
 from pathlib import Path
-from speaq.training import loop, optimizer, tasks
+from speaq.training import loop, step, tasks
 from speaq.data.dataset import train_loader
 from tests.helpers.tiny import tiny
 stamp("import speaq")
@@ -38,12 +38,12 @@ split = vg.split("train", config.data)
 stamp("data")
 task = tasks.make_task("speaq", config, vg, split)
 stamp("model")
-stepper = optimizer.make_optimizer(task.model, config.training)
+stepper = step.make_optimizer(task.model, config.training)
 stamp("optimizer")
 batch = next(train_loader(split, config))
 stamp("first batch")
 task.criterion_for(config.losses)(task.model(batch.images, batch.sizes_hw), batch.targets)[0].backward()
-optimizer.clip_gradients(task.model, config.training)
+step.clip_gradients(task.model, config.training)
 stepper.step()
 stamp("first step")
 print(json.dumps(stamps))

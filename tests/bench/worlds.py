@@ -72,7 +72,7 @@ class World:
             "training.max_steps": steps,
             "training.eval_every": math.ceil(steps / 4),
             "training.decay_steps": [steps * 85 // 100],
-            "training.warmup_steps": steps // 10,
+            "training.warmup_steps": max(1, steps // 10),
         }
         return configs.apply(configs.load(ROOT / "configs" / f"{name}.yaml"), {**ours, **self.changes, **changes})
 
@@ -131,15 +131,20 @@ def rows(name: str, found: Mapping[str, Sequence[Path]]) -> Iterator[dict[str, A
             yield row
 
 
-def main() -> None:
-    """Trains, and prints a table for each world."""
+def parser() -> argparse.ArgumentParser:
+    """What the command takes."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path)
     parser.add_argument("--worlds", default=";".join(WORLDS), help="with semicolons between (default: all)")
     parser.add_argument("--arms", default=",".join(ARMS))
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--json", type=Path)
-    given = parser.parse_args()
+    return parser
+
+
+def main() -> None:
+    """Trains, and prints a table for each world."""
+    given = parser().parse_args()
     said: list[dict[str, Any]] = []
     for name in given.worlds.split(";"):
         found: dict[str, list[Path]] = {}

@@ -15,8 +15,8 @@ from tests.bench.table.simulate import RULES, Row, simulate
 from tests.bench.table.world import World
 
 
-def main() -> None:
-    """Makes the table, or plays searches on it."""
+def parser() -> argparse.ArgumentParser:
+    """What the command takes."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--table", type=Path, default=table.FILE, help="the table's file (default: %(default)s)")
     commands = parser.add_subparsers(dest="command", required=True)
@@ -29,7 +29,12 @@ def main() -> None:
     playing.add_argument("--workers", type=int, default=1, help="trials at once (default: %(default)s)")
     playing.add_argument("--only", default="", help="searches whose name holds this")
     playing.add_argument("--json", type=Path, help="write the rows there too")
-    given = parser.parse_args()
+    return parser
+
+
+def main() -> None:
+    """Makes the table, or plays searches on it."""
+    given = parser().parse_args()
     if given.command == "make":
         make(given.folder, World(), given.settings, given.seeds, given.table)
         return

@@ -45,7 +45,7 @@ class World:
             "training.max_steps": steps,
             "training.eval_every": every,
             "training.decay_steps": [steps * 85 // 100],
-            "training.warmup_steps": steps // 10,
+            "training.warmup_steps": max(1, steps // 10),
             "training.num_threads": 1,
         }
         return configs.apply(configs.load(ROOT / "configs" / f"{name}.yaml"), {**length, **self.changes, **changes})

@@ -369,7 +369,7 @@ def test_a_storage_that_cannot_be_used_is_refused_before_anything_starts(
 ) -> None:
     (tmp_path / "text").write_text("a text that is no database\n" * 50)
     files = ["--config", ROOT / "configs" / "toy.yaml", "--space", ROOT / "search_spaces" / "toy.yaml", "--data", toy]
-    given = ["tune", *files, "--output", tmp_path / "study"]
+    given = ["tune", *files, "--output", tmp_path / "study", "--set", "data.num_val=6"]
     line = refusal(*given, "--storage", url.format(folder=tmp_path))
     assert REFUSED[url] in line
     assert "heim" not in line
