@@ -88,7 +88,7 @@ def draw_repeats() -> plt.Figure:
 
 def draw_assignment() -> plt.Figure:
     outputs, target = scene()
-    comparison = compare(relation_queries(outputs), relation_truth(join([target])), 1, 5, 2)
+    comparison = compare(relation_queries(outputs), relation_truth(join([target])), MatchingConfig())
     baseline = MatchingConfig(scheme="static", max_repeats=1, num_groups=1, predicate_weight=0.0, quality=None)
     cases: list[tuple[str, MatchingConfig, PredicateGroups | None]] = [
         ("baseline: one query for each relation", baseline, None),

@@ -173,6 +173,15 @@ def test_the_shipped_table_is_small_and_says_where_it_comes_from() -> None:
         assert {len(curve) for seed in shipped.seeds for curve in setting.curves[seed].values()} == {10}
 
 
+def test_without_a_table_one_line_says_how_it_is_made(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "tests.bench.table", "--table", str(tmp_path / "none"), "simulate"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert done.stderr.splitlines()[-1].endswith(
+        "none: there is no table; python -m tests.bench.table make FOLDER trains one"
+    )
+
+
 def test_the_command_writes_rows(path: Path, tmp_path: Path) -> None:
     command = [sys.executable, "-m", "tests.bench.table", "--table", str(path), "simulate", "--seeds", "2"]
     command += ["--only", "random, to the end", "--json", str(tmp_path / "rows.json")]

@@ -38,6 +38,8 @@ def main() -> None:
     if given.command == "make":
         make(given.folder, World(), given.settings, given.seeds, given.table)
         return
+    if not given.table.is_file():
+        parser().error(f"{given.table}: there is no table; python -m tests.bench.table make FOLDER trains one")
     rules = [rule for rule in RULES if given.only in rule.name]
     rows: list[Row] = []
     for row in simulate(rules, given.seeds, given.workers, given.table):
