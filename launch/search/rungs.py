@@ -11,8 +11,8 @@ from collections.abc import Collection, Mapping, Sequence
 import numpy as np
 
 from speaq.space import SearchConfig
+from speaq.study.results import Values, fronts
 
-Values = Sequence[float]  # of a trial's objectives
 Rung = dict[str, Values]  # trial → what it was worth when it came there
 PAUSING = ("asha", "hyperband")  # schedulers that may promote later what they pass over
 
@@ -119,28 +119,6 @@ def best_first(points: Sequence[Values], number: int | None = None) -> list[int]
             break
         found += [front[at] for at in _by_volume([points[place] for place in front], left)]
     return found
-
-
-def fronts(points: Sequence[Values]) -> list[list[int]]:
-    """Non-dominated sorting: places of the points that no other one beats, then of those that only these beat, …
-
-    Equal points share a front. A front is in falling order of the first objective.
-    """
-    pairs = [(values[0], values[-1]) for values in points]
-    made: list[list[int]] = []
-    for place in sorted(range(len(pairs)), key=lambda at: (-pairs[at][0], -pairs[at][1], at)):
-        low, high = 0, len(made)  # the first front that does not beat it; the fronts before all do
-        while low < high:
-            middle = (low + high) // 2
-            last = pairs[made[middle][-1]]  # of those so far, which are no worse in the first, the best in the second
-            if last[1] >= pairs[place][1] and last != pairs[place]:
-                low = middle + 1
-            else:
-                high = middle
-        if low == len(made):
-            made.append([])
-        made[low].append(place)
-    return made
 
 
 def _by_volume(front: Sequence[Values], number: int) -> list[int]:

@@ -10,12 +10,13 @@ from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 
 from launch.search import messages, population
 from launch.search.medians import Medians
-from launch.search.rungs import Rungs, Values, fronts, ranked, rungs_of
+from launch.search.rungs import Rungs, ranked, rungs_of
 from launch.store.remote import below
 from speaq.space import SearchConfig
 from speaq.study import results
 from speaq.study.ledger import Entry
 from speaq.study.plan import MAX_STEPS
+from speaq.study.results import Values, fronts
 
 
 class Stopping(FIFOScheduler):

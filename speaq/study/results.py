@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from speaq.config import Config
@@ -13,6 +13,7 @@ from speaq.training.callbacks import Metrics, is_number
 
 CONFIRMATION = Path("confirm", "confirm.json")  # in a study: what `speaq confirm` found
 SHOWN = ("R", "mR", "F", "head", "body", "tail")
+Values = Sequence[float]  # of a trial's objectives
 
 
 def table_k(objective: Sequence[str], config: Config) -> int:
@@ -70,15 +71,36 @@ def pareto(entries: Sequence[Entry], objective: Sequence[str]) -> list[Entry]:
     """
     finished = [entry for entry in entries if entry.state == "finished"]
     common_protocol(entry.protocol for entry in finished)
-    points = {entry.id: [entry.metrics.get(name) or 0.0 for name in objective] for entry in finished}
+    return next(_fronts_of(finished, objective), [])
 
-    def beaten(entry: Entry) -> bool:
-        mine = points[entry.id]
-        return any(
-            all(a >= b for a, b in zip(theirs, mine, strict=True)) and theirs != mine for theirs in points.values()
-        )
 
-    return sorted((e for e in finished if not beaten(e)), key=lambda e: points[e.id][0])
+def _fronts_of(entries: Sequence[Entry], objective: Sequence[str]) -> Iterator[list[Entry]]:
+    """The trials front after front, each in the order of the first objective."""
+    points = [[entry.metrics.get(name) or 0.0 for name in objective] for entry in entries]
+    for front in fronts(points):
+        yield [entries[at] for at in sorted(front, key=lambda at: (points[at][0], at))]
+
+
+def fronts(points: Sequence[Values]) -> list[list[int]]:
+    """Non-dominated sorting: places of the points that no other one beats, then of those that only these beat, …
+
+    Equal points share a front. A front is in falling order of the first objective.
+    """
+    pairs = [(values[0], values[-1]) for values in points]
+    made: list[list[int]] = []
+    for place in sorted(range(len(pairs)), key=lambda at: (-pairs[at][0], -pairs[at][1], at)):
+        low, high = 0, len(made)  # the first front that does not beat it; the fronts before all do
+        while low < high:
+            middle = (low + high) // 2
+            last = pairs[made[middle][-1]]  # of those so far, which are no worse in the first, the best in the second
+            if last[1] >= pairs[place][1] and last != pairs[place]:
+                low = middle + 1
+            else:
+                high = middle
+        if low == len(made):
+            made.append([])
+        made[low].append(place)
+    return made
 
 
 def ranked(entries: Sequence[Entry], objective: Sequence[str]) -> list[Entry]:
@@ -87,17 +109,15 @@ def ranked(entries: Sequence[Entry], objective: Sequence[str]) -> list[Entry]:
     With two objectives those that no other one beats come first, then those that only these beat, and so on; among
     equals the knee first, the best of each objective behind it. Raises ConfigError where protocols differ.
     """
-    left = [entry for entry in entries if entry.state == "finished"]
-    common_protocol(entry.protocol for entry in left)
+    finished = [entry for entry in entries if entry.state == "finished"]
+    common_protocol(entry.protocol for entry in finished)
     if len(objective) == 1:
-        return sorted(left, key=lambda entry: -score(entry.metrics, objective))
+        return sorted(finished, key=lambda entry: -score(entry.metrics, objective))
     found: list[Entry] = []
-    while left:
-        front = sorted(pareto(left, objective), key=lambda entry: -score(entry.metrics, objective))
-        ends = [max(front, key=lambda entry, name=name: entry.metrics.get(name) or 0.0) for name in objective]  # type: ignore[misc]
-        found += {entry.id: entry for entry in (front[0], *ends, *front)}.values()
-        beaten = {entry.id for entry in left} - {entry.id for entry in front}
-        left = [entry for entry in left if entry.id in beaten]
+    for front in _fronts_of(finished, objective):
+        knee = sorted(front, key=lambda entry: -score(entry.metrics, objective))
+        ends = [max(knee, key=lambda entry, name=name: entry.metrics.get(name) or 0.0) for name in objective]  # type: ignore[misc]
+        found += {entry.id: entry for entry in (knee[0], *ends, *knee)}.values()
     return found
 
 

@@ -21,11 +21,11 @@ import numpy as np
 import optuna  # noqa: TID251
 from scipy import stats
 
-from launch.search.rungs import fronts
 from speaq import config as configs
 from speaq.config import BASELINE, PUBLISHED, Config
 from speaq.space import Space, from_dict, to_dict
 from speaq.study.plan import Plan
+from speaq.study.results import fronts
 from tests.bench.table import neps
 from tests.bench.table.others import OptunaStock, RayStock
 from tests.bench.table.ours import Ours

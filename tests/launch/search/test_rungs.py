@@ -11,7 +11,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from launch.search.rungs import Rungs, best_first, fronts
+from launch.search.rungs import Rungs, best_first
+from speaq.study.results import fronts
 
 Point = tuple[float, ...]
 
