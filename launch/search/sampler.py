@@ -55,7 +55,7 @@ class Sampler:
 
     def _ask(self) -> tuple[int, dict[str, Plain]]:
         trial = self.study.ask()
-        return trial.number, self._plan.space.walk(self._plan.base, partial(_suggest, trial)).values
+        return trial.number, self._plan.space.walk(self._plan.base, partial(suggest, trial)).values
 
     def add(self, trial: FrozenTrial) -> int:
         """Takes in a trial of an earlier driver, running or ended; returns its number."""
@@ -105,7 +105,8 @@ def _sampler(settings: SearchConfig, seed: int) -> optuna.samplers.BaseSampler:
                 return optuna.samplers.RandomSampler(seed=seed)
 
 
-def _suggest(trial: optuna.Trial, key: str, parameter: FloatRange | IntRange | Choice) -> Plain:
+def suggest(trial: optuna.Trial, key: str, parameter: FloatRange | IntRange | Choice) -> Plain:
+    """Asks a running trial of Optuna's for the value of a parameter."""
     match parameter:
         case FloatRange():
             return trial.suggest_float(key, parameter.low, parameter.high, log=parameter.log, step=parameter.step)

@@ -12,25 +12,15 @@ from optuna.pruners import BasePruner  # noqa: TID251
 from ray.tune.schedulers import AsyncHyperBandScheduler, TrialScheduler  # noqa: TID251
 from ray.tune.search.optuna import OptunaSearch  # noqa: TID251
 
+from launch.search.sampler import suggest
 from speaq.config import Config
 from speaq.space import Space
-from speaq.space.parameters import Choice, FloatRange, IntRange, Plain
+from speaq.space.parameters import Plain
 from tests.bench.table.play import Job, Metrics
 
 
-def _suggest(trial: optuna.Trial, key: str, parameter: FloatRange | IntRange | Choice) -> Plain:
-    match parameter:
-        case FloatRange():
-            return trial.suggest_float(key, parameter.low, parameter.high, log=parameter.log, step=parameter.step)
-        case IntRange():
-            return trial.suggest_int(key, parameter.low, parameter.high, log=parameter.log, step=parameter.step or 1)
-        case Choice():
-            value: Plain = trial.suggest_categorical(key, parameter.choices)
-            return value
-
-
 def _values(space: Space, base: Config, trial: optuna.Trial) -> Mapping[str, Plain]:
-    return space.walk(base, partial(_suggest, trial)).values
+    return space.walk(base, partial(suggest, trial)).values
 
 
 class RayStock:
