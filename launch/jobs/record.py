@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 from collections.abc import Mapping
@@ -15,6 +14,7 @@ from speaq.data.records import VisualGenome
 from speaq.files import atomic
 from speaq.files.atomic import check_links
 from speaq.files.foreign import read_json
+from speaq.files.regular import sha256
 
 
 class Record:
@@ -72,15 +72,10 @@ def describe_data(vg: VisualGenome) -> dict[str, Any]:
     return {
         "directory": str(vg.directory),
         "digest": vg.digest,
-        "sha256": {path.name: _sha256(path) for path in files if path is not None},
+        "sha256": {path.name: sha256(path) for path in files if path is not None},
         "photos": {"files": len(photos), "bytes": sum(photos)},
         "seen": photo_digest.look(vg),
         "images": {"train and val": len(vg.split("train", everything)), "test": len(vg.split("test", everything))},
         "object_classes": vg.num_classes,
         "predicates": vg.num_predicates,
     }
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
