@@ -24,7 +24,8 @@ from tests.bench.table import make, simulate, table
 from tests.bench.table.play import Job, Metrics, incumbent, play
 from tests.bench.table.simulate import RULES, hypervolume
 from tests.bench.table.table import Nearest, Table
-from tests.bench.table.world import World, settings, space
+from tests.bench.table.world import TABLE, settings, space
+from tests.bench.world import World
 from tests.helpers.shared import ROOT
 
 TOGETHER = "ray"
@@ -46,7 +47,7 @@ def _curves(values: Mapping[str, Plain], seed: int, length: int) -> dict[str, li
 
 @pytest.fixture(scope="module")
 def path(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    world = World()
+    world = TABLE
     base = world.base()
     points: list[tuple[str | None, dict[str, Plain] | None]] = [
         (label, space().extract(base, configs.apply(base, given)))
@@ -69,7 +70,7 @@ def small(path: Path) -> Table:
 
 
 def test_settings_are_the_same_each_time_and_none_comes_twice() -> None:
-    base = World().base()
+    base = TABLE.base()
     first, again = (list(itertools.islice(settings(base, lambda config: None), 40)) for _ in range(2))
     assert first == again
     assert len({json.dumps(values, sort_keys=True) for values in first}) == 40

@@ -260,9 +260,7 @@ class _Confirmation:
             result, table = done.evaluation.recall, done.evaluation.table
             assert result is not None
             assert table is not None
-            digest_of_data = self.snapshot.study.data_digest
-            count = len(result.predicate_images)
-            save_record(ImageRecord(table, result.protocol, digest_of_data, count, result.thirds), path)
+            save_record(ImageRecord.made(table, result, self.snapshot.study.data_digest), path)
         record = load_record(path)
         self.first = self.first or record
         check_pair(self.first, record)

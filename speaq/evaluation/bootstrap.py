@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 
 from speaq.config import ConfigError
-from speaq.evaluation.recall import THIRDS, RecallEvaluator, harmonic_mean
+from speaq.evaluation.recall import THIRDS, RecallEvaluator, RecallResult, harmonic_mean
 from speaq.evaluation.table import Float64Array, RecallTable, Rows
 from speaq.files.atomic import replaced
 from speaq.files.foreign import whole_number
@@ -46,9 +46,12 @@ class ImageRecord:
     @staticmethod
     def of(evaluator: RecallEvaluator, data_digest: str) -> ImageRecord:
         """The images of an evaluator; `data_digest` is that of the data set."""
-        result = evaluator.result()
-        num_predicates = len(result.predicate_images)
-        return ImageRecord(evaluator.table(), result.protocol, data_digest, num_predicates, result.thirds)
+        return ImageRecord.made(evaluator.table(), evaluator.result(), data_digest)
+
+    @staticmethod
+    def made(table: RecallTable, result: RecallResult, data_digest: str) -> ImageRecord:
+        """The images that a result was counted from; `data_digest` as for `of`."""
+        return ImageRecord(table, result.protocol, data_digest, len(result.predicate_images), result.thirds)
 
 
 @dataclass(frozen=True)

@@ -10,15 +10,12 @@ from __future__ import annotations
 
 import argparse
 import json
-import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from speaq import config as configs
 from speaq.config import BASELINE, PUBLISHED
-from speaq.data.toy.world import ANNOTATIONS, make_toy
 from speaq.evaluation.bootstrap import (
     ImageRecord,
     Measured,
@@ -30,7 +27,7 @@ from speaq.evaluation.bootstrap import (
 )
 from speaq.runs.run import evaluate_run
 from speaq.training.loop import train
-from tests.helpers.shared import ROOT
+from tests.bench.world import World
 
 METRICS = ("R@20", "R@50", "R@100", "mR@50", "F@50", "head@50", "body@50", "tail@50")
 ONCE = {
@@ -48,59 +45,26 @@ ARMS: Mapping[str, Mapping[str, Any]] = {
 }
 
 
-@dataclass(frozen=True)
-class World:
-    """Pictures, detector and training in which the arms are compared."""
-
-    images: int = 6_000
-    grid: int = 1
-    annotated: float | None = None
-    queries: int = 16
-    steps: int = 1_000
-    detector_steps: int = 1_000
-    changes: Mapping[str, Any] = field(default_factory=dict)
-
-    def config(self, name: str, steps: int, changes: Mapping[str, Any]) -> configs.Config:
-        """The shipped config `name` in this world, with `steps` steps."""
-        side = 96 * self.grid
-        ours: dict[str, Any] = {
-            "data.train_sides": [side],
-            "data.train_max_side": side,
-            "data.eval_side": side,
-            "data.eval_max_side": side,
-            "model.num_queries": self.queries,
-            "training.max_steps": steps,
-            "training.eval_every": math.ceil(steps / 4),
-            "training.decay_steps": [steps * 85 // 100],
-            "training.warmup_steps": max(1, steps // 10),
-        }
-        return configs.apply(configs.load(ROOT / "configs" / f"{name}.yaml"), {**ours, **self.changes, **changes})
-
-
+QUERIES: Mapping[int, Mapping[str, Any]] = {number: {"model.num_queries": number} for number in (16, 32, 64)}
 NARROW = {"model.hidden_dim": 32, "model.feedforward_dim": 128}
 WORLDS: Mapping[str, World] = {
-    "narrow, 64 queries, 500 steps": World(queries=64, steps=500, detector_steps=4_000, changes=NARROW),
-    "narrow, 32 queries, 500 steps": World(queries=32, steps=500, detector_steps=4_000, changes=NARROW),
-    "16 queries, 1,000 steps": World(),
-    "64 queries, 360 steps": World(queries=64, steps=360, detector_steps=600),
-    "64 queries, 1,000 steps": World(queries=64, detector_steps=600),
+    "narrow, 64 queries, 500 steps": World(steps=500, detector_steps=4_000, changes={**NARROW, **QUERIES[64]}),
+    "narrow, 32 queries, 500 steps": World(steps=500, detector_steps=4_000, changes={**NARROW, **QUERIES[32]}),
+    "16 queries, 1,000 steps": World(changes=QUERIES[16]),
+    "64 queries, 360 steps": World(steps=360, detector_steps=600, changes=QUERIES[64]),
+    "64 queries, 1,000 steps": World(detector_steps=600, changes=QUERIES[64]),
 }
 
 
 def run_world(folder: Path, world: World, arms: Sequence[str], seeds: int) -> Iterator[tuple[str, int, Path]]:
     """Trains what is not there yet, seed after seed; yields (arm, seed, run)."""
-    data = folder.parent / f"data-{world.images}-{world.grid}-{world.annotated}"
-    if not (data / ANNOTATIONS).exists():
-        make_toy(data, world.images, 0, grid=world.grid, annotated=world.annotated)
-    detector = folder / "detector"
-    if not (detector / "result.json").exists():
-        train(world.config("toy_detector", world.detector_steps, {}), data, detector, task="detector", resume=True)
+    data, detector = folder.parent / f"data-{world.images}-{world.grid}-{world.annotated}", folder / "detector"
+    world.make(data, detector)
     for seed in range(seeds):
         for arm in arms:
             run = folder / f"{arm}-{seed}"
             if not (run / "result.json").exists():
-                changes = {**ARMS[arm], "seed": seed, "training.init_from": str(detector)}
-                train(world.config("toy", world.steps, changes), data, run, resume=True)
+                train(configs.apply(world.base(detector), {**ARMS[arm], "seed": seed}), data, run, resume=True)
             yield arm, seed, run
 
 
@@ -111,8 +75,7 @@ def record(run: Path) -> ImageRecord:
         found = evaluate_run(run, "test").evaluation
         assert found.recall is not None
         assert found.table is not None
-        count = len(found.recall.predicate_images)
-        save_record(ImageRecord(found.table, found.recall.protocol, "", count, found.recall.thirds), path)
+        save_record(ImageRecord.made(found.table, found.recall, ""), path)
     return load_record(path)
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from tests.bench.table import table
 from tests.bench.table.make import make
 from tests.bench.table.simulate import RULES, Row, simulate
-from tests.bench.table.world import World
+from tests.bench.table.world import TABLE
 
 
 def parser() -> argparse.ArgumentParser:
@@ -36,7 +36,7 @@ def main() -> None:
     """Makes the table, or plays searches on it."""
     given = parser().parse_args()
     if given.command == "make":
-        make(given.folder, World(), given.settings, given.seeds, given.table)
+        make(given.folder, TABLE, given.settings, given.seeds, given.table)
         return
     if not given.table.is_file():
         parser().error(f"{given.table}: there is no table; python -m tests.bench.table make FOLDER trains one")

@@ -16,7 +16,8 @@ from speaq import space as spaces
 from speaq.study import creation, file, snapshot
 from speaq.study.creation import feasibility_on
 from tests.bench.table import table
-from tests.bench.table.world import SEED, SPACE, World, settings, space
+from tests.bench.table.world import SPACE, settings, space
+from tests.bench.world import SEED, World
 
 GROWTH = 10  # settings that a study gets before it is the other's turn
 
@@ -26,7 +27,8 @@ def make(folder: Path, world: World, number: int, seeds: int, path: Path = table
 
     What `folder` holds is not trained again.
     """
-    data, detector = world.make(folder)
+    data, detector = folder / "data", folder / "detector"
+    world.make(data, detector)
     config = world.base(detector)
     points = list(itertools.islice(settings(config, feasibility_on(data).check), number))
     studies = [folder / f"seed-{seed}" for seed in range(seeds)]

@@ -87,8 +87,7 @@ def play(
         game.history.append((len(game.history) + 1, job.trial, known.evaluations))
         curves = table.settings[known.setting].curves[seed]
         if known.evaluations == length:
-            best = max(range(length), key=lambda at: curves[kept_by][at])
-            player.finished(job, length, {name: float(curve[best]) for name, curve in curves.items()})
+            player.finished(job, length, table.settings[known.setting].kept(seed, kept_by))
         elif player.reported(job, known.evaluations, {n: float(c[known.evaluations - 1]) for n, c in curves.items()}):
             heapq.heappush(due, (clock + 1, place, job))
     return game

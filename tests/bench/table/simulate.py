@@ -19,10 +19,10 @@ from typing import Any
 
 import numpy as np
 import optuna  # noqa: TID251
-from scipy import stats
 
 from speaq import config as configs
 from speaq.config import BASELINE, PUBLISHED, Config
+from speaq.evaluation.bootstrap import Interval, spread_over_seeds
 from speaq.space import Space, from_dict, to_dict
 from speaq.study.plan import Plan
 from speaq.study.results import fronts
@@ -31,7 +31,8 @@ from tests.bench.table.others import OptunaStock, RayStock
 from tests.bench.table.ours import Ours
 from tests.bench.table.play import Game, Player, incumbent, play
 from tests.bench.table.table import FloatArray, Nearest, Table, load
-from tests.bench.table.world import World, space
+from tests.bench.table.world import space
+from tests.bench.world import World
 
 COSTS = (3, 4, 6, 8, 12)  # full trainings
 NEAR = 0.01  # regret that counts as reached
@@ -189,8 +190,5 @@ def _summed(rule: Rule, played: FloatArray, workers: int) -> list[Row]:
 
 def _mean(values: FloatArray) -> dict[str, float]:
     values = values[np.isfinite(values)]
-    if len(values) < 2:
-        return {"value": float(values.mean()) if len(values) else math.nan, "low": math.nan, "high": math.nan}
-    mean, error = float(values.mean()), float(stats.sem(values))
-    half = error * float(stats.t.ppf(0.975, len(values) - 1))
-    return {"value": mean, "low": mean - half, "high": mean + half}
+    mean, interval = spread_over_seeds(values.tolist()) if len(values) else (math.nan, None)
+    return vars(interval or Interval(mean, math.nan, math.nan))

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from speaq.space import Space
 from speaq.space.parameters import Choice, FloatRange, IntRange, Plain, identity
 from speaq.study.ledger import Entry
-from tests.bench.table.world import World
+from tests.bench.world import World
 
 FILE = Path(__file__).parent / "table.jsonl"
 DIGITS = 4
@@ -36,6 +36,12 @@ class Setting:
     values: Mapping[str, Plain]  # of the active parameters
     curves: Mapping[int, Mapping[str, FloatArray]]  # seed → metric → [evaluations], nan where undefined
     seconds: Mapping[int, float]  # seed → of the whole training
+
+    def kept(self, seed: int, by: str) -> dict[str, float]:
+        """The metrics of the checkpoint that a run keeps: those of its best evaluation by a metric."""
+        curves = self.curves[seed]
+        best = int(np.nanargmax(curves[by]))
+        return {name: float(curve[best]) for name, curve in curves.items()}
 
 
 @dataclass(frozen=True)
@@ -57,9 +63,8 @@ class Table:
         return tuple(self.settings[0].curves)
 
     def finals(self, metric: str, kept_by: str, seed: int) -> FloatArray:
-        """[settings] the metric of the checkpoint that a run keeps: that of its best evaluation by `kept_by`."""
-        kept = [setting.curves[seed] for setting in self.settings]
-        return np.array([curves[metric][int(np.nanargmax(curves[kept_by]))] for curves in kept])
+        """[settings] the metric of the checkpoint that a run keeps by `kept_by`."""
+        return np.array([setting.kept(seed, kept_by)[metric] for setting in self.settings])
 
 
 def row(entry: Entry, seed: int) -> dict[str, Any] | None:

@@ -1,0 +1,61 @@
+"""A generated world to train in: pictures, the detector that runs start from, and their config."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from speaq import config as configs
+from speaq.config import Config
+from speaq.data.toy.scenes import SIDE
+from speaq.data.toy.world import ANNOTATIONS, make_toy
+from tests.helpers.shared import ROOT
+
+SEED = 0  # of the pictures
+
+
+@dataclass(frozen=True)
+class World:
+    """The sizes of a world."""
+
+    images: int = 6_000
+    grid: int = 1  # scenes of a picture, side by side and one above the other
+    annotated: float | None = None  # share of the relations that is annotated
+    validation: int = 400  # images
+    detector_steps: int = 1_000
+    steps: int = 1_000  # of a full training
+    evaluations: int = 4  # on its way
+    changes: Mapping[str, Any] = field(default_factory=dict)  # keys of configs/toy.yaml and toy_detector.yaml
+
+    def base(self, detector: Path | None = None) -> Config:
+        """The config that runs change; `detector` is what they start from."""
+        start = {} if detector is None else {"training.init_from": str(detector)}
+        return self._config("toy", self.steps, self.steps // self.evaluations, start)
+
+    def _config(self, name: str, steps: int, every: int, changes: Mapping[str, Any]) -> Config:
+        side = self.grid * SIDE
+        ours: dict[str, Any] = {
+            "data.num_val": self.validation,
+            "data.train_sides": [side],
+            "data.train_max_side": side,
+            "data.eval_side": side,
+            "data.eval_max_side": side,
+            "training.max_steps": steps,
+            "training.eval_every": every,
+            "training.decay_steps": [steps * 85 // 100],
+            "training.warmup_steps": max(1, steps // 10),
+            "training.num_threads": 1,
+        }
+        return configs.apply(configs.load(ROOT / "configs" / f"{name}.yaml"), {**ours, **self.changes, **changes})
+
+    def make(self, data: Path, detector: Path) -> None:
+        """Draws the pictures into `data` and trains `detector`, where they are not there yet."""
+        from speaq.training.loop import train
+
+        if not (data / ANNOTATIONS).exists():
+            make_toy(data, self.images, SEED, grid=self.grid, annotated=self.annotated)
+        if not (detector / "result.json").exists():
+            config = self._config("toy_detector", self.detector_steps, self.detector_steps, {})
+            train(config, data, detector, task="detector", resume=True)
