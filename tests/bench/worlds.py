@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import json
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +28,7 @@ from speaq.evaluation.bootstrap import (
 )
 from speaq.runs.run import evaluate_run
 from speaq.training.loop import train
-from tests.bench.world import World
+from tests.bench.world import NARROW, World
 
 METRICS = ("R@20", "R@50", "R@100", "mR@50", "F@50", "head@50", "body@50", "tail@50")
 ONCE = {
@@ -46,10 +47,9 @@ ARMS: Mapping[str, Mapping[str, Any]] = {
 
 
 QUERIES: Mapping[int, Mapping[str, Any]] = {number: {"model.num_queries": number} for number in (16, 32, 64)}
-NARROW = {"model.hidden_dim": 32, "model.feedforward_dim": 128}
 WORLDS: Mapping[str, World] = {
-    "narrow, 64 queries, 500 steps": World(steps=500, detector_steps=4_000, changes={**NARROW, **QUERIES[64]}),
-    "narrow, 32 queries, 500 steps": World(steps=500, detector_steps=4_000, changes={**NARROW, **QUERIES[32]}),
+    "narrow": NARROW,
+    "narrow, 32 queries": replace(NARROW, changes={**NARROW.changes, **QUERIES[32]}),
     "16 queries, 1,000 steps": World(changes=QUERIES[16]),
     "64 queries, 360 steps": World(steps=360, detector_steps=600, changes=QUERIES[64]),
     "64 queries, 1,000 steps": World(detector_steps=600, changes=QUERIES[64]),

@@ -12,18 +12,11 @@ from speaq.space import Space
 from speaq.space.parameters import FloatRange, Parameter, Plain
 from speaq.study.ledger import digest
 from speaq.study.plan import Feasible, Plan, applied
-from tests.bench.world import SEED, World
+from tests.bench.world import NARROW, SEED
 from tests.helpers.shared import ROOT
 
 SPACE = ROOT / "search_spaces" / "speaq.yaml"
-# Of 64 queries few have a target, as in the real task.
-TABLE = World(
-    validation=150,
-    detector_steps=4_000,
-    steps=500,
-    evaluations=10,
-    changes={"model.num_queries": 64, "model.hidden_dim": 32, "model.feedforward_dim": 128},
-)
+TABLE = NARROW
 
 
 def space() -> Space:
