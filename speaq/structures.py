@@ -119,11 +119,12 @@ class Targets:
 class Batch:
     """Images padded to one size at the lower right, and their targets."""
 
-    images: Tensor  # [B, 3, H, W] uint8 RGB; padding is 0
+    images: Tensor  # [B, 3, H, W] uint8 RGB; padding is 0. With `encoded` [B, h, w, d], `Network.cells` of them
     sizes_hw: Tensor  # [B, 2] int64 un-padded height and width
     targets: Targets
     indices: list[int]  # B rows of the split
     original_hw: list[tuple[int, int]]  # B true heights and widths of the files' pictures
+    encoded: bool = False
 
     def mapped(self, function: Callable[[Any], Any]) -> Batch:
         """The same with what `function` makes of each tensor."""

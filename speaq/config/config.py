@@ -20,6 +20,7 @@ from speaq.config.sections import (
     LossConfig,
     MatchingConfig,
     ModelConfig,
+    Part,
     ResourcesConfig,
     Section,
     SinksConfig,
@@ -47,6 +48,8 @@ class Config(Section):
     def _check(self) -> Config:
         relation_queries = self.model.num_queries * self.model.query_multiple
         self._check_groups()
+        if self.training.features is not None and self.model.frozen != get_args(Part):
+            raise ValueError("training.features needs model.frozen: [backbone, encoder]")
         if self.matching.max_repeats > relation_queries:
             raise ValueError(
                 f"matching.max_repeats {self.matching.max_repeats} exceeds the {relation_queries} relation queries"
@@ -170,8 +173,12 @@ def parse_overrides(assignments: Sequence[str], option: str = "--set") -> dict[s
 
 
 def from_dict(values: Mapping[str, Any], where: str = "config") -> Config:
-    """Nested plain values → `Config`, missing keys at their defaults; raises `ConfigError` naming key, rule, value."""
+    """Nested plain values → `Config`, missing keys at their defaults; raises `ConfigError` naming key, rule, value.
+
+    Where `training.features` are given and nothing is frozen, the parts that they replace are.
+    """
     check_numbers(values, where)
+    values = _with_frozen(values)
     try:
         text = json.dumps(values, allow_nan=False)
     except (TypeError, ValueError) as error:
@@ -180,6 +187,15 @@ def from_dict(values: Mapping[str, Any], where: str = "config") -> Config:
         return Config.model_validate_json(text)  # JSON mode: strict, yet lists become tuples
     except ValidationError as error:
         raise ConfigError(reasons(error, where, defaults())) from error
+
+
+def _with_frozen(values: Mapping[str, Any]) -> Mapping[str, Any]:
+    training, model = values.get("training"), values.get("model") or {}
+    if not isinstance(training, Mapping) or not isinstance(model, Mapping):
+        return values
+    if training.get("features") is None or model.get("frozen"):
+        return values
+    return {**values, "model": {**model, "frozen": list(get_args(Part))}}
 
 
 def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

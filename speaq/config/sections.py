@@ -92,6 +92,9 @@ class DataConfig(Section):
         return self
 
 
+Part = Literal["backbone", "encoder"]  # of the network, in the order in which a picture passes them
+
+
 class ModelConfig(Section):
     """Shape of the network."""
 
@@ -100,6 +103,11 @@ class ModelConfig(Section):
     )
     frozen_stages: int = Field(
         2, ge=0, le=5, description="stages without gradient, from the stem on (2: stem and res2)"
+    )
+    frozen: tuple[Part, ...] = Field(
+        (),
+        description="parts that are not trained: [backbone] or [backbone, encoder]. They drop nothing out, and look at "
+        "each picture by itself, without the padding of its batch",
     )
     hidden_dim: int = Field(256, ge=4, description="d, channels of the transformer")
     num_heads: int = Field(8, ge=1, description="attention heads; divides hidden_dim")
@@ -130,6 +138,8 @@ class ModelConfig(Section):
             raise ValueError(f"hidden_dim {self.hidden_dim} is not a multiple of 4 (sine position encoding)")
         if self.backbone == "small" and self.frozen_stages:
             raise ValueError("backbone: small needs frozen_stages 0 (it has no published weights worth freezing)")
+        if self.frozen not in ((), ("backbone",), ("backbone", "encoder")):
+            raise ValueError(f"frozen is [], [backbone] or [backbone, encoder], not [{', '.join(self.frozen)}]")
         if self.multiply_queries == "all" and self.query_multiple == 1:
             raise ValueError("multiply_queries: all has no effect with query_multiple 1")
         return self
@@ -303,6 +313,11 @@ class TrainingConfig(Section):
         "keep",
         description="rows of init_from's class and predicate heads that are taken, found by name. keep: all, other "
         "names are refused; matching: those of names that the data has too, the rest start anew; new: none",
+    )
+    features: str | None = Field(
+        None,
+        description="folder that `speaq cache` made: train and evaluate from what backbone and encoder, both frozen, "
+        "made of each picture once, instead of from the photos",
     )
     backbone_from: str | None = Field(
         None, description="file with a ResNet's weights to start from: torchvision's, DETR's or detectron2's (.pkl)"

@@ -6,7 +6,7 @@ the seed and the position alone: not on the number of workers, nor on where a ru
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -15,16 +15,15 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from speaq.config import Config, DataConfig
-from speaq.data import workers
+from speaq.config import DataConfig
 from speaq.data.images import read_image
-from speaq.data.sampling import OrientationBatchSampler, drop_relations, make_resampling, one_predicate_per_pair
+from speaq.data.sampling import drop_relations, make_resampling, one_predicate_per_pair
 from speaq.data.transforms import Picture, eval_transform, finish, scale_boxes, train_transform
 from speaq.data.visual_genome import Split
 from speaq.structures import Batch, Pending, Sample, Targets, split_by_counts
 from speaq.targets import join, make_target
 
-_AUGMENTATION = 1  # keeps the random streams of draws apart from those of the order of epochs
+AUGMENTATION = 1  # keeps the random streams of draws apart from those of the order of epochs
 
 
 class SceneGraphDataset(Dataset[Sample]):
@@ -41,7 +40,7 @@ class SceneGraphDataset(Dataset[Sample]):
         self._resampling = None
         if train and config.resampling != "none":
             self._resampling = make_resampling(split, config.oversample, config.undersample)
-        self._shortest_side = _largest_side(config, train) if config.reduced_decoding else None
+        self._shortest_side = largest_side(config, train) if config.reduced_decoding else None
         size = (self._shortest_side or 0, *(() if train else (config.eval_side, config.eval_max_side)))
         self._pictures = split.pictures.setdefault(size, {}) if config.cache_images else None
 
@@ -51,15 +50,15 @@ class SceneGraphDataset(Dataset[Sample]):
     def __getitem__(self, draw: int | tuple[int, int]) -> Sample:
         """Raises `DataError`, naming the file, where the photo cannot be read."""
         index, number = draw if isinstance(draw, tuple) else (draw, draw)
-        picture = self._picture(index)
+        picture = self.picture(index)
         original_hw = self._split.size_hw(index)
         if self._train:
-            rng = np.random.default_rng((self._seed, _AUGMENTATION, number))
-            picture = self._pick_relations(picture, index, rng)
+            rng = np.random.default_rng((self._seed, AUGMENTATION, number))
+            picture = self.pick_relations(picture, index, rng)
             picture = train_transform(picture, self._config, rng, enlarge=self._enlarge)
         return to_sample(index, picture, original_hw)
 
-    def _picture(self, index: int) -> Picture:
+    def picture(self, index: int) -> Picture:
         """The picture as it is before augmentation, or ready for evaluation; from memory where it is kept there."""
         if self._pictures is not None and index in self._pictures:
             return self._pictures[index]
@@ -73,14 +72,15 @@ class SceneGraphDataset(Dataset[Sample]):
             self._pictures[index] = picture
         return picture
 
-    def _pick_relations(self, picture: Picture, index: int, rng: np.random.Generator) -> Picture:
+    def pick_relations(self, picture: Picture, index: int, rng: np.random.Generator) -> Picture:
+        """A training picture with the relations that this draw learns: one predicate of each pair of boxes."""
         relations = picture.relations
         if self._resampling is not None:
             relations = drop_relations(relations, self._resampling.drop_probabilities(index), rng)
         return replace(picture, relations=one_predicate_per_pair(relations, rng))
 
 
-def _largest_side(config: DataConfig, train: bool) -> int:
+def largest_side(config: DataConfig, train: bool) -> int:
     """To which a shortest side may be resized, pixels."""
     if not train:
         return config.eval_side
@@ -158,88 +158,3 @@ class RawBatch:
     def pin_memory(self) -> RawBatch:
         """The same with the pixels in pinned memory; the other tensors are small."""
         return replace(self, pixels=self.pixels.pin_memory())
-
-
-def train_loader(
-    split: Split,
-    config: Config,
-    rank: int = 0,
-    world_size: int = 1,
-    start_step: int = 0,
-    *,
-    enlarge_on_device: bool = False,
-    waiting: Callable[[], None] = lambda: None,
-) -> Iterator[Batch | RawBatch]:
-    """Endless micro-batches of worker `rank`: those of optimizer step `start_step` first, as if never interrupted.
-
-    A step takes batch_size / world_size images, in pieces of micro_batch_size. All images of a step have one
-    orientation. With `enlarge_on_device` images get larger in `RawBatch.to`: there is less to send, and decoding
-    workers do little but decode. `waiting` and what is raised: as in `workers.load`.
-    """
-    training = config.training
-    sampler = OrientationBatchSampler(
-        split,
-        config.data,
-        training.batch_size,
-        seed=config.seed,
-        rank=rank,
-        world_size=world_size,
-        start_batch=start_step,
-        micro_batch_size=training.micro_batch_size,
-    )
-    dataset = SceneGraphDataset(split, config.data, train=True, seed=config.seed, enlarge=not enlarge_on_device)
-    images = training.micro_batch_size or training.batch_size // world_size
-    pixels = images * _largest_side(config.data, train=True) * config.data.train_max_side
-    return _load(dataset, sampler, config, pixels, waiting, raw=enlarge_on_device)
-
-
-def eval_loader(
-    split: Split,
-    config: Config,
-    rank: int = 0,
-    world_size: int = 1,
-    *,
-    waiting: Callable[[], None] = lambda: None,
-) -> Iterator[Batch]:
-    """Batches of similar shape that hold every image of the split once over all ranks; a rank may have none.
-
-    `waiting` and what is raised: as in `workers.load`.
-    """
-    training = config.training
-    share = training.batch_size // world_size
-    batch_size = config.evaluation.batch_size or training.micro_batch_size or max(share, 1)
-    batches = eval_batches(split, batch_size, rank, world_size)
-    pixels = batch_size * config.data.eval_side * config.data.eval_max_side
-    for batch in _load(SceneGraphDataset(split, config.data, train=False), batches, config, pixels, waiting):
-        assert isinstance(batch, Batch)
-        yield batch
-
-
-def eval_batches(split: Split, batch_size: int, rank: int, world_size: int) -> list[list[int]]:
-    """Rows of every batch of a rank: one orientation each, sorted by aspect ratio so that little is padded."""
-    aspect = split.listed_hw[:, 1] / split.listed_hw[:, 0]
-    order = np.argsort(aspect, kind="stable")[rank::world_size]
-    landscape = split.landscape[order]
-    batches = []
-    for rows in (order[~landscape].tolist(), order[landscape].tolist()):
-        batches += [rows[start : start + batch_size] for start in range(0, len(rows), batch_size)]
-    return batches
-
-
-def _load(
-    dataset: SceneGraphDataset,
-    batches: Iterable[list[Any]],
-    config: Config,
-    pixels: int,
-    waiting: Callable[[], None],
-    *,
-    raw: bool = False,
-) -> Iterator[Batch | RawBatch]:
-    """`pixels`: what the images of a batch have at most, all together."""
-    make: Callable[[list[Sample]], Batch | RawBatch] = gather if raw else collate
-    number = config.data.num_workers
-    if number:
-        pin_memory = config.training.device != "cpu" and torch.cuda.is_available()
-        yield from workers.load(dataset, batches, make, number, 3 * pixels, pin_memory=pin_memory, waiting=waiting)
-    else:
-        yield from (make([dataset[draw] for draw in draws]) for draws in batches)

@@ -24,6 +24,7 @@ from speaq.data.tables import ImageTable
 from speaq.structures import IntArray, SceneGraph, Vocabulary
 
 if TYPE_CHECKING:  # with PyTorch, which takes seconds
+    from speaq.data.features import StoredSplit
     from speaq.data.transforms import Picture
 
 
@@ -50,6 +51,7 @@ class Split:
     num_predicates: int
     box_scale: int
     folder: PhotoFolders | None  # of the photos; None where there are none
+    features: StoredSplit | None = None  # from which to train and evaluate instead of the photos
     _true_hw: SmallIntArray = field(init=False, repr=False)  # [I, 2] 0 until the photo has been looked at
 
     # Decoded pictures by row, for each size in which data sets of this split keep them in memory.

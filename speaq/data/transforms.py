@@ -50,12 +50,17 @@ def train_transform(picture: Picture, config: DataConfig, rng: np.random.Generat
     Returns:
         At most `train_max_side` pixels on the longest side; may be left without boxes or relations.
     """
+    return drop_empty_boxes(augment(picture, config, rng, enlarge=enlarge))
+
+
+def augment(picture: Picture, config: DataConfig, rng: np.random.Generator, *, enlarge: bool = True) -> Picture:
+    """`train_transform`, with the boxes that have become empty."""
     if rng.random() < config.flip_probability:
         picture = flip(picture)
     if rng.random() < config.crop_probability:
         picture = random_crop(picture, config, rng, enlarge=enlarge)
     size_hw = resize_shape(picture.size_hw, _choice(config.train_sides, rng), config.train_max_side)
-    return drop_empty_boxes(clip_boxes(resize_quickly(picture, size_hw, enlarge=enlarge)))
+    return clip_boxes(resize_quickly(picture, size_hw, enlarge=enlarge))
 
 
 def eval_transform(picture: Picture, config: DataConfig) -> Picture:

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from speaq.config import ModelConfig
 from speaq.model.decoder import repeat_rows
-from speaq.model.speaq import BoxHead, Network, SpeaQ, class_head
+from speaq.model.speaq import BoxHead, Network, SpeaQ, Transformer, class_head
 from speaq.model.transformer import DecoderLayer, Encoder, Memory, xavier
 from speaq.structures import DetectorOutputs
 
@@ -37,7 +37,7 @@ class DetectionDecoder(nn.Module):
         return self.norm(torch.stack(outputs))  # type: ignore[no-any-return]
 
 
-class DetectionTransformer(nn.Module):
+class DetectionTransformer(Transformer):
     """Everything behind the backbone, under the names it has in SpeaQ."""
 
     def __init__(self, config: ModelConfig, in_channels: int, num_classes: int) -> None:
@@ -50,7 +50,11 @@ class DetectionTransformer(nn.Module):
 
     def forward(self, features: Tensor, padding: Tensor) -> DetectorOutputs:
         """[B, in_channels, H, W] features under a [B, H, W] padding mask (True is padding) → raw outputs."""
-        x = self.decoder(self.queries[None], self.encoder(features, padding))
+        return self.decode(self.encoder(features, padding))
+
+    def decode(self, memory: Memory) -> DetectorOutputs:
+        """Everything behind the encoder."""
+        x = self.decoder(self.queries[None], memory)
         return DetectorOutputs(self.class_head(x), self.box_head(x, self.queries))
 
 
@@ -67,6 +71,7 @@ class Detector(Network):
     def __init__(self, config: ModelConfig, num_classes: int) -> None:
         super().__init__(config)
         self.transformer = DetectionTransformer(config, self.backbone.out_channels, num_classes)
+        self.freeze()
 
 
 STREAMS = ("subject", "object", "relation")

@@ -58,3 +58,13 @@ def _encode(angle: Tensor, period: Tensor) -> Tensor:
     """[B, H, W] → [B, H, W, d/2], sine and cosine in turn."""
     scaled = angle[..., None] / period  # [B, H, W, d/4]
     return torch.stack((scaled.sin(), scaled.cos()), dim=-1).flatten(-2)
+
+
+def pad_cells(pictures: Sequence[Tensor]) -> Tensor:
+    """B maps [h, w, c] of at least one picture → [B, H, W, c], padded with 0 at the lower right to the largest."""
+    height, width = (max(picture.shape[axis] for picture in pictures) for axis in (0, 1))
+    first = pictures[0]
+    padded = first.new_zeros((len(pictures), height, width, first.shape[-1]))
+    for row, picture in zip(padded, pictures, strict=True):
+        row[: picture.shape[0], : picture.shape[1]] = picture
+    return padded

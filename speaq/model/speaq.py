@@ -15,8 +15,8 @@ from torch import Tensor, nn
 from speaq.config import ModelConfig
 from speaq.model.backbone import Backbone, Normalise, build_backbone
 from speaq.model.decoder import Decoder, Streams, repeat_rows
-from speaq.model.position import padding_mask
-from speaq.model.transformer import Encoder, xavier
+from speaq.model.position import pad_cells, padding_mask
+from speaq.model.transformer import Encoder, Memory, memory_of, xavier
 from speaq.structures import LayerOutputs
 
 
@@ -51,7 +51,17 @@ def class_head(dim: int, num_classes: int) -> nn.Linear:
     return head
 
 
-class SceneGraphTransformer(nn.Module):
+class Transformer(nn.Module):
+    """Everything behind the backbone."""
+
+    encoder: Encoder
+
+    def decode(self, memory: Memory) -> Any:
+        """What the encoder has made of the pictures → raw outputs of all decoder layers."""
+        raise NotImplementedError
+
+
+class SceneGraphTransformer(Transformer):
     """Everything behind the backbone: encoder, query sets, three-stream decoder, heads.
 
     Args:
@@ -78,8 +88,12 @@ class SceneGraphTransformer(nn.Module):
 
     def forward(self, features: Tensor, padding: Tensor) -> LayerOutputs:
         """[B, in_channels, H, W] features under a [B, H, W] padding mask (True is padding) → raw outputs."""
+        return self.decode(self.encoder(features, padding))
+
+    def decode(self, memory: Memory) -> LayerOutputs:
+        """Everything behind the encoder."""
         learned = Streams(self.subject_queries[None], self.object_queries[None], self.relation_queries[None])
-        entities, relations = self.decoder(learned, self.encoder(features, padding))
+        entities, relations = self.decoder(learned, memory)
         positions = torch.cat((self.subject_queries, self.object_queries, self.relation_queries))
         boxes = self.box_head(torch.cat((entities, relations), dim=2), positions)  # [L, B, 2Q + R, 4]
         count = len(self.subject_queries)
@@ -100,25 +114,76 @@ class SceneGraphTransformer(nn.Module):
 
 
 class Network(nn.Module):
-    """A backbone and the transformer behind it, which a subclass adds."""
+    """A backbone and the transformer behind it, which a subclass adds, and then calls `freeze`.
 
-    transformer: nn.Module
+    Frozen parts get no gradient and drop nothing out. They look at each picture by itself, without the padding of its
+    batch: so what they make of a picture is the same in any batch, and may be stored.
+    """
+
+    transformer: Transformer
 
     def __init__(self, config: ModelConfig, backbone: Backbone | None = None) -> None:
         super().__init__()
+        self.frozen = config.frozen
         self.normalise = Normalise()
         self.backbone = backbone if backbone is not None else build_backbone(config)
 
-    def forward(self, images: Tensor, sizes_hw: Tensor) -> Any:
+    def freeze(self) -> None:
+        """Turns off the gradients of the frozen parts."""
+        for part in self._frozen_parts():
+            part.requires_grad_(False)
+
+    def _frozen_parts(self) -> list[nn.Module]:
+        parts = {"backbone": self.backbone, "encoder": self.transformer.encoder}
+        return [parts[name] for name in self.frozen]
+
+    def train(self, mode: bool = True) -> Network:
+        """As of any module; the frozen parts stay in evaluation mode."""
+        super().train(mode)
+        for part in self._frozen_parts():
+            part.eval()
+        return self
+
+    def forward(self, images: Tensor, sizes_hw: Tensor, encoded: bool = False) -> Any:
         """Raw outputs of all decoder layers.
 
         Args:
-            images: [B, 3, H, W] RGB, uint8 or float in 0..255, padded at the lower right.
-            sizes_hw: [B, 2] int64 un-padded height and width.
+            images: [B, 3, H, W] RGB, uint8 or float in 0..255, padded at the lower right; with `encoded`
+                [B, H / stride, W / stride, d], what `cells` makes of each picture, padded likewise.
+            sizes_hw: [B, 2] int64 un-padded height and width of the images, pixels.
         """
-        features = self.backbone(self.normalise(images, sizes_hw))
-        padding = padding_mask(sizes_hw, features.shape[-2:], self.backbone.stride)
-        return self.transformer(features, padding)
+        if not encoded and (not self.frozen or torch.compiler.is_exporting()):
+            features = self.backbone(self.normalise(images, sizes_hw))
+            return self.transformer(features, padding_mask(sizes_hw, features.shape[-2:], self.backbone.stride))
+        cells = images if encoded else self._apart(images, sizes_hw)
+        padding = padding_mask(sizes_hw, cells.shape[1:3], self.backbone.stride)
+        if "encoder" in self.frozen:
+            return self.transformer.decode(memory_of(cells, padding))
+        return self.transformer(cells.permute(0, 3, 1, 2), padding)
+
+    def _apart(self, images: Tensor, sizes_hw: Tensor) -> Tensor:
+        """[B, 3, H, W] → [B, h, w, c], what `cells` makes of each picture, padded with 0."""
+        sizes = sizes_hw.tolist()
+        return pad_cells([self.cells(image[:, :h, :w]) for image, (h, w) in zip(images, sizes, strict=True)])
+
+    @torch.no_grad()
+    def cells(self, image: Tensor) -> Tensor:
+        """What the frozen parts make of one picture.
+
+        Args:
+            image: [3, h, w] RGB, uint8 or float in 0..255.
+
+        Returns:
+            [h / stride, w / stride, c], rounded up: outputs of the encoder where it is frozen, else of the backbone.
+        """
+        alone = image[None].contiguous(memory_format=torch.channels_last)
+        size_hw = torch.tensor([alone.shape[-2:]], device=image.device)
+        features = self.backbone(self.normalise(alone, size_hw))
+        if "encoder" not in self.frozen:
+            return features[0].permute(1, 2, 0)  # type: ignore[no-any-return]
+        padding = padding_mask(size_hw, features.shape[-2:], self.backbone.stride)
+        values: Tensor = self.transformer.encoder(features, padding).values
+        return values[0].view(*features.shape[-2:], -1)
 
 
 class SpeaQ(Network):
@@ -138,3 +203,4 @@ class SpeaQ(Network):
     ) -> None:
         super().__init__(config, backbone)
         self.transformer = SceneGraphTransformer(config, self.backbone.out_channels, num_classes, num_predicates)
+        self.freeze()

@@ -135,17 +135,29 @@ class Encoder(nn.Module):
 
     def forward(self, features: Tensor, padding: Tensor) -> Memory:
         """Encodes [B, in_channels, H, W] features under a [B, H, W] padding mask (True is padding)."""
-        # Whether anything is padded is known for free on the CPU alone: asking a GPU would wait for it.
-        if padding.device.type == "cpu" and not torch.compiler.is_exporting() and not padding.any():
-            padding, attend = padding[:1], None
-        else:
-            attend = ~padding.flatten(1)[:, None, None, :]
         x = self.projection(features).flatten(2).transpose(1, 2)  # [B, S, d]
-        position = sine_position(padding, x.shape[-1]).flatten(1, 2)  # [B or 1, S, d]
+        position, attend = _place(padding, x.shape[-1])
         for layer in self.layers:
             x = run(layer, x, position, attend, recompute=self.recompute)
         x = self.norm(x)
         return Memory(x, x + position, attend)
+
+
+def _place(padding: Tensor, channels: int) -> tuple[Tensor, Tensor | None]:
+    """[B, H, W] padding → [B or 1, H W, channels] positions of its cells, and `Memory.attend`."""
+    # Whether anything is padded is known for free on the CPU alone: asking a GPU would wait for it.
+    if padding.device.type == "cpu" and not torch.compiler.is_exporting() and not padding.any():
+        padding, attend = padding[:1], None
+    else:
+        attend = ~padding.flatten(1)[:, None, None, :]
+    return sine_position(padding, channels).flatten(1, 2), attend
+
+
+def memory_of(cells: Tensor, padding: Tensor) -> Memory:
+    """[B, H, W, d] outputs of the encoder under a [B, H, W] padding mask (True is padding) → the decoders' memory."""
+    x = cells.flatten(1, 2)
+    position, attend = _place(padding, x.shape[-1])
+    return Memory(x, x + position, attend)
 
 
 class DecoderLayer(nn.Module):

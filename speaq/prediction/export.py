@@ -81,6 +81,7 @@ def export_model(
     predictor = Predictor.load(run, device="cpu")
     if not isinstance(predictor.model, nn.Module):
         raise ConfigError(f"{run}: is exported already; give the run that it came from")
+    predictor.model.frozen = ()  # type: ignore[assignment]  # an exported network sees pictures in their batch
     batches = example_batches(predictor, photos, batch_size=2)
     batches = [(images[:1], sizes_hw[:1]) for images, sizes_hw in batches[:1]] + batches
     if photos:  # which may all have one size

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 
 from speaq import config as configs
 from speaq.config import Config, ConfigError
+from speaq.config.before_encoder import without_effect
 from speaq.space.parameters import Choice, Parameter, Plain, identity
 from speaq.space.points import all_completed, check_value
 from speaq.space.space import Space, Values
@@ -21,6 +22,8 @@ _NOT_SEARCHED = {
     "model.activation_checkpointing": "it changes memory and time, no result",
     "training.eval_every": "the best of more evaluations is better by chance, so trials could not be compared",
     "training.init_from": "a search has one start, which it knows by its digest; search from each on its own",
+    "training.features": "trials of a search train from the same features",
+    "model.frozen": "what is frozen decides what the start is worth; search with each on its own",
     "training.backbone_from": "a search has one start, which it knows by its digest; search from each on its own",
     "sinks.": "it changes where metrics go, no result",
     "resources.": "all trials of a search take the same share of the cluster",
@@ -33,7 +36,7 @@ def check(space: Space, config: Config) -> None:
     _check_search(space, base)
     for key, parameter in space.parameters.items():
         _check_key(key, "parameters")
-        for prefix, reason in _NOT_SEARCHED.items():
+        for prefix, reason in {**_NOT_SEARCHED, **without_effect(base)}.items():
             if key.startswith(prefix):
                 raise ConfigError(f"space: parameters: {key}: {reason} (set it under `fixed`)")
         _check_conditions(key, space.parameters)

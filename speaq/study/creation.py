@@ -58,6 +58,7 @@ def create(
     if feasibility is not None:
         space = feasibility.narrowed(space)
     base = with_absolute_paths(space.base(config))
+    origins.check_frozen(base)
     check_groups(base, space, data)
     names = plans.objectives(objective or space.search.objective, base)
     if len(names) == 1:  # the checkpoint that a trial keeps is the one that the search compares
@@ -188,8 +189,8 @@ def with_absolute_paths(config: Config, *, needed: bool = True) -> Config:
     Raises ConfigError where one is missing that is needed.
     """
     paths = {}
-    for key, value in (("init_from", config.training.init_from), ("backbone_from", config.training.backbone_from)):
-        if value is not None:
+    for key in ("init_from", "backbone_from", "features"):
+        if (value := getattr(config.training, key)) is not None:
             paths[f"training.{key}"] = str(Path(value).resolve())
             if needed and not Path(value).exists():
                 raise ConfigError(f"training.{key}: {paths[f'training.{key}']} does not exist")

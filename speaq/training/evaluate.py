@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from speaq.config import Config
-from speaq.data.dataset import eval_loader
+from speaq.data.loading import eval_loader
 from speaq.data.visual_genome import Split
 from speaq.evaluation.detection import BOX_AP, DetectionEvaluator
 from speaq.evaluation.recall import RecallEvaluator, RecallResult
@@ -55,9 +55,10 @@ def raw_outputs(
     def waiting() -> None:
         progress(done, total, "evaluating")
 
-    for batch in eval_loader(split, config, rank, size, waiting=waiting):
+    for read in eval_loader(split, config, rank, size, waiting=waiting):
         begin = time.perf_counter()
-        yield batch, model(batch.images.to(device), batch.sizes_hw.to(device)), begin
+        batch = read.to(device)
+        yield batch, model(batch.images, batch.sizes_hw, batch.encoded), begin
         done += len(batch.indices)
         progress(done, total, "evaluating")
     model.train(was_training)

@@ -17,7 +17,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from speaq.config import Config, ConfigError, TrainingConfig, to_dict
 from speaq.data import DataError, LoaderDied
-from speaq.data.dataset import train_loader
+from speaq.data.loading import train_loader
 from speaq.data.records import looked_at
 from speaq.data.visual_genome import open_data
 from speaq.training import checkpoint, distributed
@@ -28,10 +28,11 @@ from speaq.training.feasible import Feasibility
 from speaq.training.folder import own_folder
 from speaq.training.health import Health
 from speaq.training.metrics import open_sinks, read_lines
-from speaq.training.origins import placed, without_start
+from speaq.training.origins import check_frozen, placed, without_start
 from speaq.training.record import save, write_checkpoint, write_header, write_result
 from speaq.training.resume import best_of, look_at_data, previous_run, with_known_start
 from speaq.training.step import Meter, Run, State, criterion_after, make_optimizer, take_step
+from speaq.training.stored_features import with_features
 from speaq.training.tasks import TaskName, make_task
 
 
@@ -76,6 +77,8 @@ def train(
         run = _prepare(config, data, output, task, device or pick_device(config), calls, begins=previous is None)
         seen = look_at_data(output, run.vg, previous, force=force, main=run.main)
         state = State() if previous is None else _restored(run, previous)
+        if config.training.features is not None:
+            run.train_split, run.val_split = with_features(run)
         return write_result(run, state, _recorded(run, state, seen, begins=previous is None))
 
 
@@ -91,6 +94,8 @@ def _prepare(
 ) -> Run:
     """Opens the data, checks that it can carry the config, and makes what is trained, on the device."""
     reset_peak_memory(device)
+    if begins:
+        check_frozen(config)
     vg = open_data(data)
     train_split = vg.split("train", config.data)
     val_split = looked_at(vg.split("val", config.data), config.evaluation)

@@ -101,6 +101,17 @@ def start(config: Config) -> tuple[str, Path] | None:
     return next(((key, Path(values[key])) for key in STARTS if values[key] is not None), None)
 
 
+def check_frozen(config: Config) -> None:
+    """Raises ConfigError where a part that is never trained would keep random weights."""
+    key = (start(config) or ("", None))[0]
+    lacking = config.model.frozen if not key else config.model.frozen[1:] if key == STARTS[1] else ()
+    if lacking:
+        raise ConfigError(
+            f"model.frozen: {lacking[0]} would stay at random weights; give it some by training.init_from, or leave it "
+            "out"
+        )
+
+
 def start_digest(config: Config) -> str | None:
     """SHA-256 of the file whose weights a run starts from, None for random weights. Raises ConfigError."""
     named = start(config)

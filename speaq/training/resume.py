@@ -26,6 +26,7 @@ log = logging.getLogger(__name__)
 # Keys that may differ when a run is resumed: they do not change what is computed, or only how long.
 RESUMABLE = (
     "training.max_steps",
+    "training.features",  # which hold what the frozen parts would make anew, or are refused
     "training.device",
     "model.activation_checkpointing",
     "training.micro_batch_size",  # memory that proved too small is no reason to start again; see `OutOfMemory`

@@ -17,6 +17,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from speaq.config import Config, TrainingConfig
 from speaq.data.dataset import RawBatch
+from speaq.data.stored import StoredBatch
 from speaq.data.visual_genome import Split, VisualGenome
 from speaq.losses import SpeaQLoss
 from speaq.matching.match import NonFiniteOutputError
@@ -104,7 +105,7 @@ def criterion_after(config: Config, task: Task, steps: int, device: torch.device
     return criterion.to(device) if isinstance(criterion, nn.Module) else criterion
 
 
-def take_step(run: Run, step: int, batches: Iterator[Batch | RawBatch], meter: Meter) -> None:
+def take_step(run: Run, step: int, batches: Iterator[Batch | RawBatch | StoredBatch], meter: Meter) -> None:
     """Makes the step after `step` steps. Raises DivergedError, OutOfMemory, which say why it cannot be made."""
     try:
         _step(run, step, batches, meter)
@@ -119,7 +120,7 @@ def take_step(run: Run, step: int, batches: Iterator[Batch | RawBatch], meter: M
         ) from error
 
 
-def _step(run: Run, step: int, batches: Iterator[Batch | RawBatch], meter: Meter) -> None:
+def _step(run: Run, step: int, batches: Iterator[Batch | RawBatch | StoredBatch], meter: Meter) -> None:
     """One optimizer step, over as many micro-batches as the effective batch needs."""
     config = run.config.training
     rank, size = distributed.world()
@@ -158,7 +159,7 @@ def _backward(run: Run, batch: Batch, scale: float, *, last: bool) -> tuple[dict
     )
     with hold:
         with torch.autocast(run.device.type, dtype, enabled=precision != "float32"):
-            outputs = run.model(batch.images, batch.sizes_hw)
+            outputs = run.model(batch.images, batch.sizes_hw, batch.encoded)
         if isinstance(run.criterion, SpeaQLoss):
             total, parts, by_group = run.criterion.by_group(outputs.float(), batch.targets)
         else:

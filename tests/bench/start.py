@@ -27,7 +27,7 @@ import torch
 stamp("import torch")
 from pathlib import Path
 from speaq.training import loop, step, tasks
-from speaq.data.dataset import train_loader
+from speaq.data.loading import train_loader
 from tests.helpers.tiny import tiny
 stamp("import speaq")
 torch.set_num_threads(1)

@@ -14,7 +14,8 @@ import torch
 
 from speaq.config import Config, apply
 from speaq.data import DataError
-from speaq.data.dataset import RawBatch, SceneGraphDataset, collate, eval_loader, train_loader
+from speaq.data.dataset import RawBatch, SceneGraphDataset, collate
+from speaq.data.loading import eval_loader, train_loader
 from speaq.data.records import Split
 from speaq.data.toy.world import make_toy
 from speaq.data.visual_genome import open_data
@@ -255,5 +256,5 @@ def test_the_cache_keeps_reduced_pictures_apart(tmp_path: Path) -> None:
     shown = []
     for changes in ({"data.reduced_decoding": True}, {}):
         config = apply(TOY, {"data.cache_images": True, "data.eval_side": 800, "data.eval_max_side": 90, **changes})
-        shown.append(SceneGraphDataset(split, config.data, train=True)._picture(0).size_hw)
+        shown.append(SceneGraphDataset(split, config.data, train=True).picture(0).size_hw)
     assert shown == [(100, 130), (400, 520)]

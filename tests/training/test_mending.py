@@ -15,7 +15,7 @@ import torch
 
 from speaq.config import ConfigError
 from speaq.data import DataError
-from speaq.data.dataset import train_loader
+from speaq.data.loading import train_loader
 from speaq.data.visual_genome import open_data
 from speaq.runs.run import evaluate_run
 from speaq.training import checkpoint

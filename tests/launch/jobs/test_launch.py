@@ -20,7 +20,7 @@ import pytest
 from speaq import config as configs
 from speaq import space as spaces
 from speaq.config import Config, ConfigError, ResourcesConfig
-from speaq.data.dataset import train_loader
+from speaq.data.loading import train_loader
 from speaq.data.toy.world import make_toy
 from speaq.data.visual_genome import open_data
 from speaq.runs.run import evaluate_run

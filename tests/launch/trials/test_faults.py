@@ -15,7 +15,7 @@ import pytest
 
 from speaq import config as configs
 from speaq.config import Config
-from speaq.data.dataset import train_loader
+from speaq.data.loading import train_loader
 from speaq.data.visual_genome import open_data
 from speaq.study import file
 from speaq.training import checkpoint
