@@ -20,6 +20,7 @@ COMMANDS: dict[str, tuple[Command, ...]] = {
         Command(train.train, urls={"output": "work"}),
         Command(evaluate.evaluate, urls={"run": "weights"}),
         Command(evaluate.metrics),
+        Command(train.cache),
         Command(train.rerun),
     ),
     "A trained model": (

@@ -5,14 +5,14 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
 from launch.store.workspace import Workspace
 from speaq import config as configs
 from speaq.cli.evaluate import metrics_line
-from speaq.cli.options import DATA_HELP, Assignments, InitFrom, KnownData, OutputDir
+from speaq.cli.options import DATA_HELP, Assignments, DataDir, InitFrom, KnownData, OutputDir
 from speaq.cli.terminal import echo, progress_bar
 from speaq.files import storage
 from speaq.training.callbacks import Callbacks
@@ -112,6 +112,36 @@ def _afterwards(output: Path) -> str:
     if (output / "config.yaml").exists():
         return "then --resume begins again: there is no checkpoint yet"
     return "then give the same command again"
+
+
+def cache(
+    start: Annotated[Path, typer.Argument(help="run or checkpoint whose backbone and encoder to use", metavar="START")],
+    data: DataDir,
+    output: OutputDir,
+    assignments: Assignments,
+    config: Annotated[
+        Path | None,
+        typer.Option("--config", help="YAML config to train with later; default: the start's", dir_okay=False),
+    ] = None,
+    views: Annotated[int, typer.Option("--views", help="augmented views of each training picture")] = 1,
+    precision: Annotated[
+        Literal["float32", "bfloat16", "int8"], typer.Option("--precision", help="of the numbers that are stored")
+    ] = "float32",
+) -> None:
+    """Store what backbone and encoder make of every picture, to train from (`training.features`)."""
+    from speaq.runs import cache as caching
+
+    def said(size: caching.Size) -> None:
+        left = "" if size.left == size.bytes else f", {size.left / 2**20:.1f} MiB of them are to be made"
+        echo(f"{size.pictures} pictures, about {size.bytes / 2**20:.1f} MiB of features{left}", err=True)
+
+    if config is None:
+        given = configs.apply(caching.config_of(start), configs.parse_overrides(assignments))
+    else:
+        given = configs.load(config, assignments)
+    asked = caching.asked(start, given, data, output, views=views, precision=precision)
+    header = caching.cache(asked, progress_bar, said=said)
+    echo(f"{sum(header.entries.values())} pictures in {output}; train with --set training.features={output}")
 
 
 def rerun(
