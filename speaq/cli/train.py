@@ -140,7 +140,12 @@ def cache(
     else:
         given = configs.load(config, assignments)
     asked = caching.asked(start, given, data, output, views=views, precision=precision)
-    header = caching.cache(asked, progress_bar, said=said)
+    work = caching.make_here
+    if _on_workers(given):
+        from launch.jobs.cache import make_on_ray
+
+        work = make_on_ray
+    header = caching.cache(asked, progress_bar, work, said=said)
     echo(f"{sum(header.entries.values())} pictures in {output}; train with --set training.features={output}")
 
 

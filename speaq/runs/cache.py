@@ -89,10 +89,16 @@ def _is_fixed(config: Config) -> bool:
     return data.flip_probability in (0, 1) and data.crop_probability == 0 and len(sides) == 1
 
 
+def make_here(maker: Maker, parts: Sequence[Part], tell: Tell) -> None:
+    """Writes files in this process, one after the other."""
+    for part in parts:
+        maker.make(part, tell)
+
+
 def cache(
     wanted: Caching,
     progress: Callable[[str], AbstractContextManager[Progress]],
-    work: Work | None = None,
+    work: Work = make_here,
     *,
     said: Callable[[Size], None] = lambda size: None,
 ) -> Header:
@@ -127,17 +133,11 @@ def cache(
             done += number
             tell(done, total, "")
 
-        (work or make_here)(maker, parts, more)
+        work(maker, parts, more)
         atomic.tidy(wanted.output)
         whole = replace(header, complete=True)
         whole.write(wanted.output)
     return whole
-
-
-def make_here(maker: Maker, parts: Sequence[Part], tell: Tell) -> None:
-    """Writes files in this process, one after the other."""
-    for part in parts:
-        maker.make(part, tell)
 
 
 class Maker:

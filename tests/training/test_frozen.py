@@ -14,6 +14,7 @@ import pytest
 import torch
 
 from speaq import config as configs
+from speaq import space as spaces
 from speaq.config import Config, ConfigError
 from speaq.data import DataError
 from speaq.data.features import FILE, StoredSplit, read_header
@@ -21,6 +22,7 @@ from speaq.data.visual_genome import open_data
 from speaq.model.speaq import SpeaQ
 from speaq.runs.cache import Maker, Part, Size, asked, cache, make_here
 from speaq.runs.run import evaluate_run
+from speaq.space.checks import check
 from speaq.training.callbacks import Progress, no_progress
 from speaq.training.loop import train
 from tests.helpers.same_run import assert_same_run, weights
@@ -253,3 +255,13 @@ def test_the_header_says_what_was_made(features: Path, config: Config) -> None:
     assert content["complete"] is True
     assert content["keys"]["data.train_sides"] == [48]
     assert content["entries"]["val"] == 6
+
+
+@pytest.mark.parametrize("key", ["data.crop_probability", "model.num_encoder_layers", "training.backbone_multiplier"])
+def test_a_space_cannot_vary_what_acts_before_stored_features(key: str, config: Config, features: Path) -> None:
+    base = configs.apply(config, {"training.features": str(features)})
+    values = {"data.crop_probability": [0.0, 0.5], "model.num_encoder_layers": [1, 2]}.get(key, [0.1, 1.0])
+    space = spaces.from_dict({"parameters": {key: {"type": "categorical", "choices": values}}, "search": {}})
+    check(space, config)
+    with pytest.raises(ConfigError, match=f"space: parameters: {key}: it acts (before|on)"):
+        check(space, base)
