@@ -128,6 +128,7 @@ def _study(config: Path, space: Path, data: Path, trials: int | None, assignment
     settings = SearchConfig(
         objective=asked.search.objective,
         seed=asked.search.seed,
+        decoding=asked.search.decoding,
         trials=number,
         sampler="random",
         prior="none",

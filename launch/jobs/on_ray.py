@@ -26,9 +26,13 @@ from launch.search.mirror import Mirror
 from launch.search.promotions import Promotions
 from launch.search.searcher import Search, Starts
 from launch.store.workspace import Workspace
+from launch.trials.decoding import TRIED, Decodings
 from launch.trials.telemetry import SearchMetrics
 from launch.trials.trial import Job, Trial
+from speaq import space as spaces
 from speaq.config import Config, ConfigError
+from speaq.space import SearchConfig
+from speaq.space.checks import decoded_keys
 from speaq.study.budget import Budget, BudgetSpent, parse
 from speaq.study.errors import last_line
 from speaq.study.extent import as_exhausted, say_nothing_is_left
@@ -61,7 +65,7 @@ class OnRay:
         self, study: Study, output: Path, ledger: Ledger, feasible: Feasible, mirror: Mirror | None = None
     ) -> Study:
         """Trains what is left. Raises ConfigError where the budget is spent already, StudyError where Ray fails."""
-        plan, resources = study.plan, study.plan.base.resources
+        plan, resources, decodings = study.plan, study.plan.base.resources, decodings_of(study.plan)
         budget = None if self.budget is None else _unspent(self.budget, ledger, plan)
         (output / "trials").mkdir(exist_ok=True)
 
@@ -90,12 +94,29 @@ class OnRay:
             with self.here.following(output, searcher.halt) as follower:
                 if follower is not None:
                     searcher.listeners.append(follower)
-                _Running(self, study, output, ledger, searcher, nodes).fit()
+                _Running(self, study, output, ledger, searcher, nodes, decodings=decodings).fit()
         if budget is not None and searcher.spent and searcher.remaining:
             left = searcher.remaining
             where = self.here.name_of(output)
             log.warning("budget %s is spent, trials left: %d; --resume %s", budget.text, left, where)
         return as_exhausted(study, ledger) if searcher.exhausted else study
+
+
+def decodings_of(plan: Plan) -> Decodings | None:
+    """What each trial tries when it has ended, but for the keys that the space fixes; None where nothing is asked for.
+
+    Raises ConfigError where the checkout lacks the space of decodings.
+    """
+    if not plan.settings.decoding:
+        return None
+    from launch.jobs.stages import shipped  # with PyTorch
+
+    space = spaces.load(shipped("search_spaces/inference.yaml"))
+    settings = SearchConfig(
+        objective=list(plan.objective), trials=TRIED, seed=plan.settings.seed, prior="none", scheduler="none"
+    )
+    searched = {key: space.parameters[key] for key in decoded_keys(plan.space)}
+    return Decodings(space.model_copy(update={"search": settings, "fixed": {}, "parameters": searched}))
 
 
 def _is_done(plan: Plan, ledger: Ledger, promotions: Promotions) -> bool:
@@ -137,6 +158,7 @@ class _Running:
     ledger: Ledger
     searcher: Search
     nodes: Admission
+    decodings: Decodings | None
 
     def fit(self) -> None:
         """Lets Tune run trials until the searcher has no more, or the budget is spent. Raises StudyError, Halted."""
@@ -181,6 +203,7 @@ class _Running:
             url=url,
             mark=None if url is not None else self.ledger.lock.token,  # at a URL, nodes have folders of their own
             source=source_digest(),
+            decodings=self.decodings,
         )
 
     def _tuner(self, scratch: str, callbacks: list[tune.Callback]) -> tune.Tuner:

@@ -125,7 +125,11 @@ def _run_of(study: Study, home: Path) -> Path:
 
 
 def check_space(space: Space) -> None:
-    """Raises ConfigError for a key that would have to be trained, and for the layer, of which one is stored."""
+    """Raises ConfigError for a key that would have to be trained, and for the layer, of which one is stored; and where
+    a decoding would be searched for each of them.
+    """
+    if space.search.decoding:
+        raise ConfigError("search.decoding: true has no effect with --from-predictions, whose trials are decodings")
     for key in (*space.parameters, *space.fixed):
         if not key.startswith("inference.") or key == "inference.layer":
             raise ConfigError(

@@ -37,11 +37,13 @@ class Finished:
     step: int
     seconds: float
     cost: Metrics = field(default_factory=dict)
+    decoding: Mapping[str, Any] | None = None  # at which it was measured (`speaq.study.decoding`); None: as trained
 
     def row(self) -> dict[str, Any]:
-        """What the ledger keeps; without a cost where none was measured."""
+        """What the ledger keeps; without a cost where none was measured, without a decoding where none was searched."""
         values = dataclasses.asdict(self) | {"metrics": plain(self.metrics)}
-        return values if self.cost else {name: value for name, value in values.items() if name != "cost"}
+        lacking = {"cost": not self.cost, "decoding": self.decoding is None}
+        return {name: value for name, value in values.items() if not lacking.get(name)}
 
 
 @dataclass(frozen=True)

@@ -15,24 +15,26 @@ import signal
 import threading
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from ray import tune
 
 from launch.search import messages, population
-from launch.search.messages import Ended, Finished
+from launch.search.messages import Displaced, Ended, Finished
 from launch.store import workspace
+from launch.store.claim import claimed
 from launch.store.folder_copy import Copy
 from launch.store.remote import joined
 from launch.trials.code import check_code
+from launch.trials.decoding import Decodings, gain_text, on_a_worker
 from launch.trials.logs import LOG, log_to
 from launch.trials.memory import train_in_parts
 from launch.trials.outcomes import outcome_of
 from launch.trials.place import train_trial
 from speaq import config as configs
-from speaq.config import Config
+from speaq.config import Config, ResourcesConfig
 from speaq.files import locks
 from speaq.files.home import make_up_home
 from speaq.study.file import TRAIN
@@ -59,6 +61,7 @@ class Job:
     )
     mark: str | None = None  # token of the search's lock on the study's folder
     source: str | None = None  # digest of the code of the search
+    decodings: Decodings | None = None  # that a trial tries when it has ended (search.decoding)
 
     def folder(self, trial: str) -> Path:
         """Where the trial works on this node."""
@@ -172,6 +175,8 @@ class Run:
         except Interrupted:
             self._save()
             os._exit(TERMINATED)
+        except StopTraining:  # training ends by itself: it was decoded
+            return Displaced("was stopped while its decodings were tried")
         except BaseException as error:
             return self._outcome(error)
 
@@ -200,13 +205,36 @@ class Run:
         config, result = self._train_in_parts(steps)
         best = result["best"]
         log.info("%s at step %d after %.0f s", result["status"], result["step"], result["seconds"])
-        return Finished(
+        done = Finished(
             metrics=best["metrics"],
             best_step=best["step"],
             step=result["step"],
             seconds=result["seconds"],
             cost={**result["cost"], "micro_batch_size": config.training.micro_batch_size},
         )
+        if self._job.decodings is None or result["status"] != "finished":
+            return done
+        return self._decoded(done, self._job.decodings, config.resources, steps)
+
+    def _decoded(self, done: Finished, decodings: Decodings, resources: ResourcesConfig, steps: Progress) -> Finished:
+        """The trial at its best decoding. Raises Interrupted and StopTraining as training does."""
+
+        def tell(tried: int, number: int, text: str) -> None:
+            if self._terminated:
+                raise Interrupted(f"interrupted while decoding; {self._folder} can be resumed")
+            if self._stopped:
+                raise StopTraining
+            steps(done.step, done.step, f"{text} {tried}/{number}")
+
+        run, data = self._folder, Path(self._job.data)
+        with claimed(run):
+            if resources.num_workers > 1 and self._job.url is None:  # this process has no share of the cluster
+                found = on_a_worker(decodings, run, data, resources, tell)
+            else:
+                found = decodings.of(run, data, tell)
+        log.info("decoded: %s", gain_text(found, decodings.space.search.objective))
+        seconds, told = done.seconds + found.decoding.seconds, found.decoding.model_dump()
+        return replace(done, metrics=found.metrics, seconds=seconds, decoding=told)
 
     def _train_in_parts(self, steps: Progress) -> tuple[Config, dict[str, Any]]:
         """Where the study allows it; else as the config says."""

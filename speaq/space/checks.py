@@ -6,13 +6,15 @@ import random
 from collections.abc import Mapping
 
 from speaq import config as configs
-from speaq.config import Config, ConfigError
+from speaq.config import Config, ConfigError, InferenceConfig
 from speaq.config.before_encoder import without_effect
 from speaq.space.parameters import Choice, Parameter, Plain, identity
 from speaq.space.points import all_completed, check_value
 from speaq.space.space import Space, Values
 
 LOSSES = "losses."  # how keys begin that scheduler: pbt changes while training
+INFERENCE = "inference."  # how keys begin that search.decoding searches by itself
+OF_IMAGES = ("data.num_val", "data.val", "data.keep_images_without_relations", "data.filter_non_overlap")
 SECOND_CHANCES = 64  # draws in which a rare value is looked for before it is called impossible
 
 
@@ -47,6 +49,8 @@ def check(space: Space, config: Config) -> None:
     all_completed(space, base)
     if isinstance(space.search.prior, dict):
         _check_prior(space, space.search.prior)
+    if space.search.decoding:
+        _check_decoding(space)
 
 
 def _check_prior(space: Space, centre: Values) -> None:
@@ -55,6 +59,26 @@ def _check_prior(space: Space, centre: Values) -> None:
             check_value(space, key, value)
         except ConfigError as error:
             raise ConfigError(f"search.prior: {error}") from error
+
+
+def _check_decoding(space: Space) -> None:
+    """Raises ConfigError for keys that would be searched twice, and for trials that would be judged on other images."""
+    for key in space.parameters:
+        if key.startswith(INFERENCE):
+            raise ConfigError(
+                f"space: {key}: search.decoding: true finds the decoding of each trial by itself; leave the key out, "
+                "or set search.decoding: false"
+            )
+        if key in OF_IMAGES:
+            raise ConfigError(f"space: {key}: search.decoding: true judges all trials on the same images; fix it")
+    if not decoded_keys(space):
+        raise ConfigError("search.decoding: true has no effect: `fixed` has all inference.* keys")
+
+
+def decoded_keys(space: Space) -> list[str]:
+    """The keys that `search.decoding` searches: of the inference section, but its layer and what the space fixes."""
+    keys = [f"{INFERENCE}{name}" for name in InferenceConfig.model_fields if name != "layer"]
+    return [key for key in keys if key not in space.fixed]
 
 
 def _check_search(space: Space, base: Config) -> None:

@@ -75,6 +75,11 @@ class SearchConfig(Section):
     brackets: int | None = Field(
         None, ge=2, description="hyperband: trials take turns in so many, each with one rung less; null: one a rung"
     )
+    decoding: bool = Field(
+        False,
+        description="every finished trial is compared at its best decoding, found on one half of the validation images "
+        "and judged on the other",
+    )
     constraints: dict[str, float] = Field(
         default={},
         description="most memory of training, and milliseconds for predicting an image; a trial above is infeasible",

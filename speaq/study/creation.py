@@ -65,6 +65,8 @@ def create(
         base = configs.apply(base, {"training.best_metric": names[0]})
     space = space.with_search({"objective": list(names)}, "--objective")  # refused where the sampler takes one alone
     space = with_settings(space, trials=trials or space.search.trials)
+    if space.search.decoding:
+        _check_decoding(data, base, names, train)
     plan = Plan(base, space, _references(base, names, space, feasibility))
     feasible: Feasible = (lambda config: None) if feasibility is None else feasibility.check
     known_as = data_digest(data)
@@ -82,6 +84,15 @@ def _check_trained(space: Space) -> None:
             "space: only inference.* keys: every trial would train the same network; train it once and search its "
             "outputs with speaq tune --from-predictions RUN"
         )
+
+
+def _check_decoding(data: Path, base: Config, objective: Sequence[str], train: str) -> None:
+    """Raises ConfigError where the trials' decodings could not be searched, or not be judged on other images."""
+    if train != TRAIN:
+        raise ConfigError(f"search.decoding: true decodes the checkpoints of {TRAIN}; {train} may write others")
+    from speaq.study.halves import check_halves
+
+    check_halves(data, base, objective)
 
 
 def _references(

@@ -29,6 +29,7 @@ from speaq.files.foreign import parse_json
 from speaq.files.locks import Busy, Gone, Lock, Taken
 from speaq.files.regular import check_regular
 from speaq.space.parameters import Plain
+from speaq.study.decoding import Decoding, decoding_of
 from speaq.study.errors import StorageLost
 from speaq.training.callbacks import Metrics
 from speaq.training.origins import STARTS
@@ -68,6 +69,7 @@ class Entry:
     seconds_before: float = 0.0  # of them, those of earlier attempts
     reason: str | None = None
     cost: Metrics = field(default_factory=dict)  # of a run's result: peak_memory_mib, data_wait_share, latency_ms, …
+    decoding: Decoding | None = None  # at which `metrics` were judged; None: as trained, on all images
     asked: float = 0.0  # Unix time
     start: Mapping[str, Any] | None = None  # pbt: {trial, step} whose checkpoint it began from, instead_of whom
     origin: str | None = None  # where its values come from; None: from the sampler, or it is a reference
@@ -156,6 +158,7 @@ class Rows:
                 raise ValueError(f"trial {trial} is promoted but not paused")
             entry.state, entry.promotions = "asked", entry.promotions + 1
             entry.metrics, entry.best_step, entry.reason, entry.cost = {}, None, None, {}
+            entry.decoding = None
         elif event in ENDED:
             if entry.ended:
                 raise ValueError(f"trial {trial} ends twice")
@@ -163,7 +166,7 @@ class Rows:
             entry.reason = row.get("reason")
             entry.metrics, entry.best_step = row.get("metrics", {}), row.get("best_step")
             entry.step, entry.seconds = row.get("step", entry.step), row.get("seconds", entry.seconds)
-            entry.cost = row.get("cost", {})
+            entry.cost, entry.decoding = row.get("cost", {}), decoding_of(row.get("decoding"))
         else:
             raise ValueError(f"unknown event {event!r}")
 
@@ -282,7 +285,7 @@ _KINDS: Mapping[str, tuple[type, ...]] = {
     **dict.fromkeys(("time", "seconds", "clock"), (int, float)),
     "best_step": (int, NoneType),
     "values": (dict, NoneType),
-    **dict.fromkeys(("overrides", "metrics", "cost", "start"), (dict,)),
+    **dict.fromkeys(("overrides", "metrics", "cost", "start", "decoding"), (dict,)),
 }
 _MOST: Mapping[str, float] = {  # and no less than 0
     "time": LAST_TIME,

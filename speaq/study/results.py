@@ -22,6 +22,14 @@ def table_k(objective: Sequence[str], config: Config) -> int:
     return int(k) if k.isdigit() else config.evaluation.recall_at[0]
 
 
+def plane(objective: Sequence[str], config: Config) -> tuple[str, str]:
+    """The two metrics over which trials are drawn: the objectives where there are two, else recall and mean recall."""
+    if len(objective) == 2:
+        return objective[0], objective[1]
+    k = table_k(objective, config)
+    return f"R@{k}", f"mR@{k}"
+
+
 def metric_columns(plan: Plan) -> list[str]:
     """Objectives first where they are not among the usual ones."""
     k = table_k(plan.objective, plan.base)
