@@ -43,6 +43,7 @@ from speaq.files.locks import Taken
 from speaq.runs import files
 from speaq.study import changes as study_changes
 from speaq.study import creation, results
+from speaq.study.halves import judged_alone
 from speaq.study.ledger import Entry, digest
 from speaq.study.plan import compared
 from speaq.study.snapshot import Snapshot, read
@@ -222,12 +223,16 @@ class _Confirmation:
         record = self._record(folder)
         setting.runs[seed] = measure(record, objective)
         setting.same_images[seed] = results.score(result["best"]["metrics"], objective)
+        if entry.decoding is not None:  # the search judged it on half of them
+            on_half = judged_alone(record, self.data, self.snapshot.plan.base)
+            setting.same_images[seed] = measure(on_half, objective).value
         value = setting.runs[seed].value
         log.info("trial %s seed %d: %s %.4f", entry.id, seed, results.metric_name(objective), value)
 
     def _config(self, entry: Entry, seed: int) -> Config:
         plan = self.snapshot.plan
-        return configs.apply(plan.placed(config_of(plan, entry)), {"seed": seed})
+        found = {} if entry.decoding is None else entry.decoding.found
+        return configs.apply(plan.placed(config_of(plan, entry)), {"seed": seed, **found})
 
     def _trained(self, folder: Path, config: Config, title: str) -> Mapping[str, Any]:
         """result.json of the run, which is trained to its end where it has not ended."""

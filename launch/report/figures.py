@@ -59,11 +59,39 @@ def front(series: Series) -> list[go.Figure]:
     plane = optuna.visualization.plot_pareto_front(series.study, target_names=[x, y])
     plane.update_traces(marker_showscale=False)
     plane.update_layout(title="Pareto front (red)")
-    _mark(plane, {label: (_value(e, x), _value(e, y)) for label, e in series.marked.items()})
+    _mark(_with_decodings(plane, series), {n: (_value(e, x), _value(e, y)) for n, e in series.marked.items()})
     with quiet():
         volume = optuna.visualization.plot_hypervolume_history(series.study, [0.0, 0.0])
     volume.update_layout(title="Hypervolume over trials", yaxis_title=None)
     return [plane, volume]
+
+
+def decodings(series: Series) -> go.Figure:
+    """Finished trials in the plane of recall and mean recall, the best ones as curves: their decodings."""
+    x, y = series.plane
+    points = [tuple(entry.metrics.get(name) or 0.0 for name in (x, y)) for entry in series.board.finished]
+    named = {name: e for name, e in series.marked.items() if all(is_number(e.metrics.get(n)) for n in (x, y))}
+    figure = go.Figure()
+    ids = [f"trial {entry.id}" for entry in series.board.finished]
+    figure.add_scatter(
+        x=[p[0] for p in points], y=[p[1] for p in points], mode="markers", text=ids, name="trials", marker_color=OTHER
+    )
+    _mark(_with_decodings(figure, series), {n: (_value(e, x), _value(e, y)) for n, e in named.items()})
+    return figure.update_layout(xaxis_title=x, yaxis_title=y)
+
+
+def _with_decodings(figure: go.Figure, series: Series) -> go.Figure:
+    """The figure with the curves of the best trials, where trials were decoded."""
+    for name, curve in series.decoded.items():
+        figure.add_scatter(
+            x=[x for x, _ in curve],
+            y=[y for _, y in curve],
+            mode="lines+markers",
+            name=html.escape(f"decodings of {name}"),
+            line={"color": _colour(name), "width": 1},
+            marker={"size": 4},
+        )
+    return figure
 
 
 def importance(series: Series) -> go.Figure:

@@ -16,7 +16,8 @@ from speaq.files.atomic import check_links
 from speaq.runs import diff, files
 from speaq.space import GROUPS
 from speaq.study import seal
-from speaq.study.board import Board, TrialStatus, totals, trial_statuses
+from speaq.study.board import Board, TrialStatus, as_trained, totals, trial_statuses
+from speaq.study.decoding import AS_TRAINED
 from speaq.study.plan import Plan
 from speaq.study.snapshot import Snapshot
 
@@ -84,6 +85,7 @@ def _leader_board(board: Board, trials: Sequence[TrialStatus]) -> list[str]:
     if not trials:
         return [html.text("No trial has been asked for yet.")]
     best, metrics = board.best, board.columns
+    decoded = board.plan.objective if board.plan.settings.decoding else ()
 
     def key(trial: TrialStatus) -> tuple[int, float]:
         return ORDER.index(trial.state), -board.score(trial.metrics)
@@ -96,11 +98,22 @@ def _leader_board(board: Board, trials: Sequence[TrialStatus]) -> list[str]:
             values[GROUPS] = label(values[GROUPS])
         place = rank if trial.state == "finished" else None
         numbers = [trial.metrics.get(name) for name in metrics]
+        numbers += [(trial.decoding or {}).get("trained", {}).get(name) for name in decoded]
         rows.append([place, trial.trial, trial.label or "", trial.state, *numbers, trial.step, *values.values()])
         classes.append(f"{trial.label or ''} {'best' if best is not None and trial.trial == best.id else ''}")
-    header = ["rank", "trial", "", "state", *metrics, "steps", *board.parameters[trials[0].trial]]
+    header = [
+        "rank",
+        "trial",
+        "",
+        "state",
+        *metrics,
+        *map(as_trained, decoded),
+        "steps",
+        *board.parameters[trials[0].trial],
+    ]
     note = "The best trial is bold; the published setting has an orange edge, the baseline a blue one. "
     note += "Metrics are of the kept checkpoint; trials that were stopped early, or paused, are not ranked."
+    note += f" Measured: {board.measured}." if board.measured else ""
     return [html.text(note), html.table(header, rows, classes)]
 
 
@@ -108,14 +121,22 @@ def _figures(snapshot: Snapshot, series: Series) -> Iterator[str]:
     yield html.section("History", *map(html.plot, figures.history(series)))
     if len(series.board.plan.objective) == 2:
         yield html.section("Pareto front", html.grid(map(html.plot, figures.front(series))))
+    if series.decoded:
+        yield html.section("Training and decoding", *tables.decodings(series.board), *_decodings(series))
     yield from _parameters(series)
-    about = html.text(f"{series.ranked_by} at each evaluation.")
+    as_it_was = f", decoded {AS_TRAINED}" if series.decoded else ""
+    about = html.text(f"{series.ranked_by} at each evaluation{as_it_was}.")
     yield html.section("Learning curves", about, html.plot(figures.curves(series)))
     cost, passed = figures.cost_to_target(series)
     yield html.section("Cost to target", html.text(passed), html.plot(cost))
     yield html.section("Predicate groups", *tables.groups(snapshot, series.board))
     yield html.section("Frequent and rare predicates", html.plot(figures.parts(series)))
     yield html.section("Every predicate", *_predicates(snapshot, series))
+
+
+def _decodings(series: Series) -> list[str]:
+    """The plane with the best trials' curves, where no other section has it."""
+    return [] if len(series.board.plan.objective) == 2 else [html.plot(figures.decodings(series))]
 
 
 def _parameters(series: Series) -> Iterator[str]:

@@ -16,9 +16,9 @@ from launch.search.optuna_study import quiet
 from speaq.files.atomic import replaced
 from speaq.plain_text import visible
 from speaq.study.board import Board
+from speaq.study.decoding import AS_TRAINED
 from speaq.study.ledger import Entry
 from speaq.study.plan import Plan
-from speaq.study.results import table_k
 
 LINE = "#111827"
 
@@ -53,19 +53,20 @@ def draw_search(path: Path, board: Board) -> None:
         history, curves, plane = figure.subplots(1, 3)
         _draw_history(history, series)
         _draw_curves(curves, series)
-        _draw_plane(plane, series.board)
+        _draw_plane(plane, series)
         with replaced(path) as temporary:
             figure.savefig(temporary, dpi=120, format="png")
 
 
 def _draw_history(axes: Any, series: Series) -> None:
     entries = series.board.entries
-    for entry in entries:
+    for entry in series.comparable:
         point = (int(entry.id), series.board.score(entry.metrics))
         _draw_point(axes, entry, point, entry.label)
     numbers = [int(entry.id) for entry in entries]
     axes.step(numbers, series.best_so_far, where="post", color=LINE, linewidth=1, label="best so far")
-    axes.set(title="Search", xlabel="trial (x: stopped early, or paused)", ylabel=series.ranked_by)
+    crosses = "" if series.decoded else " (x: stopped early, or paused)"
+    axes.set(title="Search", xlabel=f"trial{crosses}", ylabel=series.ranked_by)
     axes.legend(fontsize=8)
 
 
@@ -74,24 +75,32 @@ def _draw_curves(axes: Any, series: Series) -> None:
         width, order = (2, 3) if entry.label else (0.8, 2)
         line = {"color": _colour(entry), "marker": ".", "linewidth": width, "zorder": order, "label": entry.label}
         axes.plot(*series.curve(entry), **line)
-    axes.set(title="Learning curves", xlabel="step", ylabel=series.ranked_by)
+    axes.set(
+        title=f"Learning curves{f', {AS_TRAINED}' if series.decoded else ''}", xlabel="step", ylabel=series.ranked_by
+    )
     if any(entry.label and entry.reports for entry in series.board.entries):
         axes.legend(fontsize=8)
 
 
-def _draw_plane(axes: Any, board: Board) -> None:
-    plan = board.plan
-    k = table_k(plan.objective, plan.base)
-    names = plan.objective if len(plan.objective) == 2 else (f"R@{k}", f"mR@{k}")
+def _draw_plane(axes: Any, series: Series) -> None:
+    board, names = series.board, series.plane
     front = board.front(names)
     points = {e.id: tuple(e.metrics.get(name) or 0.0 for name in names) for e in board.entries}
-    for entry in board.entries:
+    for entry in series.comparable:
         if entry.metrics:
             _draw_point(axes, entry, points[entry.id], entry.label or (entry.id if entry in front else None))
     corners = zip(*(points[entry.id] for entry in front), strict=True) if front else ([], [])
     axes.plot(*corners, color=LINE, linewidth=1, label="Pareto front")
+    _draw_decodings(axes, series)
     axes.set(title="Recall and mean recall", xlabel=names[0], ylabel=names[1])
     axes.legend(fontsize=8)
+
+
+def _draw_decodings(axes: Any, series: Series) -> None:
+    """The curves of the best trials, where trials were decoded."""
+    for name, curve in series.decoded.items():
+        line = {"color": COLOURS.get(name, "#6b7280"), "linewidth": 0.8, "marker": ".", "markersize": 3}
+        axes.plot(*zip(*curve, strict=True), label=f"decodings of {name}", **line)
 
 
 def _draw_point(axes: Any, entry: Entry, point: tuple[float, ...], name: str | None) -> None:
@@ -121,7 +130,10 @@ def draw_figures(folder: Path, series: Series) -> None:
         drawn.plot_optimization_history(study, target=ranked, target_name=name)
         _save(folder / "history.png")
         if len(objective) == 2:
-            drawn.plot_pareto_front(study, target_names=objective)
+            front = drawn.plot_pareto_front(study, target_names=objective)
+            _draw_decodings(front, series)
+            if series.decoded:
+                front.legend(fontsize=8)
             _save(folder / "front.png")
         if series.drawn:
             drawn.plot_slice(study, params=sorted(series.drawn), target=ranked, target_name=name)

@@ -12,6 +12,7 @@ from optuna.importance import PedAnovaImportanceEvaluator, get_param_importances
 from optuna.trial import FrozenTrial
 
 from launch.search.optuna_study import quiet, rebuild
+from speaq.study import results
 from speaq.study.board import Board
 from speaq.study.ledger import Entry
 from speaq.study.plan import Plan
@@ -46,6 +47,32 @@ class Series:
         found = {entry.label: entry for entry in self.board.finished if entry.label}
         best = self.board.best
         return found if best is None or best.label else {**found, f"best ({best.id})": best}
+
+    @property
+    def comparable(self) -> Sequence[Entry]:
+        """Trials whose metrics may be drawn beside each other: where trials are decoded, finished ones alone."""
+        return self.board.finished if self.board.plan.settings.decoding else self.board.entries
+
+    @property
+    def plane(self) -> tuple[str, str]:
+        """The two metrics over which trials are drawn."""
+        return results.plane(self.board.plan.objective, self.board.plan.base)
+
+    @cached_property
+    def decoded(self) -> dict[str, list[tuple[float, float]]]:
+        """The best trials by name, each a curve in the plane: its front of decodings, judged on the same images.
+
+        The best are those that are marked, and those that no other one beats. Empty where trials were not decoded.
+        """
+        known = {entry.id for entry in self.marked.values()}
+        front = {f"trial {entry.id}": entry for entry in self.board.front(self.plane) if entry.id not in known}
+        found = {name: entry.decoding for name, entry in {**front, **self.marked}.items()}
+        x, y = self.plane
+        return {
+            name: [(point.get(x) or 0.0, point.get(y) or 0.0) for point in decoding.curve]
+            for name, decoding in found.items()
+            if decoding is not None
+        }
 
     @cached_property
     def best_so_far(self) -> list[float]:

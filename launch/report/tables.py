@@ -13,7 +13,7 @@ from speaq.matching.groups import PredicateGroups, groups_for
 from speaq.runs import files
 from speaq.structures import IntArray
 from speaq.study import results
-from speaq.study.board import Board
+from speaq.study.board import Board, as_trained
 from speaq.study.ledger import Entry
 from speaq.study.snapshot import Snapshot
 
@@ -54,6 +54,21 @@ def _groups(
 
 def _names(vg: VisualGenome, members: tuple[int, ...]) -> str:
     return ", ".join(vg.vocabulary.predicates[p] for p in members)
+
+
+def decodings(board: Board) -> list[str]:
+    """What training gave and what decoding gave of each finished trial, the best first, on the same images."""
+    names, rows = board.plan.objective, []
+    for entry in results.ranked(board.finished, names):
+        if (found := entry.decoding) is None:
+            continue
+        values = [(found.trained.get(name) or 0.0, entry.metrics.get(name) or 0.0) for name in names]
+        numbers = [number for trained, decoded in values for number in (trained, decoded, decoded - trained)]
+        rows.append([entry.id, entry.remark, *numbers, found.text, found.tried, found.seconds])
+    columns = [column for name in names for column in (as_trained(name), name, "gain")]
+    header = ["trial", "", *columns, "best decoding", "decodings tried", "s"]
+    about = "All numbers are of the images on which no decoding was chosen. A curve is a trial's front of decodings."
+    return [html.text(about), html.table(header, rows)]
 
 
 def confirmed(snapshot: Snapshot) -> list[str]:

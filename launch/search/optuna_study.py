@@ -10,6 +10,7 @@ import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from datetime import datetime, timedelta
+from typing import Any
 
 import optuna
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
@@ -20,6 +21,7 @@ from optuna.trial import FrozenTrial, TrialState
 from speaq.config.user_groups import label
 from speaq.space import GROUPS
 from speaq.space.parameters import Choice, FloatRange, IntRange
+from speaq.study.board import as_trained
 from speaq.study.ledger import Entry
 from speaq.study.plan import Plan, excess
 from speaq.training.callbacks import is_number
@@ -110,6 +112,7 @@ def optuna_trial(entry: Entry, plan: Plan) -> FrozenTrial:
         "origin": entry.origin,
         "protocol": entry.protocol,
         "reason": entry.reason,
+        **_decoding(entry),
     }
     trial = optuna.trial.create_trial(
         state=_state(entry, complete),
@@ -124,6 +127,14 @@ def optuna_trial(entry: Entry, plan: Plan) -> FrozenTrial:
     if entry.ended:  # the ledger knows how long the trial worked, not how long it waited
         trial.datetime_complete = trial.datetime_start + timedelta(seconds=entry.seconds)
     return trial
+
+
+def _decoding(entry: Entry) -> dict[str, Any]:
+    """The decoding at which the trial was judged, and its metrics with that of training."""
+    if entry.decoding is None:
+        return {}
+    trained = {as_trained(name): value for name, value in entry.decoding.trained.items()}
+    return {"decoding": entry.decoding.found, **trained}
 
 
 def _state(entry: Entry, complete: bool) -> TrialState:

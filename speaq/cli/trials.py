@@ -18,7 +18,8 @@ from speaq.cli.terminal import echo, echo_json
 from speaq.evaluation.protocol import common_protocol
 from speaq.plain_text import visible
 from speaq.study import board, seal
-from speaq.study.board import Board, TrialStatus, starving
+from speaq.study.board import Board, TrialStatus, as_trained, starving
+from speaq.study.decoding import AS_TRAINED
 from speaq.study.ledger import Entry
 from speaq.study.plan import Listener, Plan, max_steps
 from speaq.study.snapshot import Snapshot
@@ -46,6 +47,8 @@ def print_status(snapshot: Snapshot, name: str, *, as_json: bool = False) -> Non
     show(trial_table(trials, snapshot.plan.objective))
     if snapshot.protocol is not None:
         echo(f"protocol: {snapshot.protocol}")
+    if made.measured is not None:
+        echo(f"measured: {made.measured}")
     for trial in trials:
         if trial.reason:
             echo(f"trial {trial.trial} {trial.state}: {trial.reason}")
@@ -67,21 +70,29 @@ def _to_json(snapshot: Snapshot, trials: Sequence[TrialStatus], best: Mapping[st
         "forced": list(snapshot.study.forced),
         "best": {name: {"trial": entry.id, "value": entry.metrics[name]} for name, entry in best.items()},
         "totals": dataclasses.asdict(board.totals(trials, snapshot)),
-        "trials": [
-            {**dataclasses.asdict(trial), "starving_groups": starving(snapshot, trial.trial)} for trial in trials
-        ],
+        "trials": [_trial_json(snapshot, trial) for trial in trials],
     }
 
 
+def _trial_json(snapshot: Snapshot, trial: TrialStatus) -> dict[str, Any]:
+    content = {**dataclasses.asdict(trial), "starving_groups": starving(snapshot, trial.trial)}
+    if not snapshot.plan.settings.decoding:
+        del content["decoding"]
+    return content
+
+
 def trial_table(trials: Sequence[TrialStatus], objective: Sequence[str]) -> Table:
-    """Makes a table with a row for each trial: state, progress, ETA, objectives."""
+    """Makes a table with a row for each trial: state, progress, ETA, objectives, and what they were as trained."""
+    decoded = [as_trained(name) for name in objective] if any(t.decoding for t in trials) else []
     rows = []
     for t in trials:
-        values = (t.metrics.get(name) for name in objective)
+        values = [t.metrics.get(name) for name in objective]
+        if decoded:
+            values += [(t.decoding or {}).get("trained", {}).get(name) for name in objective]
         numbers = ("-" if value is None else f"{value:.4f}" for value in values)
         eta = "" if t.eta_seconds is None else f"{t.eta_seconds:.0f} s"
         rows.append((t.trial, t.label or "", t.state, f"{t.step}/{t.max_steps}", f"{t.seconds:.0f}", eta, *numbers))
-    return table(("trial", "", "state", "step", "s", "ETA", *objective), rows, left=3)
+    return table(("trial", "", "state", "step", "s", "ETA", *objective, *decoded), rows, left=3)
 
 
 def print_trials(entries: Sequence[Entry], plan: Plan) -> None:
@@ -92,7 +103,8 @@ def print_trials(entries: Sequence[Entry], plan: Plan) -> None:
     protocol = common_protocol(entry.protocol for entry in entries)
     made = Board(entries, plan)
     best, columns = made.best, made.columns
-    header = ("", "trial", "", "status", *columns, "steps", "s", "parameters")
+    decoded = [as_trained(name) for name in plan.objective] if plan.settings.decoding else []
+    header = ("", "trial", "", "status", *columns, *decoded, "steps", "s", "parameters")
     marked = next((row for row, entry in enumerate(entries) if best is not None and entry.id == best.id), -1)
     rows = [
         (
@@ -100,16 +112,18 @@ def print_trials(entries: Sequence[Entry], plan: Plan) -> None:
             entry.id,
             entry.remark,
             entry.state,
-            *(_number(entry.metrics.get(name)) for name in columns),
+            *(_number(made.rows[row][name]) for name in (*columns, *decoded)),
             entry.step,
             f"{entry.seconds:.0f}",
-            _parameters_text(made.parameters[entry.id], plan),
+            _parameters_text(made.parameters[entry.id], plan) + _decoding_text(entry),
         )
         for row, entry in enumerate(entries)
     ]
-    show(table(header, rows, numbers=(*columns, "steps", "s"), best=marked))
+    show(table(header, rows, numbers=(*columns, *decoded, "steps", "s"), best=marked))
     if protocol is not None:
         echo(f"protocol: {protocol}")
+    if made.measured is not None:
+        echo(f"measured: {made.measured}")
     for entry in entries:
         if entry.reason:
             echo(f"trial {entry.id} {entry.state}: {entry.reason}")
@@ -117,6 +131,10 @@ def print_trials(entries: Sequence[Entry], plan: Plan) -> None:
 
 def _number(value: float | None) -> str:
     return "-" if value is None else f"{value:.3f}"
+
+
+def _decoding_text(entry: Entry) -> str:
+    return "" if entry.decoding is None else f", decoding {entry.decoding.text}"
 
 
 def _parameters_text(values: Mapping[str, Any], plan: Plan) -> str:
@@ -200,6 +218,9 @@ class Lines:
         made = Board(entries, plan)
         names = list(dict.fromkeys([*plan.objective, *made.columns[:3]]))
         values = " ".join(f"{name} {value:.3f}" for name in names if (value := metrics.get(name)) is not None)
+        if entry.decoding is not None:
+            trained = entry.decoding.trained.get(plan.objective[0]) or 0.0
+            values += f" ({plan.objective[0]} {trained:.3f} {AS_TRAINED})"
         parts = [
             f"{entry.id}{' ' + entry.label if entry.label else ''} {event}",
             f"step {entry.step}/{max_steps(entry, plan)}",

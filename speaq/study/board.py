@@ -11,9 +11,11 @@ from pathlib import Path
 from typing import Any
 
 from speaq import config as configs
+from speaq.config import Config
 from speaq.files.atomic import write_text
 from speaq.study import results
 from speaq.study.budget import Kind, device_seconds
+from speaq.study.decoding import AS_TRAINED
 from speaq.study.ledger import MAX_NUMBER, STOPPED, Entry
 from speaq.study.plan import Plan, max_steps
 from speaq.study.snapshot import Snapshot
@@ -102,6 +104,7 @@ class Board:
                 "status": entry.state,
                 "protocol": entry.protocol or "",
                 **{name: entry.metrics.get(name) for name in self.columns},
+                **self._decoding(entry),
                 "best_step": entry.best_step,
                 "steps": entry.step,
                 "seconds": round(entry.seconds, 1),
@@ -114,12 +117,41 @@ class Board:
             for entry in self.entries
         ]
 
+    def _decoding(self, entry: Entry) -> dict[str, Any]:
+        """Columns of what decoding gave, and the same metrics as trained; none where the search does not decode."""
+        if not self.plan.settings.decoding:
+            return {}
+        found = entry.decoding
+        trained = {} if found is None else found.trained
+        return {
+            "decoding": "" if found is None else found.text,
+            **{as_trained(name): trained.get(name) for name in self.columns},
+            "decoding_seconds": None if found is None else round(found.seconds, 1),
+        }
+
+    @property
+    def measured(self) -> str | None:
+        """On which images, and how decoded, metrics were measured, in one line; None where it is the same for all."""
+        found = next((entry.decoding for entry in self.finished if entry.decoding is not None), None)
+        if found is None:
+            return None
+        images = found.searched + found.judged
+        return (
+            f"finished trials at their best decoding, found on {found.searched} images of val, judged on the other "
+            f"{found.judged}; other trials, and evaluations on the way, {AS_TRAINED}, on all {images}"
+        )
+
+    def config_of(self, entry: Entry) -> Config:
+        """The config of a trial, with its start where that is now and the decoding that was found for it."""
+        found = {} if entry.decoding is None else entry.decoding.found
+        return self.plan.placed(configs.apply(self.plan.base, {**entry.overrides, **found}))
+
     def write(self, output: Path) -> None:
         """Writes trials.csv into a folder and, where a trial has finished, best.yaml. Raises OSError, ConfigError."""
         write_text(output / "trials.csv", to_csv(self.rows))
-        best, plan = self.best, self.plan
+        best = self.best
         if best is not None:
-            config = plan.placed(configs.apply(plan.base, best.overrides))
+            config = self.config_of(best)
             if (fits := best.cost.get("micro_batch_size")) is not None:  # smaller than asked for, which was too much
                 config = configs.apply(config, {"training.micro_batch_size": int(fits)})
             write_text(output / "best.yaml", self._header(best) + configs.dump(config))
@@ -128,8 +160,14 @@ class Board:
         names = ", ".join(f"{n} {v:.4f}" for n in self.columns if (v := best.metrics.get(n)) is not None)
         label = f" ({best.label})" if best.label else ""
         names += f" · {best.protocol}" if best.protocol else ""
+        names += f" · decoded with {best.decoding.text}" if best.decoding else ""
         objective = " and ".join(self.plan.objective)
         return f"# Best of {self.plan.trials} trials by {objective}: trial {best.id}{label}, {names}\n"
+
+
+def as_trained(name: str) -> str:
+    """The column of a metric with the decoding of training, beside that of the best decoding."""
+    return f"{name} {AS_TRAINED}"
 
 
 def _reference_keys(plan: Plan, base: Mapping[str, Any]) -> list[str]:
@@ -173,6 +211,7 @@ class TrialStatus:
     metrics: Metrics  # of the kept checkpoint, of a running trial those of its last evaluation
     reason: str | None
     promotions: int = 0  # times that it went on after it was paused
+    decoding: dict[str, Any] | None = None  # at which `metrics` were judged, see `speaq.study.decoding`
 
 
 @dataclass(frozen=True)
@@ -224,6 +263,7 @@ def _status(snapshot: Snapshot, entry: Entry) -> TrialStatus:
         metrics=dict(metrics),
         reason=entry.reason or None,
         promotions=entry.promotions,
+        decoding=None if entry.decoding is None else entry.decoding.model_dump(mode="json"),
     )
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from speaq.config import ConfigError
 from speaq.files.atomic import replaced
-from speaq.study.board import Board, to_csv
+from speaq.study.board import Board, as_trained, to_csv
 from speaq.study.snapshot import Snapshot
 
 ENDINGS = (".csv", ".parquet", ".tex", ".db")  # .db: an Optuna storage, which this library cannot write
@@ -73,13 +73,16 @@ def _column(values: list[Any]) -> list[Any]:
 def to_latex(board: Board, protocol: str | None) -> str:
     """A `table` for a document with `booktabs`: the best trial bold, objective and protocol in the caption."""
     plan, rows, best, metrics = board.plan, board.rows, board.best, board.columns
-    columns = ["trial", "label", "status", *metrics, "steps", "seconds", *plan.space.parameters]
+    decoded = [as_trained(name) for name in plan.objective] if plan.settings.decoding else []
+    texts = [*(["decoding"] if decoded else []), *plan.space.parameters]
+    columns = ["trial", "label", "status", *metrics, *decoded, "steps", "seconds", *texts]
     objective = latex_escape(" and ".join(plan.objective))
     said = "" if protocol is None else f" Protocol: {latex_escape(protocol)}."
+    said += "" if board.measured is None else f" Measured: {latex_escape(board.measured)}."
     lines = [
         r"\begin{table}",
         rf"\caption{{{len(rows)} trials by {objective}, the best one bold.{said}}}",
-        rf"\begin{{tabular}}{{lll{'r' * (len(metrics) + 2)}{'l' * len(plan.space.parameters)}}}",
+        rf"\begin{{tabular}}{{lll{'r' * (len(metrics) + len(decoded) + 2)}{'l' * len(texts)}}}",
         r"\toprule",
         " & ".join(latex_escape(name) for name in columns) + r" \\",
         r"\midrule",

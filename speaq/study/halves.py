@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +16,7 @@ from speaq.config import Config, ConfigError
 from speaq.data.records import Split, looked_at
 from speaq.data.statistics import zero_shot_triplets
 from speaq.data.visual_genome import VisualGenome, open_data
+from speaq.evaluation.bootstrap import ImageRecord
 from speaq.evaluation.triplets import labels, triplet_key
 from speaq.structures import IntArray
 
@@ -41,6 +43,17 @@ def _halved(split: Split, images: Sequence[int]) -> tuple[list[int], list[int]]:
 
 def _rising(parts: Iterable[list[int]]) -> IntArray:
     return np.array(sorted(image for part in parts for image in part), dtype=np.int64)
+
+
+def judged_alone(record: ImageRecord, data: Path, config: Config) -> ImageRecord:
+    """What an evaluation on all of val saw of the images on which the search of a config's data judges decodings.
+
+    Raises DataError where the data cannot be read.
+    """
+    val = open_data(data, need_images=False, log=lambda line: None).split("val", config.data)
+    looked = looked_at(val, config.evaluation)
+    judged = looked.rows[halves(looked)[1]]
+    return replace(record, table=record.table.select(np.isin(val.rows[record.table.index], judged)))
 
 
 def check_halves(data: Path, config: Config, objective: Sequence[str]) -> None:
