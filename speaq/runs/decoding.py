@@ -5,12 +5,14 @@ Nothing of them is written: with 300 relation queries and 50 predicates an image
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from pathlib import Path
 
 import numpy as np
 import torch
 
 from speaq.config import Config, InferenceConfig
+from speaq.data.features import StoredSplit, read_header
 from speaq.data.records import Split, looked_at
 from speaq.data.statistics import zero_shot_triplets
 from speaq.evaluation.detection import DetectionEvaluator
@@ -70,10 +72,12 @@ class Images:
 def halved(opened: OpenedRun, progress: Progress) -> tuple[Images, Images]:
     """Raw outputs of a checkpoint on the images of val that training looks at: half to search on, half to judge.
 
-    Raises DataError where the split cannot be read.
+    From stored features where it was trained from them. Raises DataError, ConfigError where either cannot be read.
     """
     config = opened.config
     split = looked_at(opened.split("val"), config.evaluation)
+    if (features := config.training.features) is not None:  # which training has just judged
+        split = replace(split, features=StoredSplit(Path(features), read_header(Path(features)), "val"))
     zero_shot = zero_shot_triplets(opened.vg, split, config.data, config.evaluation.zero_shot)
     searched, judged = (Images(split, config, opened.counts, zero_shot) for _ in range(2))
     to_search, to_judge = halves(split)

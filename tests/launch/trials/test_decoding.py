@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import shutil
+from contextlib import nullcontext
 from pathlib import Path
 
 import numpy as np
@@ -16,8 +17,10 @@ from launch.trials.decoding import FILE, Decodings
 from speaq import config as configs
 from speaq import space as spaces
 from speaq.config import Config, ConfigError, InferenceConfig
+from speaq.data import DataError
 from speaq.data.visual_genome import open_data
 from speaq.files.atomic import write_text
+from speaq.runs.cache import asked, cache
 from speaq.runs.decoding import Images, halved
 from speaq.runs.run import evaluate_run, open_run
 from speaq.space.checks import check, decoded_keys
@@ -77,6 +80,21 @@ def test_both_halves_together_are_the_evaluation_of_the_network(run: Path, image
     found = together.metrics(InferenceConfig(nms_threshold=0.7), boxes=True)
     assert found == pytest.approx({name: wanted[name] for name in found}, abs=1e-9)
     assert {"AP", "R@20", "mR@20", "tail@20"} <= found.keys()
+
+
+def test_a_run_from_features_is_decoded_from_them(toy: Path, tmp_path: Path) -> None:
+    start, features, run = tmp_path / "start", tmp_path / "features", tmp_path / "run"
+    train(tiny(data__num_val=VAL, training__max_steps=3, training__decay_steps=[2]), toy, start, task="detector")
+    config = tiny(data__num_val=VAL, training__init_from=str(start), data__flip_probability=0.0)
+    cache(asked(start, config, toy, features, precision="int8"), lambda title: nullcontext(no_progress))
+    result = train(configs.apply(config, {"training.features": str(features)}), toy, run)
+    searched, judged = halved(open_run(run), no_progress)
+    together = dataclasses.replace(searched, batches=[*searched.batches, *judged.batches])
+    found, best = together.metrics(config.inference, boxes=True), result["best"]["metrics"]
+    assert found == pytest.approx({name: best[name] for name in found}, abs=1e-9)
+    shutil.rmtree(features)
+    with pytest.raises((DataError, ConfigError), match="features"):
+        halved(open_run(run), no_progress)
 
 
 def test_a_decoding_is_chosen_on_one_half_and_judged_on_the_other(
