@@ -65,8 +65,7 @@ def create(
         base = configs.apply(base, {"training.best_metric": names[0]})
     space = space.with_search({"objective": list(names)}, "--objective")  # refused where the sampler takes one alone
     space = with_settings(space, trials=trials or space.search.trials)
-    if space.search.decoding:
-        _check_decoding(data, base, names, train)
+    _check_decoding(space, data, base, train)
     plan = Plan(base, space, _references(base, names, space, feasibility))
     feasible: Feasible = (lambda config: None) if feasibility is None else feasibility.check
     known_as = data_digest(data)
@@ -86,13 +85,15 @@ def _check_trained(space: Space) -> None:
         )
 
 
-def _check_decoding(data: Path, base: Config, objective: Sequence[str], train: str) -> None:
-    """Raises ConfigError where the trials' decodings could not be searched, or not be judged on other images."""
+def _check_decoding(space: Space, data: Path, base: Config, train: str) -> None:
+    """Raises ConfigError where trials are to be decoded, and could not be, or not be judged on other images."""
+    if not space.search.decoding:
+        return
     if train != TRAIN:
         raise ConfigError(f"search.decoding: true decodes the checkpoints of {TRAIN}; {train} may write others")
     from speaq.study.halves import check_halves
 
-    check_halves(data, base, objective)
+    check_halves(data, base, space.search.objective)
 
 
 def _references(
