@@ -59,6 +59,7 @@ def path(tmp_path_factory: pytest.TempPathFactory) -> Path:
         for label, values in points
         for seed in (0, 1)
     ]
+    rows = [row | {"features": True, "seconds": 0.4} for row in rows if row["seed"] == 0] + rows
     found = tmp_path_factory.mktemp("table") / "table.jsonl"
     found.write_text(table.dump({"world": dataclasses.asdict(world), "seeds": [0, 1]}, rows))
     return found
@@ -162,6 +163,7 @@ def test_a_table_is_made_and_goes_on_where_it_was(tmp_path: Path) -> None:
         assert before.values == after.values
         assert {len(curve) for curve in after.curves[0].values()} == {3}
         np.testing.assert_array_equal(before.curves[1]["F@50"], after.curves[1]["F@50"])
+    assert {len(curve) for s in again.settings for curve in s.features[0].values()} == {3}
 
 
 @pytest.mark.skipif(not table.FILE.exists(), reason="the table has not been made")
@@ -190,3 +192,15 @@ def test_the_command_writes_rows(path: Path, tmp_path: Path) -> None:
     rows = json.loads((tmp_path / "rows.json").read_text())
     assert all({"name", "cost", "value", "low", "high"} <= row.keys() for row in rows)
     assert len(done.stdout.splitlines()) >= len(rows)
+
+
+def test_a_cheaper_training_is_held_against_the_full_one(path: Path, tmp_path: Path) -> None:
+    """Here features give the curves of the first seed: they rank as it does, and as one seed ranks another."""
+    command = [sys.executable, "-m", "tests.bench.table", "--table", str(path), "tau"]
+    subprocess.run([*command, "--json", str(tmp_path / "rows.json")], cwd=ROOT, capture_output=True, check=True)
+    rows = json.loads((tmp_path / "rows.json").read_text())
+    of_f = {(r["name"], r["share"], r.get("seed")): r for r in rows if r["what"] == "tau of F@50"}
+    assert of_f["features", 1.0, 0]["value"] == pytest.approx(1.0)
+    assert of_f["features", 1.0, 1]["value"] == of_f["full, another seed", 1.0, None]["value"] < 1
+    assert all(row["low"] <= row["value"] <= row["high"] for row in rows)
+    assert rows[-1]["value"] == pytest.approx(0.4)

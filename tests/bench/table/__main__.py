@@ -1,6 +1,7 @@
-"""`python -m tests.bench.table make FOLDER | simulate [--seeds N] [--json FILE]`: searches judged without trainings.
+"""`python -m tests.bench.table make FOLDER | simulate [--seeds N] | tau`: searches are judged without trainings.
 
-`make` trains the settings of the table, in FOLDER, and can be interrupted; `simulate` replays searches on them.
+`make` trains the settings of the table, in FOLDER, and can be interrupted; `simulate` replays searches on them; `tau`
+says how trainings from stored features, and shorter ones, rank them.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from pathlib import Path
 from tests.bench.table import table
 from tests.bench.table.make import make
 from tests.bench.table.simulate import RULES, Row, simulate
+from tests.bench.table.tau import taus
 from tests.bench.table.world import TABLE
 
 
@@ -28,7 +30,9 @@ def parser() -> argparse.ArgumentParser:
     playing.add_argument("--seeds", type=int, default=200, help="of each search (default: %(default)s)")
     playing.add_argument("--workers", type=int, default=1, help="trials at once (default: %(default)s)")
     playing.add_argument("--only", default="", help="searches whose name holds this")
-    playing.add_argument("--json", type=Path, help="write the rows there too")
+    ranking = commands.add_parser("tau", help="how cheaper trainings rank the settings")
+    for command in (playing, ranking):
+        command.add_argument("--json", type=Path, help="write the rows there too")
     return parser
 
 
@@ -40,6 +44,13 @@ def main() -> None:
         return
     if not given.table.is_file():
         parser().error(f"{given.table}: there is no table; python -m tests.bench.table make FOLDER trains one")
+    if given.command == "tau":
+        ranks = list(taus(table.load(given.table)))
+        for row in ranks:
+            print("{name:20} {share:5} {what:40} {value:7.3f} [{low:.3f}, {high:.3f}]".format(**row))
+        if given.json:
+            given.json.write_text(json.dumps(ranks, indent=1))
+        return
     rules = [rule for rule in RULES if given.only in rule.name]
     rows: list[Row] = []
     for row in simulate(rules, given.seeds, given.workers, given.table):

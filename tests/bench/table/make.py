@@ -1,4 +1,7 @@
-"""Trains the settings of the table: one study for each seed, grown in turn, so that an unfinished table has both."""
+"""Trains the settings of the table: one study for each seed, and one from stored features with the first seed.
+
+They grow in turn, so that an unfinished table has all of them.
+"""
 
 from __future__ import annotations
 
@@ -7,19 +10,35 @@ import itertools
 import os
 import platform
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from launch.jobs import tune
 from speaq import config as configs
 from speaq import space as spaces
+from speaq.config import Config
+from speaq.data.features import read_header
+from speaq.runs import cache
 from speaq.study import creation, file, snapshot
 from speaq.study.creation import feasibility_on
+from speaq.training.callbacks import no_progress
 from tests.bench.table import table
 from tests.bench.table.world import SPACE, settings, space
 from tests.bench.world import SEED, World
 
-GROWTH = 10  # settings that a study gets before it is the other's turn
+GROWTH = 10  # settings that a study gets before it is the next one's turn
+VIEWS = 4  # of a picture, in the features
+
+
+@dataclass(frozen=True)
+class Trainings:
+    """The study of one kind of training."""
+
+    folder: Path
+    seed: int
+    changes: Mapping[str, Any]  # of the config
 
 
 def make(folder: Path, world: World, number: int, seeds: int, path: Path = table.FILE) -> None:
@@ -31,43 +50,56 @@ def make(folder: Path, world: World, number: int, seeds: int, path: Path = table
     world.make(data, detector)
     config = world.base(detector)
     points = list(itertools.islice(settings(config, feasibility_on(data).check), number))
-    studies = [folder / f"seed-{seed}" for seed in range(seeds)]
+    studies = [Trainings(folder / f"seed-{seed}", seed, {}) for seed in range(seeds)]
+    features = _features(folder / "features", config, detector, data)
+    studies.append(Trainings(folder / "features-0", 0, {"training.features": str(features)}))
     for wanted in range(GROWTH, number + GROWTH, GROWTH):
-        for seed, study in enumerate(studies):
+        for study in studies:
             trials = min(wanted, number) + 2
-            if (study / "study.yaml").exists():
-                _grow(study, trials)
+            if (study.folder / "study.yaml").exists():
+                _grow(study.folder, trials)
             else:
                 search = {"sampler": "random", "scheduler": "none", "points": points, "trials": trials}
                 asked = spaces.from_dict({**spaces.to_dict(space()), "search": {"objective": ["F@50"], **search}})
-                tune.start(creation.create(configs.apply(config, {"seed": seed}), asked, data), study)
-        pack(world, studies, path)
+                begun = configs.apply(config, {"seed": study.seed, **study.changes})
+                tune.start(creation.create(begun, asked, data), study.folder)
+            pack(world, studies, path)
+
+
+def _features(folder: Path, config: Config, detector: Path, data: Path) -> Path:
+    """What backbone and encoder of the detector make of the pictures, where it is not there yet."""
+    if not folder.exists() or not read_header(folder).complete:
+        cache.cache(cache.asked(detector, config, data, folder, views=VIEWS), lambda title: nullcontext(no_progress))
+    return folder
 
 
 def _grow(study: Path, trials: int) -> None:
     """The study trains what it lacks of its first `trials`."""
     entries = snapshot.read(study).entries
     if len(entries) < trials or not all(entry.ended for entry in entries):
-        tune.resume(study, trials=max(trials, len(entries)))
+        tune.resume(study, trials=max(trials, len(entries)), force=True)  # the code may have got on
 
 
-def pack(world: World, studies: Sequence[Path], path: Path) -> None:
-    """Writes the table of what the studies, one for each seed, have trained so far."""
+def pack(world: World, studies: Sequence[Trainings], path: Path) -> None:
+    """Writes the table of what the studies have trained so far."""
     rows = []
-    for seed, study in enumerate(studies):
-        rows += [row for entry in snapshot.read(study).entries if (row := table.row(entry, seed))]
+    for study in studies:
+        if (study.folder / "study.yaml").exists():
+            entries, features = snapshot.read(study.folder).entries, "training.features" in study.changes
+            rows += [row for entry in entries if (row := table.row(entry, study.seed, features=features))]
     path.write_text(table.dump(_provenance(world, studies), rows), encoding="utf-8")
 
 
-def _provenance(world: World, studies: Sequence[Path]) -> Mapping[str, Any]:
-    found = file.read(studies[0] / "study.yaml")
+def _provenance(world: World, studies: Sequence[Trainings]) -> Mapping[str, Any]:
+    found = file.read(studies[0].folder / "study.yaml")
     return {
         "what": "learning curves of SpeaQ on a generated world; made by python -m tests.bench.table make",
         "world": dataclasses.asdict(world) | {"seed": SEED, "digest": found.data_digest},
         "detector": found.start_digest,
         "space": SPACE.name,
         "config": configs.flatten(configs.to_dict(found.plan.base)) | {"training.init_from": "detector"},
-        "seeds": list(range(len(studies))),
+        "seeds": [study.seed for study in studies if not study.changes],
+        "views": VIEWS,
         "versions": dict(found.versions),
         "machine": f"{platform.machine()}, {os.cpu_count()} CPU cores, one thread a training",
     }

@@ -1,7 +1,8 @@
 """The table as a file: a first line of provenance, then one line for each setting and seed.
 
 A line has the setting's values of the space's parameters, its label where it is a reference, the seed of the training,
-seconds, and under `metrics` every metric at each evaluation, rounded to four digits; null where it is undefined.
+whether it trained from stored features, seconds, and under `metrics` every metric at each evaluation, rounded to four
+digits; null where it is undefined.
 """
 
 from __future__ import annotations
@@ -36,6 +37,8 @@ class Setting:
     values: Mapping[str, Plain]  # of the active parameters
     curves: Mapping[int, Mapping[str, FloatArray]]  # seed → metric → [evaluations], nan where undefined
     seconds: Mapping[int, float]  # seed → of the whole training
+    features: Mapping[int, Mapping[str, FloatArray]]  # `curves` of the trainings from stored features
+    features_seconds: Mapping[int, float]
 
     def kept(self, seed: int, by: str) -> dict[str, float]:
         """The metrics of the checkpoint that a run keeps: those of its best evaluation by a metric."""
@@ -67,7 +70,7 @@ class Table:
         return np.array([setting.kept(seed, kept_by)[metric] for setting in self.settings])
 
 
-def row(entry: Entry, seed: int) -> dict[str, Any] | None:
+def row(entry: Entry, seed: int, *, features: bool = False) -> dict[str, Any] | None:
     """The table's line of a trial; None for one that has not come to its end."""
     if entry.state != "finished":
         return None
@@ -77,6 +80,7 @@ def row(entry: Entry, seed: int) -> dict[str, Any] | None:
         "label": entry.label,
         "values": entry.values,
         "seed": seed,
+        **({"features": True} if features else {}),
         "seconds": round(entry.seconds, 1),
         "metrics": {name: [_rounded(entry.reports[step].get(name)) for step in steps] for name in names},
     }
@@ -98,16 +102,33 @@ def load(path: Path = FILE) -> Table:
     for line in rows:
         found.setdefault(json.dumps([line["label"], line["values"]], sort_keys=True), []).append(line)
     wanted = set(provenance["seeds"])
-    settings = [_setting(lines) for lines in found.values() if {line["seed"] for line in lines} == wanted]
+    settings = [_setting(lines) for lines in found.values() if _seeds(lines) == wanted]
     return Table(provenance, settings)
 
 
+def _seeds(lines: Iterable[Mapping[str, Any]]) -> set[int]:
+    """Of full trainings."""
+    return {line["seed"] for line in lines if not line.get("features")}
+
+
 def _setting(lines: Sequence[Mapping[str, Any]]) -> Setting:
-    curves = {
+    full = sorted((line for line in lines if not line.get("features")), key=lambda line: line["seed"])
+    stored = [line for line in lines if line.get("features")]
+    return Setting(
+        label=lines[0]["label"],
+        values=lines[0]["values"],
+        curves=_curves(full),
+        seconds={line["seed"]: line["seconds"] for line in full},
+        features=_curves(stored),
+        features_seconds={line["seed"]: line["seconds"] for line in stored},
+    )
+
+
+def _curves(lines: Iterable[Mapping[str, Any]]) -> dict[int, dict[str, FloatArray]]:
+    return {
         line["seed"]: {name: np.array(values, dtype=np.float64) for name, values in line["metrics"].items()}
-        for line in sorted(lines, key=lambda line: line["seed"])
+        for line in lines
     }
-    return Setting(lines[0]["label"], lines[0]["values"], curves, {line["seed"]: line["seconds"] for line in lines})
 
 
 class Nearest:

@@ -1,0 +1,56 @@
+"""How well a cheaper training ranks settings: Kendall's tau with the full training, and that of two full ones."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+
+from launch.jobs.calibrate import kendall
+from tests.bench.table.table import FloatArray, Setting, Table
+
+METRICS = ("R@20", "mR@20", "F@20", "R@50", "mR@50", "F@50", "tail@50")
+SHARES = (1 / 3, 2 / 3, 1.0)  # of the steps
+RESAMPLES = 2000  # of the settings, for the intervals
+FEWEST = 5  # settings
+
+Row = dict[str, Any]
+
+
+def taus(table: Table) -> Iterator[Row]:
+    """One row for each metric, kind of training and share of its steps, beside the full training of each seed."""
+    first, second = table.seeds
+    settings = [setting for setting in table.settings if first in setting.features]
+    if len(settings) < FEWEST:
+        return
+    known = [metric for metric in METRICS if metric in settings[0].curves[first]]
+    finals = {seed: {m: np.array([s.kept(seed, m)[m] for s in settings]) for m in known} for seed in table.seeds}
+    for metric in known:
+        yield _row("full, another seed", 1.0, metric, finals[second][metric], finals[first][metric])
+        for share in SHARES:
+            found = _at(settings, share, metric, stored=True)
+            for seed in table.seeds:
+                yield _row("features", share, metric, found, finals[seed][metric]) | {"seed": seed}
+            if share < 1:
+                yield _row("full", share, metric, _at(settings, share, metric), finals[second][metric])
+    ratio = [setting.features_seconds[first] / setting.seconds[first] for setting in settings]
+    low, value, high = np.quantile(ratio, (0.25, 0.5, 0.75))
+    cost = {"value": float(value), "low": float(low), "high": float(high), "settings": len(ratio)}
+    yield {"name": "features", "what": "seconds over those of the full training", "share": 1.0, **cost}
+
+
+def _at(settings: list[Setting], share: float, metric: str, *, stored: bool = False) -> FloatArray:
+    """[settings] the best evaluation within a share of the steps, by the first seed."""
+    curves = [(s.features if stored else s.curves)[min(s.curves)][metric] for s in settings]
+    return np.array([np.nanmax(curve[: max(1, round(share * len(curve)))]) for curve in curves])
+
+
+def _row(name: str, share: float, metric: str, values: FloatArray, finals: FloatArray) -> Row:
+    """Tau-b with its 95 % percentile interval, settings drawn with replacement."""
+    number = len(values)
+    draws = np.random.default_rng(0).multinomial(number, np.full(number, 1 / number), size=RESAMPLES)
+    (tau,) = kendall(values, finals, np.ones((1, number)))
+    low, high = np.nanquantile(kendall(values, finals, draws), (0.025, 0.975))
+    found = {"value": float(tau), "low": float(low), "high": float(high), "settings": number}
+    return {"name": name, "what": f"tau of {metric}", "share": round(share, 2), **found}
