@@ -81,8 +81,18 @@ class Decodings:
         from speaq.runs.decoding import halved
 
         begin = time.monotonic()
-        searched, judged = halved(opened, progress)
-        objective, trained = self.space.search.objective, opened.config
+        metrics, decoding = self.chosen(opened.config, *halved(opened, progress), progress)
+        seconds = round(time.monotonic() - begin, 3)
+        return Decoded(metrics, decoding.model_copy(update={"seconds": seconds}), made_of)
+
+    def chosen(
+        self, trained: Config, searched: Images, judged: Images, progress: Progress = no_progress
+    ) -> tuple[Metrics, Decoding]:
+        """Tries decodings on some images; says what the best, the trained and the front come to on others.
+
+        Raises ConfigError where the objective has no value.
+        """
+        objective = self.space.search.objective
         plane = results.plane(objective, trained)
         tried = _Search(Plan(trained, self.space, {}), searched, progress).run()
         best = max(tried, key=lambda one: results.score(one.metrics, objective)).config  # the first of equals
@@ -97,9 +107,9 @@ class Decodings:
             tried=len(tried),
             searched=len(searched),
             judged=len(judged),
-            seconds=round(time.monotonic() - begin, 3),
+            seconds=0.0,
         )
-        return Decoded(metrics, decoding, made_of)
+        return metrics, decoding
 
 
 def _front(tried: Sequence[_Tried], plane: Sequence[str]) -> list[Config]:
@@ -119,8 +129,14 @@ def on_a_worker(decodings: Decodings, run: Path, data: Path, resources: Resource
     Raises Halted where the workers are lost again and again, and what `Decodings.of` raises.
     """
     import ray
+    from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
-    task: Any = ray.remote(num_cpus=resources.cpus_per_worker, num_gpus=resources.gpus_per_worker)(_of)
+    task: Any = ray.remote(
+        num_cpus=resources.cpus_per_worker,
+        num_gpus=resources.gpus_per_worker,
+        # The trial's own group has no room.
+        scheduling_strategy=PlacementGroupSchedulingStrategy(placement_group=None),  # type: ignore[arg-type]
+    )(_of)
     promised = task.remote(decodings, run, data)
     tried = decodings.space.search.trials
     while not ray.wait([promised], timeout=POLL)[0]:

@@ -185,3 +185,16 @@ def test_a_search_decodes_each_finished_trial_once(toy: Path, tmp_path: Path, ra
     assert tune.resume(output) == again
     run = output / "trials" / "0001"
     assert evaluate_run(run).evaluation.metrics == pytest.approx(dict(again[1].reports[again[1].best_step or 0]))
+
+
+@pytest.mark.slow
+def test_a_trial_of_two_workers_is_decoded_on_a_worker(toy: Path, tmp_path: Path, ray_cluster: None) -> None:
+    output = tmp_path / "study"
+    config = tiny(data__num_val=24, training__max_steps=3, training__decay_steps=[2], resources__num_workers=2)
+    space = spaces.from_dict({"search": {"decoding": True}, "parameters": {"training.learning_rate": RATE}})
+    (entry,) = tune.start(creation.create(config, space, toy, trials=1), output)
+    assert entry.reason is None
+    assert entry.decoding is not None
+    assert (entry.decoding.searched, entry.decoding.judged) == (12, 12)
+    assert entry.seconds >= entry.decoding.seconds
+    assert json.loads((output / "trials" / "0000" / FILE).read_text())["metrics"] == entry.metrics

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from launch.jobs.on_ray import decodings_of
 from launch.trials import decoding
@@ -18,8 +19,10 @@ from speaq import config as configs
 from speaq import space as spaces
 from speaq.config import Config, ConfigError, InferenceConfig
 from speaq.data import DataError
-from speaq.data.visual_genome import open_data
+from speaq.data.statistics import predicate_count
+from speaq.data.visual_genome import VisualGenome, open_data
 from speaq.files.atomic import write_text
+from speaq.inference import QueryOutputs
 from speaq.runs.cache import asked, cache
 from speaq.runs.decoding import Images, halved
 from speaq.runs.run import evaluate_run, open_run
@@ -114,6 +117,47 @@ def test_a_decoding_is_chosen_on_one_half_and_judged_on_the_other(
     recalls = [point["R@20"] or 0.0 for point in found.decoding.curve]
     assert recalls == sorted(recalls)
     assert told[-1] == (6, 6, "decoding")
+
+
+def planted(vg: VisualGenome, config: Config, wanted: slice) -> Images:
+    """Outputs that know boxes and classes; their predicates lean to the frequent ones, as a trained network's do."""
+    split, random = vg.split("val", config.data), np.random.default_rng(0)
+    counts = predicate_count(vg.split("train", config.data), vg.num_predicates)
+    lean = np.log((counts + 1) / (counts + 1).sum())
+    made = Images(split, config, counts, None)
+    for row in range(*wanted.indices(len(split))):
+        graph = split.scene_graph(row)
+        ends = np.resize(graph.relations, (8, 3))  # of eight queries
+        noise = random.normal(0, 1.0, (8, vg.num_predicates + 1))
+        noise[np.arange(8), ends[:, 2]] += 1.5
+        pairs = np.concatenate((ends[:, 0], ends[:, 1]))
+        boxes = graph.boxes_xyxy[pairs] / np.resize(graph.size_hw[::-1], 4)
+        queries = QueryOutputs(
+            scores=torch.from_numpy(random.uniform(0.3, 1, (1, 16)).astype(np.float32)),
+            classes=torch.from_numpy(graph.classes[pairs][None]),
+            boxes=torch.from_numpy(boxes.astype(np.float32)[None]),
+            predicate_logits=torch.from_numpy((noise + lean).astype(np.float32)[None]),
+        )
+        made.add((np.array([row]), np.array([graph.size_hw]), queries), np.array([row]))
+    return made
+
+
+def test_a_better_decoding_is_found_without_a_look_at_the_other_half(toy: Path) -> None:
+    vg, config = open_data(toy), tiny(data__num_val=VAL, evaluation__recall_at=(3, 20, 50))
+    searched, judged, others = (planted(vg, config, slice(a, b)) for a, b in ((0, 12), (12, 24), (14, 20)))
+    decodings = of_few(40, objective=["F@3"])
+    metrics, found = decodings.chosen(config, searched, judged)
+    best = configs.apply(config, found.found).inference
+    gained = (searched.metrics(best)["F@3"] or 0.0) - (searched.metrics(config.inference)["F@3"] or 0.0)
+    assert gained > 0.05
+    assert found.found
+    assert found.tried > 20
+    assert metrics["F@3"] == judged.metrics(best)["F@3"] != found.trained["F@3"]
+    assert len(found.curve) > 1
+    assert len({tuple(point.values()) for point in found.curve}) > 1
+    assert decodings.chosen(config, searched, others)[1].found == found.found
+    assert decodings.chosen(config, searched, judged) == (metrics, found)
+    assert decodings.chosen(config, others, judged)[1].found != found.found
 
 
 def test_what_was_found_is_kept_and_not_searched_again(run: Path, toy: Path) -> None:
