@@ -2,23 +2,55 @@
 
 from __future__ import annotations
 
+import importlib.util
+import os
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from launch.store.claim import claimed
 from launch.trials.code import training_function
-from speaq.config import Config
+from launch.trials.gpu import check_gpu
+from speaq.config import Config, ConfigError
 from speaq.study.file import TRAIN
 from speaq.training.callbacks import Callbacks, Metrics
 
 
-def on_workers(config: Config) -> bool:
-    """Whether a run trains on Ray workers rather than in the process that starts it: several, or one with GPUs.
+def on_workers(config: Config, *, placed: bool = False, own_gpu: bool = False) -> bool:
+    """Whether a run trains on Ray's workers rather than in this process: here alone that is decided, for all commands.
 
-    A config that asks for GPUs goes where Ray has them, never onto the CPU of whoever starts it.
+    Several workers are Ray's. So is one with a GPU: it goes where Ray has one, never onto the CPU of whoever starts it.
+
+    Args:
+        placed: this process is a worker of Ray's, and holds what one worker takes.
+        own_gpu: where RAY_ADDRESS names no cluster, a single worker's GPU is that of this machine, without Ray.
+
+    Raises ConfigError where the GPU is to be this process's, and PyTorch sees none.
     """
-    return config.resources.num_workers > 1 or config.resources.gpus_per_worker > 0
+    wanted = config.resources.gpus_per_worker
+    if config.resources.num_workers > 1 or not wanted:
+        return config.resources.num_workers > 1
+    if placed or not own_gpu:
+        return not placed
+    if os.environ.get("RAY_ADDRESS"):
+        return True
+    if config.training.device != "cpu":
+        import torch
+
+        if not torch.cuda.is_available():
+            raise ConfigError(
+                f"resources.gpus_per_worker: {wanted:g} asked for, but PyTorch sees no CUDA device; set RAY_ADDRESS "
+                "to a cluster that has one, or --set resources.gpus_per_worker=0 to train on the CPU"
+            )
+    return False
+
+
+def several_at_once(config: Config, runs: int) -> bool:
+    """Whether so many runs of a kind, which do not depend on each other, are Ray's to place.
+
+    Runs that train on its workers are; others where there are several of them and Ray is installed.
+    """
+    return runs > 0 and (on_workers(config) or (runs > 1 and importlib.util.find_spec("ray") is not None))
 
 
 def train_where_asked(
@@ -49,8 +81,10 @@ def train_trial(
         placed: this process holds what one worker takes, GPUs included, as a trial of Tune does.
         url: that `folder` is a copy of, which this process keeps in step.
     """
+    if placed and train == TRAIN and config.resources.num_workers == 1 and config.training.device != "cpu":
+        check_gpu(config.resources)
     known: dict[str, Any] = {"force": True} if train == TRAIN else {}  # another training function may not know it
-    if config.resources.num_workers > 1 or (on_workers(config) and not placed):
+    if on_workers(config, placed=placed):
         from launch.trials.worker import train_distributed
 
         return train_distributed(  # of a trial of Tune's, the search has looked at the nodes

@@ -12,7 +12,6 @@ import concurrent.futures
 import contextlib
 import logging
 import os
-import platform
 import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -28,11 +27,12 @@ from launch.cluster import connection, sharing
 from launch.store.claim import claimed
 from launch.trials import elastic
 from launch.trials.code import check_code, training_function
+from launch.trials.gpu import check_gpu
 from launch.trials.logs import WORKER_LOG, log_to
 from launch.trials.relay import Answer, Broken, Ending, Fault, Relay, Trained
 from launch.trials.telemetry import RunMetrics
 from speaq import config as configs
-from speaq.config import Config, ConfigError
+from speaq.config import Config, ConfigError, ResourcesConfig
 from speaq.files.locks import ORPHANS, Gone, Lock
 from speaq.study import creation
 from speaq.study.errors import Halted, StorageLost, is_of_storage, last_line
@@ -284,7 +284,7 @@ def _failing_to(path: Path) -> Iterator[None]:
 
 def _train(job: Mapping[str, Any], relay: Any, claim: Lock | None, steps: Progress | None) -> dict[str, Any]:
     config = configs.from_dict(job["config"])
-    options: dict[str, Any] = {"device": _device()} if config.resources.gpus_per_worker > 0 else {}
+    options: dict[str, Any] = {"device": _device(config.resources)} if config.resources.gpus_per_worker > 0 else {}
     if job["force"]:  # another training function may not know it
         options["force"] = True
 
@@ -324,15 +324,10 @@ def _throttled(relay: Any, steps: Progress) -> Progress:
     return progress
 
 
-def _device() -> Any:
+def _device(resources: ResourcesConfig) -> Any:
     import torch
 
-    if not torch.cuda.is_available():
-        given = os.environ.get("CUDA_VISIBLE_DEVICES", "")
-        raise ConfigError(
-            f"resources.gpus_per_worker: Ray gave a worker on {platform.node()} GPU {given}, but PyTorch sees no CUDA "
-            "device there; install PyTorch for its CUDA, or set resources.gpus_per_worker to 0"
-        )
+    check_gpu(resources)
     device = ray.train.torch.get_device()
     torch.cuda.set_device(device)
     return device

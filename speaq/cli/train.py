@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -10,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from launch.store.workspace import Workspace
+from launch.trials.place import on_workers
 from speaq import config as configs
 from speaq.cli.evaluate import metrics_line
 from speaq.cli.options import DATA_HELP, Assignments, DataDir, InitFrom, KnownData, OutputDir
@@ -72,31 +72,11 @@ def _train(here: Workspace, task: TaskName, asked: Training) -> None:
     )
 
 
-def _on_workers(config: configs.Config) -> bool:
-    """Whether a run of the command line trains on Ray's workers: several, or one with GPUs of the cluster that
-    RAY_ADDRESS names. Without one, a single worker's GPU is that of this machine.
-
-    Raises ConfigError where there is none: a config that asks for a GPU does not train on a CPU without a word.
-    """
-    wanted = config.resources.gpus_per_worker
-    if config.resources.num_workers > 1 or (wanted and os.environ.get("RAY_ADDRESS")):
-        return True
-    if wanted and config.training.device != "cpu":
-        import torch
-
-        if not torch.cuda.is_available():
-            raise configs.ConfigError(
-                f"resources.gpus_per_worker: {wanted:g} asked for, but PyTorch sees no CUDA device; set RAY_ADDRESS "
-                "to a cluster that has one, or --set resources.gpus_per_worker=0 to train on the CPU"
-            )
-    return False
-
-
 def _trained(here: Workspace, task: TaskName, config: configs.Config, data: Path, asked: Training) -> dict[str, Any]:
     given: dict[str, Any] = {"task": task, "resume": asked.resume, "force": asked.force}
     with progress_bar("training") as progress:
         calls = Callbacks(saved=here.saver(asked.output), progress=progress)
-        if _on_workers(config):
+        if on_workers(config, own_gpu=True):
             from launch.trials.worker import train_distributed
 
             return train_distributed(config, data, asked.output, calls, url=here.url_of(asked.output), **given)
@@ -141,7 +121,7 @@ def cache(
         given = configs.load(config, assignments)
     asked = caching.asked(start, given, data, output, views=views, precision=precision)
     work = caching.make_here
-    if _on_workers(given):
+    if on_workers(given, own_gpu=True):
         from launch.jobs.cache import make_on_ray
 
         work = make_on_ray

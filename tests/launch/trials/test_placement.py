@@ -16,8 +16,11 @@ from tests.helpers.shared import ROOT
 pytest.importorskip("ray")
 pytest.importorskip("optuna")
 
+from launch.trials import place
 from launch.trials.place import on_workers
 from speaq import config as configs
+from speaq.config import ConfigError
+from speaq.training.callbacks import Callbacks
 from speaq.training.loop import train
 from tests.helpers.command import refusal
 from tests.helpers.tiny import assignments, tiny
@@ -79,6 +82,27 @@ def test_train_without_a_gpu_is_refused_rather_than_slow(
     asked = refusal(*line, *assignments(resources__gpus_per_worker=0.5))
     assert "resources.gpus_per_worker: 0.5 asked for, but PyTorch sees no CUDA device" in asked
     assert not (tmp_path / "run").exists()
+
+
+def test_a_worker_of_an_invented_gpu_does_not_train_on_the_cpu(toy: Path, tmp_path: Path) -> None:
+    """As a trial of a search and a queued run are: their process holds the GPU already."""
+    config = tiny(resources__gpus_per_worker=1.0)
+    with pytest.raises(ConfigError, match="PyTorch sees no CUDA device there"):
+        place.train_trial(config, toy, tmp_path / "run", Callbacks(), placed=True)
+    assert not (tmp_path / "run").exists()
+
+
+def test_one_function_says_where_a_run_takes_place(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    on_cpu, on_gpu = tiny(), tiny(resources__gpus_per_worker=1.0)
+    several = tiny(resources__num_workers=2, resources__gpus_per_worker=1.0)
+    assert [on_workers(config, placed=True) for config in (on_cpu, on_gpu, several)] == [False, False, True]
+    with pytest.raises(ConfigError, match="PyTorch sees no CUDA device; set RAY_ADDRESS"):
+        on_workers(on_gpu, own_gpu=True)
+    monkeypatch.setenv("RAY_ADDRESS", "somewhere:6379")
+    assert [on_workers(config, own_gpu=True) for config in (on_cpu, on_gpu, several)] == [False, True, True]
+    assert [place.several_at_once(on_cpu, runs) for runs in (0, 1, 2)] == [False, False, True]
+    assert [place.several_at_once(on_gpu, runs) for runs in (0, 1, 2)] == [False, True, True]
 
 
 @pytest.mark.parametrize(
