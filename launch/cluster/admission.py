@@ -82,13 +82,14 @@ class Admission:
 class OnAdmitted(tune.PlacementGroupFactory):
     """A trial's resources, on nodes that may get trials alone."""
 
-    def __init__(self, bundle: dict[str, float], nodes: Callable[[], Collection[str]]) -> None:
+    def __init__(self, bundle: dict[str, float], nodes: Collection[str]) -> None:
+        """`nodes`: their ids."""
         super().__init__([bundle])
         self._nodes = nodes
 
     def to_placement_group(self) -> PlacementGroup:
-        """Reserves the resources on a node that may get trials now."""
-        label = {"ray.io/node-id": f"in({','.join(sorted(self._nodes()))})"}
+        """Reserves the resources on one of the nodes."""
+        label = {"ray.io/node-id": f"in({','.join(sorted(self._nodes))})"}
         group: PlacementGroup = placement_group(self.bundles, self.strategy, bundle_label_selector=[label])
         return group
 

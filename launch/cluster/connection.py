@@ -229,14 +229,16 @@ def runs(resources: ResourcesConfig, among: Collection[str] | None = None) -> in
 class Places:
     """Runs that the cluster can hold at once, as its nodes come and go; looked up once in a while."""
 
-    def __init__(self, resources: ResourcesConfig, among: Callable[[], Collection[str] | None] = lambda: None) -> None:
-        """`among`: which nodes count, asked again each time."""
+    def __init__(
+        self, resources: Callable[[], ResourcesConfig], among: Callable[[], Collection[str] | None] = lambda: None
+    ) -> None:
+        """`resources`: of the next run. `among`: which nodes count. Both are asked again each time."""
         self._resources, self._among = resources, among
         self._number, self._until = 0, -math.inf
 
     def __call__(self) -> int:
         if time.monotonic() >= self._until:
-            self._number = runs(self._resources, self._among())
+            self._number = runs(self._resources(), self._among())
             self._until = time.monotonic() + LOOK
         return self._number
 

@@ -12,17 +12,19 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from ray import tune
 from ray.tune.schedulers import TrialScheduler
 
 from launch.cluster import connection
-from launch.cluster.admission import Admission, OnAdmitted
+from launch.cluster.admission import OnAdmitted
 from launch.cluster.interrupts import Interrupts
-from launch.cluster.sharing import nodes_that_share, problem_of
+from launch.jobs.admitted import admission
 from launch.jobs.display import Display, silent
 from launch.search import scheduler
 from launch.search.mirror import Mirror
+from launch.search.placement import Placement
 from launch.search.promotions import Promotions
 from launch.search.searcher import Search, Starts
 from launch.store.workspace import Workspace
@@ -30,7 +32,7 @@ from launch.trials.decoding import TRIED, Decodings
 from launch.trials.telemetry import SearchMetrics
 from launch.trials.trial import Job, Trial
 from speaq import space as spaces
-from speaq.config import Config, ConfigError
+from speaq.config import ConfigError, ResourcesConfig
 from speaq.space import SearchConfig
 from speaq.space.checks import decoded_keys
 from speaq.study.budget import Budget, BudgetSpent, parse
@@ -40,7 +42,6 @@ from speaq.study.file import Study
 from speaq.study.ledger import Entry, Ledger
 from speaq.study.plan import MEMORY, Feasible, Plan, compared
 from speaq.study.snapshot import at_work
-from speaq.training import origins
 from speaq.training.environment import source_digest
 
 log = logging.getLogger(__name__)
@@ -79,22 +80,24 @@ class OnRay:
         with contextlib.ExitStack() as stack:
             stack.enter_context(connection.connected(dashboard=resources.num_workers > 1))
             connection.check_fits(resources)
-            nodes = stack.enter_context(contextlib.closing(_admission(study, output, self.here.url_of(output))))
+            nodes = stack.enter_context(contextlib.closing(admission(study, output, self.here.url_of(output))))
+            placement = Placement(resources, ledger.entries, nodes, _bundle)
             searcher = Search(
                 plan,
                 ledger,
                 [SearchMetrics(output.name, plan, ledger.entries), *([] if mirror is None else [mirror])],
                 budget=budget,
                 feasible=feasible,
-                places=connection.Places(resources, nodes),
+                places=connection.Places(placement.resources, nodes),
                 checkpoint=checkpoint,
                 promotions=promotions,
                 url=self.here.url_of(output / "trials"),
+                placement=placement,
             )
             with self.here.following(output, searcher.halt) as follower:
                 if follower is not None:
                     searcher.listeners.append(follower)
-                _Running(self, study, output, ledger, searcher, nodes, decodings=decodings).fit()
+                _Running(self, study, output, ledger, searcher, decodings=decodings).fit()
         if budget is not None and searcher.spent and searcher.remaining:
             left = searcher.remaining
             where = self.here.name_of(output)
@@ -119,6 +122,16 @@ def decodings_of(plan: Plan) -> Decodings | None:
     return Decodings(space.model_copy(update={"search": settings, "fixed": {}, "parameters": searched}))
 
 
+def _bundle(resources: ResourcesConfig) -> dict[str, float]:
+    """What a trial holds. One of several workers only waits for them: a sliver of the head node, no CPU."""
+    return {"node:__internal_head__": 0.001} if resources.num_workers > 1 else connection.worker_resources(resources)
+
+
+def _where(suggestion: dict[str, Any]) -> OnAdmitted:
+    """What Tune places a trial by: each says so itself, since what is given for all of them comes to Tune as a copy."""
+    return OnAdmitted(suggestion["bundle"], suggestion["nodes"])
+
+
 def _is_done(plan: Plan, ledger: Ledger, promotions: Promotions) -> bool:
     """Whether all trials that are wanted have ended, and no paused one deserves to go on."""
     ended = len(ledger.entries) >= plan.trials and all(entry.ended for entry in ledger.entries.values())
@@ -134,20 +147,6 @@ def _unspent(text: str, ledger: Ledger, plan: Plan) -> Budget:
     return budget
 
 
-def _admission(study: Study, output: Path, url: str | None) -> Admission:
-    """The nodes of the cluster that may get trials, and how others are judged that join later. Raises ClusterError."""
-    config = _with_start_if_there(study.plan)
-    shared = nodes_that_share(output, url, study.data, config)
-    return Admission(shared, lambda node, ended: problem_of(node, output, url, study.data, config, ended=ended))
-
-
-def _with_start_if_there(plan: Plan) -> Config:
-    """The study's config with the place of its start; without, where that is gone and no trial needs it."""
-    config = plan.placed(plan.base)
-    named = origins.start(config)
-    return config if named is None or named[1].exists() else origins.without_start(config)
-
-
 @dataclass(frozen=True)
 class _Running:
     """A search at work."""
@@ -157,7 +156,6 @@ class _Running:
     output: Path
     ledger: Ledger
     searcher: Search
-    nodes: Admission
     decodings: Decodings | None
 
     def fit(self) -> None:
@@ -207,12 +205,9 @@ class _Running:
         )
 
     def _tuner(self, scratch: str, callbacks: list[tune.Callback]) -> tune.Tuner:
-        resources = self.study.plan.base.resources
-        several = resources.num_workers > 1
+        several = self.study.plan.base.resources.num_workers > 1
         os.environ["TUNE_MAX_PENDING_TRIALS_PG"] = str(sys.maxsize)  # the searcher says how many run
-        # A trial of several workers only waits for them: a sliver of the head node, no CPU.
-        bundle = {"node:__internal_head__": 0.001} if several else connection.worker_resources(resources)
-        trainable = tune.with_resources(tune.with_parameters(Trial, job=self._job()), OnAdmitted(bundle, self.nodes))
+        trainable = tune.with_resources(tune.with_parameters(Trial, job=self._job()), _where)
         return tune.Tuner(
             trainable,
             tune_config=tune.TuneConfig(

@@ -80,13 +80,20 @@ class Displaced:
 
 
 @dataclass(frozen=True)
+class Crowded:
+    """The memory of a GPU that the trial shares is too small: it is tried again with one of its own."""
+
+    reason: str
+
+
+@dataclass(frozen=True)
 class Halt:
     """The search cannot go on where it is, through no fault of the trial; it can be resumed."""
 
     reason: str
 
 
-Ended = Finished | Failed | TooLarge | Died | Displaced | Halt  # what a trial can say of its own end
+Ended = Finished | Failed | TooLarge | Died | Displaced | Crowded | Halt  # what a trial can say of its own end
 Outcome = Ended | Stopped
 _NAMES: Mapping[type[Ended], str] = {
     Finished: "finished",
@@ -94,6 +101,7 @@ _NAMES: Mapping[type[Ended], str] = {
     TooLarge: "too large",
     Died: "died",
     Displaced: "displaced",
+    Crowded: "crowded",
     Halt: "halt",
 }
 _TYPES: Mapping[str, type[Ended]] = {name: kind for kind, name in _NAMES.items()}

@@ -16,7 +16,10 @@ from ray import tune
 from ray.tune.search import Searcher
 
 from launch.search import messages
-from launch.search.messages import Died, Displaced, Failed, Finished, Halt, Outcome, Stopped, TooLarge
+from launch.search.deaths import MAX_DEATHS as MAX_DEATHS
+from launch.search.deaths import Deaths
+from launch.search.messages import Crowded, Died, Displaced, Failed, Finished, Halt, Outcome, Stopped, TooLarge
+from launch.search.placement import Anywhere
 from launch.search.promotions import Checkpoint, Promotions, state_of_stopped
 from launch.search.proposals import Proposal, Proposals
 from speaq import config as configs
@@ -29,8 +32,6 @@ from speaq.study.plan import MEMORY, Feasible, Listener, Plan, difference, exces
 from speaq.training.callbacks import is_number
 
 log = logging.getLogger(__name__)
-
-MAX_DEATHS = 2  # times that a trial whose process dies is started again from one and the same checkpoint
 
 
 class Search(Searcher):
@@ -48,6 +49,7 @@ class Search(Searcher):
         promotions: Promotions | None = None,
         feasible: Feasible = lambda config: None,
         url: str | None = None,
+        placement: Anywhere = Anywhere(),
     ) -> None:
         """
         Args:
@@ -57,17 +59,19 @@ class Search(Searcher):
             promotions: of the ledger, where they have been looked at already.
             feasible: raises ConfigError or DataError for a config that the data cannot carry, which is not tried.
             url: of the trials, where the search is at one.
+            placement: says where a trial goes.
         """
         super().__init__(metric="value", mode="max")
         self._budget, self._places = budget, places
         self._plan, self._ledger, self.listeners = plan, ledger, list(listeners)
         self.proposals = Proposals(plan, ledger, feasible, url)
         self._promotions = promotions or Promotions(plan, ledger.entries, checkpoint)
+        self._placement = placement
         self._ids: dict[str, str] = {}  # Tune's id → ours
         self._running: set[str] = set()  # Tune's ids of trials that have not ended
         self._waiting = [entry for entry in ledger.entries.values() if not entry.ended]  # to be handed out (again)
         self.exhausted = False  # whether the space had no other trial, though more were wanted
-        self._deaths = _Deaths(checkpoint)
+        self._deaths = Deaths(checkpoint)
         self.error: StorageLost | Halted | None = None  # Tune swallows what is raised at a trial's end
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Search:
@@ -102,7 +106,7 @@ class Search(Searcher):
         """The next trial for Tune: what it runs with; None to be asked again later, FINISHED where there is no more."""
         if self.spent:
             return Searcher.FINISHED
-        if self._running and len(self._running) >= self._places():
+        if self._running and (self._placement.is_kept_free or len(self._running) >= self._places()):
             return None  # Tune asks again
         entry = self._waiting.pop(0) if self._waiting else self._promoted() or self._ask()
         if entry is None:  # a running trial may die, and is then handed out again
@@ -110,12 +114,12 @@ class Search(Searcher):
             return None if self._running else Searcher.FINISHED
         self._ids[trial_id] = entry.id
         self._running.add(trial_id)
-        return _suggestion(self._plan, entry, config_of(self._plan, entry))
+        return _suggestion(self._plan, entry, config_of(self._plan, entry)) | self._placement.place(entry.id)
 
     def started(self, tune_id: str) -> None:
         """The trial's process runs (again)."""
         entry = self.entry(tune_id)
-        self._append("running", entry.id, attempt=entry.attempts + 1)
+        self._append("running", entry.id, attempt=entry.attempts + 1, **self._placement.began(entry.id))
 
     def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
         """Tune has received an evaluation."""
@@ -132,6 +136,7 @@ class Search(Searcher):
         self._take(self.entry(trial_id), outcome)
 
     def _take(self, entry: Entry, outcome: Outcome) -> None:
+        self._placement.ended(entry.id)
         match outcome:
             case Finished():
                 state, why = _judged(self._plan, outcome)
@@ -147,6 +152,9 @@ class Search(Searcher):
                 self._died(entry, reason)
             case Displaced(reason):
                 self._try_again(entry, reason)
+            case Crowded(reason):
+                self._placement.give_own_gpu(entry.id)
+                self._try_again(entry, f"{reason}, on a GPU that it shares")
             case Halt(reason):
                 self.error = self.error or Halted(f"trial {entry.id}: {reason}; --resume goes on")
             case _:
@@ -203,25 +211,6 @@ class Search(Searcher):
         self._append("asked", trial, **_row(self._plan, proposal))
         self.proposals.asked(trial, proposal)
         return self._ledger.entries[trial]
-
-
-class _Deaths:
-    """How often trials have died, each since its last checkpoint was written."""
-
-    def __init__(self, checkpoint: Checkpoint) -> None:
-        self._checkpoint = checkpoint
-        self._found: dict[str, tuple[object, int]] = {}  # our id → its checkpoint then, deaths since
-
-    def count(self, trial: str) -> int:
-        """Counts a death; returns the number of them."""
-        then, deaths = self._found.get(trial, (None, 0))
-        now = self._checkpoint(trial)
-        self._found[trial] = now, deaths + 1 if now == then else 1
-        return self._found[trial][1]
-
-    def forget(self, trial: str) -> None:
-        """The trial has got on."""
-        self._found.pop(trial, None)
 
 
 class _Stub:

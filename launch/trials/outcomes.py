@@ -30,9 +30,10 @@ def outcome_of(error: BaseException, folder: Path) -> Ended:
     except OSError as second:  # libraries wrap errors of the disk beyond recognition; writing meets it again
         if is_of_storage(second):
             return Halt(f"{one_line(second)} ({reason})")
-    return TooLarge(reason) if _is_of_memory(error) else Failed(reason)
+    return TooLarge(reason) if is_of_memory(error) else Failed(reason)
 
 
-def _is_of_memory(error: BaseException) -> bool:
+def is_of_memory(error: BaseException) -> bool:
+    """Whether the memory of the device was too small."""
     torch = sys.modules.get("torch")  # where nothing has loaded it, the error is not its
     return isinstance(error, OutOfMemory) or (torch is not None and isinstance(error, torch.OutOfMemoryError))

@@ -22,21 +22,23 @@ from typing import Any
 from ray import tune
 
 from launch.search import messages, population
-from launch.search.messages import Displaced, Ended, Finished
+from launch.search.messages import Crowded, Displaced, Ended, Finished
 from launch.store import workspace
 from launch.store.claim import claimed
 from launch.store.folder_copy import Copy
 from launch.store.remote import joined
 from launch.trials.code import check_code
 from launch.trials.decoding import Decodings, gain_text, on_a_worker
+from launch.trials.gpu import device_memory
 from launch.trials.logs import LOG, log_to
 from launch.trials.memory import train_in_parts
-from launch.trials.outcomes import outcome_of
+from launch.trials.outcomes import is_of_memory, outcome_of
 from launch.trials.place import train_trial
 from speaq import config as configs
 from speaq.config import Config, ResourcesConfig
 from speaq.files import locks
 from speaq.files.home import make_up_home
+from speaq.study.errors import one_line
 from speaq.study.file import TRAIN
 from speaq.training.callbacks import Callbacks, Metrics, Progress
 from speaq.training.endings import Interrupted, StopTraining, ending_signals
@@ -114,6 +116,8 @@ class Run:
     def __init__(self, job: Job, config: Mapping[str, Any]) -> None:
         self._job = job
         self._config: Mapping[str, Any] = config["config"]
+        whole = self._config["resources"]["gpus_per_worker"]
+        self._shares_gpu = config.get("bundle", {}).get("GPU", whole) < whole  # others may be on it
         self._folder = job.folder(config["trial"])
         self._copy: Copy | None = None
         self._start: Mapping[str, Any] | None = config.get("start")
@@ -182,6 +186,8 @@ class Run:
 
     def _outcome(self, error: BaseException) -> Ended:
         """What an error means to the search. Where the study or the data are away, the trial is not at fault."""
+        if self._shares_gpu and is_of_memory(error):
+            return Crowded(one_line(error))
         try:
             self._job.check()
         except locks.Gone as away:
@@ -210,7 +216,7 @@ class Run:
             best_step=best["step"],
             step=result["step"],
             seconds=result["seconds"],
-            cost={**result["cost"], "micro_batch_size": config.training.micro_batch_size},
+            cost={**device_memory(config), **result["cost"], "micro_batch_size": config.training.micro_batch_size},
         )
         if self._job.decodings is None or result["status"] != "finished":
             return done
@@ -237,13 +243,14 @@ class Run:
         return replace(done, metrics=found.metrics, seconds=seconds, decoding=told)
 
     def _train_in_parts(self, steps: Progress) -> tuple[Config, dict[str, Any]]:
-        """Where the study allows it; else as the config says."""
+        """Where the study allows it, and the memory is not that of others as well; else as the config says."""
         config = configs.from_dict(self._config)
         calls = Callbacks(self._report, self._save, steps, interrupted=lambda: self._terminated)
         train = functools.partial(
             train_trial, data=Path(self._job.data), folder=self._folder, calls=calls, train=self._job.train, placed=True
         )
-        return train_in_parts(config, train) if self._job.in_parts else (config, train(config))
+        in_parts = self._job.in_parts and not self._shares_gpu
+        return train_in_parts(config, train) if in_parts else (config, train(config))
 
     def _report(self, step: int, metrics: Metrics, checkpoint: Path) -> None:
         if self._stopped:

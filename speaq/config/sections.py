@@ -428,6 +428,12 @@ class SinksConfig(Section):
         return self
 
 
+def _as_number_or_auto(value: object) -> object:
+    if value == "auto" or (isinstance(value, int) and not isinstance(value, bool) and value >= 1):
+        return value
+    raise ValueError(f"a positive whole number or auto is expected, not {value!r}")
+
+
 class ResourcesConfig(Section):
     """What one training run takes of a cluster."""
 
@@ -437,14 +443,30 @@ class ResourcesConfig(Section):
     )
     cpus_per_worker: float = Field(1.0, gt=0, description="CPUs of each worker")
     gpus_per_worker: float = Field(0.0, ge=0, description="GPUs of each worker")
+    trials_per_gpu: Annotated[int | Literal["auto"], BeforeValidator(_as_number_or_auto)] = Field(
+        1, description="trials of a search on one GPU; auto: as many as have room by the peak memory of the first"
+    )
 
     @model_validator(mode="after")
     def _check(self) -> ResourcesConfig:
+        self._check_sharing()
         if self.min_workers is not None and self.min_workers >= self.num_workers:
             raise ValueError(
                 f"min_workers {self.min_workers} has no effect with num_workers {self.num_workers}: it must be smaller"
             )
         return self
+
+    def _check_sharing(self) -> None:
+        if self.trials_per_gpu == 1:
+            return
+        for name, value, needed in (
+            ("gpus_per_worker", self.gpus_per_worker, "1: whole GPUs are shared"),
+            ("num_workers", self.num_workers, "1: several workers of one trial must not meet on a GPU"),
+        ):
+            if value != 1:
+                raise ValueError(
+                    f"trials_per_gpu {self.trials_per_gpu} has no effect with {name} {value:g}: it must be {needed}"
+                )
 
     @property
     def least_workers(self) -> int:

@@ -40,9 +40,11 @@ class Budget:
 
 
 def device_seconds(entries: Iterable[Entry], resources: ResourcesConfig, kind: Kind) -> float:
-    """Seconds that trials held GPUs or CPUs: their own time, times what a trial holds."""
-    each = resources.gpus_per_worker if kind == "gpu" else resources.cpus_per_worker
-    return sum(entry.seconds for entry in entries) * resources.num_workers * each
+    """Seconds that trials held GPUs or CPUs: their own time, times what a trial holds; of a shared GPU its share."""
+    if kind == "gpu":
+        held = sum(entry.seconds * entry.gpu_share for entry in entries)
+        return held * resources.num_workers * resources.gpus_per_worker
+    return sum(entry.seconds for entry in entries) * resources.num_workers * resources.cpus_per_worker
 
 
 def parse(text: str, resources: ResourcesConfig) -> Budget:

@@ -60,6 +60,7 @@ class Entry:
     protocol: str | None = None  # short name of how its metrics are counted; None: asked before ledgers said it
     state: State = "asked"
     attempts: int = 0
+    gpu_share: float = 1.0  # of each of its GPUs, in its last attempt: resources.trials_per_gpu
     promotions: int = 0  # times that it went on after it was paused
     reports: dict[int, Metrics] = field(default_factory=dict)  # step → metrics
     step: int = 0
@@ -148,7 +149,7 @@ class Rows:
         entry = self.entries[trial]
         if event == "running":
             entry.state, entry.attempts = "running", row["attempt"]
-            entry.seconds_before = entry.seconds
+            entry.seconds_before, entry.gpu_share = entry.seconds, row.get("gpu_share", 1.0)
         elif event == "reported":
             entry.reports[row["step"]] = row["metrics"]
             entry.step = row["step"]
@@ -282,7 +283,7 @@ _KINDS: Mapping[str, tuple[type, ...]] = {
     **dict.fromkeys(("event", "digest"), (str,)),
     **dict.fromkeys(("label", "protocol", "reason", "origin"), (str, NoneType)),
     **dict.fromkeys(("seed", "attempt", "step"), (int,)),
-    **dict.fromkeys(("time", "seconds", "clock"), (int, float)),
+    **dict.fromkeys(("time", "seconds", "clock", "gpu_share"), (int, float)),
     "best_step": (int, NoneType),
     "values": (dict, NoneType),
     **dict.fromkeys(("overrides", "metrics", "cost", "start", "decoding"), (dict,)),
@@ -290,6 +291,7 @@ _KINDS: Mapping[str, tuple[type, ...]] = {
 _MOST: Mapping[str, float] = {  # and no less than 0
     "time": LAST_TIME,
     **dict.fromkeys(("seconds", "clock"), LONGEST),
+    "gpu_share": 1,
     **dict.fromkeys(("attempt", "step", "best_step"), 1e15),
 }
 

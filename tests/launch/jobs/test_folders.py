@@ -80,7 +80,7 @@ def test_trials_are_placed_on_admitted_nodes(ray_cluster: None) -> None:
     here = {ray.get_runtime_context().get_node_id()}
     nodes = Admission(here, lambda node, ended: "not to be asked")
     assert set(nodes()) == here
-    for among, is_placed, limit in ((nodes, True, 100), (lambda: {"0" * 56}, False, 2)):
+    for among, is_placed, limit in ((nodes(), True, 100), ({"0" * 56}, False, 2)):
         group = OnAdmitted({"CPU": 0.01}, among).to_placement_group()
         try:
             assert group.wait(limit) is is_placed
