@@ -2,27 +2,29 @@
 
 A search's best value is the best of many noisy ones, so it promises too much. Here nothing was selected by the values:
 each run is a full training from the study's start, in STUDY/confirm/TRIAL/seed-S, with its recalls by image on the
-validation split (images.npz). The search's own runs never count. STUDY/confirm/confirm.json holds all that is printed.
-A run that has ended is never repeated, one that was interrupted goes on.
+validation split (images.npz). The runs of a round train at once on Ray's workers, as many as there is room for. The
+search's own runs never count. STUDY/confirm/confirm.json holds all that is printed. A run that has ended is never
+repeated, one that was interrupted goes on.
 """
 
 from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 import json
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from launch.jobs.confirmed_run import IMAGES, ConfirmedRun, do_on_worker
 from launch.jobs.race import Setting, leader, race
 from launch.search.searcher import config_of
 from launch.store.claim import claimed
 from launch.store.workspace import Workspace
-from launch.trials.memory import train_in_parts
-from launch.trials.place import on_workers, train_trial
+from launch.trials.place import on_workers, several_at_once
 from speaq import config as configs
 from speaq.config import Config, ConfigError
 from speaq.evaluation.bootstrap import (
@@ -32,7 +34,6 @@ from speaq.evaluation.bootstrap import (
     difference_over_seeds,
     load_record,
     measure,
-    save_record,
     spread_over_seeds,
 )
 from speaq.evaluation.protocol import common_protocol
@@ -48,14 +49,17 @@ from speaq.study.ledger import Entry, digest
 from speaq.study.plan import compared
 from speaq.study.snapshot import Snapshot, read
 from speaq.training import folder as run_folder
-from speaq.training.callbacks import Callbacks, Metrics, Progress, Progresses
+from speaq.training.callbacks import Progresses
+from speaq.training.endings import DivergedError, OutOfMemory
+from speaq.training.environment import source_digest
 
 if TYPE_CHECKING:
-    from speaq.runs.run import RunEvaluation
+    from launch.jobs.queue import Job, Queue
 
 log = logging.getLogger(__name__)
 
-FOLDER, IMAGES = results.CONFIRMATION.parent, "images.npz"
+FOLDER = results.CONFIRMATION.parent
+OWN_FAILURES = (DivergedError, OutOfMemory)  # of a run that would fail so again
 PUBLISHED = "published"
 MAX_SEEDS = 1000
 
@@ -97,17 +101,34 @@ def confirm(
             stack.enter_context(claimed(snapshot.folder / FOLDER, wait=0.0))
         except Taken as error:
             raise ConfigError(f"{folder}: another speaq confirm is running on this study") from error
-        stack.enter_context(_connected(snapshot.plan.base))
-        return _Confirmation(snapshot, where, wanted, chosen, progress, here).run()
+        confirmation = _Confirmation(snapshot, where, wanted, chosen, progress, here)
+        return confirmation.run(stack.enter_context(_queue(confirmation)))
 
 
-def _connected(config: Config) -> contextlib.AbstractContextManager[None]:
-    """A connection to Ray for all runs together, where they train on its workers."""
-    if not on_workers(config):
-        return contextlib.nullcontext()
+@contextlib.contextmanager
+def _queue(confirmation: _Confirmation) -> Iterator[Queue | None]:
+    """What does the runs of a round at once; None where they train here, one after the other.
+
+    That is so where none asks for a GPU or for several workers, and there is a single one left to train, Ray is not
+    installed, or its cluster has room for one at a time.
+    """
+    snapshot, here = confirmation.snapshot, confirmation.here
+    config = snapshot.plan.base
+    if not several_at_once(config, confirmation.left()):
+        yield None
+        return
     from launch.cluster import connection
+    from launch.jobs.admitted import admission_in_folder
+    from launch.jobs.queue import Queue
 
-    return connection.connected(dashboard=True)
+    resources, url = config.resources, here.url_of(snapshot.folder)
+    with connection.connected(dashboard=resources.num_workers > 1):
+        if not on_workers(config) and connection.runs(resources) < 2:
+            yield None
+            return
+        connection.check_fits(resources)
+        with contextlib.closing(admission_in_folder(snapshot.study, snapshot.folder, url)) as nodes:
+            yield Queue(resources, confirmation.progress, nodes, beat=here.saver(snapshot.folder))
 
 
 def parse_seeds(text: str) -> list[int]:
@@ -197,90 +218,106 @@ class _Confirmation:
     here: Workspace
     first: ImageRecord | None = None  # all others must be of the same images
 
-    def run(self) -> dict[str, Any]:
-        plan = self.snapshot.plan
-        entries = {entry.id: entry for entry in self.chosen}
-        settings = [Setting(e.id, e.label, results.score(e.metrics, plan.objective)) for e in self.chosen]
+    def run(self, queue: Queue | None) -> dict[str, Any]:
+        """Trains what is left of the race, in a queue where there is one, and returns what confirm.json holds."""
+        objective = self.snapshot.plan.objective
+        settings = [Setting(e.id, e.label, results.score(e.metrics, objective)) for e in self.chosen]
 
-        def train(setting: Setting, seed: int) -> None:
-            self._add_run(setting, entries[setting.trial], seed)
-            self._write(settings, complete=False)
+        def train(racing: Sequence[Setting], seed: int) -> None:
+            def take(setting: Setting, error: Exception | None) -> None:
+                self._take(setting, seed, error)
+                self._write(settings, complete=False)
+
+            runs = [(setting, self._run(setting.trial, seed)) for setting in racing]
+            if queue is not None:
+                self._train_in(queue, runs, take)
+                return
+            for setting, run in runs:
+                take(setting, self._train_here(run))
 
         race(settings, self.seeds, train)
         return self._write(settings, complete=True)
 
-    def _add_run(self, setting: Setting, entry: Entry, seed: int) -> None:
-        from speaq.training.endings import DivergedError, OutOfMemory
+    def left(self) -> int:
+        """Runs that may have to be trained or evaluated. Raises ConfigError for one of another config."""
+        return sum(not self._run(entry.id, seed).is_done for entry in self.chosen for seed in self.seeds)
 
-        objective = self.snapshot.plan.objective
-        folder = _folder(self.snapshot, entry, seed)
+    def _entry(self, trial: str) -> Entry:
+        return next(entry for entry in self.chosen if entry.id == trial)
+
+    def _run(self, trial: str, seed: int) -> ConfirmedRun:
+        """A run of the race. Raises ConfigError where its folder holds one of another config."""
+        snapshot = self.snapshot
+        plan, entry = snapshot.plan, self._entry(trial)
+        found = {} if entry.decoding is None else entry.decoding.found
+        config = configs.apply(plan.placed(config_of(plan, entry)), {"seed": seed, **found})
+        folder = _folder(snapshot, entry, seed)
+        ended = files.read(folder / files.RESULT) is not None
+        if ended and digest(_whole(configs.load(folder / "config.yaml"))) != digest(_whole(config)):
+            raise ConfigError(f"{folder}: holds a run of another config; move it away")
+        study = snapshot.study
+        return ConfirmedRun(config, folder, self.data, study.data_digest, compared(plan), study.train)
+
+    def _train_in(
+        self,
+        queue: Queue,
+        runs: Sequence[tuple[Setting, ConfirmedRun]],
+        take: Callable[[Setting, Exception | None], None],
+    ) -> None:
+        """Does at once what is left of the runs; `take` gets each setting as its run ends, with what it failed of."""
+        from launch.jobs import queue as jobs_on_ray  # with Ray
+
+        left = {run.name: (setting, run) for setting, run in runs if not run.is_done}
+        for setting, run in runs:
+            if run.is_done:
+                take(setting, None)
+
+        def ended(job: Job, outcome: object) -> None:
+            if isinstance(outcome, Exception) and not isinstance(outcome, (*OWN_FAILURES, jobs_on_ray.JobDied)):
+                raise outcome
+            take(left[job.name][0], outcome if isinstance(outcome, Exception) else None)
+
+        source = source_digest()
+        jobs = [
+            jobs_on_ray.Job(name, do_on_worker, (run, source), functools.partial(self.here.last_checkpoint, run.folder))
+            for name, (_, run) in left.items()
+        ]
+        queue.run(jobs, ended)
+
+    def _train_here(self, run: ConfirmedRun) -> Exception | None:
+        """Does what is left of a run in this process; returns what it failed of."""
+        run.folder.parent.mkdir(exist_ok=True)
         try:
-            result = self._trained(folder, self._config(entry, seed), f"trial {entry.id} seed {seed}")
-        except (DivergedError, OutOfMemory) as error:
+            if not run.is_trained:
+                with self.progress(run.name) as tell:
+                    run.train_to_end(tell, self.here.saver(self.snapshot.folder))
+        except OWN_FAILURES as error:
+            return error
+        if not run.is_done:
+            from speaq.runs.run import evaluate_run
+
+            with self.progress(f"{run.name} by image") as tell:
+                run.keep_images(lambda: evaluate_run(run.folder, "val", run.data, progress=tell))
+        return None
+
+    def _take(self, setting: Setting, seed: int, error: Exception | None) -> None:
+        """Adds a run that has ended to its setting, or notes what it failed of: then the setting leaves the race."""
+        if error is not None:
             setting.failure = f"seed {seed}: {' '.join(str(error).split())}"
-            log.warning("trial %s leaves: %s", entry.id, setting.failure)
+            log.warning("trial %s leaves: %s", setting.trial, setting.failure)
             return
-        record = self._record(folder)
+        objective, run = self.snapshot.plan.objective, self._run(setting.trial, seed)
+        record, result = load_record(run.folder / IMAGES), files.read(run.folder / files.RESULT)
+        assert result is not None
+        self.first = self.first or record
+        check_pair(self.first, record)
         setting.runs[seed] = measure(record, objective)
         setting.same_images[seed] = results.score(result["best"]["metrics"], objective)
-        if entry.decoding is not None:  # the search judged it on half of them
+        if self._entry(setting.trial).decoding is not None:  # the search judged it on half of them
             on_half = judged_alone(record, self.data, self.snapshot.plan.base)
             setting.same_images[seed] = measure(on_half, objective).value
         value = setting.runs[seed].value
-        log.info("trial %s seed %d: %s %.4f", entry.id, seed, results.metric_name(objective), value)
-
-    def _config(self, entry: Entry, seed: int) -> Config:
-        plan = self.snapshot.plan
-        found = {} if entry.decoding is None else entry.decoding.found
-        return configs.apply(plan.placed(config_of(plan, entry)), {"seed": seed, **found})
-
-    def _trained(self, folder: Path, config: Config, title: str) -> Mapping[str, Any]:
-        """result.json of the run, which is trained to its end where it has not ended."""
-        result = files.read(folder / files.RESULT)
-        if result is not None:
-            if digest(_whole(configs.load(folder / "config.yaml"))) != digest(_whole(config)):
-                raise ConfigError(f"{folder}: holds a run of another config; move it away")
-            return result
-        study, steps = self.snapshot.study, config.training.max_steps
-        metric = compared(study.plan)
-        folder.parent.mkdir(exist_ok=True)
-        with self.progress(title) as tell:
-
-            def report(step: int, metrics: Metrics, checkpoint: Path) -> None:
-                tell(step, steps, f"{metric} {metrics.get(metric) or 0.0:.4f}")
-
-            calls, url = Callbacks(report, self.here.saver(self.snapshot.folder)), self.here.url_of(folder)
-
-            def train(config: Config) -> dict[str, Any]:
-                return train_trial(config, self.data, folder, calls, train=study.train, url=url)
-
-            return train_in_parts(config, train)[1]
-
-    def _record(self, folder: Path) -> ImageRecord:
-        """Recalls by image on the validation split, kept beside the run."""
-        path = folder / IMAGES
-        if not path.exists():
-            with self.progress(f"{folder.parent.name} {folder.name} by image") as tell:
-                done = self._evaluate(folder, tell)
-            result, table = done.evaluation.recall, done.evaluation.table
-            assert result is not None
-            assert table is not None
-            save_record(ImageRecord.made(table, result, self.snapshot.study.data_digest), path)
-        record = load_record(path)
-        self.first = self.first or record
-        check_pair(self.first, record)
-        return record
-
-    def _evaluate(self, folder: Path, tell: Progress) -> RunEvaluation:
-        """Of the validation split, where the config says."""
-        resources = self.snapshot.plan.base.resources
-        if resources.gpus_per_worker:
-            from launch.jobs.remote_evaluation import evaluate_remotely
-
-            return evaluate_remotely(folder, "val", self.data, resources)
-        from speaq.runs.run import evaluate_run
-
-        return evaluate_run(folder, "val", self.data, progress=tell)
+        log.info("trial %s seed %d: %s %.4f", setting.trial, seed, results.metric_name(objective), value)
 
     def _write(self, settings: Sequence[Setting], *, complete: bool) -> dict[str, Any]:
         content = {

@@ -49,14 +49,19 @@ def leader(settings: Sequence[Setting]) -> Setting | None:
     return max(racing, key=lambda s: s.mean.value, default=None)
 
 
-def race(settings: Sequence[Setting], seeds: Sequence[int], train: Callable[[Setting, int], None]) -> None:
-    """Runs `train` (which adds a run, or notes the failure) in rounds of one seed; ends when one setting is left."""
+def race(settings: Sequence[Setting], seeds: Sequence[int], train: Callable[[Sequence[Setting], int], None]) -> None:
+    """Calls `train` in rounds of one seed; ends when one setting is left.
+
+    Settings are judged between two rounds alone, so that it does not matter in which order a round's runs end.
+
+    Args:
+        train: adds a run to each of the settings that it gets, or notes the failure; all at once, as it likes.
+    """
     for seed in seeds:
         racing = [s for s in settings if s.racing]
         if not racing or (len(racing) == 1 < len(settings)):
             return
-        for setting in racing:
-            train(setting, seed)
+        train(racing, seed)
         first = leader(settings)
         for setting in settings:
             if first is not None and setting.racing and setting is not first and _is_behind(setting, first):

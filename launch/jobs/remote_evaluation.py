@@ -1,22 +1,21 @@
-"""An evaluation where the run's config says: on a worker of the cluster, since the head may have no GPU."""
+"""Evaluations where the runs' config says: on workers of the cluster, since the head may have no GPU."""
 
 from __future__ import annotations
 
+import contextlib
 import logging
-import time
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
-
-import ray
 
 from launch.cluster import connection
+from launch.jobs.queue import ROOM, Job, Queue
+from launch.trials.gpu import check_gpu
 from speaq.config import ResourcesConfig
 from speaq.data.records import SplitName
 from speaq.runs.run import RunEvaluation, evaluate_run
+from speaq.training.callbacks import Progress, Progresses, no_progress
 
 log = logging.getLogger(__name__)
-
-ROOM = 600.0  # seconds
 
 
 def evaluate_remotely(
@@ -24,29 +23,54 @@ def evaluate_remotely(
 ) -> RunEvaluation:
     """What `evaluate_run` says of a run folder or checkpoint, computed on one worker with `resources`.
 
+    Raises as `evaluate_all`.
+    """
+    found: list[RunEvaluation] = []
+    log.info("evaluating %s on a worker", run.name)
+    evaluate_all(
+        {run.name: run},
+        split,
+        data,
+        resources,
+        ended=lambda name, evaluation: found.append(evaluation),
+        progress=lambda title: contextlib.nullcontext(no_progress),
+        room=room,
+    )
+    return found[0]
+
+
+def evaluate_all(
+    runs: Mapping[str, Path],
+    split: SplitName,
+    data: Path,
+    resources: ResourcesConfig,
+    *,
+    ended: Callable[[str, RunEvaluation], None],
+    progress: Progresses,
+    room: float = ROOM,
+) -> None:
+    """What `evaluate_run` says of run folders or checkpoints, each on a worker with `resources`, many at once.
+
     Args:
+        runs: by the names under which they are shown.
+        ended: gets each name and evaluation, as they end.
+        progress: shows each while it is at work.
         room: seconds in which a worker must become free.
 
     Raises ClusterError where no node has room for one, or none becomes free in time, and what `evaluate_run` raises.
     """
     one = resources.model_copy(update={"num_workers": 1, "min_workers": None})
     connection.check_fits(one)
-    _wait_for_room(one, room)
-    log.info("evaluating %s on a worker", run.name)
-    task: Any = ray.remote(num_cpus=one.cpus_per_worker, num_gpus=one.gpus_per_worker)(evaluate_run)
-    try:
-        result: RunEvaluation = ray.get(task.remote(run.resolve(), split, data.resolve()))
-    except ray.exceptions.RayTaskError as error:
-        raise error.cause from error
-    return result
+    arguments = {name: (run.resolve(), split, data.resolve(), one) for name, run in runs.items()}
+
+    def take(job: Job, outcome: RunEvaluation | Exception) -> None:
+        if isinstance(outcome, Exception):
+            raise outcome
+        ended(job.name, outcome)
+
+    Queue(one, progress, room=room).run([Job(name, _evaluate, given) for name, given in arguments.items()], take)
 
 
-def _wait_for_room(one: ResourcesConfig, limit: float) -> None:
-    deadline = time.monotonic() + limit
-    while not connection.places(one, free=True):
-        if time.monotonic() > deadline:
-            raise connection.ClusterError(
-                f"resources: no worker with {connection.wanted(one)} became free within {limit:g} s; give the same "
-                "command again when the cluster has room"
-            )
-        time.sleep(connection.LOOK)
+def _evaluate(run: Path, split: SplitName, data: Path, resources: ResourcesConfig, tell: Progress) -> RunEvaluation:
+    check_gpu(resources)
+    return evaluate_run(run, split, data, progress=tell)

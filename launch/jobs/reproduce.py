@@ -28,7 +28,7 @@ from speaq.data.photo_digest import look_again
 from speaq.data.visual_genome import check, open_data
 from speaq.files import atomic
 from speaq.runs.convert import convert
-from speaq.runs.run import evaluate_run
+from speaq.runs.run import RunEvaluation, evaluate_run
 from speaq.training import checkpoint
 from speaq.training.callbacks import Progresses
 from speaq.training.device import hardware, pick_device
@@ -80,14 +80,14 @@ def reproduce(request: Request, output: Path, progress: Progresses, say: Say) ->
     record.note("commit", source_commit())
     if request.checkpoint is not None:
         record.note("hardware", hardware(pick_device(config)))
-        way.test("given", way.ours(request.checkpoint, "given"))
+        way.test({"given": way.ours(request.checkpoint, "given")})
     else:
         with _cluster(config, request.assignments) as resources:
             way.detector(request.detector, _placed(detector_config, resources))
             start = {"training.init_from": str(way.start)}
             way.train("speaq", configs.apply(_placed(config, resources), start), "run")
-            for name, file in (("best", checkpoint.BEST), ("last", checkpoint.LAST)):
-                way.test(name, output / "run" / "checkpoints" / file, resources)
+            kept = {"best": checkpoint.BEST, "last": checkpoint.LAST}
+            way.test({name: output / "run" / "checkpoints" / file for name, file in kept.items()}, resources)
     return way.compared(None if request.baseline else published.SPEAQ)
 
 
@@ -240,23 +240,37 @@ class Reproduction:
         self._record.finish(name, content)
         self._say(f"{name}: {self._output / name} · {seconds:.0f} s")
 
-    def test(self, name: str, file: Path, resources: ResourcesConfig | None = None) -> None:
-        """Evaluates a checkpoint on the test split, once: a result that is there is not made again."""
-        if self._record.stage(f"test_{name}") is not None:
-            return
-        begin = time.monotonic()
-        with self._progress(f"test split, {name} checkpoint") as tell:
-            if resources is None:
-                result = evaluate_run(file, "test", self._data, progress=tell)
-            else:
-                from launch.jobs.remote_evaluation import evaluate_remotely  # with Ray
+    def test(self, files: Mapping[str, Path], resources: ResourcesConfig | None = None) -> None:
+        """Evaluates checkpoints on the test split, each once: a result that is there is not made again.
 
-                result = evaluate_remotely(file, "test", self._data, resources)
-        seconds = time.monotonic() - begin
+        Args:
+            files: by the names of their results.
+            resources: of the workers that evaluate them, at once where there is room; None: this process does.
+        """
+        begin = time.monotonic()
+        gpus = float(torch.cuda.is_available()) if resources is None else resources.gpus_per_worker
+        titles = {f"test split, {name} checkpoint": name for name in files if not self._record.stage(f"test_{name}")}
+
+        def ended(title: str, result: RunEvaluation) -> None:
+            name, seconds = titles[title], time.monotonic() - begin
+            self._note_test(name, files[name], result, seconds, gpus)
+
+        if titles and resources is not None:
+            from launch.jobs.remote_evaluation import evaluate_all  # with Ray
+
+            left = {title: files[name] for title, name in titles.items()}
+            evaluate_all(left, "test", self._data, resources, ended=ended, progress=self._progress)
+            return
+        for title, name in titles.items():
+            begin = time.monotonic()
+            with self._progress(title) as tell:
+                result = evaluate_run(files[name], "test", self._data, progress=tell)
+            ended(title, result)
+
+    def _note_test(self, name: str, file: Path, result: RunEvaluation, seconds: float, gpus: float) -> None:
         content = {"checkpoint": str(file), "images": result.images, "step": result.step, "report": result.report()}
         text = json.dumps(content, indent=1, allow_nan=False) + "\n"
         atomic.write_text(self._output / f"test_{name}.json", text)
-        gpus = float(torch.cuda.is_available()) if resources is None else resources.gpus_per_worker
         took = {"seconds": round(seconds, 3), "gpu_hours": round(seconds * gpus / 3600, 3)}
         self._record.finish(f"test_{name}", {"step": result.step, **took})
 

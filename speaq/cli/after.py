@@ -12,7 +12,7 @@ import typer
 from launch.store.workspace import Workspace
 from speaq.cli.options import AsJson, InitFrom, StudyDir
 from speaq.cli.tables import print_table, show, table
-from speaq.cli.terminal import echo, echo_json, progress_bar
+from speaq.cli.terminal import echo, echo_json, progress_bars
 from speaq.training.endings import DONE, FAILED
 
 if TYPE_CHECKING:
@@ -32,7 +32,8 @@ def confirm(
     """Train the best trials of a search with more seeds, as long as they cannot be told apart."""
     from launch.jobs import confirm as job
 
-    found = job.confirm(study, seeds, top, data, progress_bar, start=init_from, here=here)
+    with progress_bars() as progress:
+        found = job.confirm(study, seeds, top, data, progress, start=init_from, here=here)
     if as_json:
         echo_json(found)
     else:

@@ -10,7 +10,7 @@ import typer
 
 from speaq.cli.options import Assignments, OutputDir
 from speaq.cli.tables import show, table
-from speaq.cli.terminal import echo, echo_lines, progress_bar
+from speaq.cli.terminal import echo, echo_lines, progress_bar, progress_bars
 from speaq.training.endings import DONE, FAILED
 
 if TYPE_CHECKING:
@@ -43,7 +43,9 @@ def reproduce(
         checkpoint=checkpoint,
         assignments=tuple(assignments),
     )
-    for text in job.reproduce(request, output, progress_bar, echo):
+    with progress_bars() as progress:
+        texts = job.reproduce(request, output, progress, echo)
+    for text in texts:
         echo_lines(text)
     return DONE
 

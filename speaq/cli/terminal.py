@@ -15,6 +15,9 @@ from typing import Any, TextIO
 
 from speaq.cli.tables import console
 from speaq.plain_text import visible
+from speaq.training.callbacks import Progresses
+
+ENDED_BARS = 8  # that stay on the screen
 
 
 def log_to_stderr() -> None:
@@ -115,15 +118,35 @@ def echo_json(value: Any) -> None:
 @contextmanager
 def progress_bar(title: str) -> Iterator[Callable[[int, int, str], None]]:
     """A bar with ETA on a terminal; elsewhere a plain line every ten seconds. Both on stderr."""
-    if sys.stderr.isatty():
-        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+    with progress_bars() as bars, bars(title) as shown:
+        yield shown
 
-        texts = (TextColumn(f"{{task.{name}}}", markup=False) for name in ("description", "fields[text]"))
-        columns = (next(texts), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(), next(texts))
-        with Progress(*columns, console=console(stderr=True)) as bar:
-            task = bar.add_task(visible(title), total=None, text="")
-            yield lambda done, total, text: bar.update(task, completed=done, total=total, text=visible(text))
+
+@contextmanager
+def progress_bars() -> Iterator[Progresses]:
+    """Bars below each other, as `progress_bar` shows one: for what is done at the same time."""
+    if not sys.stderr.isatty():
+        yield _progress_lines
         return
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    texts = (TextColumn(f"{{task.{name}}}", markup=False) for name in ("description", "fields[text]"))
+    columns = (next(texts), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(), next(texts))
+    with Progress(*columns, console=console(stderr=True)) as shown:
+
+        @contextmanager
+        def bar(title: str) -> Iterator[Callable[[int, int, str], None]]:
+            task = shown.add_task(visible(title), total=None, text="")
+            yield lambda done, total, text: shown.update(task, completed=done, total=total, text=visible(text))
+            shown.stop_task(task)
+            for old in [known.id for known in shown.tasks if known.stop_time is not None][:-ENDED_BARS]:
+                shown.remove_task(old)
+
+        yield bar
+
+
+@contextmanager
+def _progress_lines(title: str) -> Iterator[Callable[[int, int, str], None]]:
     begin, first, shown = 0.0, -1, 0.0
 
     def line(done: int, total: int, text: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -104,8 +105,9 @@ def run_race(heights: dict[str, float], seeds: int) -> list[Setting]:
     world = World(1, seed_noise=0.005)
     settings = [Setting(name, None, height) for name, height in heights.items()]
 
-    def train(setting: Setting, seed: int) -> None:
-        setting.runs[seed] = world.run(heights[setting.trial])
+    def train(racing: Sequence[Setting], seed: int) -> None:
+        for setting in racing:
+            setting.runs[seed] = world.run(heights[setting.trial])
 
     race(settings, list(range(seeds)), train)
     return settings

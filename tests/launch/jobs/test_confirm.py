@@ -16,42 +16,20 @@ from typing import Any
 import numpy as np
 import pytest
 
-from speaq.study import creation
 from speaq.study import file as study_record
 
 pytest.importorskip("ray")
 pytest.importorskip("optuna")
 
-from launch.jobs import tune as studies
 from launch.jobs.confirm import parse_seeds
 from launch.store.claim import claimed
-from speaq import space as spaces
-from speaq.config import Config, ConfigError
+from speaq.config import ConfigError
 from speaq.evaluation.bootstrap import load_record, measure, save_record
 from speaq.evaluation.table import NEVER
-from speaq.study.file import TRAIN
 from speaq.study.ledger import Ledger
 from tests.helpers.command import command, refusal
-from tests.helpers.fake_tune import Fake
+from tests.helpers.finished_study import make_study
 from tests.helpers.tiny import tiny
-
-SPACE = {
-    "search": {"objective": ["R@50"], "scheduler": "none"},
-    "parameters": {"training.learning_rate": {"type": "float", "low": 1e-4, "high": 1e-2, "log": True}},
-}
-
-
-def make_study(folder: Path, toy: Path, config: Config, train: str = TRAIN) -> Path:
-    """Four finished trials with recalls of our choice, and one that was stopped."""
-    folder.mkdir()
-    made = creation.create(config, spaces.from_dict(SPACE), toy, trials=5, train=train)
-    studies.write(made, folder, None)
-    tune = Fake(made.plan, folder)
-    for value in (0.3, 0.1, 0.9, 0.2):
-        tune.finish(tune.ask()[0], value, step=6)
-    tune.prune(tune.ask()[0], 3, 0.95)
-    tune.ledger.close()
-    return folder
 
 
 @pytest.fixture(scope="module")
