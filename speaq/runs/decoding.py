@@ -1,4 +1,4 @@
-"""A run's raw outputs on the validation split, held in memory, and what decodings of them come to on half of it.
+"""A run's raw outputs on the validation split, held by the host, and what decodings of them come to on half of it.
 
 Nothing of them is written: with 300 relation queries and 50 predicates an image takes 76 KB, 5,000 images 0.4 GB.
 """
@@ -23,6 +23,7 @@ from speaq.runs.stored import network_outputs
 from speaq.structures import IntArray
 from speaq.study.halves import halves
 from speaq.training.callbacks import Metrics, Progress
+from speaq.training.device import pick_device
 
 Batch = tuple[IntArray, IntArray, QueryOutputs]  # rows of the split [n], heights and widths [n, 2], outputs of n images
 
@@ -35,7 +36,7 @@ class Images:
     config: Config  # of the run
     counts: IntArray  # [P+1] of the train split
     zero_shot: IntArray | None
-    batches: list[Batch] = field(default_factory=list)  # on the device that computed them
+    batches: list[Batch] = field(default_factory=list)  # in the memory of the host
 
     def __len__(self) -> int:
         return sum(len(rows) for rows, _, _ in self.batches)
@@ -45,8 +46,8 @@ class Images:
         rows, sizes_hw, queries = batch
         some = np.flatnonzero(np.isin(rows, wanted))
         if len(some):
-            picked = {name: value[torch.from_numpy(some).to(value.device)] for name, value in vars(queries).items()}
-            self.batches.append((rows[some], sizes_hw[some], QueryOutputs(**picked)))
+            kept = {name: value.cpu()[torch.from_numpy(some)] for name, value in vars(queries).items()}
+            self.batches.append((rows[some], sizes_hw[some], QueryOutputs(**kept)))
 
     def metrics(self, inference: InferenceConfig, *, boxes: bool = False) -> Metrics:
         """Recalls of the images with a decoding, as evaluating the network with it gives them.
@@ -58,9 +59,11 @@ class Images:
         """
         recall = RecallEvaluator(len(self.counts) - 1, self.config.evaluation, self.zero_shot, self.counts)
         found = DetectionEvaluator()
+        device = pick_device(self.config)  # which holds one batch at a time
         for rows, sizes, queries in self.batches:
             sizes_hw = [(int(h), int(w)) for h, w in sizes]
-            predictions = decode_queries(queries, sizes_hw, inference, self.counts)
+            there = QueryOutputs(**{name: value.to(device) for name, value in vars(queries).items()})
+            predictions = decode_queries(there, sizes_hw, inference, self.counts)
             for row, hw, prediction in zip(rows.tolist(), sizes_hw, predictions, strict=True):
                 graph = self.split.scene_graph(row, hw)
                 recall.add(row, graph, prediction)
