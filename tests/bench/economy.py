@@ -1,0 +1,118 @@
+"""What training from stored features saves: `python -m tests.bench.economy FOLDER [--rounds 5] [--json FILE]`.
+
+CPU seconds of a training step and of an evaluated picture in the narrow world: in full, with backbone and encoder
+frozen, and from stored features. They take turns, so that each round gives ratios of its own; intervals are over the
+rounds. FOLDER keeps world, detector and features.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import tempfile
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import nullcontext
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from speaq import config as configs
+from speaq.config import Config
+from speaq.evaluation.bootstrap import Interval, spread_over_seeds
+from speaq.runs import cache
+from speaq.training.callbacks import Metrics, no_progress
+from speaq.training.loop import train
+from tests.bench.world import NARROW
+
+WARM, COUNTED = 5, 20  # steps of a training before the clock starts, and while it runs
+VIEWS = 4
+FULL = "full"
+
+Row = dict[str, Any]
+
+
+def kinds(features: Path) -> Mapping[str, Mapping[str, Any]]:
+    """What a config changes for each kind of training."""
+    return {
+        FULL: {},
+        "frozen": {"model.frozen": ["backbone", "encoder"]},
+        "features": {"training.features": str(features)},
+    }
+
+
+def measure(config: Config, data: Path) -> tuple[float, float]:
+    """CPU seconds of a step, and of a picture of an evaluation, in this process, with one thread."""
+    last = WARM + COUNTED
+    changes = {"training.max_steps": last, "training.eval_every": last, "training.decay_steps": [last - 1]}
+    config = configs.apply(config, {**changes, "training.warmup_steps": 1})
+    clock: dict[int, float] = {}
+    ended: list[float] = []
+
+    def progress(done: int, total: int, text: str) -> None:
+        clock.setdefault(done, time.process_time())
+
+    def report(step: int, metrics: Metrics, checkpoint: Path) -> None:
+        ended.append(time.process_time())
+
+    with tempfile.TemporaryDirectory() as folder:
+        train(config, data, Path(folder) / "run", report=report, progress=progress)
+    return (clock[last] - clock[WARM]) / COUNTED, (ended[0] - clock[last]) / config.data.num_val
+
+
+def rows(folder: Path, rounds: int) -> Iterator[Row]:
+    """Measures, and yields a row for each kind of training, of a step and of an evaluated picture."""
+    data, detector, features = folder / "data", folder / "detector", folder / "features"
+    NARROW.make(data, detector)
+    config = configs.apply(NARROW.base(detector), configs.PUBLISHED)
+    cost = None
+    if not features.exists():
+        begin = time.process_time()
+        cache.cache(cache.asked(detector, config, data, features, views=VIEWS), lambda _: nullcontext(no_progress))
+        cost = time.process_time() - begin
+    found: dict[tuple[str, str], list[float]] = {}
+    for _ in range(rounds):
+        for kind, changes in kinds(features).items():
+            step, picture = measure(configs.apply(config, changes), data)
+            found.setdefault((kind, "step"), []).append(step)
+            found.setdefault((kind, "picture"), []).append(picture)
+    for (kind, what), seconds in found.items():
+        ratios = [one / full for one, full in zip(seconds, found[FULL, what], strict=True)]
+        yield _row(f"CPU seconds of a {what}", kind, seconds)
+        yield _row(f"{what}: times the full one", kind, ratios)
+    if cost is not None:
+        yield _row(f"CPU seconds of the features, {VIEWS} views", "features", [cost])
+    for what in ("step", "picture"):
+        yield {"what": f"{what} on a GPU", "kind": "all", "value": None, "low": None, "high": None}  # not measured
+
+
+def _row(what: str, kind: str, values: list[float]) -> Row:
+    mean, interval = spread_over_seeds(values)
+    return {"what": what, "kind": kind, **vars(interval or Interval(mean, mean, mean))}
+
+
+def parser() -> argparse.ArgumentParser:
+    """What the command takes."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("folder", type=Path, help="keeps world, detector and features")
+    parser.add_argument("--rounds", type=int, default=5, help="in which the kinds take turns (default: %(default)s)")
+    parser.add_argument("--json", type=Path, help="write the rows there too")
+    return parser
+
+
+def main() -> None:
+    """Measures and prints."""
+    given = parser().parse_args()
+    torch.set_num_threads(1)
+    found = []
+    for row in rows(given.folder, given.rounds):
+        found.append(row)
+        value = "not measured" if row["value"] is None else "{value:8.4f} [{low:.4f}, {high:.4f}]".format(**row)
+        print(f"{row['what']:40} {row['kind']:10} {value}", flush=True)
+    if given.json:
+        given.json.write_text(json.dumps(found, indent=1))
+
+
+if __name__ == "__main__":
+    main()
