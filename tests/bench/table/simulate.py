@@ -40,6 +40,11 @@ TRIALS = 400  # more than any cost allows
 ONE, TWO = ("F@50",), ("R@50", "mR@50")
 KEPT_BY = "F@50"
 
+PRIORS: Mapping[str, Any] = {  # a bad one: what learns least, and repeats most
+    "published": "published",
+    "bad": {"training.learning_rate": 3.0e-5, "matching.max_repeats": 8, "matching.num_groups": 8},
+}
+
 Row = dict[str, Any]
 
 
@@ -59,6 +64,8 @@ def _ours(objective: Sequence[str]) -> Iterator[Rule]:
     yield Rule("random, to the end" + end, {"sampler": "random", "scheduler": "none"}, objective)
     for sampler in ("random", "tpe", "gp", "nsga2", *(["cmaes"] if single else [])):
         yield Rule(f"{sampler}, asha{end}", {"sampler": sampler, "scheduler": "asha"}, objective)
+    for name, prior in PRIORS.items():
+        yield Rule(f"tpe, asha, {name} prior{end}", {"sampler": "tpe", "scheduler": "asha", "prior": prior}, objective)
     for scheduler in ("none", "hyperband", "median"):
         yield Rule(f"tpe, {scheduler}{end}", {"sampler": "tpe", "scheduler": scheduler}, objective)
 

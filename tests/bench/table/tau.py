@@ -34,10 +34,6 @@ def taus(table: Table) -> Iterator[Row]:
                 yield _row("features", share, metric, found, finals[seed][metric]) | {"seed": seed}
             if share < 1:
                 yield _row("full", share, metric, _at(settings, share, metric), finals[second][metric])
-    ratio = [setting.features_seconds[first] / setting.seconds[first] for setting in settings]
-    low, value, high = np.quantile(ratio, (0.25, 0.5, 0.75))
-    cost = {"value": float(value), "low": float(low), "high": float(high), "settings": len(ratio)}
-    yield {"name": "features", "what": "seconds over those of the full training", "share": 1.0, **cost}
 
 
 def _at(settings: list[Setting], share: float, metric: str, *, stored: bool = False) -> FloatArray:
