@@ -66,6 +66,8 @@ def _problems(
     """What each node has to see, and by node id what is wrong with it, or ""."""
     start = {"init_from": config.training.init_from, "backbone_from": config.training.backbone_from}
     files = {f"training.{key}": path for key, path in start.items() if path is not None}
+    if config.training.features is not None:
+        files["training.features"] = str(Path(config.training.features) / "features.json")
     with probes(nodes, ended) as asked:
         if url is not None:
             yield f"output {url}", storage(asked, url, LIMIT)

@@ -12,6 +12,7 @@ from launch.cluster.admission import Admission
 from launch.cluster.sharing import nodes_that_share, problem_of
 from launch.store import workspace
 from speaq.config import Config
+from speaq.config.before_encoder import from_features
 from speaq.study.file import Study
 from speaq.study.plan import Plan
 from speaq.training import origins
@@ -44,7 +45,10 @@ def admission_in_folder(study: Study, output: Path, url: str | None) -> Admissio
 
 
 def _with_start_if_there(plan: Plan) -> Config:
-    """The study's config with the place of its start; without, where that is gone and no trial needs it."""
+    """The study's config with the place of its start and of features; without, where the start is gone."""
     config = plan.placed(plan.base)
     named = origins.start(config)
-    return config if named is None or named[1].exists() else origins.without_start(config)
+    if named is not None and not named[1].exists():
+        return origins.without_start(config)
+    features = plan.settings.features
+    return config if features is None or not Path(features).exists() else from_features(config, features)

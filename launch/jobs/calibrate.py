@@ -12,7 +12,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import takewhile
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,13 +25,12 @@ from speaq import space as spaces
 from speaq.config import ConfigError
 from speaq.files import atomic
 from speaq.space import SearchConfig
-from speaq.study import creation, results, snapshot
+from speaq.study import creation, ranks, results, snapshot
 from speaq.study.file import Study
 from speaq.study.plan import MAX_STEPS, compared, max_steps
 
 FILE = "calibration.json"
 FEWEST = 5  # trials: ranks of fewer say nothing
-RESAMPLES = 1000  # of the trials, for the intervals
 ORDERS = 100  # in which the trials may arrive
 FACTORS = (2.0, 3.0, 4.0)
 KEPT = 0.9  # share of the orders in which the best trial must survive
@@ -146,6 +144,8 @@ def judge(folder: Path) -> Calibration:
     """What the full trials of a search tell about its budgets. Raises ConfigError."""
     now = snapshot.read(folder)
     plan = now.plan
+    if plan.settings.ladder:
+        raise ConfigError(f"{folder}: climbs a ladder; what its rungs tell of each other is in speaq report {folder}")
     full = [entry for entry in now.entries if entry.state in ("finished", "infeasible")]
     if len({max_steps(entry, plan) for entry in full}) > 1:
         raise ConfigError(f"{folder}: its trials differ in training.max_steps; a budget must mean the same to all")
@@ -187,29 +187,8 @@ def _rungs(budgets: Sequence[Rung]) -> list[int]:
 
 
 def _budget(step: int, last: int, values: FloatArray, final: FloatArray) -> Rung:
-    """Kendall's tau-b and its percentile interval, trials drawn with replacement."""
-    trials = len(final)
-    draws = np.random.default_rng(SEED).multinomial(trials, np.full(trials, 1 / trials), size=RESAMPLES)
-    taus = kendall(values, final, draws)
-    taus = taus[~np.isnan(taus)]
-    low, high = np.quantile(taus, [0.025, 0.975]) if len(taus) else (np.nan, np.nan)
-    (tau,) = kendall(values, final, np.ones((1, trials)))
-    return Rung(step, step / last, float(tau), float(low), float(high))
-
-
-def kendall(x: FloatArray, y: FloatArray, counts: NDArray[Any]) -> FloatArray:
-    """Kendall's tau-b of x [T] and y [T] in samples that hold each trial `counts` [R, T] times: [R].
-
-    NaN for a sample in which either is constant.
-    """
-    signs = [np.sign(values[:, None] - values[None, :]) for values in (x, y)]
-    both, of_x, of_y = (
-        np.einsum("rt,ts,rs->r", counts, pairs, counts, optimize=True)
-        for pairs in (signs[0] * signs[1], np.abs(signs[0]), np.abs(signs[1]))
-    )
-    with np.errstate(invalid="ignore"):
-        found: FloatArray = both / np.sqrt(of_x * of_y)
-    return found
+    """Kendall's tau-b and its interval."""
+    return Rung(step, step / last, *ranks.tau(values, final))
 
 
 def replay(

@@ -1,10 +1,10 @@
 """`speaq confirm`: the best trials of a search, and the published setting, trained again with seeds of their own.
 
 A search's best value is the best of many noisy ones, so it promises too much. Here nothing was selected by the values:
-each run is a full training from the study's start, in STUDY/confirm/TRIAL/seed-S, with its recalls by image on the
-validation split (images.npz). The runs of a round train at once on Ray's workers, as many as there is room for. The
-search's own runs never count. STUDY/confirm/confirm.json holds all that is printed. A run that has ended is never
-repeated, one that was interrupted goes on.
+each run is a full training (never from features) from the study's start, in STUDY/confirm/TRIAL/seed-S, with its
+recalls by image on the validation split (images.npz). The runs of a round train at once on Ray's workers, as many as
+there is room for. The search's own runs never count. STUDY/confirm/confirm.json holds all that is printed. A run that
+has ended is never repeated, one that was interrupted goes on.
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ from launch.store.workspace import Workspace
 from launch.trials.place import on_workers, several_at_once
 from speaq import config as configs
 from speaq.config import Config, ConfigError
+from speaq.config.before_encoder import in_full
 from speaq.evaluation.bootstrap import (
     METRICS,
     ImageRecord,
@@ -250,7 +251,7 @@ class _Confirmation:
         snapshot = self.snapshot
         plan, entry = snapshot.plan, self._entry(trial)
         found = {} if entry.decoding is None else entry.decoding.found
-        config = configs.apply(plan.placed(config_of(plan, entry)), {"seed": seed, **found})
+        config = configs.apply(in_full(plan.placed(config_of(plan, entry))), {"seed": seed, **found})
         folder = _folder(snapshot, entry, seed)
         ended = files.read(folder / files.RESULT) is not None
         if ended and digest(_whole(configs.load(folder / "config.yaml"))) != digest(_whole(config)):

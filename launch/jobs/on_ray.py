@@ -28,6 +28,7 @@ from launch.search.placement import Placement
 from launch.search.promotions import Promotions
 from launch.search.searcher import Search, Starts
 from launch.store.workspace import Workspace
+from launch.trials.climb import climb_of
 from launch.trials.decoding import TRIED, Decodings
 from launch.trials.telemetry import SearchMetrics
 from launch.trials.trial import Job, Trial
@@ -71,7 +72,7 @@ class OnRay:
         (output / "trials").mkdir(exist_ok=True)
 
         def checkpoint(trial: str) -> object:
-            return self.here.last_checkpoint(output / "trials" / trial)
+            return self.here.checkpoint_of_trial(output / "trials" / trial)
 
         promotions = Promotions(plan, ledger.entries, checkpoint)
         if _is_done(plan, ledger, promotions):
@@ -202,6 +203,7 @@ class _Running:
             mark=None if url is not None else self.ledger.lock.token,  # at a URL, nodes have folders of their own
             source=source_digest(),
             decodings=self.decodings,
+            climb=climb_of(plan),
         )
 
     def _tuner(self, scratch: str, callbacks: list[tune.Callback]) -> tune.Tuner:

@@ -23,7 +23,7 @@ from speaq.files import atomic
 from speaq.files.locks import Gone, Taken
 from speaq.study import snapshot
 from speaq.study.budget import parse
-from speaq.study.changes import as_now, begins_with, found_data, with_start
+from speaq.study.changes import as_now, begins_with, found_data, with_features, with_start
 from speaq.study.creation import check_images, data_digest, feasible_on
 from speaq.study.extent import with_possible_trials, with_trials
 from speaq.study.file import Address, Study, check_new, keep, read
@@ -103,7 +103,8 @@ def resume(
         ConfigError: not a study, one that has changed, no such storage, or the study is running.
     """
     output = output.resolve()
-    study = with_trials(with_start(read(output / "study.yaml"), output, start), trials)
+    study = with_features(with_start(read(output / "study.yaml"), output, start), output)
+    study = with_trials(study, trials)
     where = found_data(study, output, data)
     begins = begins_with(study, output, needed=_has_to_begin(study, output, here))
     study = as_now(study, output, where, data_digest(where), begins, force)
@@ -113,7 +114,7 @@ def resume(
 def _has_to_begin(study: Study, folder: Path, here: Workspace) -> bool:
     """Whether a trial has yet to be asked for, or to come to its first checkpoint."""
     entries = snapshot.read(folder).entries
-    without = (e for e in entries if not e.ended and here.last_checkpoint(folder / "trials" / e.id) is None)
+    without = (e for e in entries if not e.ended and here.checkpoint_of_trial(folder / "trials" / e.id) is None)
     return len(entries) < study.plan.trials or any(without)
 
 

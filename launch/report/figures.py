@@ -175,7 +175,7 @@ def curves(series: Series) -> go.Figure:
             marker={"size": 4},
             showlegend=name is not None,
         )
-    return figure.update_layout(xaxis_title="step")
+    return figure.update_layout(xaxis_title=series.step_name)
 
 
 def parts(series: Series) -> go.Figure:

@@ -76,7 +76,7 @@ def _shown(board: Board) -> list[Entry]:
 
 
 def _lines(snapshot: Snapshot, entry: Entry) -> list[Line]:
-    return [line for line in read_lines(snapshot.trial_folder(entry) / "metrics.jsonl") if "train/loss" in line]
+    return [line for line in read_lines(snapshot.run_folder(entry) / "metrics.jsonl") if "train/loss" in line]
 
 
 def _row(trained: Trained) -> list[Any]:

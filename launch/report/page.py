@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import launch.report.html as html
-from launch.report import figures, health, png, tables
+from launch.report import climbs, figures, health, png, tables
 from launch.report.series import Series
 from speaq.config import ConfigError
 from speaq.config.user_groups import label
@@ -53,6 +53,8 @@ def _sections(snapshot: Snapshot, series: Series) -> Iterator[str]:
     if not board.finished:
         yield html.section("Result", html.text("No trial has finished yet: there is nothing to rank or to draw."))
     yield html.section("Leader board", *_leader_board(board, trials))
+    if board.ladder is not None:
+        yield html.section("Rungs", *climbs.rungs(board, board.ladder))
     yield html.section("Confirmed with other seeds", *tables.confirmed(snapshot))
     if board.finished:
         yield from _figures(snapshot, series)
@@ -87,8 +89,9 @@ def _leader_board(board: Board, trials: Sequence[TrialStatus]) -> list[str]:
     best, metrics = board.best, board.columns
     decoded = board.plan.objective if board.plan.settings.decoding else ()
 
-    def key(trial: TrialStatus) -> tuple[int, float]:
-        return ORDER.index(trial.state), -board.score(trial.metrics)
+    def key(trial: TrialStatus) -> tuple[int, int, float]:
+        rung = 0 if board.ladder is None else -board.ladder.reached(trial.step)
+        return ORDER.index(trial.state), rung, -board.score(trial.metrics)
 
     ranked = sorted(trials, key=key)
     rows, classes = [], []
@@ -99,7 +102,9 @@ def _leader_board(board: Board, trials: Sequence[TrialStatus]) -> list[str]:
         place = rank if trial.state == "finished" else None
         numbers = [trial.metrics.get(name) for name in metrics]
         numbers += [(trial.decoding or {}).get("trained", {}).get(name) for name in decoded]
-        rows.append([place, trial.trial, trial.label or "", trial.state, *numbers, trial.step, *values.values()])
+        rows.append(
+            [place, trial.trial, trial.label or "", trial.state, *numbers, trial.rung or trial.step, *values.values()]
+        )
         classes.append(f"{trial.label or ''} {'best' if best is not None and trial.trial == best.id else ''}")
     header = [
         "rank",
@@ -201,7 +206,7 @@ def _cost(snapshot: Snapshot, trials: Sequence[TrialStatus]) -> list[str]:
         cost = costs[t.trial]
         peak, waiting = cost.get("peak_memory_mib"), cost.get("data_wait_share")
         hours = t.seconds * share
-        rows.append([t.trial, t.label or "", t.state, t.step, t.max_steps, t.seconds, hours, peak, waiting])
+        rows.append([t.trial, t.label or "", t.state, t.rung or t.step, t.max_steps, t.seconds, hours, peak, waiting])
     return [html.facts(values), html.table(header, rows)]
 
 

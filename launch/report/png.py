@@ -76,7 +76,9 @@ def _draw_curves(axes: Any, series: Series) -> None:
         line = {"color": _colour(entry), "marker": ".", "linewidth": width, "zorder": order, "label": entry.label}
         axes.plot(*series.curve(entry), **line)
     axes.set(
-        title=f"Learning curves{f', {AS_TRAINED}' if series.decoded else ''}", xlabel="step", ylabel=series.ranked_by
+        title=f"Learning curves{f', {AS_TRAINED}' if series.decoded else ''}",
+        xlabel=series.step_name,
+        ylabel=series.ranked_by,
     )
     if any(entry.label and entry.reports for entry in series.board.entries):
         axes.legend(fontsize=8)

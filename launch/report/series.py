@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -50,8 +51,9 @@ class Series:
 
     @property
     def comparable(self) -> Sequence[Entry]:
-        """Trials whose metrics may be drawn beside each other: where trials are decoded, finished ones alone."""
-        return self.board.finished if self.board.plan.settings.decoding else self.board.entries
+        """Trials whose metrics may be drawn beside each other: finished ones alone where they are decoded, or climb."""
+        board = self.board
+        return board.finished if board.plan.settings.decoding or board.ladder is not None else board.entries
 
     @property
     def plane(self) -> tuple[str, str]:
@@ -81,9 +83,26 @@ class Series:
         return list(itertools.accumulate(scores, max))
 
     def curve(self, entry: Entry) -> tuple[list[int], list[float]]:
-        """The steps at which a trial was evaluated, and its scores there."""
-        steps = sorted(entry.reports)
-        return steps, [self.board.score(entry.reports[step]) for step in steps]
+        """The steps at which a trial was evaluated, and its scores there.
+
+        On a ladder a nan parts its two trainings, whose scores make no one line.
+        """
+        steps, ladder = sorted(entry.reports), self.board.ladder
+        scores = [self.board.score(entry.reports[step]) for step in steps]
+        kinds = [None if ladder is None else ladder.kind(step) for step in steps]
+        if kinds and kinds[0] != kinds[-1]:
+            place = kinds.index(kinds[-1])
+            steps.insert(place, steps[place - 1])
+            scores.insert(place, math.nan)
+        return steps, scores
+
+    @property
+    def step_name(self) -> str:
+        """What steps are of."""
+        ladder = self.board.ladder
+        if ladder is None or not ladder.from_features:
+            return "step"
+        return f"step (up to {ladder.from_features} from features, in full behind them)"
 
     @cached_property
     def study(self) -> optuna.Study:

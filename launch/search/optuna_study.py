@@ -23,11 +23,12 @@ from speaq.space import GROUPS
 from speaq.space.parameters import Choice, FloatRange, IntRange
 from speaq.study.board import as_trained
 from speaq.study.ledger import Entry
-from speaq.study.plan import Plan, excess
+from speaq.study.plan import Plan, excess, ladder_of
 from speaq.training.callbacks import is_number
 
 TRIAL = "trial"  # the user attribute that holds our id
 PROMOTIONS = "promotions"  # the one that says how often the trial went on after it was paused, where it did
+RUNG = "rung"  # the one that says how far a trial of a search with a ladder has come
 
 _STATES = {
     "finished": TrialState.COMPLETE,
@@ -105,6 +106,7 @@ def optuna_trial(entry: Entry, plan: Plan) -> FrozenTrial:
     steps = {
         step: value for step, metrics in entry.reports.items() if single and is_number(value := metrics.get(single))
     }
+    ladder = ladder_of(plan)
     said = {
         TRIAL: entry.id,
         PROMOTIONS: entry.promotions or None,
@@ -113,6 +115,7 @@ def optuna_trial(entry: Entry, plan: Plan) -> FrozenTrial:
         "protocol": entry.protocol,
         "reason": entry.reason,
         **_decoding(entry),
+        RUNG: None if ladder is None else ladder.text(entry.step),
     }
     trial = optuna.trial.create_trial(
         state=_state(entry, complete),

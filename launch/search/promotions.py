@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping
 from launch.search.rungs import PAUSING, rungs_of
 from speaq.study import results
 from speaq.study.ledger import Entry, Event
-from speaq.study.plan import Plan, max_steps
+from speaq.study.plan import Plan, length, max_steps
 
 log = logging.getLogger(__name__)
 
@@ -41,7 +41,7 @@ class Promotions:
         """Takes in a report that the ledger has."""
         values = results.values(entry.reports[step], self._plan.objective)
         if self._rungs is not None and values is not None:
-            share = step * self._plan.base.training.max_steps / max_steps(entry, self._plan)
+            share = step * length(self._plan) / max_steps(entry, self._plan)
             self._rungs.add(entry.id, share, values)
 
     def due(self) -> list[str]:

@@ -39,6 +39,17 @@ class Rungs:
         assert 1 <= brackets <= len(steps)
         self._max_steps, self._factor = max_steps, reduction_factor
         self._brackets: list[dict[float, Rung]] = [{step: {} for step in steps[n:]} for n in range(brackets)]
+        self._exact = False
+
+    @classmethod
+    def at(cls, steps: Sequence[float], max_steps: float, reduction_factor: float) -> Rungs:
+        """Rungs at steps that are named, rising, below `max_steps`: each takes values of its very step alone.
+
+        What is beyond a rung of a ladder can be of another kind of training.
+        """
+        made = cls(max_steps, steps[0], reduction_factor)
+        made._brackets, made._exact = [{step: {} for step in steps}], True
+        return made
 
     def judge(self, trial: str, step: float, values: Values, *, protected: bool = False) -> bool:
         """Takes values into account and says whether the trial goes on, or is paused.
@@ -57,6 +68,8 @@ class Rungs:
         bracket = self._bracket(trial)
         there = max((at for at in bracket if at <= step), default=None)
         if there is None or step >= self._max_steps or not all(map(math.isfinite, values)):
+            return None
+        if self._exact and step != there:
             return None
         if any(trial in rung for at, rung in bracket.items() if at >= there):
             return None
@@ -91,9 +104,14 @@ class Rungs:
 
 
 def rungs_of(settings: SearchConfig, max_steps: int, eval_every: int) -> Rungs | None:
-    """The rungs of asha or hyperband; None for another scheduler, or without a rung below `max_steps`."""
+    """The rungs of asha or hyperband; None for another scheduler, or without a rung below `max_steps`.
+
+    Those of a ladder are steps of its axis.
+    """
     if settings.scheduler not in PAUSING or not (steps := settings.rungs(max_steps, eval_every)):
         return None
+    if (ladder := settings.on_ladder(max_steps, eval_every)) is not None:
+        return Rungs.at(steps, ladder.length, settings.reduction_factor)
     brackets = (settings.brackets or len(steps)) if settings.scheduler == "hyperband" else 1
     return Rungs(max_steps, steps[0], settings.reduction_factor, brackets)
 

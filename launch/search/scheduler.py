@@ -31,7 +31,7 @@ class Stopping(FIFOScheduler):
         """
         Args:
             objective: the one or two metrics by which trials are judged.
-            max_steps: of the study's config, in which rungs are counted.
+            max_steps: of the study's config, in which rungs are counted; with a ladder those of its axis.
         """
         super().__init__()  # type: ignore[no-untyped-call]
         self._objective, self.max_steps = objective, max_steps
@@ -152,7 +152,8 @@ def make_scheduler(
         url: of that folder, where the search is at one.
     """
     if (halving := rungs_of(settings, max_steps, eval_every)) is not None:
-        return Halving(settings.objective, max_steps, halving)
+        ladder = settings.on_ladder(max_steps, eval_every)
+        return Halving(settings.objective, max_steps if ladder is None else ladder.length, halving)
     rungs = settings.rungs(max_steps, eval_every)
     match settings.scheduler:
         case "median" if rungs:

@@ -28,7 +28,7 @@ from speaq.evaluation.protocol import protocol_name
 from speaq.study.budget import Budget, BudgetSpent
 from speaq.study.errors import Halted, StorageLost
 from speaq.study.ledger import Entry, Event, Ledger, LedgerError, digest, digests
-from speaq.study.plan import MEMORY, Feasible, Listener, Plan, difference, excess, max_steps
+from speaq.study.plan import MEMORY, Feasible, Listener, Plan, difference, excess, ladder_of, max_steps
 from speaq.training.callbacks import is_number
 
 log = logging.getLogger(__name__)
@@ -142,7 +142,7 @@ class Search(Searcher):
                 state, why = _judged(self._plan, outcome)
                 self._end(entry, state, why, **outcome.row())
             case Stopped():
-                best = _best_report(entry, self._plan.base.training.best_metric)
+                best = _best_report(entry, self._plan)
                 self._end(entry, state_of_stopped(self._plan), None, **best)
             case Failed(reason):
                 self._end(entry, "failed", reason)
@@ -280,11 +280,14 @@ def _row(plan: Plan, proposal: Proposal) -> dict[str, Any]:
     return row | {name: value for name, value in said.items() if value is not None}
 
 
-def _best_report(entry: Entry, metric: str) -> dict[str, Any]:
-    """Of a trial that was stopped: the evaluation that its best checkpoint comes from."""
+def _best_report(entry: Entry, plan: Plan) -> dict[str, Any]:
+    """Of a trial that was stopped: the evaluation that its best checkpoint comes from, of its last training."""
     if not entry.reports:
         return {}
-    step = max(entry.reports, key=lambda s: _number(entry.reports[s].get(metric)))
+    ladder, metric = ladder_of(plan), plan.base.training.best_metric
+    last = None if ladder is None else ladder.kind(max(entry.reports))
+    steps = [step for step in entry.reports if ladder is None or ladder.kind(step) == last]
+    step = max(steps, key=lambda s: _number(entry.reports[s].get(metric)))
     return {"metrics": entry.reports[step], "best_step": step, "step": max(entry.reports)}
 
 

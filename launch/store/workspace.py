@@ -27,6 +27,7 @@ from launch.store.folder_copy import LAST, Copy
 from launch.store.remote import Store, StoreError, joined, local_name, parent
 from speaq.files.locks import Taken
 from speaq.study.errors import StorageLost
+from speaq.study.snapshot import FEATURES
 
 if TYPE_CHECKING:
     from speaq.study.snapshot import Snapshot
@@ -132,6 +133,10 @@ class Workspace:
             status = (run / LAST).stat()
             return status.st_mtime_ns, status.st_ino
         return None
+
+    def checkpoint_of_trial(self, trial: Path) -> tuple[int, ...] | None:
+        """What tells the last checkpoint of a trial, be it of its run from features, from those before."""
+        return self.last_checkpoint(trial) or self.last_checkpoint(trial / FEATURES)
 
     def saver(self, folder: Path) -> Callable[[], None]:
         """What to call once `folder` holds something that must not be lost with this machine: of a copy, it uploads."""

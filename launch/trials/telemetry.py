@@ -50,7 +50,8 @@ class RunMetrics:
     """A sink of the training loop, see `speaq.training.callbacks.Sink`."""
 
     def __init__(self, run: Path, config: Config) -> None:
-        """`run` is a trial's folder, STUDY/trials/NNNN, or that of a run on its own, which belongs to no study."""
+        """`run` is a folder STUDY/trials/NNNN, or of that trial's run from features, or of a run that is no trial."""
+        run = run.parent if run.parent.parent.name == "trials" else run
         of_study = run.parent.name == "trials"
         self._tags = {"study": run.parent.parent.name if of_study else "", "trial": run.name}
         self._batch_size = config.training.batch_size

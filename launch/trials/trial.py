@@ -27,6 +27,7 @@ from launch.store import workspace
 from launch.store.claim import claimed
 from launch.store.folder_copy import Copy
 from launch.store.remote import joined
+from launch.trials.climb import Climb, Training, trainings
 from launch.trials.code import check_code
 from launch.trials.decoding import Decodings, gain_text, on_a_worker
 from launch.trials.gpu import device_memory
@@ -64,6 +65,7 @@ class Job:
     mark: str | None = None  # token of the search's lock on the study's folder
     source: str | None = None  # digest of the code of the search
     decodings: Decodings | None = None  # that a trial tries when it has ended (search.decoding)
+    climb: Climb | None = None  # how trials come from features to full training, where the search has a ladder of both
 
     def folder(self, trial: str) -> Path:
         """Where the trial works on this node."""
@@ -119,6 +121,7 @@ class Run:
         whole = self._config["resources"]["gpus_per_worker"]
         self._shares_gpu = config.get("bundle", {}).get("GPU", whole) < whole  # others may be on it
         self._folder = job.folder(config["trial"])
+        self._training: Training | None = None  # at which it is
         self._copy: Copy | None = None
         self._start: Mapping[str, Any] | None = config.get("start")
         self._results: queue.Queue[dict[str, Any]] = queue.Queue()
@@ -192,9 +195,11 @@ class Run:
             self._job.check()
         except locks.Gone as away:
             return outcome_of(away, self._folder)
-        data = Path(self._job.data)
-        if not data.is_dir() or not any(data.iterdir()):
-            return outcome_of(locks.Gone(f"{data}: the data are not there any more ({error})"), self._folder)
+        features = None if self._training is None else self._training.config.training.features
+        for what, folder in (("data", self._job.data), ("features", features)):
+            if folder is not None and (not Path(folder).is_dir() or not any(Path(folder).iterdir())):
+                gone = f"{folder}: the {what} are not there any more ({error})"
+                return outcome_of(locks.Gone(gone), self._folder)
         return outcome_of(error, self._folder)
 
     def _save(self) -> None:
@@ -208,17 +213,18 @@ class Run:
             url = None if self._job.url is None else joined(self._job.url, parent)
             population.adopt(self._folder.parent / parent, step, self._folder, url)
         log.info("starts on %s, process %d", platform.node(), os.getpid())
-        config, result = self._train_in_parts(steps)
-        best = result["best"]
+        config, result = self._climb(steps)
+        assert self._training is not None
+        best, first = result["best"], self._training.first
         log.info("%s at step %d after %.0f s", result["status"], result["step"], result["seconds"])
         done = Finished(
             metrics=best["metrics"],
-            best_step=best["step"],
-            step=result["step"],
-            seconds=result["seconds"],
+            best_step=first + best["step"],
+            step=first + result["step"],
+            seconds=self._training.before + result["seconds"],
             cost={**device_memory(config), **result["cost"], "micro_batch_size": config.training.micro_batch_size},
         )
-        if self._job.decodings is None or result["status"] != "finished":
+        if self._job.decodings is None or result["status"] != "finished" or self._stopped:
             return done
         return self._decoded(done, self._job.decodings, config.resources, steps)
 
@@ -242,12 +248,21 @@ class Run:
         seconds, told = done.seconds + found.decoding.seconds, found.decoding.model_dump()
         return replace(done, metrics=found.metrics, seconds=seconds, decoding=told)
 
-    def _train_in_parts(self, steps: Progress) -> tuple[Config, dict[str, Any]]:
+    def _climb(self, steps: Progress) -> tuple[Config, dict[str, Any]]:
+        """Trains once, or from features and then in full; returns config and result of the last training."""
+        for training in trainings(self._job.climb, configs.from_dict(self._config), self._folder):
+            self._training = training
+            found = self._train_in_parts(training, steps)
+            if self._stopped:
+                break
+        return found
+
+    def _train_in_parts(self, training: Training, steps: Progress) -> tuple[Config, dict[str, Any]]:
         """Where the study allows it, and the memory is not that of others as well; else as the config says."""
-        config = configs.from_dict(self._config)
+        config, folder = training.config, training.folder
         calls = Callbacks(self._report, self._save, steps, interrupted=lambda: self._terminated)
         train = functools.partial(
-            train_trial, data=Path(self._job.data), folder=self._folder, calls=calls, train=self._job.train, placed=True
+            train_trial, data=Path(self._job.data), folder=folder, calls=calls, train=self._job.train, placed=True
         )
         in_parts = self._job.in_parts and not self._shares_gpu
         return train_in_parts(config, train) if in_parts else (config, train(config))
@@ -256,6 +271,8 @@ class Run:
         if self._stopped:
             raise StopTraining
         self._job.check()
+        assert self._training is not None
+        ends, step = step == self._training.last, self._training.first + step
         if step == self._last.get("step"):  # after a failure for memory, training reports where it goes on from, again
             return
         shown = (f"{name} {value:.4f}" for name, value in metrics.items() if value is not None)
@@ -265,5 +282,5 @@ class Run:
         self._waits = True
         self._results.put(self._last)
         self._go.acquire()
-        if self._stopped:
+        if self._stopped or ends:
             raise StopTraining

@@ -21,7 +21,7 @@ from speaq.study import board, seal
 from speaq.study.board import Board, TrialStatus, as_trained, starving
 from speaq.study.decoding import AS_TRAINED
 from speaq.study.ledger import Entry
-from speaq.study.plan import Listener, Plan, max_steps
+from speaq.study.plan import Listener, Plan, length, max_steps
 from speaq.study.snapshot import Snapshot
 
 FAILURES = 5  # shown while a search runs: the last ones
@@ -78,6 +78,8 @@ def _trial_json(snapshot: Snapshot, trial: TrialStatus) -> dict[str, Any]:
     content = {**dataclasses.asdict(trial), "starving_groups": starving(snapshot, trial.trial)}
     if not snapshot.plan.settings.decoding:
         del content["decoding"]
+    if trial.rung is None:
+        del content["rung"]
     return content
 
 
@@ -91,7 +93,7 @@ def trial_table(trials: Sequence[TrialStatus], objective: Sequence[str]) -> Tabl
             values += [(t.decoding or {}).get("trained", {}).get(name) for name in objective]
         numbers = ("-" if value is None else f"{value:.4f}" for value in values)
         eta = "" if t.eta_seconds is None else f"{t.eta_seconds:.0f} s"
-        rows.append((t.trial, t.label or "", t.state, f"{t.step}/{t.max_steps}", f"{t.seconds:.0f}", eta, *numbers))
+        rows.append((t.trial, t.label or "", t.state, t.steps_text, f"{t.seconds:.0f}", eta, *numbers))
     return table(("trial", "", "state", "step", "s", "ETA", *objective, *decoded), rows, left=3)
 
 
@@ -113,7 +115,7 @@ def print_trials(entries: Sequence[Entry], plan: Plan) -> None:
             entry.remark,
             entry.state,
             *(_number(made.rows[row][name]) for name in (*columns, *decoded)),
-            entry.step,
+            made.steps_text(entry),
             f"{entry.seconds:.0f}",
             _parameters_text(made.parameters[entry.id], plan) + _decoding_text(entry),
         )
@@ -223,7 +225,7 @@ class Lines:
             values += f" ({plan.objective[0]} {trained:.3f} {AS_TRAINED})"
         parts = [
             f"{entry.id}{' ' + entry.label if entry.label else ''} {event}",
-            f"step {entry.step}/{max_steps(entry, plan)}",
+            f"step {entry.step}/{max_steps(entry, plan)}" if made.ladder is None else made.steps_text(entry),
             entry.reason or values,
             f"{sum(e.ended for e in entries)}/{plan.trials} trials",
         ]
@@ -235,7 +237,7 @@ class Lines:
     def _eta(self, snapshot: Snapshot) -> str:
         plan, entries = snapshot.plan, snapshot.entries
         to_come = max(plan.trials - len(entries), 0)
-        total = sum(max_steps(e, plan) for e in entries) + to_come * plan.base.training.max_steps
+        total = sum(max_steps(e, plan) for e in entries) + to_come * length(plan)
         done, elapsed = _work(snapshot), time.monotonic() - self._begin
         fresh = done - self._work_before
         if fresh <= 0:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from speaq.config.config import Config, flatten, to_dict
+from speaq.config.config import Config, apply, flatten, to_dict
 
 # How a picture comes to the network, and the shape of backbone and encoder.
 TRANSFORM = (
@@ -45,3 +45,15 @@ def without_effect(config: Config) -> Mapping[str, str]:
     if "backbone" in config.model.frozen:
         found |= dict.fromkeys(OF_BACKBONE, "it acts on the backbone alone, which is frozen (model.frozen)")
     return found
+
+
+def from_features(config: Config, folder: str) -> Config:
+    """The config of a training from stored features, what they replace frozen. Raises ConfigError."""
+    return apply(config, {"training.features": folder, "model.frozen": ["backbone", "encoder"]})
+
+
+def in_full(config: Config) -> Config:
+    """The config of a training from the photos where `config` trains from features; else as it is."""
+    if config.training.features is None:
+        return config
+    return apply(config, {"training.features": None, "model.frozen": []})

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 
 from speaq import config as configs
 from speaq.config import Config, ConfigError, InferenceConfig
-from speaq.config.before_encoder import without_effect
+from speaq.config.before_encoder import from_features, without_effect
 from speaq.space.parameters import Choice, Parameter, Plain, identity
 from speaq.space.points import all_completed, check_value
 from speaq.space.space import Space, Values
@@ -36,9 +36,10 @@ def check(space: Space, config: Config) -> None:
     """Raises ConfigError, naming key, rule and value, unless every value of the space is possible in some trial."""
     base = space.base(config)
     _check_search(space, base)
+    cheap = base if space.search.features is None else from_features(base, space.search.features)
     for key, parameter in space.parameters.items():
         _check_key(key, "parameters")
-        for prefix, reason in {**_NOT_SEARCHED, **without_effect(base)}.items():
+        for prefix, reason in {**_NOT_SEARCHED, **without_effect(cheap)}.items():
             if key.startswith(prefix):
                 raise ConfigError(f"space: parameters: {key}: {reason} (set it under `fixed`)")
         _check_conditions(key, space.parameters)
@@ -92,6 +93,8 @@ def _check_search(space: Space, base: Config) -> None:
         _check_sampler(search.sampler, space.parameters)
     if search.scheduler == "pbt":
         _check_schedule(space.parameters, base)
+    if search.ladder and "training.max_steps" in space.parameters:
+        raise ConfigError("space: training.max_steps: the rungs of search.ladder are shares of it; fix it")
 
 
 def _check_sampler(sampler: str, parameters: Mapping[str, Parameter]) -> None:

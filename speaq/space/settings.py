@@ -8,6 +8,7 @@ from typing import Any, Literal
 from pydantic import Field, field_validator, model_validator
 
 from speaq.config import ConfigError, Section
+from speaq.space.ladder import Climb, Ladder, Rung, check_rungs, on_axis
 from speaq.space.parameters import Plain
 
 Prior = Literal["published", "none"] | dict[str, Plain]
@@ -92,6 +93,20 @@ class SearchConfig(Section):
         0.25, gt=0, le=0.5, description="pbt: share of the trials at a step that is replaced, and that is copied"
     )
 
+    ladder: list[Rung] = Field(
+        default=[],
+        description="asha: rungs from cheap to dear at which trials are judged, first from stored features, then in "
+        "full; empty: by grace_steps",
+    )
+    climb: Climb = Field(
+        "again",
+        description="ladder: how a trial comes from features to full training: from the start of all trials again, or "
+        "on from its own weights with nothing frozen",
+    )
+    features: str | None = Field(
+        None, description="ladder: folder that `speaq cache` made; null: the config's training.features"
+    )
+
     @field_validator("prior", mode="before")
     @classmethod
     def _check_prior(cls, value: Any) -> Any:
@@ -119,15 +134,40 @@ class SearchConfig(Section):
         for knob, users in _SCHEDULER_KNOBS.items():
             if self.scheduler not in users and getattr(self, knob) != SearchConfig.model_fields[knob].default:
                 raise ValueError(f"{knob} has no effect with scheduler: {self.scheduler} ({', '.join(users)} use it)")
+        self._check_ladder()
         return self
+
+    def _check_ladder(self) -> None:
+        """Raises ValueError for a ladder that cannot be climbed, and for knobs that would have no effect."""
+        for knob in ("climb", "features"):
+            if not self.uses_features and getattr(self, knob) != SearchConfig.model_fields[knob].default:
+                raise ValueError(f"{knob} has no effect without a ladder that has rungs from features")
+        if not self.ladder:
+            return
+        if self.scheduler != "asha":
+            raise ValueError(f"ladder: scheduler: {self.scheduler} does not climb it; asha does")
+        if self.grace_steps is not None:
+            raise ValueError("grace_steps has no effect with a ladder, which names all rungs")
+        check_rungs(self.ladder)
+
+    @property
+    def uses_features(self) -> bool:
+        """Whether trials are trained from features first."""
+        return any(rung.features for rung in self.ladder)
+
+    def on_ladder(self, max_steps: int, eval_every: int) -> Ladder | None:
+        """The rungs of a ladder with their steps; None without one. Raises ConfigError."""
+        return on_axis(self.ladder, max_steps, eval_every) if self.ladder else None
 
     def rungs(self, max_steps: int, eval_every: int) -> list[int]:
         """Steps at which asha or pbt judges, below `max_steps`, from the first of any scheduler; empty without one.
 
-        Raises ConfigError.
+        Those of a ladder are on its axis. Raises ConfigError.
         """
         if self.scheduler == "none":
             return []
+        if (ladder := self.on_ladder(max_steps, eval_every)) is not None:
+            return ladder.judged
         if self.scheduler == "pbt":
             every = self.perturb_steps or max(1, round(max_steps / 5 / eval_every)) * eval_every
             if every >= max_steps or every % eval_every:

@@ -13,12 +13,13 @@ from typing import Any
 from speaq import config as configs
 from speaq.config import Config
 from speaq.files.atomic import write_text
+from speaq.space.ladder import Ladder
 from speaq.study import results
 from speaq.study.budget import Kind, device_seconds
 from speaq.study.decoding import AS_TRAINED
 from speaq.study.ledger import MAX_NUMBER, STOPPED, Entry
-from speaq.study.plan import Plan, max_steps
-from speaq.study.snapshot import Snapshot
+from speaq.study.plan import Plan, ladder_of, max_steps
+from speaq.study.snapshot import FEATURES, Snapshot
 from speaq.training.callbacks import Metrics
 from speaq.training.metrics import read_lines
 
@@ -46,6 +47,15 @@ class Board:
     def columns(self) -> list[str]:
         """Names of the metrics that a table has; objectives come first where they are not among the usual ones."""
         return results.metric_columns(self.plan)
+
+    @cached_property
+    def ladder(self) -> Ladder | None:
+        """The ladder of the search, whose axis steps are then counted on; None without one."""
+        return ladder_of(self.plan)
+
+    def steps_text(self, entry: Entry) -> str:
+        """How far a trial has come: `240`, or on a ladder `features 120/360`."""
+        return str(entry.step) if self.ladder is None else self.ladder.text(entry.step)
 
     @cached_property
     def finished(self) -> list[Entry]:
@@ -107,6 +117,7 @@ class Board:
                 **self._decoding(entry),
                 "best_step": entry.best_step,
                 "steps": entry.step,
+                **({} if self.ladder is None else {"rung": self.ladder.text(entry.step)}),
                 "seconds": round(entry.seconds, 1),
                 **{name: entry.cost.get(name) for name in COSTS},
                 "attempts": entry.attempts,
@@ -212,6 +223,12 @@ class TrialStatus:
     reason: str | None
     promotions: int = 0  # times that it went on after it was paused
     decoding: dict[str, Any] | None = None  # at which `metrics` were judged, see `speaq.study.decoding`
+    rung: str | None = None  # on a ladder: `features 120/360`, what `step` is of the training that it belongs to
+
+    @property
+    def steps_text(self) -> str:
+        """`120/360`, on a ladder with the kind of its rung."""
+        return self.rung or f"{self.step}/{self.max_steps}"
 
 
 @dataclass(frozen=True)
@@ -244,10 +261,10 @@ def trial_statuses(snapshot: Snapshot) -> list[TrialStatus]:
 def _status(snapshot: Snapshot, entry: Entry) -> TrialStatus:
     state: str = entry.state
     step, seconds, full = entry.step, entry.seconds, max_steps(entry, snapshot.plan)
-    eta = None
+    eta, ladder = None, ladder_of(snapshot.plan)
     if state == "running":
         state = "running" if snapshot.active else "interrupted"
-        step, seconds = _progress(snapshot.trial_folder(entry), step, seconds)
+        step, seconds = _progress(snapshot, entry)
         if snapshot.active and step > entry.first_step:
             eta = round((full - step) * seconds / (step - entry.first_step), 1)
     metrics = entry.metrics if entry.ended else entry.reports.get(entry.step, {})
@@ -264,23 +281,28 @@ def _status(snapshot: Snapshot, entry: Entry) -> TrialStatus:
         reason=entry.reason or None,
         promotions=entry.promotions,
         decoding=None if entry.decoding is None else entry.decoding.model_dump(mode="json"),
+        rung=None if ladder is None else ladder.text(step),
     )
 
 
-def _progress(folder: Path, step: int, seconds: float) -> tuple[int, float]:
-    """The last step and training time that a run has written, where it is further than its last report."""
+def _progress(snapshot: Snapshot, entry: Entry) -> tuple[int, float]:
+    """The last step and training time that a trial's run has written, where it is further than its last report."""
+    folder, ladder = snapshot.run_folder(entry), ladder_of(snapshot.plan)
+    first = 0 if ladder is None or folder.name == FEATURES else ladder.from_features
+    before = entry.seconds_at.get(first, 0.0)
     for line in reversed(read_lines(folder / "metrics.jsonl", RECENT)):
         at, spent = line.get("step"), line.get("train/seconds", line.get("val/seconds"))
-        if type(at) is not int or at <= step:
+        if type(at) is not int or first + at <= entry.step:
             break
         if isinstance(spent, int | float) and 0 <= spent < MAX_NUMBER:
-            return at, spent
-    return step, seconds
+            return first + at, before + spent
+    return entry.step, entry.seconds
 
 
 def starving(snapshot: Snapshot, trial: str) -> int:
     """How many predicate groups of a trial starved when it last logged a step (`speaq.training.health`)."""
-    for line in reversed(read_lines(snapshot.folder / "trials" / trial / "metrics.jsonl", RECENT)):
+    entry = next(entry for entry in snapshot.entries if entry.id == trial)
+    for line in reversed(read_lines(snapshot.run_folder(entry) / "metrics.jsonl", RECENT)):
         number = line.get("train/starving_groups")
         if isinstance(number, int | float) and 0 <= number < MAX_NUMBER:
             return int(number)

@@ -9,8 +9,10 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from speaq.config import ConfigError
+from speaq.data import DataError
 from speaq.study.creation import look_again
 from speaq.study.file import Study
+from speaq.study.plan import with_settings
 from speaq.training import origins
 from speaq.training.environment import versions
 
@@ -33,6 +35,28 @@ def with_start(study: Study, home: Path, given: Path | None) -> Study:
     found = origins.with_found_start(plan.placed(plan.base), home, study.start_digest)
     named = None if found in (None, plan.base) else origins.start(found)
     return study if named is None else dataclasses.replace(study, plan=dataclasses.replace(plan, start=named[1]))
+
+
+def with_features(study: Study, home: Path) -> Study:
+    """The study with the features of its ladder where they are now: where they were, or moved with `home`.
+
+    Where they are gone it stays as it is: a trial that needs them says so.
+    """
+    named = study.plan.settings.features
+    found = None if named is None else origins.find(Path(named), home, lambda path: _are_features(path, study))
+    if found is None or str(found) == named:
+        return study
+    space = with_settings(study.plan.space, features=str(found))
+    return dataclasses.replace(study, plan=dataclasses.replace(study.plan, space=space))
+
+
+def _are_features(path: Path, study: Study) -> bool:
+    from speaq.data.features import read_header  # with torch
+
+    try:
+        return read_header(path).data == study.data_digest
+    except DataError:
+        return False
 
 
 def begins_with(study: Study, home: Path, *, needed: bool) -> str | None:

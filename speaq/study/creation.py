@@ -18,6 +18,7 @@ from speaq.space.checks import check
 from speaq.space.points import all_completed
 from speaq.study import plan as plans
 from speaq.study.earlier import check_followed, with_sources
+from speaq.study.features import check_features, with_features
 from speaq.study.file import TRAIN, Study
 from speaq.study.ledger import digest
 from speaq.study.plan import Feasible, Plan, with_settings
@@ -49,31 +50,31 @@ def create(
     Raises:
         ConfigError, DataError: config, space, objective or data cannot be used, alone or together.
     """
-    space = asked = space.without(list(overrides))
+    space, config = with_features(space.without(list(overrides)), config)
     _check_trained(space)
     check(space, config)
     check_followed(space.search, earlier)
-    ours = train == TRAIN  # what another training function can do with the data is its own affair
+    asked, ours = space, train == TRAIN  # what another training function can do with the data is its own affair
     feasibility = feasibility_on(data) if ours else None
     if feasibility is not None:
         space = feasibility.narrowed(space)
     base = with_absolute_paths(space.base(config))
     origins.check_frozen(base)
     check_groups(base, space, data)
+    check_features(base, space.search.features if ours else None, data)
     names = plans.objectives(objective or space.search.objective, base)
     if len(names) == 1:  # the checkpoint that a trial keeps is the one that the search compares
         base = configs.apply(base, {"training.best_metric": names[0]})
     space = space.with_search({"objective": list(names)}, "--objective")  # refused where the sampler takes one alone
     space = with_settings(space, trials=trials or space.search.trials)
     _check_decoding(space, data, base, train)
-    plan = Plan(base, space, _references(base, names, space, feasibility))
     feasible: Feasible = (lambda config: None) if feasibility is None else feasibility.check
-    known_as = data_digest(data)
+    plan, known_as = Plan(base, space, _references(base, names, space, feasibility)), data_digest(data)
     plan = with_sources(with_points(plan, asked, feasible), earlier, known_as, feasible)
     if space.search.sampler == "grid":
         plans.grid(space, base, space.search.seed)
-    seen = look_again(data, {})[0]
-    return Study(plan, data.resolve(), known_as, origins.start_digest(base), versions(), train, seen=seen)
+    start, seen = origins.start_digest(base), look_again(data, {})[0]
+    return Study(plan, data.resolve(), known_as, start, versions(), train, seen=seen)
 
 
 def _check_trained(space: Space) -> None:

@@ -72,6 +72,7 @@ class Entry:
     cost: Metrics = field(default_factory=dict)  # of a run's result: peak_memory_mib, data_wait_share, latency_ms, …
     decoding: Decoding | None = None  # at which `metrics` were judged; None: as trained, on all images
     asked: float = 0.0  # Unix time
+    seconds_at: dict[int, float] = field(default_factory=dict)  # step of a report → `seconds` then
     start: Mapping[str, Any] | None = None  # pbt: {trial, step} whose checkpoint it began from, instead_of whom
     origin: str | None = None  # where its values come from; None: from the sampler, or it is a reference
 
@@ -154,6 +155,7 @@ class Rows:
             entry.reports[row["step"]] = row["metrics"]
             entry.step = row["step"]
             entry.seconds = entry.seconds_before + row.get("seconds", entry.seconds - entry.seconds_before)
+            entry.seconds_at[row["step"]] = entry.seconds
         elif event == "promoted":
             if entry.state != "paused":
                 raise ValueError(f"trial {trial} is promoted but not paused")

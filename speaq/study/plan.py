@@ -14,6 +14,7 @@ from speaq import config as configs
 from speaq.config import Config, ConfigError
 from speaq.data import DataError
 from speaq.space import SearchConfig, Space
+from speaq.space.ladder import Ladder
 from speaq.space.parameters import Plain
 from speaq.study.ledger import Entry, digest, known_as
 from speaq.study.source import Source
@@ -105,9 +106,21 @@ def most_trials(plan: Plan, known: Collection[str], feasible: Feasible = lambda 
     return min(len(found), max(plan.trials, len(known)))
 
 
+def ladder_of(plan: Plan) -> Ladder | None:
+    """The ladder of a study with its steps; None without one."""
+    training = plan.base.training
+    return plan.settings.on_ladder(training.max_steps, training.eval_every)
+
+
+def length(plan: Plan) -> int:
+    """Steps of a trial of the study's config when it is not stopped; on a ladder those from features are among them."""
+    ladder = ladder_of(plan)
+    return plan.base.training.max_steps if ladder is None else ladder.length
+
+
 def max_steps(entry: Entry, plan: Plan) -> int:
     """Steps of the trial when it is not stopped."""
-    steps: int = entry.overrides.get(MAX_STEPS, plan.base.training.max_steps)
+    steps: int = entry.overrides.get(MAX_STEPS, length(plan))
     return steps
 
 

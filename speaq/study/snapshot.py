@@ -12,6 +12,8 @@ from speaq.study.file import Study
 from speaq.study.ledger import Entry, Ledger, read_rows
 from speaq.study.plan import Plan
 
+FEATURES = "features"  # in a trial's folder: its run from stored features, where the search has a ladder
+
 
 @dataclass(frozen=True)
 class Snapshot:
@@ -34,8 +36,14 @@ class Snapshot:
         return common_protocol(entry.protocol for entry in self.entries)
 
     def trial_folder(self, entry: Entry) -> Path:
-        """The run folder of a trial, which is there once the trial has begun."""
+        """The folder of a trial, which is there once the trial has begun."""
         return self.folder / "trials" / entry.id
+
+    def run_folder(self, entry: Entry) -> Path:
+        """The folder of the run that a trial is at: its own, or that of its run from features until another begins."""
+        trial = self.trial_folder(entry)
+        below = trial / FEATURES
+        return below if below.exists() and not (trial / "config.yaml").exists() else trial
 
 
 def at_work(folder: Path, study: Study, ledger: Ledger) -> Snapshot:

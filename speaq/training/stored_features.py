@@ -14,8 +14,10 @@ from speaq.config.before_encoder import made_with
 from speaq.data import photo_digest
 from speaq.data.features import FILE, Header, StoredSplit, read_header
 from speaq.data.records import Split, VisualGenome
+from speaq.data.visual_genome import open_data
 from speaq.model.speaq import Network
 from speaq.training.step import Run
+from speaq.training.tasks import make_task
 
 
 def frozen_digest(model: Network) -> str:
@@ -54,6 +56,16 @@ def with_features(run: Run) -> tuple[Split, Split]:
         stored.to(run.device)
         found.append(replace(split, features=stored))
     return found[0], found[1]
+
+
+def check_folder(config: Config, data: Path) -> None:
+    """Looks at the features of a config as a run would that begins now. Raises ConfigError, DataError."""
+    assert config.training.features is not None
+    folder, vg = Path(config.training.features), open_data(data, log=lambda line: None)
+    header = read_header(folder)
+    model = make_task("speaq", config, vg, vg.split("train", config.data)).model
+    assert isinstance(model, Network)
+    check(folder, header, config, vg, frozen_digest(model))
 
 
 def check(folder: Path, header: Header, config: Config, vg: VisualGenome, weights: str) -> None:
