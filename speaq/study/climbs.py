@@ -66,7 +66,7 @@ def in_trainings(board: Board, ladder: Ladder) -> float | None:
 def _seconds(entry: Entry, ladder: Ladder) -> list[float]:
     """What a trial has cost on its way to each rung from the one below; together all that it has cost."""
     ends = [min(entry.seconds_at.get(place.at, entry.seconds), entry.seconds) for place in ladder.places[:-1]]
-    return np.diff([0.0, *ends, entry.seconds]).tolist()
+    return [float(spent) for spent in np.diff([0.0, *ends, entry.seconds])]
 
 
 def _agreement(board: Board, place: Place) -> tuple[int, Tau | None]:

@@ -84,7 +84,7 @@ def test_trials_climb_from_features_to_full_training(
     assert study.plan.base.training.features is None
     assert study.plan.base.model.frozen == ()
     entries = {entry.id: entry for entry in tune.start(study, tmp_path / "study")}
-    assert {entry.state for entry in entries.values()} == {"finished", "paused"}, [e.reason for e in entries.values()]
+    assert {entry.state for entry in entries.values()} <= {"finished", "paused"}, [e.reason for e in entries.values()]
     published = entries["0000"]
     assert (published.state, published.step, sorted(published.reports)) == ("finished", 12, [3, 6, 9, 12])
     trial = tmp_path / "study" / "trials" / "0000"

@@ -16,7 +16,7 @@ from launch.report.climbs import rungs
 from launch.report.page import write_report
 from launch.search import messages
 from launch.search.messages import Finished, Report
-from launch.search.scheduler import make_scheduler
+from launch.search.scheduler import Halving, make_scheduler
 from speaq.study import board, snapshot
 from speaq.study.board import Board
 from speaq.study.climbs import Climbed, climbed, in_trainings
@@ -39,8 +39,10 @@ class Climbing(Fake):
 
     def __init__(self, plan: Plan, folder: Path) -> None:
         super().__init__(plan, folder, checkpoint=lambda trial: 1)
-        self.scheduler: Any = make_scheduler(plan.settings, 90, 10, folder / "trials")
-        self.scheduler.replay(self.ledger.entries.values())
+        scheduler = make_scheduler(plan.settings, 90, 10, folder / "trials")
+        assert isinstance(scheduler, Halving)
+        self.scheduler: Any = scheduler
+        scheduler.replay(self.ledger.entries.values())
 
     def run(self, name: str, value: float) -> None:
         entry = self.entry(name)
