@@ -1,4 +1,4 @@
-"""`python -m tests.golden DIR [--group G2] [--verbose]`: compares speaq with the reference's numbers."""
+"""`python -m tests.golden DIR [--group G2] [--device cuda] [--verbose]`: compares with the reference's numbers."""
 
 from __future__ import annotations
 
@@ -17,10 +17,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.golden", description=__doc__)
     parser.add_argument("directory", type=Path, metavar="DIR", help="folder with index.json and the cases' files")
     parser.add_argument("--group", help="run one group only, such as G2")
+    parser.add_argument("--device", default="cpu", help="where networks and losses compute (default: cpu)")
     parser.add_argument("--verbose", action="store_true", help="print every comparison")
     options = parser.parse_args(arguments)
     try:
-        return run_all(options.directory, options.group, options.verbose)
+        return run_all(options.directory, options.group, options.verbose, device=options.device)
     except GoldenError as error:
         print(error, file=sys.stderr)
         return EXIT_USAGE

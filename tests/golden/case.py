@@ -56,6 +56,7 @@ class Case:
     file: Path
     config: Mapping[str, Any]
     notes: str = ""
+    device: str = "cpu"  # where networks and losses compute; files and statistics stay on the host
 
     @cached_property
     def arrays(self) -> dict[str, NDArray[Any]]:
@@ -69,7 +70,12 @@ class Case:
         return json.loads(self.file.read_text(encoding="utf-8"))
 
     def tensor(self, name: str) -> Tensor:
+        """An array, on the host."""
         return torch.from_numpy(self.arrays[name].copy())
+
+    def on_device(self, name: str) -> Tensor:
+        """An array, on the case's device."""
+        return self.tensor(name).to(self.device)
 
 
 @dataclass(frozen=True)

@@ -68,7 +68,7 @@ def check_groups(case: Case, model: SpeaQ, config: TrainingConfig) -> list[Check
 def check_clipping(case: Case, config: TrainingConfig, expected: dict[str, Any]) -> Check:
     """The norm is the L2 norm of all gradients together."""
     assert (expected["CLIP_TYPE"], expected["NORM_TYPE"]) == ("full_model", 2.0)
-    model = torch.nn.Linear(3, 4).double()
+    model = torch.nn.Linear(3, 4).double().to(case.device)
     for parameter in model.parameters():
         parameter.grad = torch.ones_like(parameter)
     clip_gradients(model, config)

@@ -11,11 +11,10 @@ from torch import Tensor
 from speaq.config import TrainingConfig
 from speaq.losses import RELATION_NAMES, SpeaQLoss, named_parts
 from speaq.model.speaq import SpeaQ
-from speaq.targets import join, make_target
 from speaq.training.step import clip_gradients, make_optimizer, set_learning_rate
 from tests.golden.case import TOLERANCES, Case, Check, compare
 from tests.golden.g3 import make_criterion
-from tests.golden.reference_model import build_model, load_weights, pad, samples_of
+from tests.golden.reference_model import build_model, inputs, load_weights, samples_of, targets
 from tests.helpers.reference_files import to_reference
 
 
@@ -23,7 +22,7 @@ def run(case: Case) -> list[Check]:
     model = build_model(case.config, case.arrays["in.fg_rel_count"].shape[0] - 1)
     load_weights(case, model)
     before = {name: value.clone() for name, value in to_reference(dict(model.named_parameters())).items()}
-    criterion = make_criterion(case.config, case.tensor("in.fg_rel_count"))
+    criterion = make_criterion(case.config, case.on_device("in.fg_rel_count"))
     history = train(case, model.train(), criterion)
     after = to_reference(dict(model.named_parameters()))
     names = case.config["parameter_names"]
@@ -66,8 +65,8 @@ def train(case: Case, model: SpeaQ, criterion: SpeaQLoss) -> dict[str, list[floa
     for step in range(config.max_steps):
         samples = samples_of(case, f"in.batch{step % settings['batches']}.")
         set_learning_rate(optimizer, step, config)
-        outputs = model(*pad(samples))
-        total, parts = criterion(outputs, join([make_target(sample) for sample in samples]))
+        outputs = model(*inputs(case, samples))
+        total, parts = criterion(outputs, targets(case, samples))
         optimizer.zero_grad()
         total.backward()
         norm, _ = clip_gradients(model, config)

@@ -84,7 +84,7 @@ def check_costs(case: Case, image: int, cost: NDArray[np.float64], repeats: Tens
     query, relation = (case.arrays[f"out.{image}.{name}"] for name in ("query_index", "original_relation"))
     found = [("matched_cost", cost[relation, query])]
     if f"out.{image}.cost" in case.arrays:
-        found.append(("cost", np.repeat(cost, repeats.numpy(), axis=0).T))
+        found.append(("cost", np.repeat(cost, repeats.cpu().numpy(), axis=0).T))
     checks = []
     for name, ours in found:
         theirs = case.arrays[f"out.{image}.{name}"]
@@ -105,10 +105,10 @@ def costs_and_sums(
     blocks = blocks_of(groups, truth, case)
     mask = outside_cost(blocks.group_of_row, blocks)
     layers = comparison.cost[-1:] if config.independent else comparison.cost
-    cost = layers.double().sum(0).numpy() + mask  # once, however many layers are summed
+    cost = layers.double().sum(0).cpu().numpy() + mask  # once, however many layers are summed
     sums: list[Tensor | None] = [None] * len(targets)
     if config.scheme == "dynamic":
-        outside = torch.from_numpy(mask > 0) if groups else None
+        outside = torch.from_numpy(mask > 0).to(case.device) if groups else None
         best = best_sum(quality(comparison, config, outside), config.max_repeats)[-1]
         sums = [*split_by_counts(best, truth.counts)]
     return np.split(cost, np.cumsum(truth.counts)[:-1]), sums
@@ -119,7 +119,7 @@ def blocks_of(groups: PredicateGroups | None, truth: Truth, case: Case) -> Block
         return Blocks(
             np.zeros(len(truth.image), dtype=np.int64), (0, case.arrays["in.outputs.relation_boxes"].shape[1])
         )
-    group_of_row = np.asarray(groups.group_of_predicate)[truth.classes[2].numpy()]
+    group_of_row = np.asarray(groups.group_of_predicate)[truth.classes[2].cpu().numpy()]
     return Blocks(group_of_row, tuple(case.config["MODEL.DETR.MULTIPLY_QUERY"] * b for b in groups.bounds))
 
 
@@ -158,9 +158,9 @@ def read_outputs(case: Case, aux: bool) -> LayerOutputs:
     """The matched layer last, after the earlier ones where they are wanted and stored."""
 
     def layers(name: str) -> Tensor:
-        last = case.tensor(f"in.outputs.{name}")[None]
+        last = case.on_device(f"in.outputs.{name}")[None]
         stored = f"in.outputs.aux.{name}"
-        return torch.cat((case.tensor(stored), last)) if aux and stored in case.arrays else last
+        return torch.cat((case.on_device(stored), last)) if aux and stored in case.arrays else last
 
     return LayerOutputs(**{field: layers(name) for field, name in OUTPUTS.items()})
 
@@ -170,5 +170,5 @@ def read_targets(case: Case) -> list[Target]:
     for image in range(case.config["batch"]):
         prefix = f"in.targets.{image}."
         names = ("combined_labels", "combined_boxes", "image_relations", "relation_boxes")
-        targets.append(Target(*(case.tensor(prefix + name) for name in names)))
+        targets.append(Target(*(case.on_device(prefix + name) for name in names)))
     return targets

@@ -28,7 +28,7 @@ def run(case: Case) -> list[Check]:
 
 
 def check_losses(case: Case) -> list[Check]:
-    outputs, criterion = read_outputs(case, aux=True), make_criterion(case.config, case.tensor("in.fg_rel_count"))
+    outputs, criterion = read_outputs(case, aux=True), make_criterion(case.config, case.on_device("in.fg_rel_count"))
     for field in fields(outputs):
         getattr(outputs, field.name).requires_grad_()
     total, parts = criterion(outputs, join(read_targets(case)))
@@ -59,12 +59,14 @@ def check_gradients(case: Case, outputs: LayerOutputs) -> list[Check]:
 
 
 def make_criterion(settings: Mapping[str, Any], predicate_count: Tensor) -> SpeaQLoss:
-    """Our loss at the settings of a case and the counts [P+1] of its training set."""
+    """Our loss at the settings of a case and the counts [P+1] of its training set, on their device."""
     config = loss_config(settings)
-    weights = predicate_weights(predicate_count[:-1], config.oversample, config.undersample, config.no_relation_weight)
+    weights = predicate_weights(
+        predicate_count[:-1].cpu(), config.oversample, config.undersample, config.no_relation_weight
+    )
     matching, groups = matching_config(settings), groups_of(settings)
     multiple, num_classes = settings["MODEL.DETR.MULTIPLY_QUERY"], settings["MODEL.DETR.NUM_CLASSES"]
-    return SpeaQLoss(config, matching, groups, multiple, weights, num_classes)
+    return SpeaQLoss(config, matching, groups, multiple, weights, num_classes).to(predicate_count.device)
 
 
 def loss_config(settings: Mapping[str, Any]) -> LossConfig:

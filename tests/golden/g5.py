@@ -26,9 +26,9 @@ def run(case: Case) -> list[Check]:
 
 
 def _layers(case: Case, name: str) -> Tensor:
-    last = case.tensor(f"in.outputs.{name}").unsqueeze(0)
+    last = case.on_device(f"in.outputs.{name}").unsqueeze(0)
     earlier = f"in.outputs.aux.{name}"
-    return torch.cat((case.tensor(earlier), last)) if earlier in case.arrays else last
+    return torch.cat((case.on_device(earlier), last)) if earlier in case.arrays else last
 
 
 def _ranked(case: Case, per_query: int, kept: KeptBoxes, triplets: RankedTriplets) -> list[Check]:

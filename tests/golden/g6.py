@@ -24,12 +24,12 @@ def run(case: Case) -> list[Check]:
 
 def check_position(case: Case, name: str) -> Check:
     expected = case.arrays[name]
-    ours = sine_position(case.tensor("in.mask").bool(), expected.shape[1])
+    ours = sine_position(case.on_device("in.mask").bool(), expected.shape[1])
     return compare(case, name, "position", ours.permute(0, 3, 1, 2), expected)
 
 
 def transform(case: Case) -> LayerOutputs:
-    config, features = case.config, case.tensor("in.features")
+    config, features = case.config, case.on_device("in.features")
     prefix = "transformer."
     model = SceneGraphTransformer(
         model_config(config), features.shape[1], config["NUM_CLASSES"], config["NUM_RELATION_CLASSES"]
@@ -37,7 +37,7 @@ def transform(case: Case) -> LayerOutputs:
     states = {f"detr.{name[6:]}": case.tensor(name) for name in case.arrays if name.startswith("state.")}
     model.load_state_dict({name.removeprefix(prefix): value for name, value in from_reference(states).items()})
     with torch.inference_mode():
-        outputs: LayerOutputs = model.eval()(features, case.tensor("in.mask").bool())
+        outputs: LayerOutputs = model.to(case.device).eval()(features, case.on_device("in.mask").bool())
     return outputs
 
 

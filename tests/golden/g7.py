@@ -14,10 +14,9 @@ from speaq.losses import RELATION_NAMES, named_parts
 from speaq.model.reference_weights import UNUSED, reference_name
 from speaq.model.speaq import SpeaQ
 from speaq.structures import LayerOutputs, Sample
-from speaq.targets import join, make_target
 from tests.golden.case import OUTPUTS, Case, Check, compare
 from tests.golden.g3 import make_criterion
-from tests.golden.reference_model import build_model, load_weights, pad, samples_of
+from tests.golden.reference_model import build_model, inputs, load_weights, samples_of, targets
 
 # The reference's final lists → our field and how it is compared.
 FINAL: Mapping[str, tuple[str, str]] = {
@@ -69,7 +68,7 @@ def state_entries(model: nn.Module) -> dict[str, dict[str, Any]]:
 def check_raw(case: Case, model: SpeaQ, samples: list[Sample]) -> list[Check]:
     """Outputs of the padded batch in evaluation mode, last and first layer; of large cases every n-th query."""
     with torch.inference_mode():
-        outputs: LayerOutputs = model.eval()(*pad(samples))
+        outputs: LayerOutputs = model.eval()(*inputs(case, samples))
     checks = []
     for field, name in OUTPUTS.items():
         ours, quantity = getattr(outputs, field), "boxes" if field.endswith("boxes") else "logits"
@@ -84,7 +83,7 @@ def check_raw(case: Case, model: SpeaQ, samples: list[Sample]) -> list[Check]:
 def check_final(case: Case, model: SpeaQ, n: int, sample: Sample) -> list[Check]:
     """Final lists of one image, run alone."""
     with torch.inference_mode():
-        outputs: LayerOutputs = model.eval()(*pad([sample]))
+        outputs: LayerOutputs = model.eval()(*inputs(case, [sample]))
     config = InferenceConfig(nms_threshold=case.config.get("MODEL.ROI_HEADS.NMS_THRESH_TEST", 0.5))
     scene = decode(outputs, [sample.original_hw], config)[0]
     theirs = {name: case.arrays[f"out.{n}.{name}"] for name in ("rel_scores", *FINAL)}
@@ -100,10 +99,10 @@ def check_final(case: Case, model: SpeaQ, n: int, sample: Sample) -> list[Check]
 
 def check_losses(case: Case, model: SpeaQ, samples: list[Sample]) -> list[Check]:
     """Weighted losses of the padded batch in training mode, and the class weights behind them."""
-    criterion = make_criterion(case.config, case.tensor("in.fg_rel_count"))
+    criterion = make_criterion(case.config, case.on_device("in.fg_rel_count"))
     with torch.no_grad():
-        outputs: LayerOutputs = model.train()(*pad(samples))
-        _, parts = criterion(outputs, join([make_target(sample) for sample in samples]))
+        outputs: LayerOutputs = model.train()(*inputs(case, samples))
+        _, parts = criterion(outputs, targets(case, samples))
     expanded = criterion.loss_weights[:, :, None].expand(-1, -1, len(outputs.subject_boxes))
     weights = named_parts(RELATION_NAMES, expanded)
     ours = {name: value * weights.get(name, 1.0) for name, value in parts.items()}

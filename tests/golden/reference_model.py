@@ -14,7 +14,8 @@ from torch import Tensor
 from speaq.model.backbone import PIXEL_MEAN, PIXEL_STD, ResNet
 from speaq.model.reference_weights import from_reference
 from speaq.model.speaq import SpeaQ
-from speaq.structures import Sample
+from speaq.structures import Sample, Targets
+from speaq.targets import join, make_target
 from tests.golden.case import Case
 from tests.golden.g6 import model_config
 from tests.helpers.reference_files import to_reference
@@ -46,7 +47,7 @@ def build_model(config: Mapping[str, Any], num_predicates: int) -> SpeaQ:
 
 
 def load_weights(case: Case, model: SpeaQ) -> None:
-    """Stored weights where the case has them, generated ones elsewhere."""
+    """Stored weights where the case has them, generated ones elsewhere; moves the model to the case's device."""
     rounded = "rounded" in str(case.config.get("weights"))
     weights = {}
     for name, value in to_reference(model.state_dict()).items():
@@ -56,6 +57,7 @@ def load_weights(case: Case, model: SpeaQ) -> None:
         else:
             weights[name] = torch.from_numpy(generate(name, tuple(value.shape), rounded=rounded))
     model.load_state_dict(from_reference(weights))
+    model.to(case.device)
 
 
 def samples_of(case: Case, prefix: str = "in.") -> list[Sample]:
@@ -85,6 +87,17 @@ def pad(samples: list[Sample]) -> tuple[Tensor, Tensor]:
     for row, sample in zip(batch, samples, strict=True):
         row[:, : sample.image.shape[0], : sample.image.shape[1]] = sample.image.permute(2, 0, 1)
     return batch, sizes
+
+
+def inputs(case: Case, samples: list[Sample]) -> tuple[Tensor, Tensor]:
+    """`pad`, on the case's device."""
+    images, sizes_hw = pad(samples)
+    return images.to(case.device), sizes_hw.to(case.device)
+
+
+def targets(case: Case, samples: list[Sample]) -> Targets:
+    """What the samples have to learn, made on the host as in training, on the case's device."""
+    return join([make_target(sample) for sample in samples]).mapped(lambda column: column.to(case.device))
 
 
 def generate(name: str, shape: tuple[int, ...], *, rounded: bool) -> NDArray[np.float32]:

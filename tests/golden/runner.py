@@ -47,7 +47,7 @@ def excess(check: Check) -> float:
     return check.error / check.tolerance
 
 
-def read_index(directory: Path) -> list[Case]:
+def read_index(directory: Path, device: str = "cpu") -> list[Case]:
     """All cases of a golden set in the order of its index; raises `GoldenError` where the index cannot be read."""
     path = directory / "index.json"
     try:
@@ -59,10 +59,10 @@ def read_index(directory: Path) -> list[Case]:
     entries = index.get("cases") if isinstance(index, dict) else None
     if not isinstance(entries, list) or not entries:
         raise GoldenError(f"{path}: cases: must be a list with at least one case, found {type(entries).__name__}")
-    return [_case(directory, path, row, entry) for row, entry in enumerate(entries)]
+    return [_case(directory, path, row, entry, device) for row, entry in enumerate(entries)]
 
 
-def _case(directory: Path, path: Path, row: int, entry: Any) -> Case:
+def _case(directory: Path, path: Path, row: int, entry: Any, device: str) -> Case:
     where = f"{path}: case {row}"
     if not isinstance(entry, dict):
         raise GoldenError(f"{where}: must be an object, found {type(entry).__name__}")
@@ -72,7 +72,8 @@ def _case(directory: Path, path: Path, row: int, entry: Any) -> Case:
     config = entry.get("config", {})
     if not isinstance(config, dict):
         raise GoldenError(f"{where}: config: must be an object, found {type(config).__name__}")
-    return Case(entry["name"], entry["group"], directory / entry["file"], config, str(entry.get("notes") or ""))
+    notes = str(entry.get("notes") or "")
+    return Case(entry["name"], entry["group"], directory / entry["file"], config, notes, device)
 
 
 def _group_module(group: str) -> ModuleType | None:
@@ -127,14 +128,18 @@ def describe_check(check: Check) -> str:
 
 
 def run_all(
-    directory: Path, group: str | None = None, verbose: bool = False, out: Callable[[str], None] = print
+    directory: Path,
+    group: str | None = None,
+    verbose: bool = False,
+    out: Callable[[str], None] = print,
+    device: str = "cpu",
 ) -> int:
     """Runs every case (of one group) and returns the exit code; the closing line is `N passed, M failed` alone.
 
     Raises `GoldenError` where the directory cannot be read or has no case of the group.
     """
     counts = {True: 0, False: 0}
-    for case in select(read_index(directory), group):
+    for case in select(read_index(directory, device), group):
         outcome = run_case(case)
         counts[outcome.ok] += 1
         out(describe(outcome))
