@@ -6,6 +6,7 @@ A run is a folder: config.yaml, data.json, metrics.jsonl, checkpoints/{last,prev
 from __future__ import annotations
 
 import contextlib
+import os
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -86,6 +87,8 @@ def _set_up_torch(config: Config) -> None:
     torch.manual_seed(config.seed)
     if config.training.num_threads is not None:
         torch.set_num_threads(config.training.num_threads)
+    if config.training.deterministic:
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # without it PyTorch refuses matrix products on CUDA
     torch.use_deterministic_algorithms(config.training.deterministic)
 
 

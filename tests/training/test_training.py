@@ -70,6 +70,19 @@ def test_two_runs_with_one_seed_are_equal_and_with_another_are_not(run: Path, to
     assert timeless(tmp_path / "other") != timeless(run)
 
 
+def test_deterministic_products_are_possible_on_a_gpu(
+    toy: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """PyTorch refuses them there unless cuBLAS is told how much workspace it has."""
+    monkeypatch.delenv("CUBLAS_WORKSPACE_CONFIG", raising=False)
+    once = {"training__max_steps": 1, "training__decay_steps": []}
+    try:
+        train(tiny(training__deterministic=True, **once), toy, tmp_path / "run")
+        assert os.environ["CUBLAS_WORKSPACE_CONFIG"] == ":4096:8"
+    finally:
+        torch.use_deterministic_algorithms(False)
+
+
 class Killed(Exception):
     pass
 
