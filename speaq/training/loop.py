@@ -88,7 +88,7 @@ def _set_up_torch(config: Config) -> None:
     if config.training.num_threads is not None:
         torch.set_num_threads(config.training.num_threads)
     if config.training.deterministic:
-        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # without it PyTorch refuses matrix products on CUDA
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # else PyTorch refuses products on CUDA
     torch.use_deterministic_algorithms(config.training.deterministic)
 
 

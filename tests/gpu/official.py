@@ -18,11 +18,20 @@ from speaq.model.speaq import SpeaQ
 from speaq.targets import join
 from speaq.training.step import clip_gradients, make_optimizer
 from tests.bench import workloads
-from tests.bench.steps import SMALL
 from tests.gpu.correct import tf32
 from tests.gpu.plan import Settings
 
 Size = tuple[int, int]
+LEAST: dict[str, Any] = {
+    "backbone": "small",
+    "frozen_stages": 0,
+    "hidden_dim": 32,
+    "num_heads": 2,
+    "feedforward_dim": 64,
+    "num_encoder_layers": 1,
+    "num_decoder_layers": 2,
+    "num_queries": 40,
+}  # of a dry run
 PRECISIONS = ("float32", "tf32", "bfloat16", "float16")  # float32 is the plain one
 PHASES = ("forward", "matching and losses", "backward", "optimizer")
 
@@ -94,7 +103,7 @@ class Official:
     def __post_init__(self) -> None:
         torch.manual_seed(0)
         device, frozen = self.settings.device, ("backbone", "encoder") if self.frozen else ()
-        config = ModelConfig(**(SMALL if self.settings.dry else {}), frozen=frozen)
+        config = ModelConfig(**(LEAST if self.settings.dry else {}), frozen=frozen)
         self.model = SpeaQ(config, workloads.OBJECTS, workloads.PREDICATES).to(device)
         self.model = self.model.to(memory_format=torch.channels_last)
         self.loss = workloads.criterion(config).to(device)

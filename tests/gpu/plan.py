@@ -75,7 +75,7 @@ STAGES = (
     Stage("deterministic", "trainings.deterministic", 5),
     Stage("resume", "trainings.resume", 4),
     Stage("out of memory", "trainings.out_of_memory", 5),
-    Stage("training speed", "speed.training", 14),
+    Stage("training speed", "speed.training", 18),
     Stage("profile", "speed.profile", 6),
     Stage("evaluation speed", "speed.evaluation", 6),
     Stage("loader", "speed.loader", 8),

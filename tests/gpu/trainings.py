@@ -28,6 +28,7 @@ from speaq.prediction.predictor import Predictor
 from speaq.runs.cache import asked, cache
 from speaq.training.callbacks import no_progress
 from speaq.training.loop import train
+from tests.gpu.correct import tf32
 from tests.gpu.plan import OPTIONAL, Settings, Skipped, Tell, missing
 from tests.helpers.same_run import timeless, weights
 from tests.helpers.tiny import tiny
@@ -206,7 +207,8 @@ def rank_of(rank: int, size: int, backend: str, meeting: Path, folder: Path, set
 def predict(settings: Settings, tell: Tell) -> None:
     """Scene graphs of four photos, on the device and on the CPU."""
     run, photos = undisturbed(settings), sorted((world(settings) / "VG_100K").glob("*.jpg"))[:4]
-    here, there = ([*Predictor.load(run, device=d).predict_all(photos)] for d in ("cpu", settings.device))
+    with tf32(False):
+        here, there = ([*Predictor.load(run, device=d).predict_all(photos)] for d in ("cpu", settings.device))
     scores = [[[t.score for t in graph.triplets] for graph in side] for side in (here, there)]  # type: ignore[union-attr]
     pairs = [(x, y) for a, b in zip(*scores, strict=True) for x, y in zip(a, b, strict=True)]
     worst = max((abs(x - y) for x, y in pairs), default=0.0)
@@ -226,7 +228,7 @@ def export(settings: Settings, tell: Tell) -> None:
         exported = Predictor.load(file, device="cpu", trusted=True)
         worst = 0.0
         for images, sizes_hw in example_batches(model, (), 2):
-            with torch.inference_mode():
+            with torch.inference_mode(), tf32(False):
                 ours = model.model(images.to(model.device), sizes_hw.to(model.device))
                 theirs = exported.model(images, sizes_hw)
             worst = max(worst, float((ours.predicate_logits[-1].cpu() - theirs.predicate_logits[-1]).abs().max()))
@@ -244,9 +246,9 @@ def moved(settings: Settings, model: Predictor, tell: Tell) -> None:
 
     program = move_to_device_pass(torch.export.load(settings.folder / "model.pt2"), settings.device)
     images, sizes_hw = (x.to(settings.device) for x in example_batches(model, (), 2)[0])
-    with torch.inference_mode():
+    with torch.inference_mode(), tf32(False):
         ours = model.model(images, sizes_hw).predicate_logits[-1]
-    with torch.no_grad():
+    with torch.no_grad(), tf32(False):
         found = program.module()(images, sizes_hw)
     worst = min(float((x - ours).abs().max()) for x in found if x.shape == ours.shape)
     tell("pt2 on the device", largest_difference=worst)

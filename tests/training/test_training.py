@@ -75,7 +75,7 @@ def test_deterministic_products_are_possible_on_a_gpu(
 ) -> None:
     """PyTorch refuses them there unless cuBLAS is told how much workspace it has."""
     monkeypatch.delenv("CUBLAS_WORKSPACE_CONFIG", raising=False)
-    once = {"training__max_steps": 1, "training__decay_steps": []}
+    once = {"training__max_steps": 2, "training__decay_steps": [1]}
     try:
         train(tiny(training__deterministic=True, **once), toy, tmp_path / "run")
         assert os.environ["CUBLAS_WORKSPACE_CONFIG"] == ":4096:8"

@@ -11,12 +11,12 @@ from tests.helpers.waits import CONFIGS, Waits, step
 
 @pytest.mark.parametrize("config", CONFIGS, ids=["plain", "checkpointing"])
 def test_only_the_look_at_the_padding_waits(config: Config) -> None:
-    """On a CPU it spares the mask where nothing is padded, for nothing; on a GPU it is not taken (see `Encoder`)."""
+    """On a CPU it spares the mask where nothing is padded, for nothing; on a GPU it is not taken (see `_place`)."""
     work = step(config, "cpu")
     work()
     with Waits() as waits:
         work()
-    assert waits.found == [("_local_scalar_dense", "forward")]
+    assert waits.found == [("_local_scalar_dense", "_place")]
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
