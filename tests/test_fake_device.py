@@ -1,12 +1,13 @@
 """Networks, costs, losses, optimizer steps and decoding on a CUDA device that is not there.
 
 PyTorch's fake tensors know shape, type and device, and have no numbers. An operator whose inputs lie on different
-devices raises there as it would on a GPU. Three things are cut, exactly there:
+devices raises there as it would on a GPU. Four things are cut, exactly there:
 
 - the assignment, which SciPy solves on the host: `_pairs` is given the pairs of an assignment in order (query n learns
   row n) on the fake device instead of the costs' solution; the costs themselves are computed;
 - the backward pass: PyTorch's engine, which no fake replaces, asks for the context of a real device; gradients are
   given instead, to clip and to step with;
+- the scaler's step, which asks whether a gradient was infinite;
 - what depends on how many boxes suppression keeps (`rank_triplets`): decoding is followed up to `query_outputs`'
   tensors, without its look at whether they are finite.
 
@@ -16,6 +17,8 @@ stored outputs of its frozen parts, and these parts (`cells`) one picture.
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -68,6 +71,21 @@ def in_order(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr("speaq.matching.match._pairs", pairs)
     monkeypatch.setattr(Tensor, "pin_memory", lambda self: self)
+    monkeypatch.setattr("torch.cuda.amp.common.amp_definitely_not_available", lambda: False)
+
+
+@contextlib.contextmanager
+def autocast(dtype: torch.dtype) -> Iterator[None]:
+    """`torch.autocast` on CUDA, which PyTorch turns off where there is no device."""
+    torch.set_autocast_dtype("cuda", torch.float16 if dtype == torch.float32 else dtype)
+    torch.set_autocast_enabled("cuda", dtype != torch.float32)
+    torch.autocast_increment_nesting()
+    try:
+        yield
+    finally:
+        if torch.autocast_decrement_nesting() == 0:
+            torch.clear_autocast_cache()
+        torch.set_autocast_enabled("cuda", False)
 
 
 def targets() -> Targets:
@@ -95,8 +113,10 @@ def on_device(outputs: Any) -> bool:
     return all(value.device.type == "cuda" for value in vars(outputs).values())
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16], ids=str)
-@pytest.mark.parametrize("name", CONFIGS)
+HALVES = [("speaq", torch.float16), ("checkpointing", torch.bfloat16), ("frozen", torch.float16)]
+
+
+@pytest.mark.parametrize(("name", "dtype"), [*((name, torch.float32) for name in CONFIGS), *HALVES], ids=str)
 def test_a_step_and_decoding_mix_no_devices(name: str, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> None:
     config = CONFIGS[name]
     counts = np.arange(NUM_PREDICATES, -1, -1)
@@ -106,14 +126,16 @@ def test_a_step_and_decoding_mix_no_devices(name: str, dtype: torch.dtype, monke
         criterion = make_criterion(config, counts, VOCABULARY).to("cuda")
         optimizer = make_optimizer(model, config.training)
         scaler = torch.amp.GradScaler("cuda", enabled=dtype == torch.float16)
-        with torch.autocast("cuda", dtype, enabled=dtype != torch.float32):
+        with autocast(dtype):
             outputs: LayerOutputs = model(*inputs(config))
         assert on_device(outputs)
+        assert outputs.predicate_logits.dtype == dtype
         assert model.cells(inputs(CONFIGS["speaq"])[0][0]).device.type == "cuda"
         total, parts = criterion(outputs.float(), targets())
         assert {value.device.type for value in (total, *parts.values())} == {"cuda"}
         assert scaler.scale(total).device.type == "cuda"
         give_gradients(model)
+        scaler.unscale_(optimizer)
         norm, norms = clip_gradients(model, config.training)
         assert norm.device.type == norms.device.type == "cuda"
         optimizer.step()
