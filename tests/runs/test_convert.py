@@ -118,7 +118,7 @@ def test_there_and_back_gives_the_same_model(changes: dict[str, Any], config: st
     assert (done.task, done.absent, done.unused) == ("speaq", (), {})
     content, ours = written(tmp_path / "ours")
     assert (content["task"], content["step"], content["objects"], content["predicates"]) == ("speaq", 0, None, None)
-    assert content["config"]["model"] == shape(**changes).model_dump()
+    assert content["config"]["model"] == shape(**changes).model_dump(mode="json")
     assert_same_outputs(ours, model)
 
 
