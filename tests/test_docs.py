@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import argparse
+import html
 import importlib
 import itertools
 import json
 import re
-import shlex
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 from typing import Any
 
@@ -19,9 +20,11 @@ import typer.main
 from speaq import config as configs
 from speaq.cli.main import app
 from speaq.data.visual_genome import open_data
+from speaq.space.settings import SearchConfig
 from tests.helpers.coco_sets import coco_of
 from tests.helpers.command import command
 from tests.helpers.readme import commands as commands_of_readme
+from tests.helpers.readme import commands_of
 from tests.helpers.shared import ROOT
 from tests.helpers.tiny import TINY
 
@@ -34,11 +37,12 @@ EXPORTED = (" export-model ", " benchmark ", " first.onnx ")  # run in test_expo
 SHORT = {key: value for key, value in TINY.items() if key != "data.num_val"}
 
 
-def commands(name: str) -> list[str]:
-    """The lines of a page's bash blocks, continued lines joined, comments dropped."""
-    blocks = re.findall(r"```bash\n(.*?)```", (DOCS / name).read_text(encoding="utf-8"), flags=re.DOTALL)
-    lines = "\n".join(blocks).replace("\\\n", " ").splitlines()
-    return [" ".join(shlex.split(line, comments=True)) for line in lines if line.strip()]
+ELSEWHERE = {
+    "make demo": "test_readme",
+    "make bench": "test_bench",
+    "launch/reproduce": "test_reproduction",
+    ".venv/bin/python -m tests.golden DIR": "test_golden",
+}
 
 
 def parse(words: list[str]) -> None:
@@ -50,9 +54,13 @@ def parse(words: list[str]) -> None:
 
 
 PAGES = sorted(page.name for page in DOCS.glob("*.md"))
-ALL = list(dict.fromkeys(line for page in PAGES for line in commands(page)))
-RUN = [line for line in commands(TUTORIAL) if not any(word in line for word in EXPORTED)]
-REST = [line for line in ALL if line not in {*RUN, *commands_of_readme()}]
+ALL = list(dict.fromkeys(line for page in PAGES for line in commands_of(f"docs/{page}")))
+RUN = [line for line in commands_of(f"docs/{TUTORIAL}") if not any(word in line for word in EXPORTED)]
+REST = [
+    line
+    for line in ALL
+    if line not in {*RUN, *commands_of_readme()} and not any(line.startswith(known) for known in ELSEWHERE)
+]
 
 
 def test_the_pages_have_commands_of_every_kind() -> None:
@@ -131,18 +139,68 @@ def test_the_tutorial_goes_from_json_to_a_tuned_model(folder: Path, monkeypatch:
     assert len(list((folder / "PICTURES").glob("*.json"))) == 3
 
 
-def test_the_site_is_built_without_a_warning_and_loads_nothing_from_elsewhere(tmp_path: Path) -> None:
+@pytest.fixture(scope="module")
+def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The pages, built without a warning."""
     pytest.importorskip("mkdocs")
-    build = [sys.executable, "-m", "mkdocs", "build", "--strict", "--quiet", "--site-dir", str(tmp_path / "site")]
+    folder = tmp_path_factory.mktemp("docs") / "site"
+    build = [sys.executable, "-m", "mkdocs", "build", "--strict", "--quiet", "--site-dir", str(folder)]
     done = subprocess.run(build, capture_output=True, text=True, check=False, cwd=ROOT, timeout=2700)
     assert done.returncode == 0, (done.stdout, done.stderr)
-    for page in PAGES:
-        html = (tmp_path / "site" / page).with_suffix(".html").read_text(encoding="utf-8")
-        loaded = re.findall(r"<(?:script|img|iframe)[^>]*\bsrc=\"?([^\" >]+)", html)
-        loaded += re.findall(r"<link[^>]*rel=\"?(?:stylesheet|preconnect|icon)\"?[^>]*", html)
+    return folder
+
+
+def test_the_site_is_built_without_a_warning_and_loads_nothing_from_elsewhere(site: Path) -> None:
+    for page in [*PAGES, "commands.md", "keys.md"]:
+        text = (site / page).with_suffix(".html").read_text(encoding="utf-8")
+        loaded = re.findall(r"<(?:script|img|iframe)[^>]*\bsrc=\"?([^\" >]+)", text)
+        loaded += re.findall(r"<link[^>]*rel=\"?(?:stylesheet|preconnect|icon)\"?[^>]*", text)
         assert loaded
         assert [found for found in loaded if "//" in found] == []
-    assert "export_model" in (tmp_path / "site" / "api.html").read_text(encoding="utf-8")
+    assert "export_model" in (site / "api.html").read_text(encoding="utf-8")
+
+
+def options_of(known: Any) -> set[str]:
+    """The long names of a command's options that its help shows."""
+    shown = [parameter for parameter in known.params if not getattr(parameter, "hidden", False)]
+    return {name for parameter in shown for name in parameter.opts if name.startswith("--")} - {"--help"}
+
+
+def test_the_page_of_commands_has_every_command_and_option(site: Path) -> None:
+    text = html.unescape((site / "commands.html").read_text(encoding="utf-8"))
+    sections = dict(re.findall(r"<h2 id=\"[^\"]*\">(speaq [^<]+)<(.*?)(?=<h2 |</article>)", text, flags=re.DOTALL))
+
+    def check(group: Any, words: str) -> None:
+        for name, known in group.commands.items():
+            if not known.hidden:
+                section = sections[f"{words} {name}"]
+                assert [option for option in options_of(known) if option not in section] == [], name
+                if hasattr(known, "commands"):
+                    check(known, f"{words} {name}")
+
+    check(typer.main.get_command(app), "speaq")
+
+
+def test_the_page_of_keys_has_every_key(site: Path) -> None:
+    text = html.unescape((site / "keys.html").read_text(encoding="utf-8"))
+    keys = [key for key, _, _ in configs.describe()] + list(SearchConfig.model_fields)
+    assert [key for key in keys if f"<code>{key}</code>" not in text] == []
+
+
+def test_the_install_page_names_what_there_is() -> None:
+    """Its commands are of other programs and are not run."""
+    text = (DOCS / "install.md").read_text(encoding="utf-8")
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    extras = {name for names in re.findall(r"-e \"\.\[([^]]+)\]\"", text) for name in names.split(",")}
+    extras |= {
+        name
+        for row in re.findall(r"^\| (`[^|]*) \|", text, flags=re.MULTILINE)
+        for name in re.findall("`([^`]+)`", row)
+    }
+    assert extras == set(project["optional-dependencies"])
+    targets = set(re.findall(r"^(\w+):", (ROOT / "Makefile").read_text(encoding="utf-8"), flags=re.MULTILINE))
+    assert set(re.findall(r"\bmake (\w+)", text)) <= targets
+    assert (ROOT / "launch/files/clusters/Containerfile").is_file()
 
 
 def test_the_figures_are_what_the_library_computes(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Every command of the README is run: as it stands, but on less data and for fewer steps."""
+"""Every command of the README and of docs/walk.md is run: as it stands, but on less data and for fewer steps."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from tests.helpers.command import command, speaq
-from tests.helpers.readme import commands
+from tests.helpers.readme import commands, commands_of
 from tests.helpers.shared import ROOT
 from tests.helpers.tiny import TINY
 
@@ -25,16 +25,11 @@ SHORT = {
         "training.num_threads",
     )
 }
-# Run elsewhere: make by CI and by the demo test below, pip by `make setup`, the rest in the tests named.
+# Run elsewhere: make by CI and by the demo test below, the rest in the tests named.
 ELSEWHERE = {
     "make demo": "here",
     "make test": "CI",
-    "make bench": "test_bench",
-    "pip install": "make setup",
     "ray job submit": "test_jobs",
-    "python -m tests.golden DIR": "test_golden",
-    "launch/reproduce": "test_reproduction",
-    "speaq convert": "test_convert",
     "speaq data convert": "test_coco",
     "speaq explore": "test_explore",
     "speaq microscope": "test_microscope",
@@ -66,8 +61,15 @@ def shortened(line: str, folder: Path) -> list[str]:
     return words[1:]
 
 
+def test_the_readme_is_short() -> None:
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    assert len(text.splitlines()) <= 100
+    assert len(text.split()) < 1000
+
+
 def test_every_command_of_the_readme_is_covered() -> None:
-    assert commands()
+    assert len(commands_of("README.md")) > 5
+    assert len(commands_of("docs/walk.md")) > 15
     for line in commands():
         assert line.startswith(".venv/bin/speaq ") or any(known in line for known in ELSEWHERE), line
 

@@ -1,4 +1,4 @@
-"""The commands of the README."""
+"""The commands of the README and of the page that walks through all of them."""
 
 from __future__ import annotations
 
@@ -7,10 +7,17 @@ import shlex
 
 from tests.helpers.shared import ROOT
 
+PAGES = ("docs/walk.md", "README.md")  # the walk makes what the README's commands need
+
 
 def commands() -> list[str]:
-    """The lines of the README's bash blocks, continued lines joined, comments dropped."""
-    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    """Each command of these pages once, in their order."""
+    return list(dict.fromkeys(line for page in PAGES for line in commands_of(page)))
+
+
+def commands_of(page: str) -> list[str]:
+    """The lines of a page's bash blocks, continued lines joined, comments dropped."""
+    text = (ROOT / page).read_text(encoding="utf-8")
     blocks = re.findall(r"```bash\n(.*?)```", text, flags=re.DOTALL)
     lines = "\n".join(blocks).replace("\\\n", " ").splitlines()
     return [" ".join(shlex.split(line, comments=True)) for line in lines if line.strip()]
