@@ -143,8 +143,8 @@ def cache(
 class Maker:
     """Data, network and device, ready to make features."""
 
-    def __init__(self, wanted: Caching) -> None:
-        """Raises ConfigError, DataError."""
+    def __init__(self, wanted: Caching, header: Header | None = None) -> None:
+        """`header`: that of another one of the same, which has looked at all photos. Raises ConfigError, DataError."""
         config = wanted.config
         self.wanted, self._device = wanted, pick_device(config)
         if config.training.num_threads is not None:
@@ -154,7 +154,7 @@ class Maker:
         model = make_task("speaq", config, vg, self._splits["train"]).model
         assert isinstance(model, Network)
         self._model = model.eval().to(self._device).to(memory_format=torch.channels_last)
-        self.header = self._header(vg)
+        self.header = header or self._header(vg)
         self._datasets = {
             name: SceneGraphDataset(split, config.data, train=name == "train") for name, split in self._splits.items()
         }
@@ -190,8 +190,14 @@ class Maker:
         for entry in self._range(part):
             pictures.append(self._picture(part[0], entry))
             tell(1)
-        path = self.wanted.output / self.header.files(part[0])[part[1]]
-        write_pictures(path, pictures, self.wanted.precision)
+        write_pictures(self._path(part), pictures, self.wanted.precision)
+
+    def is_written(self, part: Part) -> bool:
+        """Whether a file is there: it is written in one step."""
+        return self._path(part).exists()
+
+    def _path(self, part: Part) -> Path:
+        return self.wanted.output / self.header.files(part[0])[part[1]]
 
     def _picture(self, name: str, entry: int) -> Picture:
         row, view = divmod(entry, self.header.views if name == "train" else 1)
