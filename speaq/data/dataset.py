@@ -6,7 +6,7 @@ the seed and the position alone: not on the number of workers, nor on where a ru
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -111,44 +111,64 @@ def gather(samples: list[Sample]) -> RawBatch:
         pixels=torch.cat([sample.image.reshape(-1) for sample in samples]),
         shapes_hw=[(sample.image.shape[0], sample.image.shape[1]) for sample in samples],
         pending=[sample.pending for sample in samples],
-        sizes_hw=torch.tensor([sample.size_hw for sample in samples]),
-        targets=join([make_target(sample) for sample in samples]),
-        indices=[sample.index for sample in samples],
-        original_hw=[sample.original_hw for sample in samples],
+        **beside_images(samples),
     )
 
 
-@dataclass(frozen=True)
-class RawBatch:
-    """A batch before its images are resized and padded, which its device does."""
+def mover(device: torch.device) -> Callable[[Tensor], Tensor]:
+    """What moves a tensor to a device; a copy from pinned memory is not waited for."""
+    return lambda tensor: tensor.to(device, non_blocking=True)
 
-    pixels: Tensor  # [sum of h w 3] uint8 RGB
-    shapes_hw: list[tuple[int, int]]  # B heights and widths in `pixels`
-    pending: list[Pending]  # B
-    sizes_hw: Tensor  # [B, 2] int64 height and width after `pending`
+
+def beside_images(samples: Sequence[Sample]) -> dict[str, Any]:
+    """The fields of an `Unpadded` of at least one sample."""
+    return {
+        "sizes_hw": torch.tensor([sample.size_hw for sample in samples]),
+        "targets": join([make_target(sample) for sample in samples]),
+        "indices": [sample.index for sample in samples],
+        "original_hw": [sample.original_hw for sample in samples],
+    }
+
+
+@dataclass(frozen=True, kw_only=True)
+class Unpadded:
+    """What a batch has beside its images, which are not padded yet."""
+
+    sizes_hw: Tensor  # [B, 2] int64 height and width of the images as the network sees them, pixels
     targets: Targets
     indices: list[int]  # B rows of the split
     original_hw: list[tuple[int, int]]  # B true heights and widths of the files' pictures
 
+    def with_images(self, images: Tensor, move: Callable[[Tensor], Tensor], *, encoded: bool = False) -> Batch:
+        """The batch on a device. Arguments: padded images there, as of a `Batch`; what moves a tensor there."""
+        return Batch(
+            images=images,
+            sizes_hw=move(self.sizes_hw),
+            targets=self.targets.mapped(move),
+            indices=self.indices,
+            original_hw=self.original_hw,
+            encoded=encoded,
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class RawBatch(Unpadded):
+    """A batch before its images are resized and padded, which its device does."""
+
+    pixels: Tensor  # [sum of h w 3] uint8 RGB
+    shapes_hw: list[tuple[int, int]]  # B heights and widths in `pixels`
+    pending: list[Pending]  # B; `sizes_hw` has it behind it
+
     def to(self, device: torch.device) -> Batch:
         """One transfer for all images, then `finish` and padding there."""
-
-        def move(tensor: Tensor) -> Tensor:
-            return tensor.to(device, non_blocking=True)
-
+        move = mover(device)
         images = split_by_counts(move(self.pixels), [h * w * 3 for h, w in self.shapes_hw])
         height, width = self.sizes_hw.max(dim=0).values.tolist()
         padded = torch.zeros((len(images), height, width, 3), dtype=torch.uint8, device=device)
         for row, image, shape_hw, pending in zip(padded, images, self.shapes_hw, self.pending, strict=True):
             finished = finish(image.view(*shape_hw, 3), pending)
             row[: finished.shape[0], : finished.shape[1]] = finished
-        return Batch(
-            images=padded.permute(0, 3, 1, 2),
-            sizes_hw=move(self.sizes_hw),
-            targets=self.targets.mapped(move),
-            indices=self.indices,
-            original_hw=self.original_hw,
-        )
+        return self.with_images(padded.permute(0, 3, 1, 2), move)
 
     def mapped(self, function: Callable[[Any], Any]) -> RawBatch:
         """The same with what `function` makes of each tensor."""

@@ -11,55 +11,37 @@ import torch
 from torch import Tensor
 
 from speaq.config import Config
-from speaq.data.dataset import AUGMENTATION, SceneGraphDataset, to_sample
+from speaq.data.dataset import AUGMENTATION, SceneGraphDataset, Unpadded, beside_images, mover, to_sample
 from speaq.data.features import StoredSplit
 from speaq.data.transforms import Picture, drop_empty_boxes
 from speaq.data.visual_genome import Split
 from speaq.model.position import pad_cells
-from speaq.structures import Batch, Resize, Sample, Targets
-from speaq.targets import join, make_target
+from speaq.structures import Batch, Resize, Sample
 
 VIEW = 2  # keeps the random streams of augmented views apart from other draws
 NO_IMAGE = np.zeros((0, 0, 3), np.uint8)
 
 
-@dataclass(frozen=True)
-class StoredBatch:
+@dataclass(frozen=True, kw_only=True)
+class StoredBatch(Unpadded):
     """A batch before its features are padded, which their device does."""
 
     cells: list[Tensor]  # B [h, w, d] float32
-    sizes_hw: Tensor  # [B, 2] int64 height and width of the images as the network saw them, pixels
-    targets: Targets
-    indices: list[int]  # B rows of the split
-    original_hw: list[tuple[int, int]]  # B true heights and widths of the files' pictures
 
     def to(self, device: torch.device) -> Batch:
         """The batch on a device."""
-
-        def move(tensor: Tensor) -> Tensor:
-            return tensor.to(device, non_blocking=True)
-
-        return Batch(
-            images=pad_cells([move(cells) for cells in self.cells]),
-            sizes_hw=move(self.sizes_hw),
-            targets=self.targets.mapped(move),
-            indices=self.indices,
-            original_hw=self.original_hw,
-            encoded=True,
-        )
+        move = mover(device)
+        return self.with_images(pad_cells([move(cells) for cells in self.cells]), move, encoded=True)
 
 
-class StoredSamples(SceneGraphDataset):
+class StoredSamples:
     """Samples of a split with features, by the draws of `SceneGraphDataset`; their images are empty."""
 
     def __init__(self, split: Split, config: Config, *, train: bool) -> None:
         assert split.features is not None
-        super().__init__(split, config.data, train, config.seed)
+        self._photos = SceneGraphDataset(split, config.data, train, config.seed)  # which says what a draw learns
+        self._split, self._train, self._seed = split, train, config.seed
         self._features: StoredSplit = split.features
-
-    def __getitem__(self, draw: int | tuple[int, int]) -> Sample:
-        """A sample without its picture."""
-        return self.with_cells(draw)[0]
 
     def with_cells(self, draw: int | tuple[int, int]) -> tuple[Sample, Tensor]:
         """A sample, and the features of the view that is drawn."""
@@ -71,7 +53,7 @@ class StoredSamples(SceneGraphDataset):
         picture = Picture(NO_IMAGE, self._features.boxes_xyxy(entry), graph.classes, graph.relations, size)
         if self._train:
             rng = np.random.default_rng((self._seed, AUGMENTATION, number))
-            picture = drop_empty_boxes(self.pick_relations(picture, index, rng))
+            picture = drop_empty_boxes(self._photos.pick_relations(picture, index, rng))
         return to_sample(index, picture, original_hw), self._features.cells(entry)
 
     def _view(self, number: int) -> int:
@@ -85,10 +67,4 @@ def stored_batches(split: Split, config: Config, batches: Iterable[list[Any]], *
     samples = StoredSamples(split, config, train=train)
     for draws in batches:
         some, cells = zip(*map(samples.with_cells, draws), strict=True)
-        yield StoredBatch(
-            cells=list(cells),
-            sizes_hw=torch.tensor([sample.size_hw for sample in some]),
-            targets=join([make_target(sample) for sample in some]),
-            indices=[sample.index for sample in some],
-            original_hw=[sample.original_hw for sample in some],
-        )
+        yield StoredBatch(cells=list(cells), **beside_images(some))
