@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from typing import Any
 
 from speaq.training.callbacks import Progress
 
 Notice = tuple[int, int, str]  # done, of so many, text
-SILENCE = 1.0  # seconds between two notices of a job
+SILENCE = 1.0  # seconds between two notices
 
 
 class Notices:
@@ -28,11 +29,16 @@ class Notices:
 
 def teller(notices: Any, attempt: int) -> Progress:
     """What a job on a worker is to call: tells the actor now and then, and waits for nothing."""
+    return now_and_then(lambda notice: notices.tell.remote(attempt, notice))
+
+
+def now_and_then(send: Callable[[Notice], object]) -> Progress:
+    """A progress that sends a notice where the last one was `SILENCE` ago."""
     shown = [0.0]
 
     def tell(done: int, total: int, text: str) -> None:
         if time.monotonic() - shown[0] >= SILENCE:
             shown[0] = time.monotonic()
-            notices.tell.remote(attempt, (done, total, text))
+            send((done, total, text))
 
     return tell

@@ -12,7 +12,6 @@ import concurrent.futures
 import contextlib
 import logging
 import os
-import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal, assert_never
@@ -29,6 +28,7 @@ from launch.trials import elastic
 from launch.trials.code import check_code, training_function
 from launch.trials.gpu import check_gpu
 from launch.trials.logs import WORKER_LOG, log_to
+from launch.trials.notices import now_and_then
 from launch.trials.relay import Answer, Broken, Ending, Fault, Relay, Trained
 from launch.trials.telemetry import RunMetrics
 from speaq import config as configs
@@ -307,19 +307,18 @@ def _train(job: Mapping[str, Any], relay: Any, claim: Lock | None, steps: Progre
     calls = Callbacks(report)
     if claim is not None and steps is not None:
         sinks = [RunMetrics(Path(job["output"]), config)]
-        calls = Callbacks(report, progress=_throttled(relay, steps), sinks=sinks)
+        calls = Callbacks(report, progress=_told(relay, steps), sinks=sinks)
     options |= {"task": job["task"], "resume": job["resume"], **vars(calls)}
     return training_function(job["train"])(config, Path(job["data"]), Path(job["output"]), **options)
 
 
-def _throttled(relay: Any, steps: Progress) -> Progress:
-    shown = [0.0]
+def _told(relay: Any, steps: Progress) -> Progress:
+    """What training calls: each step goes to the log, now and then one to the relay."""
+    tell = now_and_then(relay.set_progress.remote)
 
     def progress(done: int, total: int, text: str) -> None:
         steps(done, total, text)
-        if time.monotonic() - shown[0] >= 1.0:
-            shown[0] = time.monotonic()
-            relay.set_progress.remote((done, total, text))
+        tell(done, total, text)
 
     return progress
 
