@@ -28,7 +28,6 @@ from speaq.space import SearchConfig
 from speaq.study import creation, ranks, results, snapshot
 from speaq.study.file import Study
 from speaq.study.plan import MAX_STEPS, compared, max_steps
-from speaq.study.ranks import kendall as kendall
 
 FILE = "calibration.json"
 FEWEST = 5  # trials: ranks of fewer say nothing

@@ -7,12 +7,11 @@ from typing import Any
 
 import numpy as np
 
-from launch.jobs.calibrate import kendall
+from speaq.study.ranks import tau
 from tests.bench.table.table import FloatArray, Setting, Table
 
 METRICS = ("R@20", "mR@20", "F@20", "R@50", "mR@50", "F@50", "tail@50")
 SHARES = (1 / 3, 2 / 3, 1.0)  # of the steps
-RESAMPLES = 2000  # of the settings, for the intervals
 FEWEST = 5  # settings
 
 Row = dict[str, Any]
@@ -43,10 +42,5 @@ def _at(settings: list[Setting], share: float, metric: str, *, stored: bool = Fa
 
 
 def _row(name: str, share: float, metric: str, values: FloatArray, finals: FloatArray) -> Row:
-    """Tau-b with its 95 % percentile interval, settings drawn with replacement."""
-    number = len(values)
-    draws = np.random.default_rng(0).multinomial(number, np.full(number, 1 / number), size=RESAMPLES)
-    (tau,) = kendall(values, finals, np.ones((1, number)))
-    low, high = np.nanquantile(kendall(values, finals, draws), (0.025, 0.975))
-    found = {"value": float(tau), "low": float(low), "high": float(high), "settings": number}
-    return {"name": name, "what": f"tau of {metric}", "share": round(share, 2), **found}
+    found = tau(values, finals)._asdict()
+    return {"name": name, "what": f"tau of {metric}", "share": round(share, 2), **found, "settings": len(values)}

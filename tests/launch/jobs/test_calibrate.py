@@ -15,6 +15,7 @@ pytest.importorskip("ray")
 pytest.importorskip("optuna")
 
 from launch.jobs import calibrate
+from speaq.study.ranks import kendall
 from tests.helpers.search_of_toy import make_space, toy  # noqa: F401
 from tests.helpers.searched import Search, searched
 from tests.helpers.tiny import tiny
@@ -71,8 +72,8 @@ def test_kendall_s_tau_of_samples_is_the_library_s() -> None:
     draws = random.integers(9, size=(30, 9))
     counts = np.stack([np.bincount(draw, minlength=9) for draw in draws])
     wanted = [kendalltau(x[draw], y[draw]).statistic for draw in draws]
-    np.testing.assert_allclose(calibrate.kendall(x, y, counts), wanted, rtol=1e-12, atol=1e-12)
-    assert np.isnan(calibrate.kendall(x, y, np.eye(9)[:1] * 9))
+    np.testing.assert_allclose(kendall(x, y, counts), wanted, rtol=1e-12, atol=1e-12)
+    assert np.isnan(kendall(x, y, np.eye(9)[:1] * 9))
 
 
 def test_what_cannot_be_judged_is_refused(tmp_path: Path) -> None:
