@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import logging
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -13,7 +12,7 @@ from launch.trials.gpu import check_gpu
 from speaq.config import ResourcesConfig
 from speaq.data.records import SplitName
 from speaq.runs.run import RunEvaluation, evaluate_run
-from speaq.training.callbacks import Progress, Progresses, no_progress
+from speaq.training.callbacks import Progress, Progresses, no_progresses
 
 log = logging.getLogger(__name__)
 
@@ -33,7 +32,7 @@ def evaluate_remotely(
         data,
         resources,
         ended=lambda name, evaluation: found.append(evaluation),
-        progress=lambda title: contextlib.nullcontext(no_progress),
+        progress=no_progresses,
         room=room,
     )
     return found[0]

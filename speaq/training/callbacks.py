@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol, TypeGuard
@@ -27,6 +27,11 @@ class Sink(Protocol):
 
 def no_progress(done: int, total: int, text: str) -> None:
     """Shows nothing."""
+
+
+def no_progresses(title: str) -> AbstractContextManager[Progress]:
+    """Shows nothing of anything."""
+    return nullcontext(no_progress)
 
 
 def nothing() -> None:

@@ -12,7 +12,6 @@ import json
 import tempfile
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +21,7 @@ from speaq import config as configs
 from speaq.config import Config
 from speaq.evaluation.bootstrap import Interval, spread_over_seeds
 from speaq.runs import cache
-from speaq.training.callbacks import Metrics, no_progress
+from speaq.training.callbacks import Metrics, no_progresses
 from speaq.training.loop import train
 from tests.bench.world import NARROW
 
@@ -69,7 +68,7 @@ def rows(folder: Path, rounds: int) -> Iterator[Row]:
     cost = None
     if not features.exists():
         begin = time.process_time()
-        cache.cache(cache.asked(detector, config, data, features, views=VIEWS), lambda _: nullcontext(no_progress))
+        cache.cache(cache.asked(detector, config, data, features, views=VIEWS), no_progresses)
         cost = time.process_time() - begin
     found: dict[tuple[str, str], list[float]] = {}
     for _ in range(rounds):

@@ -8,7 +8,6 @@ import multiprocessing
 import os
 import shutil
 from collections.abc import Iterator
-from contextlib import nullcontext
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -26,7 +25,7 @@ from speaq.model.speaq import SpeaQ
 from speaq.prediction.export import example_batches, export_model
 from speaq.prediction.predictor import Predictor
 from speaq.runs.cache import asked, cache
-from speaq.training.callbacks import no_progress
+from speaq.training.callbacks import no_progresses
 from speaq.training.loop import train
 from tests.gpu.correct import tf32
 from tests.gpu.plan import OPTIONAL, Settings, Skipped, Tell, missing
@@ -262,7 +261,7 @@ def features(settings: Settings, tell: Tell) -> None:
     train(changed(settings, **steps), world(settings), start, task="detector")
     config = changed(settings, training__init_from=str(start), **plain)
     folder = settings.folder / "features"
-    cache(asked(start, config, world(settings), folder), lambda title: nullcontext(no_progress))
+    cache(asked(start, config, world(settings), folder), no_progresses)
     split = StoredSplit(folder, read_header(folder), "train")
     split.to(torch.device(settings.device))
     where = split.cells(0).device.type

@@ -7,7 +7,6 @@ function of `confirm` computes on the CPU.
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 import sys
@@ -17,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from speaq.config import Config
-from speaq.training.callbacks import Progress, no_progress
+from speaq.training.callbacks import Progress, no_progresses
 from speaq.training.endings import OutOfMemory
 
 PATIENCE = 120.0  # seconds that those wait for each other that are to be at work at the same time
@@ -127,10 +126,6 @@ def main() -> None:
         cluster.shutdown()
 
 
-def quiet(title: str) -> contextlib.AbstractContextManager[Progress]:
-    return contextlib.nullcontext(no_progress)
-
-
 def queue(folder: Path) -> dict[str, str]:
     """How each job of a queue ended."""
     from launch.jobs.queue import Job, Queue
@@ -143,14 +138,14 @@ def queue(folder: Path) -> dict[str, str]:
 
     names = ("together 1", "together 2", "fails", "dies", "dies once")
     jobs = [Job(name, job, (folder, name)) for name in names]
-    Queue(ResourcesConfig(gpus_per_worker=1.0), quiet).run(jobs, ended)
+    Queue(ResourcesConfig(gpus_per_worker=1.0), no_progresses).run(jobs, ended)
     return found
 
 
 def confirm(study: Path, data: Path) -> dict[str, Any]:
     from launch.jobs.confirm import confirm
 
-    return confirm(study, "3..4", 1, None, quiet)
+    return confirm(study, "3..4", 1, None, no_progresses)
 
 
 def search(output: Path, data: Path) -> dict[str, list[Any]]:
@@ -188,7 +183,9 @@ def lost_node(cluster: Any, folder: Path) -> str:
     thread = threading.Thread(target=lose)
     thread.start()
     job = Job("stays", stay, (folder,))
-    Queue(ResourcesConfig(gpus_per_worker=1.0), quiet).run([job], lambda job, outcome: found.append(str(outcome)))
+    Queue(ResourcesConfig(gpus_per_worker=1.0), no_progresses).run(
+        [job], lambda job, outcome: found.append(str(outcome))
+    )
     thread.join()
     return found[0]
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import shutil
 from collections import namedtuple
-from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 
 import h5py
@@ -23,16 +22,12 @@ from speaq.model.speaq import SpeaQ
 from speaq.runs.cache import Maker, Part, Size, asked, cache, make_here
 from speaq.runs.run import evaluate_run
 from speaq.space.checks import check
-from speaq.training.callbacks import Progress, no_progress
+from speaq.training.callbacks import no_progresses
 from speaq.training.loop import train
 from tests.helpers.same_run import assert_same_run, weights
 from tests.helpers.tiny import tiny
 
 BOTH = ["backbone", "encoder"]
-
-
-def quiet(title: str) -> AbstractContextManager[Progress]:
-    return nullcontext(no_progress)
 
 
 PLAIN = {"data.flip_probability": 0.0, "model.dropout": 0.1}  # every picture looks the same each time
@@ -55,7 +50,7 @@ def config(start: Path) -> Config:
 @pytest.fixture(scope="module")
 def features(config: Config, start: Path, toy: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("features") / "features"
-    cache(asked(start, config, toy, folder), quiet)
+    cache(asked(start, config, toy, folder), no_progresses)
     return folder
 
 
@@ -123,7 +118,7 @@ def test_a_run_from_features_is_resumed(config: Config, features: Path, toy: Pat
 
 def test_views_are_augmented_and_drawn_by_the_draw(config: Config, start: Path, toy: Path, tmp_path: Path) -> None:
     changed = configs.apply(config, {"data.flip_probability": 0.5, "data.train_sides": [32, 48]})
-    header = cache(asked(start, changed, toy, tmp_path / "views", views=4), quiet)
+    header = cache(asked(start, changed, toy, tmp_path / "views", views=4), no_progresses)
     assert header.entries["train"] == 4 * len(open_data(toy).split("train", changed.data))
     stored = StoredSplit(tmp_path / "views", header, "train")
     image = str(open_data(toy).split("train", changed.data).image_ids[0])
@@ -139,7 +134,7 @@ def test_smaller_numbers_are_near(
     precision: str, error: float, config: Config, start: Path, features: Path, toy: Path, tmp_path: Path
 ) -> None:
     folder = tmp_path / "small"
-    header = cache(asked(start, config, toy, folder, precision=precision), quiet)  # type: ignore[arg-type]
+    header = cache(asked(start, config, toy, folder, precision=precision), no_progresses)  # type: ignore[arg-type]
     exact, near = StoredSplit(features, read_header(features), "val"), StoredSplit(folder, header, "val")
     scale = exact.cells(0).abs().max()
     difference = (exact.cells(0) - near.cells(0)).abs().max() / scale
@@ -167,7 +162,7 @@ def test_an_unfinished_cache_goes_on_where_it_was(
         raise _Killed
 
     with pytest.raises(_Killed):
-        cache(wanted, quiet, two_files)  # type: ignore[arg-type]
+        cache(wanted, no_progresses, two_files)  # type: ignore[arg-type]
     with pytest.raises(ConfigError, match="not finished"):
         train(configs.apply(config, {"training.features": str(wanted.output)}), toy, tmp_path / "run")
 
@@ -175,7 +170,7 @@ def test_an_unfinished_cache_goes_on_where_it_was(
         assert not set(parts) & set(made)
         make_here(maker, parts, lambda number: None)
 
-    cache(wanted, quiet, the_rest)  # type: ignore[arg-type]
+    cache(wanted, no_progresses, the_rest)  # type: ignore[arg-type]
     header = read_header(wanted.output)
     for name in ("train", "val"):
         one = StoredSplit(wanted.output, header, name)
@@ -220,7 +215,7 @@ def test_other_features_are_refused_by_what_differs(
             train(configs.apply(config, {**stored, **changes}), toy, tmp_path / "run")
         assert not (tmp_path / "run").exists()
     with pytest.raises(ConfigError, match="precision"):
-        cache(asked(start, config, toy, features, precision="int8"), quiet)
+        cache(asked(start, config, toy, features, precision="int8"), no_progresses)
     with pytest.raises(ConfigError, match="all would be the same"):
         asked(start, config, toy, tmp_path / "views", views=2)
     with pytest.raises(ConfigError, match=r"model\.frozen"):
@@ -237,7 +232,7 @@ def test_a_disk_that_is_too_small_is_refused_before_anything_is_written(
     usage = namedtuple("usage", "free")
     monkeypatch.setattr("shutil.disk_usage", lambda folder: usage(10_000))
     with pytest.raises(ConfigError, match=r"features take about 0\.00 GiB more.*--precision bfloat16"):
-        cache(wanted, quiet, said=said.append)
+        cache(wanted, no_progresses, said=said.append)
     assert not wanted.output.exists()
     cells = sum(file.stat().st_size for file in features.glob("*.h5"))
     assert 0.6 * cells < said[0].bytes < cells

@@ -10,7 +10,6 @@ import itertools
 import os
 import platform
 from collections.abc import Mapping, Sequence
-from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,7 +22,7 @@ from speaq.data.features import read_header
 from speaq.runs import cache
 from speaq.study import creation, file, snapshot
 from speaq.study.creation import feasibility_on
-from speaq.training.callbacks import no_progress
+from speaq.training.callbacks import no_progresses
 from tests.bench.table import table
 from tests.bench.table.world import SPACE, settings, space
 from tests.bench.world import SEED, World
@@ -69,7 +68,7 @@ def make(folder: Path, world: World, number: int, seeds: int, path: Path = table
 def _features(folder: Path, config: Config, detector: Path, data: Path) -> Path:
     """What backbone and encoder of the detector make of the pictures, where it is not there yet."""
     if not folder.exists() or not read_header(folder).complete:
-        cache.cache(cache.asked(detector, config, data, folder, views=VIEWS), lambda title: nullcontext(no_progress))
+        cache.cache(cache.asked(detector, config, data, folder, views=VIEWS), no_progresses)
     return folder
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
-from contextlib import AbstractContextManager, nullcontext, suppress
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -12,7 +12,7 @@ import torch
 
 from speaq.data.features import StoredSplit, read_header
 from speaq.runs.cache import Maker, Part, Tell, asked, cache
-from speaq.training.callbacks import Progress, no_progress
+from speaq.training.callbacks import no_progresses
 from speaq.training.loop import train
 from tests.helpers.tiny import tiny
 
@@ -22,16 +22,12 @@ from launch.jobs.cache import make_on_ray  # noqa: E402
 TOGETHER = "ray"
 
 
-def quiet(title: str) -> AbstractContextManager[Progress]:
-    return nullcontext(no_progress)
-
-
 def _workers() -> list[int]:
     """Processes of the cluster that make features."""
     found = []
     for process in Path("/proc").glob("[0-9]*"):
         with suppress(OSError):
-            if (process / "cmdline").read_bytes().startswith(b"ray::FeatureMaker"):
+            if (process / "cmdline").read_bytes().startswith(b"ray::features"):
                 found.append(int(process.name))
     return found
 
@@ -39,7 +35,7 @@ def _workers() -> list[int]:
 def test_workers_make_what_one_process_makes(ray_cluster: None, toy: Path, tmp_path: Path) -> None:
     config = tiny()
     train(tiny(training__max_steps=1), toy, tmp_path / "start", task="detector")
-    cache(asked(tmp_path / "start", config, toy, tmp_path / "here"), quiet)
+    cache(asked(tmp_path / "start", config, toy, tmp_path / "here"), no_progresses)
     killed = list[int]()
 
     def with_a_loss(maker: Maker, parts: list[Part], tell: Tell) -> None:
@@ -52,7 +48,7 @@ def test_workers_make_what_one_process_makes(ray_cluster: None, toy: Path, tmp_p
 
         make_on_ray(maker, parts, lost)
 
-    cache(asked(tmp_path / "start", config, toy, tmp_path / "there"), quiet, with_a_loss)  # type: ignore[arg-type]
+    cache(asked(tmp_path / "start", config, toy, tmp_path / "there"), no_progresses, with_a_loss)  # type: ignore[arg-type]
     assert killed
     for name in ("train", "val"):
         here, there = (StoredSplit(tmp_path / f, read_header(tmp_path / f), name) for f in ("here", "there"))

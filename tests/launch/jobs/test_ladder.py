@@ -9,7 +9,6 @@ import signal
 import subprocess
 import sys
 import time
-from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +19,7 @@ from speaq import space as spaces
 from speaq.config import Config, ConfigError
 from speaq.runs.cache import asked, cache
 from speaq.study import creation
-from speaq.training.callbacks import Progress, no_progress
+from speaq.training.callbacks import no_progresses
 from speaq.training.endings import StopTraining
 from speaq.training.loop import train
 from tests.helpers.same_run import assert_same_run, weights
@@ -48,10 +47,6 @@ LADDER = [
 RATES = {"type": "categorical", "choices": [1e-3 * 0.9**number for number in range(1, 15)]}
 
 
-def quiet(title: str) -> AbstractContextManager[Progress]:
-    return nullcontext(no_progress)
-
-
 @pytest.fixture(scope="module")
 def config(toy: Path, tmp_path_factory: pytest.TempPathFactory) -> Config:
     """Starts from a detector of three steps."""
@@ -63,7 +58,7 @@ def config(toy: Path, tmp_path_factory: pytest.TempPathFactory) -> Config:
 @pytest.fixture(scope="module")
 def features(config: Config, toy: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("features") / "features"
-    cache(asked(Path(config.training.init_from or ""), config, toy, folder), quiet)
+    cache(asked(Path(config.training.init_from or ""), config, toy, folder), no_progresses)
     return folder
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import json
 import shutil
-from contextlib import nullcontext
 from pathlib import Path
 
 import numpy as np
@@ -31,7 +30,7 @@ from speaq.structures import IntArray, SceneGraph
 from speaq.study import creation
 from speaq.study.halves import LEAST, check_halves, halves
 from speaq.study.plan import Plan, with_settings
-from speaq.training.callbacks import no_progress
+from speaq.training.callbacks import no_progress, no_progresses
 from speaq.training.loop import train
 from tests.helpers.command import refusal
 from tests.helpers.shared import ROOT
@@ -89,7 +88,7 @@ def test_a_run_from_features_is_decoded_from_them(toy: Path, tmp_path: Path) -> 
     start, features, run = tmp_path / "start", tmp_path / "features", tmp_path / "run"
     train(tiny(data__num_val=VAL, training__max_steps=3, training__decay_steps=[2]), toy, start, task="detector")
     config = tiny(data__num_val=VAL, training__init_from=str(start), data__flip_probability=0.0)
-    cache(asked(start, config, toy, features, precision="int8"), lambda title: nullcontext(no_progress))
+    cache(asked(start, config, toy, features, precision="int8"), no_progresses)
     result = train(configs.apply(config, {"training.features": str(features)}), toy, run)
     searched, judged = halved(open_run(run), no_progress)
     together = dataclasses.replace(searched, batches=[*searched.batches, *judged.batches])

@@ -30,21 +30,20 @@ pytestmark = pytest.mark.skipif(
 )
 
 INVENTED = """
-import contextlib, json, sys
+import json, sys
 from pathlib import Path
 import ray
 from launch.jobs import rerun
 from launch.trials import place
 from speaq import config as configs
 from speaq.config import ConfigError
-from speaq.training.callbacks import Callbacks
+from speaq.training.callbacks import Callbacks, no_progresses
 ray.init(num_cpus=2, num_gpus=1, include_dashboard=False, log_to_driver=False)
 run, data = Path(sys.argv[1]), Path(sys.argv[2])
 config = configs.load(run / "config.yaml")
-quiet = lambda title: contextlib.nullcontext(lambda done, total, text: None)
 said = []
 for start in (
-    lambda: rerun.rerun(run, run.parent / "again", None, quiet),
+    lambda: rerun.rerun(run, run.parent / "again", None, no_progresses),
     lambda: place.train_trial(config, data, run.parent / "confirmed", Callbacks(print)),
 ):
     try:
