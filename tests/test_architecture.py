@@ -99,13 +99,22 @@ def name_of(path: Path) -> str:
     return ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
 
 
+def full_name(node: ast.ImportFrom, path: Path) -> str:
+    """Of what a file imports from: `from ..store import x` in launch/trials/trial.py is from `launch.store`."""
+    if not node.level:
+        return node.module or ""
+    above = path.relative_to(ROOT).parts[: -node.level]
+    return ".".join([*above, *([node.module] if node.module else [])])
+
+
 def imported_modules(path: Path) -> set[str]:
     """Files and packages of ours that a file imports, at any depth, for types as well."""
     known, found = {name_of(module) for module in MODULES}, set[str]()
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-        if isinstance(node, ast.ImportFrom) and node.module:
-            inside = [f"{node.module}.{alias.name}" for alias in node.names]
-            found.update(name if name in known else node.module for name in inside)
+        if isinstance(node, ast.ImportFrom):
+            module = full_name(node, path)
+            inside = [f"{module}.{alias.name}" for alias in node.names]
+            found.update(name if name in known else module for name in inside)
         elif isinstance(node, ast.Import):
             found.update(alias.name for alias in node.names)
     return found & known

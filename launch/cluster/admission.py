@@ -11,8 +11,8 @@ from typing import Any
 from ray import tune
 from ray.util.placement_group import PlacementGroup, placement_group
 
-from launch.cluster import connection
-from launch.cluster.nodes import Node, alive
+from . import connection
+from .nodes import Node, alive
 
 log = logging.getLogger(__name__)
 

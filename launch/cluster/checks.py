@@ -13,11 +13,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from launch.cluster import connection, sharing
-from launch.cluster.nodes import Node, Probes, Problem, alive, probes
-from launch.store.remote import Store
 from speaq.config import ConfigError
 from speaq.training.environment import versions
+
+from ..store.remote import Store
+from . import connection, sharing
+from .nodes import Node, Probes, Problem, alive, probes
 
 SKEW = 1.0  # seconds that clocks may differ: the times in a study's ledger come from several nodes
 FULL = 0.95  # share of a disk in use above which Ray spills no objects

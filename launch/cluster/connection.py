@@ -21,10 +21,11 @@ import ray
 from ray._private import ray_constants, services
 from ray._private.state import available_resources_per_node
 
-from launch.cluster import head
-from launch.cluster.limits import bounded
 from speaq.config import ConfigError, ResourcesConfig
 from speaq.files.home import make_up_home
+
+from . import head
+from .limits import bounded
 
 log = logging.getLogger(__name__)
 

@@ -12,7 +12,7 @@ import threading
 import time
 from collections.abc import Iterator
 
-from launch.cluster.limits import end_now
+from .limits import end_now
 
 LOOK = 2.0  # seconds between looks
 ANSWER = 5.0  # seconds that a head is given for an answer

@@ -14,8 +14,9 @@ import ray
 from ray.exceptions import RayError, RayTaskError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from launch.cluster.probe import Probe
 from speaq.study.errors import last_line
+
+from .probe import Probe
 
 THREADS = 16  # of an actor: a question that hangs leaves the others free
 LOOK = 0.5  # seconds between looks whether the answers are still wanted

@@ -18,9 +18,10 @@ import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from launch.store import workspace
-from launch.store.remote import Store, parent
 from speaq.study.errors import StorageLost
+
+from ..store import workspace
+from ..store.remote import Store, parent
 
 CONNECT = 5.0  # seconds for another node to take a connection
 CACHED = 10.0  # seconds that a network file system may go on showing a folder as it was

@@ -7,11 +7,12 @@ import threading
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-from launch.cluster.connection import ClusterError
-from launch.cluster.nodes import Node, Probes, Problem, alive, probes
-from launch.store import workspace
-from launch.store.remote import joined
 from speaq.config import Config
+
+from ..store import workspace
+from ..store.remote import joined
+from .connection import ClusterError
+from .nodes import Node, Probes, Problem, alive, probes
 
 LIMIT = 120.0  # seconds for each question: Ray gives its workers the lowest priority on a busy node
 

@@ -7,15 +7,16 @@ from pathlib import Path
 
 import ray
 
-from launch.cluster import connection
-from launch.cluster.admission import Admission
-from launch.cluster.sharing import nodes_that_share, problem_of
-from launch.store import workspace
 from speaq.config import Config
 from speaq.config.before_encoder import from_features
 from speaq.study.file import Study
 from speaq.study.plan import Plan
 from speaq.training import origins
+
+from ..cluster import connection
+from ..cluster.admission import Admission
+from ..cluster.sharing import nodes_that_share, problem_of
+from ..store import workspace
 
 log = logging.getLogger(__name__)
 

@@ -8,12 +8,13 @@ import logging
 from collections import Counter
 from collections.abc import Iterator, Sequence
 
-from launch.cluster import connection
-from launch.cluster.sharing import nodes_that_share
-from launch.jobs.queue import Job, Queue
 from speaq.data.features import Header
 from speaq.runs.cache import Caching, Maker, Part, Tell
 from speaq.training.callbacks import Progress
+
+from ..cluster import connection
+from ..cluster.sharing import nodes_that_share
+from .queue import Job, Queue
 
 log = logging.getLogger(__name__)
 

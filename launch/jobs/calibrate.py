@@ -16,10 +16,6 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from launch.jobs import tune as studies
-from launch.jobs.display import Display, silent
-from launch.search.rungs import Rungs
-from launch.store.workspace import Workspace
 from speaq import config as configs
 from speaq import space as spaces
 from speaq.config import ConfigError
@@ -28,6 +24,11 @@ from speaq.space import SearchConfig
 from speaq.study import creation, ranks, results, snapshot
 from speaq.study.file import Study
 from speaq.study.plan import MAX_STEPS, compared, max_steps
+
+from ..search.rungs import Rungs
+from ..store.workspace import Workspace
+from . import tune as studies
+from .display import Display, silent
 
 FILE = "calibration.json"
 FEWEST = 5  # trials: ranks of fewer say nothing

@@ -19,12 +19,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from launch.jobs.confirmed_run import IMAGES, ConfirmedRun, do_on_worker
-from launch.jobs.race import Setting, leader, race
-from launch.search.searcher import config_of
-from launch.store.claim import claimed
-from launch.store.workspace import Workspace
-from launch.trials.place import on_workers, several_at_once
 from speaq import config as configs
 from speaq.config import Config, ConfigError
 from speaq.config.before_encoder import in_full
@@ -54,8 +48,15 @@ from speaq.training.callbacks import Progresses
 from speaq.training.endings import DivergedError, OutOfMemory
 from speaq.training.environment import source_digest
 
+from ..search.searcher import config_of
+from ..store.claim import claimed
+from ..store.workspace import Workspace
+from ..trials.place import on_workers, several_at_once
+from .confirmed_run import IMAGES, ConfirmedRun, do_on_worker
+from .race import Setting, leader, race
+
 if TYPE_CHECKING:
-    from launch.jobs.queue import Job, Queue
+    from .queue import Job, Queue
 
 log = logging.getLogger(__name__)
 
@@ -118,9 +119,9 @@ def _queue(confirmation: _Confirmation) -> Iterator[Queue | None]:
     if not several_at_once(config, confirmation.left()):
         yield None
         return
-    from launch.cluster import connection
-    from launch.jobs.admitted import admission_in_folder
-    from launch.jobs.queue import Queue
+    from ..cluster import connection
+    from .admitted import admission_in_folder
+    from .queue import Queue
 
     resources, url = config.resources, here.url_of(snapshot.folder)
     with connection.connected(dashboard=resources.num_workers > 1):
@@ -266,7 +267,7 @@ class _Confirmation:
         take: Callable[[Setting, Exception | None], None],
     ) -> None:
         """Does at once what is left of the runs; `take` gets each setting as its run ends, with what it failed of."""
-        from launch.jobs import queue as jobs_on_ray  # with Ray
+        from . import queue as jobs_on_ray  # with Ray
 
         left = {run.name: (setting, run) for setting, run in runs if not run.is_done}
         for setting, run in runs:

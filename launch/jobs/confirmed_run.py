@@ -7,15 +7,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from launch.trials.code import check_code
-from launch.trials.logs import LOG, log_to
-from launch.trials.memory import train_in_parts
-from launch.trials.place import train_trial
 from speaq.config import Config
 from speaq.evaluation.bootstrap import ImageRecord, save_record
 from speaq.runs import files
 from speaq.study.file import TRAIN
 from speaq.training.callbacks import Callbacks, Metrics, Progress, nothing
+
+from ..trials.code import check_code
+from ..trials.logs import LOG, log_to
+from ..trials.memory import train_in_parts
+from ..trials.place import train_trial
 
 if TYPE_CHECKING:
     from speaq.runs.run import RunEvaluation
@@ -95,7 +96,7 @@ def do_on_worker(run: ConfirmedRun, source: str, tell: Progress) -> None:
 def _evaluate(run: ConfirmedRun, tell: Progress) -> RunEvaluation:
     resources = run.config.resources
     if resources.num_workers > 1:
-        from launch.jobs.remote_evaluation import evaluate_remotely
+        from .remote_evaluation import evaluate_remotely
 
         return evaluate_remotely(run.folder, "val", run.data, resources)
     from speaq.runs.run import evaluate_run

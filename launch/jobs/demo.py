@@ -6,9 +6,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from launch.jobs import tune as studies
-from launch.jobs.display import Display
-from launch.jobs.stages import Stages, for_detector, shipped
 from speaq import config as configs
 from speaq import space as spaces
 from speaq.config import Config
@@ -18,6 +15,10 @@ from speaq.study import creation, file, results, seal
 from speaq.study.ledger import Entry
 from speaq.study.plan import Plan
 from speaq.training.evaluate import Evaluation
+
+from . import tune as studies
+from .display import Display
+from .stages import Stages, for_detector, shipped
 
 
 @dataclass(frozen=True)

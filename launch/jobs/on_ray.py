@@ -17,21 +17,6 @@ from typing import Any
 from ray import tune
 from ray.tune.schedulers import TrialScheduler
 
-from launch.cluster import connection
-from launch.cluster.admission import OnAdmitted
-from launch.cluster.interrupts import Interrupts
-from launch.jobs.admitted import admission
-from launch.jobs.display import Display, silent
-from launch.search import scheduler
-from launch.search.mirror import Mirror
-from launch.search.placement import Placement
-from launch.search.promotions import Promotions
-from launch.search.searcher import Search, Starts
-from launch.store.workspace import Workspace
-from launch.trials.climb import climb_of
-from launch.trials.decoding import TRIED, Decodings
-from launch.trials.telemetry import SearchMetrics
-from launch.trials.trial import Job, Trial
 from speaq import space as spaces
 from speaq.config import ConfigError, ResourcesConfig
 from speaq.space import SearchConfig
@@ -44,6 +29,22 @@ from speaq.study.ledger import Entry, Ledger
 from speaq.study.plan import MEMORY, Feasible, Plan, compared
 from speaq.study.snapshot import at_work
 from speaq.training.environment import source_digest
+
+from ..cluster import connection
+from ..cluster.admission import OnAdmitted
+from ..cluster.interrupts import Interrupts
+from ..search import scheduler
+from ..search.mirror import Mirror
+from ..search.placement import Placement
+from ..search.promotions import Promotions
+from ..search.searcher import Search, Starts
+from ..store.workspace import Workspace
+from ..trials.climb import climb_of
+from ..trials.decoding import TRIED, Decodings
+from ..trials.telemetry import SearchMetrics
+from ..trials.trial import Job, Trial
+from .admitted import admission
+from .display import Display, silent
 
 log = logging.getLogger(__name__)
 
@@ -113,7 +114,7 @@ def decodings_of(plan: Plan) -> Decodings | None:
     """
     if not plan.settings.decoding:
         return None
-    from launch.jobs.stages import shipped  # with PyTorch
+    from .stages import shipped  # with PyTorch
 
     space = spaces.load(shipped("search_spaces/inference.yaml"))
     settings = SearchConfig(

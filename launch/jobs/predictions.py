@@ -14,14 +14,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
 
-from launch.jobs import tune as studies
-from launch.jobs.display import Display, silent
-from launch.jobs.stages import shipped
-from launch.search import messages
-from launch.search import storage as storages
-from launch.search.messages import Ended, Failed, Finished
-from launch.search.mirror import Mirror
-from launch.search.searcher import Search
 from speaq import config as configs
 from speaq import space as spaces
 from speaq.config import ConfigError, InferenceConfig
@@ -39,6 +31,15 @@ from speaq.study.snapshot import Snapshot, at_work
 from speaq.training import origins
 from speaq.training.callbacks import Progresses
 from speaq.training.environment import versions
+
+from ..search import messages
+from ..search import storage as storages
+from ..search.messages import Ended, Failed, Finished
+from ..search.mirror import Mirror
+from ..search.searcher import Search
+from . import tune as studies
+from .display import Display, silent
+from .stages import shipped
 
 LABEL = "as trained"
 

@@ -17,10 +17,6 @@ from typing import Any
 import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from launch.cluster import connection
-from launch.cluster.interrupts import Interrupts
-from launch.search.deaths import MAX_DEATHS, Deaths
-from launch.trials.notices import Notices, teller
 from speaq.config import ResourcesConfig
 from speaq.data import LoaderDied
 from speaq.files.home import make_up_home
@@ -28,6 +24,11 @@ from speaq.files.locks import Busy, Taken
 from speaq.study.errors import last_line
 from speaq.training.callbacks import Progress, Progresses, nothing
 from speaq.training.endings import Interrupted
+
+from ..cluster import connection
+from ..cluster.interrupts import Interrupts
+from ..search.deaths import MAX_DEATHS, Deaths
+from ..trials.notices import Notices, teller
 
 log = logging.getLogger(__name__)
 

@@ -6,13 +6,14 @@ import logging
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from launch.cluster import connection
-from launch.jobs.queue import ROOM, Job, Queue
-from launch.trials.gpu import check_gpu
 from speaq.config import ResourcesConfig
 from speaq.data.records import SplitName
 from speaq.runs.run import RunEvaluation, evaluate_run
 from speaq.training.callbacks import Progress, Progresses, no_progresses
+
+from ..cluster import connection
+from ..trials.gpu import check_gpu
+from .queue import ROOM, Job, Queue
 
 log = logging.getLogger(__name__)
 

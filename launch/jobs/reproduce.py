@@ -17,10 +17,6 @@ from typing import Any, Literal
 
 import torch
 
-from launch.jobs import published
-from launch.jobs.record import Record, describe_data
-from launch.jobs.stages import Stages, for_detector, shipped
-from launch.trials.place import on_workers
 from speaq import config as configs
 from speaq.config import BASELINE, Config, ConfigError, ResourcesConfig
 from speaq.data import DataError
@@ -35,6 +31,11 @@ from speaq.training.device import hardware, pick_device
 from speaq.training.environment import source_commit, versions
 from speaq.training.feasible import Feasibility
 from speaq.training.tasks import TaskName
+
+from ..trials.place import on_workers
+from . import published
+from .record import Record, describe_data
+from .stages import Stages, for_detector, shipped
 
 log = logging.getLogger(__name__)
 
@@ -130,7 +131,7 @@ def _cluster(config: Config, assignments: Sequence[str]) -> Iterator[ResourcesCo
         yield None
         return
     try:
-        from launch.cluster import connection
+        from ..cluster import connection
     except ModuleNotFoundError as error:
         if not torch.cuda.is_available():
             raise ConfigError(f'{error.name} is not installed: pip install -e ".[ray]"') from error
@@ -256,7 +257,7 @@ class Reproduction:
             self._note_test(name, files[name], result, seconds, gpus)
 
         if titles and resources is not None:
-            from launch.jobs.remote_evaluation import evaluate_all  # with Ray
+            from .remote_evaluation import evaluate_all  # with Ray
 
             left = {title: files[name] for title, name in titles.items()}
             evaluate_all(left, "test", self._data, resources, ended=ended, progress=self._progress)

@@ -8,7 +8,6 @@ import math
 from dataclasses import dataclass
 from pathlib import Path
 
-from launch.trials.place import train_where_asked
 from speaq import config as configs
 from speaq.config import Config, ConfigError
 from speaq.runs import diff
@@ -16,6 +15,8 @@ from speaq.runs.diff import Metrics, RunRecord
 from speaq.training import origins
 from speaq.training.callbacks import Callbacks, Progress, Progresses
 from speaq.training.metrics import read_lines
+
+from ..trials.place import train_where_asked
 
 log = logging.getLogger(__name__)
 

@@ -7,13 +7,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from launch.trials.memory import train_in_parts
-from launch.trials.place import train_where_asked
 from speaq.config import Config, ConfigError
 from speaq.data.toy.world import ANNOTATIONS, make_toy
 from speaq.study.file import TRAIN
 from speaq.training.callbacks import Callbacks, Progresses
 from speaq.training.tasks import TaskName
+
+from ..trials.memory import train_in_parts
+from ..trials.place import train_where_asked
 
 TOY_IMAGES = 6000  # of them 1,500 are the test split
 SEED = 0

@@ -12,13 +12,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Protocol
 
-from launch.cluster import connection
-from launch.jobs.display import Display, silent
-from launch.jobs.on_ray import OnRay
-from launch.report.png import write_results
-from launch.search import storage
-from launch.search.mirror import Mirror, opened
-from launch.store.workspace import Workspace
 from speaq.files import atomic
 from speaq.files.locks import Gone, Taken
 from speaq.study import snapshot
@@ -29,6 +22,14 @@ from speaq.study.extent import with_possible_trials, with_trials
 from speaq.study.file import Address, Study, check_new, keep, read
 from speaq.study.ledger import Entry, Ledger
 from speaq.study.plan import Feasible, Plan
+
+from ..cluster import connection
+from ..report.png import write_results
+from ..search import storage
+from ..search.mirror import Mirror, opened
+from ..store.workspace import Workspace
+from .display import Display, silent
+from .on_ray import OnRay
 
 
 class Work(Protocol):

@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-import launch.report.html as html
 from speaq.space.ladder import Ladder
 from speaq.study.board import Board
 from speaq.study.climbs import FEWEST, Climbed, climbed, in_trainings
+
+from . import html
 
 HEADER = ("rung", "steps", "trials", "{kind} s", "of all", "tau", "low", "high", "over trials", "went on", "right")
 

@@ -6,10 +6,11 @@ from pathlib import Path
 
 from sqlalchemy import URL
 
-from launch.search.optuna_study import rebuild
-from launch.search.storage import connect
 from speaq.study.file import Address
 from speaq.study.snapshot import Snapshot
+
+from ..search.optuna_study import rebuild
+from ..search.storage import connect
 
 
 def write_database(path: Path, snapshot: Snapshot) -> None:

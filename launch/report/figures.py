@@ -9,11 +9,12 @@ from collections.abc import Mapping
 import optuna
 import plotly.graph_objects as go
 
-from launch.report.series import COLOURS, Series, Target
-from launch.search.optuna_study import quiet
 from speaq.study.ledger import Entry
 from speaq.study.results import table_k
 from speaq.training.callbacks import is_number
+
+from ..search.optuna_study import quiet
+from .series import COLOURS, Series, Target
 
 BEST, OTHER = "#ca8a04", "#9ca3af"
 _DASHED = {"color": COLOURS["published"], "dash": "dash"}

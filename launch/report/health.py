@@ -11,11 +11,12 @@ from typing import Any
 
 import plotly.graph_objects as go
 
-import launch.report.html as html
 from speaq.study.board import Board
 from speaq.study.ledger import Entry
 from speaq.study.snapshot import Snapshot
 from speaq.training.metrics import read_lines
+
+from . import html
 
 BEST = 3  # trials shown, beside the published setting and the failed ones
 LAST = 10  # logged steps that figures are averages over

@@ -6,9 +6,6 @@ import shlex
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-import launch.report.html as html
-from launch.report import climbs, figures, health, png, tables
-from launch.report.series import Series
 from speaq.config import ConfigError
 from speaq.config.user_groups import label
 from speaq.files import atomic
@@ -20,6 +17,9 @@ from speaq.study.board import Board, TrialStatus, as_trained, totals, trial_stat
 from speaq.study.decoding import AS_TRAINED
 from speaq.study.plan import Plan
 from speaq.study.snapshot import Snapshot
+
+from . import climbs, figures, health, html, png, tables
+from .series import Series
 
 MORE_TRIALS = 20  # that the report proposes to add to a search that is complete
 ORDER = ("finished", "infeasible", "paused", "pruned", "running", "interrupted", "asked", "failed")

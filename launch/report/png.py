@@ -11,14 +11,15 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from launch.report.series import COLOURS, Series
-from launch.search.optuna_study import quiet
 from speaq.files.atomic import replaced
 from speaq.plain_text import visible
 from speaq.study.board import Board
 from speaq.study.decoding import AS_TRAINED
 from speaq.study.ledger import Entry
 from speaq.study.plan import Plan
+
+from ..search.optuna_study import quiet
+from .series import COLOURS, Series
 
 LINE = "#111827"
 

@@ -12,11 +12,12 @@ import optuna
 from optuna.importance import PedAnovaImportanceEvaluator, get_param_importances
 from optuna.trial import FrozenTrial
 
-from launch.search.optuna_study import quiet, rebuild
 from speaq.study import results
 from speaq.study.board import Board
 from speaq.study.ledger import Entry
 from speaq.study.plan import Plan
+
+from ..search.optuna_study import quiet, rebuild
 
 COLOURS = {"published": "#c2410c", "baseline": "#1d4ed8"}
 MIN_TRIALS = 10  # with fewer finished trials an importance would be made of chance

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import launch.report.html as html
-from launch.report.series import objective_name
 from speaq import config as configs
 from speaq.config import Config
 from speaq.data import DataError
@@ -16,6 +14,9 @@ from speaq.study import results
 from speaq.study.board import Board, as_trained
 from speaq.study.ledger import Entry
 from speaq.study.snapshot import Snapshot
+
+from . import html
+from .series import objective_name
 
 BEST = 3  # trials whose groups are shown, beside the published setting's
 

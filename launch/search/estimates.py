@@ -12,10 +12,11 @@ from fractions import Fraction
 
 from optuna.trial import FrozenTrial, TrialState
 
-from launch.search.optuna_study import optuna_trial
 from speaq.study import results
 from speaq.study.ledger import STOPPED, Entry
 from speaq.study.plan import Plan, excess, max_steps
+
+from .optuna_study import optuna_trial
 
 
 class Estimates:

@@ -18,11 +18,12 @@ from collections.abc import Iterable, Iterator
 from optuna.storages import BaseStorage, RDBStorage
 from optuna.trial import FrozenTrial
 
-from launch.search.optuna_study import PROMOTIONS, TRIAL, bring_up, open_study, optuna_trial
-from launch.search.storage import connect, masked, refusal
 from speaq.study.file import Address
 from speaq.study.ledger import Entry
 from speaq.study.plan import Plan
+
+from .optuna_study import PROMOTIONS, TRIAL, bring_up, open_study, optuna_trial
+from .storage import connect, masked, refusal
 
 log = logging.getLogger(__name__)
 

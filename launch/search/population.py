@@ -16,8 +16,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from launch.search.rungs import ranked
-from launch.store.remote import Store, below
 from speaq import config as configs
 from speaq.space import LOSSES, Space
 from speaq.space.parameters import Choice, FloatRange, IntRange, Plain
@@ -25,6 +23,9 @@ from speaq.study import results
 from speaq.study.ledger import Entry
 from speaq.study.plan import Plan
 from speaq.training import folder as run_folder
+
+from ..store.remote import Store, below
+from .rungs import ranked
 
 FACTORS = (0.8, 1.2)
 RESAMPLE = 0.25  # probability of a new value instead of a neighbouring one; both as in the paper

@@ -9,10 +9,11 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Mapping
 
-from launch.search.rungs import PAUSING, rungs_of
 from speaq.study import results
 from speaq.study.ledger import Entry, Event
 from speaq.study.plan import Plan, length, max_steps
+
+from .rungs import PAUSING, rungs_of
 
 log = logging.getLogger(__name__)
 

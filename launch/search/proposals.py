@@ -11,10 +11,6 @@ from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from launch.search.estimates import Estimates
-from launch.search.population import next_child
-from launch.search.prior import prior_of, share
-from launch.search.sampler import Sampler
 from speaq import config as configs
 from speaq.config import Config, ConfigError
 from speaq.space import LOSSES, Values
@@ -22,6 +18,11 @@ from speaq.space.parameters import Plain
 from speaq.space.points import all_completed
 from speaq.study.ledger import STOPPED, Entry, Ledger, known_as
 from speaq.study.plan import Feasible, Plan, applied, is_countable
+
+from .estimates import Estimates
+from .population import next_child
+from .prior import prior_of, share
+from .sampler import Sampler
 
 log = logging.getLogger(__name__)
 

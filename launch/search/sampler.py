@@ -10,10 +10,11 @@ import optuna
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
-from launch.search.optuna_study import bring_up
 from speaq.space import SearchConfig, Values
 from speaq.space.parameters import Choice, FloatRange, IntRange, Plain
 from speaq.study.plan import Plan, grid
+
+from .optuna_study import bring_up
 
 _NO_PRUNER = optuna.pruners.NopPruner()  # Ray's scheduler stops trials
 _EVOLVING = ("cmaes", "nsga2", "nsga3")  # samplers that note with a trial, when it is asked for, its generation

@@ -8,15 +8,16 @@ from typing import Any
 
 from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 
-from launch.search import messages, population
-from launch.search.medians import Medians
-from launch.search.rungs import Rungs, ranked, rungs_of
-from launch.store.remote import below
 from speaq.space import SearchConfig
 from speaq.study import results
 from speaq.study.ledger import Entry
 from speaq.study.plan import MAX_STEPS
 from speaq.study.results import Values, fronts
+
+from ..store.remote import below
+from . import messages, population
+from .medians import Medians
+from .rungs import Rungs, ranked, rungs_of
 
 
 class Stopping(FIFOScheduler):

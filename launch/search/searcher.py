@@ -15,13 +15,6 @@ from typing import Any, assert_never
 from ray import tune
 from ray.tune.search import Searcher
 
-from launch.search import messages
-from launch.search.deaths import MAX_DEATHS as MAX_DEATHS
-from launch.search.deaths import Deaths
-from launch.search.messages import Crowded, Died, Displaced, Failed, Finished, Halt, Outcome, Stopped, TooLarge
-from launch.search.placement import Anywhere
-from launch.search.promotions import Checkpoint, Promotions, state_of_stopped
-from launch.search.proposals import Proposal, Proposals
 from speaq import config as configs
 from speaq.config import Config
 from speaq.evaluation.protocol import protocol_name
@@ -30,6 +23,14 @@ from speaq.study.errors import Halted, StorageLost
 from speaq.study.ledger import Entry, Event, Ledger, LedgerError, digest, digests
 from speaq.study.plan import MEMORY, Feasible, Listener, Plan, difference, excess, ladder_of, max_steps
 from speaq.training.callbacks import is_number
+
+from . import messages
+from .deaths import MAX_DEATHS as MAX_DEATHS
+from .deaths import Deaths
+from .messages import Crowded, Died, Displaced, Failed, Finished, Halt, Outcome, Stopped, TooLarge
+from .placement import Anywhere
+from .promotions import Checkpoint, Promotions, state_of_stopped
+from .proposals import Proposal, Proposals
 
 log = logging.getLogger(__name__)
 

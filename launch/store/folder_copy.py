@@ -15,11 +15,12 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from launch.store.remote import Stamp, Store
-from launch.store.url_claim import UrlClaim, apart
 from speaq.files import atomic
 from speaq.files.locks import Busy, Lock, Taken
 from speaq.study.errors import StorageLost
+
+from .remote import Stamp, Store
+from .url_claim import UrlClaim, apart
 
 log = logging.getLogger(__name__)
 

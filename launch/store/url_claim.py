@@ -15,10 +15,11 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, replace
 from typing import Any, TypeVar
 
-from launch.store.remote import Store
 from speaq.config import ConfigError
 from speaq.files.locks import Owner, Taken
 from speaq.study.errors import StorageLost
+
+from .remote import Store
 
 log = logging.getLogger(__name__)
 

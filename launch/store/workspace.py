@@ -21,13 +21,14 @@ from dataclasses import dataclass
 from pathlib import Path, PurePath, PurePosixPath
 from typing import TYPE_CHECKING, Literal
 
-from launch.store import url_claim
-from launch.store.claim import WAIT
-from launch.store.folder_copy import LAST, Copy
-from launch.store.remote import Store, StoreError, joined, local_name, parent
 from speaq.files.locks import Taken
 from speaq.study.errors import StorageLost
 from speaq.study.snapshot import FEATURES
+
+from . import url_claim
+from .claim import WAIT
+from .folder_copy import LAST, Copy
+from .remote import Store, StoreError, joined, local_name, parent
 
 if TYPE_CHECKING:
     from speaq.study.snapshot import Snapshot

@@ -170,7 +170,7 @@ class _Search:
 
     def run(self) -> list[_Tried]:
         """What was tried, the trained decoding first. Raises ConfigError where an objective has no value."""
-        from launch.search.sampler import Sampler
+        from ..search.sampler import Sampler
 
         plan, sampler = self.plan, Sampler(self.plan)
         trained = plan.space.extract(plan.base, plan.base)

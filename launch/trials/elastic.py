@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import time
 
-from launch.cluster import connection
 from speaq import config as configs
 from speaq.config import Config
+
+from ..cluster import connection
 
 PATIENCE = 30.0  # seconds: workers of an earlier attempt may take so long to end
 LOOK = 0.5  # seconds between looks at the cluster

@@ -6,12 +6,13 @@ import sys
 import traceback
 from pathlib import Path
 
-from launch.search.messages import Died, Displaced, Ended, Failed, Halt, TooLarge
 from speaq.data import LoaderDied
 from speaq.files import atomic
 from speaq.files.locks import Busy, Gone, Taken
 from speaq.study.errors import Halted, is_of_storage, one_line
 from speaq.training.endings import OutOfMemory
+
+from ..search.messages import Died, Displaced, Ended, Failed, Halt, TooLarge
 
 
 def outcome_of(error: BaseException, folder: Path) -> Ended:

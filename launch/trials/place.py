@@ -8,12 +8,13 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from launch.store.claim import claimed
-from launch.trials.code import training_function
-from launch.trials.gpu import check_gpu
 from speaq.config import Config, ConfigError
 from speaq.study.file import TRAIN
 from speaq.training.callbacks import Callbacks, Metrics
+
+from ..store.claim import claimed
+from .code import training_function
+from .gpu import check_gpu
 
 
 def on_workers(config: Config, *, placed: bool = False, own_gpu: bool = False) -> bool:
@@ -58,7 +59,7 @@ def train_where_asked(
 ) -> dict[str, Any]:
     """Trains where the config says: `on_workers`, or here. `options` are others of the training function `train`."""
     if on_workers(config):
-        from launch.trials.worker import train_distributed  # with Ray Train
+        from .worker import train_distributed  # with Ray Train
 
         return train_distributed(config, data, output, calls, train=train, **options)
     return training_function(train)(config, data, output, **vars(calls), **options)
@@ -85,14 +86,14 @@ def train_trial(
         check_gpu(config.resources)
     known: dict[str, Any] = {"force": True} if train == TRAIN else {}  # another training function may not know it
     if on_workers(config, placed=placed):
-        from launch.trials.worker import train_distributed
+        from .worker import train_distributed
 
         return train_distributed(  # of a trial of Tune's, the search has looked at the nodes
             config, data, folder, calls, train=train, shared=placed, url=url, resume=True, **known
         )
     import ray
 
-    from launch.trials.telemetry import RunMetrics
+    from .telemetry import RunMetrics
 
     with claimed(folder) as claim:
 

@@ -21,20 +21,6 @@ from typing import Any
 
 from ray import tune
 
-from launch.search import messages, population
-from launch.search.messages import Crowded, Displaced, Ended, Finished
-from launch.store import workspace
-from launch.store.claim import claimed
-from launch.store.folder_copy import Copy
-from launch.store.remote import joined
-from launch.trials.climb import Climb, Training, trainings
-from launch.trials.code import check_code
-from launch.trials.decoding import Decodings, gain_text, on_a_worker
-from launch.trials.gpu import device_memory
-from launch.trials.logs import LOG, log_to
-from launch.trials.memory import train_in_parts
-from launch.trials.outcomes import is_of_memory, outcome_of
-from launch.trials.place import train_trial
 from speaq import config as configs
 from speaq.config import Config, ResourcesConfig
 from speaq.files import locks
@@ -43,6 +29,21 @@ from speaq.study.errors import one_line
 from speaq.study.file import TRAIN
 from speaq.training.callbacks import Callbacks, Metrics, Progress
 from speaq.training.endings import Interrupted, StopTraining, ending_signals
+
+from ..search import messages, population
+from ..search.messages import Crowded, Displaced, Ended, Finished
+from ..store import workspace
+from ..store.claim import claimed
+from ..store.folder_copy import Copy
+from ..store.remote import joined
+from .climb import Climb, Training, trainings
+from .code import check_code
+from .decoding import Decodings, gain_text, on_a_worker
+from .gpu import device_memory
+from .logs import LOG, log_to
+from .memory import train_in_parts
+from .outcomes import is_of_memory, outcome_of
+from .place import train_trial
 
 log = logging.getLogger(__name__)
 

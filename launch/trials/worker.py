@@ -22,15 +22,6 @@ import ray.train.torch
 from ray.train.v2.api.config import FailureConfig  # ray.train's, with the types of V2
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from launch.cluster import connection, sharing
-from launch.store.claim import claimed
-from launch.trials import elastic
-from launch.trials.code import check_code, training_function
-from launch.trials.gpu import check_gpu
-from launch.trials.logs import WORKER_LOG, log_to
-from launch.trials.notices import now_and_then
-from launch.trials.relay import Answer, Broken, Ending, Fault, Relay, Trained
-from launch.trials.telemetry import RunMetrics
 from speaq import config as configs
 from speaq.config import Config, ConfigError, ResourcesConfig
 from speaq.files.locks import ORPHANS, Gone, Lock
@@ -42,6 +33,16 @@ from speaq.training.callbacks import Callbacks, Metrics, Progress
 from speaq.training.endings import DivergedError, Interrupted, OutOfMemory, StopTraining
 from speaq.training.environment import source_digest
 from speaq.training.folder import own_folder
+
+from ..cluster import connection, sharing
+from ..store.claim import claimed
+from . import elastic
+from .code import check_code, training_function
+from .gpu import check_gpu
+from .logs import WORKER_LOG, log_to
+from .notices import now_and_then
+from .relay import Answer, Broken, Ending, Fault, Relay, Trained
+from .telemetry import RunMetrics
 
 log = logging.getLogger(__name__)
 
