@@ -129,6 +129,17 @@ def test_imports_go_one_way(path: Path) -> None:
     assert above == set()
 
 
+def test_launch_is_reached_through_one_place() -> None:
+    """It has another name in a wheel."""
+    found = [
+        path.relative_to(ROOT).as_posix()
+        for path in MODULES
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if not getattr(node, "level", 0) and any(name.split(".")[0] == "launch" for name in _names(node))
+    ]
+    assert set(found) == {"speaq/cli/launched.py"}
+
+
 def test_no_test_module_imports_another() -> None:
     found = [
         (path.name, node.module)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from launch.store.workspace import Workspace
+from speaq.cli.launched import Workspace
 from speaq.cli.options import AsJson, InitFrom, StudyDir
 from speaq.cli.tables import print_table, show, table
 from speaq.cli.terminal import echo, echo_json, progress_bars
@@ -30,7 +30,7 @@ def confirm(
     as_json: AsJson = False,
 ) -> int:
     """Train the best trials of a search with more seeds, as long as they cannot be told apart."""
-    from launch.jobs import confirm as job
+    from speaq.cli.launched import confirm as job
 
     with progress_bars() as progress:
         found = job.confirm(study, seeds, top, data, progress, start=init_from, here=here)
@@ -92,9 +92,9 @@ def report(
     output: Annotated[Path | None, typer.Option("--output", help="default: report.html in the study")] = None,
 ) -> None:
     """Write a page about a search, with plots, that needs no network."""
-    from launch.report.page import write_report
+    from speaq.cli.launched import page
 
-    echo(here.name_of(write_report(here.read_study(study), output)))
+    echo(here.name_of(page.write_report(here.read_study(study), output)))
 
 
 def export(
@@ -111,9 +111,9 @@ def export(
 
 
 def _write_database(path: Path, snapshot: Snapshot) -> None:
-    from launch.report.export import write_database
+    from speaq.cli.launched import export as database
 
-    write_database(path, snapshot)
+    database.write_database(path, snapshot)
 
 
 def unseal(

@@ -17,7 +17,7 @@ from speaq.config import ConfigError
 from speaq.training.endings import DONE, FAILED
 
 if TYPE_CHECKING:
-    from launch.cluster.checks import Row
+    from speaq.cli.launched import checks
 
 
 def doctor(
@@ -41,13 +41,12 @@ def doctor(
         if storage is not None or data is not None or as_json or (min_free, limit) != (10.0, 120.0):
             raise ConfigError(f"{study}: the other options are of the cluster; leave them out")
         return _repair(study)
-    from launch.cluster.checks import Examination
-    from launch.cluster.checks import doctor as examine
+    from speaq.cli.launched import checks
 
     where = None if storage is None else place(storage)
     shared = str(where.resolve()) if isinstance(where, Path) else where
-    request = Examination(shared, None if data is None else data.resolve(), min_free, limit)
-    rows, nodes = examine(request, (lambda row: None) if as_json else _say)
+    request = checks.Examination(shared, None if data is None else data.resolve(), min_free, limit)
+    rows, nodes = checks.doctor(request, (lambda row: None) if as_json else _say)
     if as_json:
         echo_json([dataclasses.asdict(row) for row in rows])
     else:
@@ -63,11 +62,11 @@ def _repair(study: Path) -> int:
     return DONE
 
 
-def _say(row: Row) -> None:
+def _say(row: checks.Row) -> None:
     echo(f"{row.check} · {row.node} · {row.state}", err=True)
 
 
-def _print_rows(rows: Sequence[Row], nodes: int) -> None:
+def _print_rows(rows: Sequence[checks.Row], nodes: int) -> None:
     print_table(("check", "node", "state", "outcome"), [(row.check, row.node, row.state, row.outcome) for row in rows])
     fixes = dict.fromkeys(row.fix for row in rows if row.fix)
     for number, fix in enumerate(fixes, start=1):

@@ -15,8 +15,7 @@ from urllib.parse import unquote
 
 import typer
 
-from launch.store import workspace
-from launch.store.workspace import Opened, Workspace
+from speaq.cli.launched import Opened, Workspace, workspace
 from speaq.cli.terminal import echo, echo_lines
 from speaq.config import ConfigError
 from speaq.data import DataError

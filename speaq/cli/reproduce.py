@@ -14,7 +14,7 @@ from speaq.cli.terminal import echo, echo_lines, progress_bar, progress_bars
 from speaq.training.endings import DONE, FAILED
 
 if TYPE_CHECKING:
-    from launch.jobs.demo import Comparison
+    from speaq.cli.launched import demo as demonstration
 
 COLUMNS = ("R@20", "mR@20", "head@20", "body@20", "tail@20", "R@50", "mR@50", "ngR@20", "zR@20", "AP50")
 
@@ -32,7 +32,7 @@ def reproduce(
     scale: Annotated[Literal["full", "toy"], typer.Option(help="toy: the whole way in minutes")] = "full",
 ) -> int:
     """Reproduce the published figures: check the data, train, test once, compare. See launch/reproduce."""
-    from launch.jobs import reproduce as job
+    from speaq.cli.launched import reproduce as job
 
     request = job.Request(
         scale=scale,
@@ -56,14 +56,14 @@ def demo(
     images: Annotated[int | None, typer.Option(min=100, help="size of the toy world")] = None,
 ) -> int:
     """The main job on a generated world: data, detector, search, table, picture."""
-    from launch.jobs import demo as job
-    from launch.jobs.stages import TOY_IMAGES, Stages
+    from speaq.cli.launched import demo as job
+    from speaq.cli.launched import stages as shared
     from speaq.cli.trials import print_trials, watched
 
     begin = time.monotonic()
-    stages, detector_config = Stages(output, progress_bar), job.detector_config(assignments)
+    stages, detector_config = shared.Stages(output, progress_bar), job.detector_config(assignments)
     output.mkdir(parents=True, exist_ok=True)
-    data = stages.toy_world(images or TOY_IMAGES)
+    data = stages.toy_world(images or shared.TOY_IMAGES)
     echo(f"1/4 toy world: {data}")
     detector = job.pretrain(stages, detector_config, data)
     echo(f"2/4 detector: {detector}")
@@ -79,7 +79,7 @@ def demo(
     return DONE
 
 
-def _print_comparison(found: Comparison) -> None:
+def _print_comparison(found: demonstration.Comparison) -> None:
     echo(f"4/4 on the {found.images} images of the test split, protocol {found.protocol}:")
     metrics = [(label, [evaluation.metrics.get(name) for name in COLUMNS]) for label, evaluation in found.rows]
     cells = [(label, *("-" if value is None else f"{value:.3f}" for value in values)) for label, values in metrics]

@@ -11,15 +11,15 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from launch.store.workspace import Workspace
 from speaq import config as configs
+from speaq.cli.launched import Workspace
 from speaq.cli.options import DATA_HELP, AsJson, Assignments, InitFrom, StudyDir
 from speaq.cli.terminal import can_print, echo, echo_lines, progress_bar
 from speaq.config import ConfigError
 from speaq.training.endings import DONE, FAILED
 
 if TYPE_CHECKING:
-    from launch.jobs.calibrate import Calibration
+    from speaq.cli.launched import calibrate as calibration
     from speaq.study.file import Study
     from speaq.study.ledger import Entry
     from speaq.study.snapshot import Snapshot
@@ -114,8 +114,8 @@ def _tune(here: Workspace, asked: Searching, earlier: dict[str, Snapshot]) -> tu
             needed = ("config", "space", "data", "output")
             missing = ", ".join(f"--{name}" for name in needed if getattr(asked, name) is None)
             raise ConfigError(f"missing {missing} (or --resume DIR to finish a search)")
-    from launch.jobs import tune as job
     from speaq import space as spaces
+    from speaq.cli.launched import tune as job
     from speaq.cli.trials import watched
     from speaq.study import creation
     from speaq.training import origins
@@ -142,7 +142,7 @@ def _tune_predictions(here: Workspace, asked: Searching, earlier: dict[str, Snap
     if asked.output is None:
         raise ConfigError("missing --output")
     assert asked.from_predictions is not None
-    from launch.jobs import predictions
+    from speaq.cli.launched import predictions
     from speaq.cli.trials import told
 
     entries = predictions.start(
@@ -185,7 +185,7 @@ def _resume(here: Workspace, folder: Path, asked: Searching) -> list[Entry]:
         return _resume_predictions(study, folder, asked)
     if (run := asked.from_predictions) is not None:
         raise ConfigError(f"--from-predictions {run}: has no effect, the trials of {folder} train")
-    from launch.jobs import tune as job
+    from speaq.cli.launched import tune as job
     from speaq.cli.trials import watched
 
     return job.resume(
@@ -209,7 +209,7 @@ def _resume_predictions(study: Study, folder: Path, asked: Searching) -> list[En
             f"--init-from {asked.init_from}: has no effect on a search of predictions; its run is "
             "given by --from-predictions"
         )
-    from launch.jobs import predictions
+    from speaq.cli.launched import predictions
     from speaq.cli.trials import told
 
     return predictions.resume(
@@ -299,7 +299,7 @@ def calibrate(
     trials: Annotated[int | None, typer.Option("--trials", help="settings to train in full, default: 8")] = None,
 ) -> int:
     """Find out when trials may be stopped: ranks at smaller budgets against the full one."""
-    from launch.jobs import calibrate as job
+    from speaq.cli.launched import calibrate as job
     from speaq.cli.trials import watched
 
     found = job.calibrate(
@@ -316,7 +316,7 @@ def calibrate(
     return DONE
 
 
-def _print_calibration(found: Calibration, orders: int) -> None:
+def _print_calibration(found: calibration.Calibration, orders: int) -> None:
     echo(f"{found.metric} · {found.trials} trials in full, {found.left_out} left out")
     echo("  step  share     tau  95 % interval")
     for budget in found.budgets:

@@ -8,10 +8,9 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from launch.store.workspace import Workspace
-from launch.trials.place import on_workers
 from speaq import config as configs
 from speaq.cli.evaluate import metrics_line
+from speaq.cli.launched import Workspace, place
 from speaq.cli.options import DATA_HELP, Assignments, DataDir, InitFrom, KnownData, OutputDir
 from speaq.cli.terminal import echo, progress_bar
 from speaq.files import storage
@@ -21,7 +20,7 @@ from speaq.training.folder import has_checkpoint
 from speaq.training.origins import check_resumable, run_data, with_start
 
 if TYPE_CHECKING:
-    from launch.jobs.rerun import Rerun
+    from speaq.cli.launched import rerun as again
     from speaq.training.tasks import TaskName
 
 
@@ -76,10 +75,10 @@ def _trained(here: Workspace, task: TaskName, config: configs.Config, data: Path
     given: dict[str, Any] = {"task": task, "resume": asked.resume, "force": asked.force}
     with progress_bar("training") as progress:
         calls = Callbacks(saved=here.saver(asked.output), progress=progress)
-        if on_workers(config, own_gpu=True):
-            from launch.trials.worker import train_distributed
+        if place.on_workers(config, own_gpu=True):
+            from speaq.cli.launched import worker
 
-            return train_distributed(config, data, asked.output, calls, url=here.url_of(asked.output), **given)
+            return worker.train_distributed(config, data, asked.output, calls, url=here.url_of(asked.output), **given)
         from speaq.training.loop import train as run
 
         return run(config, data, asked.output, **vars(calls), **given)
@@ -121,10 +120,10 @@ def cache(
         given = configs.load(config, assignments)
     asked = caching.asked(start, given, data, output, views=views, precision=precision)
     work = caching.make_here
-    if on_workers(given, own_gpu=True):
-        from launch.jobs.cache import make_on_ray
+    if place.on_workers(given, own_gpu=True):
+        from speaq.cli.launched import cache as features
 
-        work = make_on_ray
+        work = features.make_on_ray
     header = caching.cache(asked, progress_bar, work, said=said)
     echo(f"{sum(header.entries.values())} pictures in {output}; train with --set training.features={output}")
 
@@ -136,14 +135,14 @@ def rerun(
     init_from: InitFrom = None,
 ) -> int:
     """Train a run again from its folder; exit code 0 where all metrics are equal, 1 where not."""
-    from launch.jobs import rerun as job
+    from speaq.cli.launched import rerun as job
 
     found = job.rerun(trial, output, data, progress_bar, start=init_from)
     _print_rerun(found)
     return DONE if found.equal else FAILED
 
 
-def _print_rerun(found: Rerun) -> None:
+def _print_rerun(found: again.Rerun) -> None:
     for pair in found.pairs:
         if pair.gap:
             echo(f"{pair.which} {pair.name}: {pair.then} then, {pair.now} now")
