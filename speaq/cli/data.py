@@ -13,6 +13,7 @@ from speaq import config as configs
 from speaq.cli.options import AsJson, Assignments
 from speaq.cli.tables import print_table
 from speaq.cli.terminal import echo, echo_json, progress_bar
+from speaq.data.formats import Source
 from speaq.training.endings import DONE, USAGE
 
 if TYPE_CHECKING:
@@ -81,9 +82,12 @@ def _print_predicates(report: dict[str, Any]) -> None:
 class Conversion:
     """What the user asks of `speaq data convert`."""
 
-    annotations: Annotated[Path, typer.Argument(help="COCO-style JSON with relationships, see speaq/data/coco/form.py")]
+    annotations: Annotated[
+        Path, typer.Argument(help="file or folder of annotations; which one, docs/your-data.md says")
+    ]
     output: Annotated[Path, typer.Argument(help="new folder for the data set")]
     images: Annotated[Path, typer.Option("--images", help="folder that file_name is relative to")]
+    source: Annotated[Source, typer.Option("--from", help="format of ANNOTATIONS")] = "coco"
     relations: Annotated[
         Path | None, typer.Option(help="JSON with relationships (and predicates), where ANNOTATIONS has none")
     ] = None
@@ -109,27 +113,46 @@ class Conversion:
     outside_images: Annotated[
         bool, typer.Option("--outside-images", help="take photos that names or links outside --images lead to")
     ] = False
+    skip_missing: Annotated[bool, typer.Option("--skip-missing", help="leave images out whose photo is not there")] = (
+        False
+    )
+    classes: Annotated[int | None, typer.Option(min=1, help="keep so many of the commonest classes")] = None
+    predicates: Annotated[int | None, typer.Option(min=1, help="keep so many of the commonest predicates")] = None
     strict: Annotated[bool, typer.Option("--strict", help="refuse what would be left out")] = False
 
 
 def convert(asked: Conversion) -> int:
-    """Turn COCO-style JSON with relations into a data set, and check it."""
+    """Turn annotations of another format into a data set, and check it."""
     from speaq.data import visual_genome
     from speaq.data.box_forms import Form
     from speaq.data.coco.convert import convert as make
     from speaq.data.coco.scenes import Reading
 
+    if asked.source not in ("coco", "reltr") and (asked.boxes or asked.fractions):
+        raise configs.ConfigError(
+            f"--boxes and --fractions: --from {asked.source} says how boxes are written; drop them"
+        )
     form = Form(asked.boxes or "xywh", asked.fractions) if asked.boxes or asked.fractions else None
     with progress_bar("converting") as progress:
         made = make(
             asked.annotations,
             asked.images,
             asked.output,
+            source=asked.source,
             relations=asked.relations,
             test_share=asked.test_share,
             seed=asked.seed,
             copy=asked.copy,
-            reading=Reading(form, asked.clip, asked.merge_names, asked.by_name, asked.outside_images),
+            reading=Reading(
+                form=form,
+                clip=asked.clip,
+                merge_names=asked.merge_names,
+                by_name=asked.by_name,
+                anywhere=asked.outside_images,
+                skip_missing=asked.skip_missing,
+                classes=asked.classes,
+                predicates=asked.predicates,
+            ),
             strict=asked.strict,
             progress=progress,
         )

@@ -148,6 +148,79 @@ def read_json(path: Path, hook: Callable[[list[tuple[str, Any]]], Any] | None = 
     return parse_json(read_text(path), hook)
 
 
+def json_entries(path: Path, chunk: int = 2**20) -> Iterator[Any]:
+    """The entries of a file that is one JSON list, one by one: the file may be larger than the memory.
+
+    Args:
+        chunk: characters that are read at once.
+    Raises:
+        ForeignError: something else than such a list, or an entry of more than `FREE` characters.
+        OSError: the file cannot be read.
+    """
+    with check_regular(path).open(encoding="utf-8-sig") as file:
+        try:
+            yield from _Entries(file, chunk)
+        except UnicodeDecodeError as error:
+            raise ForeignError(f"not UTF-8 text ({error})") from error
+        except RecursionError as error:
+            raise ForeignError("nested too deeply") from error
+
+
+class _Entries:
+    """Iterates over the entries of a JSON list in a file."""
+
+    def __init__(self, file: IO[str], chunk: int) -> None:
+        self._file, self._chunk, self._decode = file, chunk, json.JSONDecoder().raw_decode
+        self._text, self._at, self._ended, self._number = "", 0, False, 0
+
+    def __iter__(self) -> Iterator[Any]:
+        if self._sign() != "[":
+            raise ForeignError("not a JSON list")
+        self._at += 1
+        if self._sign() == "]":
+            return
+        while True:
+            self._sign()
+            yield self._entry()
+            sign = self._sign()
+            self._at += 1
+            if sign == "]":
+                return
+            if sign != ",":
+                raise ForeignError(f"a comma or ] is expected after an entry, not {sign!r}")
+
+    def _more(self) -> bool:
+        """Reads on, as much as is there already, so that long entries are not looked at too often."""
+        self._text, self._at = self._text[self._at :], 0
+        read = self._file.read(max(self._chunk, len(self._text)))
+        self._text += read
+        self._ended = not read
+        return not self._ended
+
+    def _sign(self) -> str:
+        """The next character that is no white space, an empty text at the end."""
+        while True:
+            while self._at < len(self._text) and self._text[self._at] in " \t\r\n":
+                self._at += 1
+            if self._at < len(self._text):
+                return self._text[self._at]
+            if not self._more():
+                return ""
+
+    def _entry(self) -> Any:
+        while True:
+            try:
+                entry, end = self._decode(self._text, self._at)
+            except json.JSONDecodeError as error:
+                if len(self._text) - self._at > FREE or not self._more():
+                    raise ForeignError(f"entry {self._number} of its list is no JSON ({error.msg})") from error
+                continue
+            if end < len(self._text) or self._ended:
+                self._at, self._number = end, self._number + 1
+                return entry
+            self._more()  # a number may go on
+
+
 def open_h5(path: Path) -> h5py.File:
     """An HDF5 file to read. Raises ForeignError."""
     import h5py

@@ -7,6 +7,7 @@ import io
 import json
 import os
 import pickle
+import re
 import tracemalloc
 import zipfile
 from collections.abc import Callable
@@ -380,3 +381,31 @@ def test_a_study_with_a_pipe_in_it_is_refused(name: str, tmp_path: Path) -> None
     pipe(tmp_path / name)
     for arguments in (("status", tmp_path), ("tune", "--resume", tmp_path)):
         assert f"{tmp_path / name}: " in refusal(*arguments)
+
+
+@pytest.mark.parametrize("chunk", [1, 2, 7, 2**20])
+def test_entries_of_a_list_come_one_by_one_however_it_is_read(chunk: int, tmp_path: Path) -> None:
+    path = tmp_path / "list.json"
+    for entries in ([], [1], [12, 345, -6.5e3], [{"a": [1, {"b": "],["}]}, "x", None, [[]], True]):
+        for indent in (None, 2):
+            path.write_text(" " + json.dumps(entries, indent=indent) + "\n", encoding="utf-8")
+            assert list(foreign.json_entries(path, chunk)) == entries
+
+
+@pytest.mark.parametrize(
+    ("text", "line"),
+    [
+        ("{}", "not a JSON list"),
+        ("", "not a JSON list"),
+        ('[{"a": 1}, {"a": }]', "entry 1 of its list is no JSON"),
+        ('[{"a": 1}', "a comma or ] is expected after an entry, not ''"),
+        ("[1 2]", "a comma or ] is expected after an entry, not '2'"),
+        ("[1,", "entry 1 of its list is no JSON"),
+        ("[" * 100_000, "nested too deeply"),
+    ],
+)
+def test_what_is_no_list_of_entries_is_refused(text: str, line: str, tmp_path: Path) -> None:
+    path = tmp_path / "list.json"
+    path.write_text(text)
+    with pytest.raises(ForeignError, match=re.escape(line)):
+        list(foreign.json_entries(path, 5))

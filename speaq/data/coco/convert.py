@@ -1,10 +1,10 @@
-"""COCO's JSON with relations → the files that a data set consists of: `coco_form` reads, `coco_scenes` resolves."""
+"""Foreign annotations → the files that a data set consists of: `formats` reads, `scenes` resolves."""
 
 from __future__ import annotations
 
 import shutil
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from speaq.data import DataError
-from speaq.data.coco.form import read_document
+from speaq.data.coco.narrowing import narrowed
 from speaq.data.coco.photos import Progress
 from speaq.data.coco.scenes import Findings, Reading, Scenes, resolve
 from speaq.data.files import (
@@ -21,6 +21,9 @@ from speaq.data.files import (
     Problem,
     summary,
 )
+from speaq.data.formats import Source
+from speaq.data.formats.reading import Read
+from speaq.data.formats.table import read
 from speaq.data.rules import TEST, TRAIN
 from speaq.data.writing import Rows, write_tables
 from speaq.structures import FloatArray
@@ -56,6 +59,7 @@ def convert(
     images: Path,
     output: Path,
     *,
+    source: Source = "coco",
     relations: Path | None = None,
     test_share: float | None = None,
     seed: int | None = None,
@@ -64,16 +68,17 @@ def convert(
     strict: bool = False,
     progress: Progress = lambda done, total, text: None,
 ) -> Converted:
-    """Writes a data set from COCO's JSON with relations; the annotations last, so that what is unfinished has none.
+    """Writes a data set from foreign annotations; its own annotations last, so that what is unfinished has none.
 
     Boxes are kept as float32 on the grid of 1024, so they lose nothing. Images of val come first among those of train,
     where readers look for them; images that are split here come in random order.
 
     Args:
-        annotations: JSON file see `coco_form`.
+        annotations: file or folder, see the module of its format in `speaq.data.formats`.
         images: folder that `file_name` is relative to.
         output: new folder.
-        relations: JSON file with `relationships` (and `predicates`), where `annotations` has none.
+        source: the format.
+        relations: JSON file with `relationships` (and `predicates`), where COCO's `annotations` have none.
         test_share: share of the images that are for testing (default 0.2), where the file gives no `split`.
         seed: of that choice, default 0.
         copy: photos are copied; otherwise the data set links to them.
@@ -85,15 +90,22 @@ def convert(
     """
     if (output / ANNOTATION_NAMES[0]).exists() or (output.exists() and not output.is_dir()):
         raise DataError(f"{output}: is a data set already; give a new folder")
-    document = read_document(annotations, relations)
-    found = Findings(annotations.name, (relations or annotations).name)
-    scenes = resolve(document, images, reading, found, progress)
+    given = read(source, annotations, relations)
+    found = Findings(annotations.name, given.relations or annotations.name, ids=source != "coco")
+    scenes = _sound(given, images, reading, found, progress)
     if scenes is None or found.problems:
         raise DataError(summary(annotations, found.problems))
     if strict and found.first:
         raise DataError(summary(annotations, list(found.first.values())))
     counts = _write(scenes, _splits(scenes, annotations, test_share, seed), output, copy, progress)
     return _converted(scenes, counts, found)
+
+
+def _sound(given: Read, images: Path, reading: Reading, found: Findings, progress: Progress) -> Scenes | None:
+    """The scenes of what was read, as the user wants them; None, with the reasons in `found`, where there are none."""
+    found.lines += given.notes
+    reading = reading if reading.form or not given.form else replace(reading, form=given.form)
+    return resolve(narrowed(given.document, images, reading, found), images, reading, found, progress)
 
 
 def _converted(scenes: Scenes, counts: Mapping[str, int], found: Findings) -> Converted:

@@ -161,7 +161,7 @@ class Document(_Entry):
 
 def read_document(annotations: Path, relations: Path | None) -> Document:
     """Reads and joins both files. Raises DataError, with the first entries that are not of the form."""
-    text = _text(annotations)
+    text = text_of(annotations)
     document = _parse(annotations, text, Document)
     if relations is None:
         if document.relationships is None:
@@ -170,11 +170,17 @@ def read_document(annotations: Path, relations: Path | None) -> Document:
         return document
     if document.relationships is not None or document.predicates is not None:
         raise DataError(f"{annotations}: has relationships of its own; leave {relations} out, or take them out")
-    extra = _parse(relations, _text(relations), Relations)
+    extra = _parse(relations, text_of(relations), Relations)
     return document.model_copy(update={"relationships": extra.relationships, "predicates": extra.predicates})
 
 
-def _text(path: Path) -> str:
+def parse_document(path: Path) -> Document:
+    """Reads one file, with relationships or without. Raises DataError, with the first entries not of the form."""
+    return _parse(path, text_of(path), Document)
+
+
+def text_of(path: Path) -> str:
+    """What a foreign text file holds. Raises DataError where it cannot be read."""
     try:
         return foreign.read_text(path)
     except OSError as error:

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from speaq.data.box_forms import Fit, Form, likely_form
-from speaq.data.coco.form import Document, Id, Image, Named, Relationship
+from speaq.data.coco.form import Annotation, Document, Id, Image, Named, Relationship
 from speaq.data.coco.photos import Progress, find_photos, read_sizes
 from speaq.data.files import Problem, Problems
 from speaq.data.tables import describe_doubles, double_key, doubles, names_a_file, tidy
@@ -29,14 +29,17 @@ class Reading:
     merge_names: bool = False  # names that differ by case, spaces, underscores or hyphens alone are one
     by_name: bool = False  # see `find_photos`
     anywhere: bool = False
+    skip_missing: bool = False  # images whose photo is not there are left out
+    classes: int | None = None  # how many of the commonest are kept; None: all
+    predicates: int | None = None
 
 
 class Findings:
     """What is wrong with a document, what is changed in it, and what a data set goes without: by kind, the first."""
 
-    def __init__(self, annotations: str, relations: str) -> None:
-        """Takes the names of the two files, for messages."""
-        self.file, self.relations_file = annotations, relations
+    def __init__(self, annotations: str, relations: str, *, ids: bool = False) -> None:
+        """Takes the names of the two files, for messages; `ids`: rows are ours, and boxes are named by their ids."""
+        self.file, self.relations_file, self.ids = annotations, relations, ids
         self.problems: Problems = []
         self.lines: list[str] = []  # what was changed, to be shown
         self.first: dict[str, Problem] = {}  # left out, by kind
@@ -45,6 +48,10 @@ class Findings:
     def wrong(self, row: int, field: str, rule: str, value: str) -> None:
         """Notes a problem of the annotations, with at most 80 characters of the value."""
         self.problems.append(Problem(self.file, row, field, rule, value[:80]))
+
+    def named(self, entry: Annotation) -> str:
+        """Words on which box it is, where its row says nothing to whoever has the file."""
+        return f" (box {entry.id} of image {entry.image_id})" if self.ids else ""
 
     def leave(self, kind: str, problem: Problem) -> None:
         """Counts one more of a kind that is left out."""
@@ -247,8 +254,9 @@ class _Boxes:
         rows = ", ".join(str(row) for row in self._rows[wrong[:3]])
         option = f"--boxes {form.layout}" + (" --fractions" if form.fractions else "")
         value = (
-            f"{values[wrong[0]].tolist()}: {len(wrong)} of {len(values)} boxes are none (rows {rows}, …); they look "
-            f"like {form}, which {share:.0%} fit: {option} reads them so, --boxes xywh as they are"
+            f"{values[wrong[0]].tolist()}{self._named(int(wrong[0]))}: {len(wrong)} of {len(values)} boxes are none "
+            f"(rows {rows}, …); they look like {form}, which {share:.0%} fit: {option} reads them so, --boxes xywh as "
+            "they are"
         )
         row, rule = int(self._rows[wrong[0]]), f"is {Form()} in pixels"
         self._found.problems.append(Problem(self._found.file, row, BBOX, rule, value))
@@ -257,7 +265,7 @@ class _Boxes:
         """Leaves flat boxes out, cuts at the edge of the photo what reaches outside (far outside: only if wanted)."""
         fit = Fit.of(corners, self._sizes_wh)
         for which in np.flatnonzero(fit.flat):
-            row, value = int(self._rows[which]), str(values[which].tolist())
+            row, value = int(self._rows[which]), f"{values[which].tolist()}{self._named(int(which))}"
             self._leave("boxes without width or height", row, BBOX, "width and height are above 0", value)
         far = np.flatnonzero(fit.far)
         if len(far) and not reading.clip:
@@ -275,12 +283,16 @@ class _Boxes:
     def _far(self, values: NDArray[np.float64], which: NDArray[np.int64]) -> tuple[int, str, str, str]:
         """Row, field, rule and value of the first of such boxes."""
         row, (width, height) = int(self._rows[which[0]]), self._sizes_wh[which[0]].astype(int).tolist()
-        text = str(values[which[0]].tolist())
+        text = f"{values[which[0]].tolist()}{self._named(which[0])}"
         if len(which) > 1:
             others = ", ".join(str(row) for row in self._rows[which[1:4]])
             text += f"; {len(which)} of {len(values)} boxes reach far outside (rows {others}, … too)"
         rule = f"lies in the photo ({width} x {height})"
-        return row, BBOX, rule, f"{text}; --clip cuts such boxes, --boxes says what they are"
+        remedy = "--clip cuts such boxes" + ("" if self._found.ids else ", --boxes says what they are")
+        return row, BBOX, rule, f"{text}; {remedy}"
+
+    def _named(self, which: int) -> str:
+        return self._found.named(self._entries[int(self._rows[which])])
 
     def _leave(self, kind: str, row: int, field: str, rule: str, value: str) -> None:
         self.left[self._entries[row].id] = kind

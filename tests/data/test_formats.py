@@ -1,0 +1,387 @@
+"""The same scenes in every format that `data convert --from` reads, written here after its public description."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, get_args
+
+import pytest
+from PIL import Image
+
+from speaq.config import Config, DataConfig
+from speaq.data.dataset import SceneGraphDataset
+from speaq.data.formats import Source
+from speaq.data.formats.table import READERS
+from speaq.data.visual_genome import VisualGenome, open_data
+from tests.helpers.coco_sets import graphs
+from tests.helpers.command import command, refusal
+
+WIDTH, HEIGHT = 60, 40
+SPLITS = {"1": "train", "2": "train", "3": "train", "4": "val", "5": "test", "6": "test"}
+CLASSES = ("cat", "mat", "tree")
+PREDICATES = ("below", "behind", "on")
+Scene = dict[str, Any]  # things: (class, left, top, width, height); relations: (subject, object, predicate)
+
+
+def scenes() -> dict[str, Scene]:
+    """Six photos with a cat on a mat; every other one has a tree behind the cat."""
+    found: dict[str, Scene] = {}
+    for number, name in enumerate(SPLITS):
+        things = [("cat", 6 + number, 5, 21, 12), ("mat", 0, 10, 60, 30)]
+        relations = [(0, 1, "on"), (1, 0, "below")]
+        if number % 2 == 0:
+            things.append(("tree", 30, 1, 12, 36))
+            relations.append((2, 0, "behind"))
+        found[name] = {"things": things, "relations": relations}
+    return found
+
+
+def write(path: Path, content: Any) -> None:
+    path.write_text(content if isinstance(content, str) else json.dumps(content))
+
+
+def coco(split: str, first: int = 1) -> dict[str, Any]:
+    """COCO's lists of a split, ids of annotations from `first` on."""
+    content: dict[str, Any] = {"images": [], "annotations": [], "relationships": []}
+    content["categories"] = [{"id": 1 + i, "name": name} for i, name in enumerate(CLASSES)]
+    content["predicates"] = [{"id": i, "name": name} for i, name in enumerate(PREDICATES)]
+    for name, scene in scenes().items():
+        if SPLITS[name] != split:
+            continue
+        content["images"].append({"id": int(name), "file_name": f"{name}.jpg", "width": WIDTH, "height": HEIGHT})
+        ids = list(range(first, first + len(scene["things"])))
+        first += len(ids)
+        content["annotations"] += [
+            {
+                "id": i,
+                "image_id": int(name),
+                "category_id": 1 + CLASSES.index(label),
+                "bbox": box,
+                "area": 1,
+                "iscrowd": 0,
+            }
+            for i, (label, *box) in zip(ids, scene["things"], strict=True)
+        ]
+        content["relationships"] += [
+            {"subject_id": ids[s], "object_id": ids[o], "predicate": predicate}
+            for s, o, predicate in scene["relations"]
+        ]
+    return content
+
+
+def as_coco(folder: Path) -> Path:
+    for split in ("train", "val", "test"):  # ids of annotations begin at 1 in every file, as exporters write them
+        write(folder / f"instances_{split}.json", coco(split))
+    return folder
+
+
+def as_reltr(folder: Path) -> Path:
+    places: dict[str, Any] = {"rel_categories": ["__background__", *PREDICATES]}
+    for split in ("train", "val", "test"):
+        content = coco(split)
+        del content["relationships"], content["predicates"]
+        crowd = {"id": 99, "image_id": content["images"][0]["id"], "category_id": 1, "bbox": [0, 0, 9, 9], "iscrowd": 1}
+        content["annotations"].insert(0, crowd)  # RelTR leaves crowds out before it counts
+        write(folder / f"{split}.json", content)
+        places[split] = {
+            name: [(s, o, 1 + PREDICATES.index(predicate)) for s, o, predicate in scene["relations"]]
+            for name, scene in scenes().items()
+            if SPLITS[name] == split
+        }
+    write(folder / "rel.json", places)
+    return folder
+
+
+def as_psg(folder: Path) -> Path:
+    content = {
+        "data": [
+            {
+                "image_id": name,
+                "file_name": f"{name}.jpg",
+                "width": WIDTH,
+                "height": HEIGHT,
+                "pan_seg_file_name": f"panoptic/{name}.png",
+                "segments_info": [
+                    {"id": 7 + i, "category_id": CLASSES.index(thing[0]), "iscrowd": 0, "isthing": 1, "area": 9}
+                    for i, thing in enumerate(scene["things"])
+                ],
+                "annotations": [
+                    {"bbox": [x, y, x + w, y + h], "bbox_mode": 0, "category_id": CLASSES.index(label)}
+                    for label, x, y, w, h in scene["things"]
+                ],
+                "relations": [(s, o, PREDICATES.index(predicate)) for s, o, predicate in scene["relations"]],
+            }
+            for name, scene in scenes().items()
+        ],
+        "thing_classes": CLASSES[:2],
+        "stuff_classes": CLASSES[2:],
+        "predicate_classes": PREDICATES,
+        "test_image_ids": [name for name, split in SPLITS.items() if split == "test"],
+    }
+    write(folder / "psg.json", content)
+    return folder / "psg.json"
+
+
+def as_gqa(folder: Path) -> Path:
+    for split in ("train", "val"):
+        content = {
+            name: {
+                "width": WIDTH,
+                "height": HEIGHT,
+                "location": "room",
+                "objects": {
+                    f"{name}0{i}": {
+                        "name": label,
+                        **dict(zip("xywh", box, strict=True)),
+                        "attributes": ["soft"],
+                        "relations": [
+                            {"name": predicate, "object": f"{name}0{o}"}
+                            for s, o, predicate in scene["relations"]
+                            if s == i
+                        ],
+                    }
+                    for i, (label, *box) in enumerate(scene["things"])
+                },
+            }
+            for name, scene in scenes().items()
+            if (SPLITS[name] == "train") == (split == "train")
+        }
+        write(folder / f"{split}_sceneGraphs.json", content)
+    return folder
+
+
+def as_open_images(folder: Path) -> Path:
+    codes = {label: f"/m/0{i}" for i, label in enumerate(CLASSES)}
+    header = "ImageID,LabelName1,LabelName2,XMin1,XMax1,YMin1,YMax1,XMin2,XMax2,YMin2,YMax2,RelationshipLabel"
+    files = {"train": "oidv6-train-", "val": "validation-", "test": "test-"}
+
+    def corners(box: tuple[int, int, int, int]) -> str:
+        x, y, w, h = box
+        return ",".join(f"{number:.9f}" for number in (x / WIDTH, (x + w) / WIDTH, y / HEIGHT, (y + h) / HEIGHT))
+
+    for split, prefix in files.items():
+        lines = [header]
+        for name, scene in scenes().items():
+            if SPLITS[name] != split:
+                continue
+            things = scene["things"]
+            for s, o, predicate in scene["relations"]:
+                (one, *box), (two, *other) = things[s], things[o]
+                pair = f"{corners(tuple(box))},{corners(tuple(other))}"
+                lines.append(f"{name},{codes[one]},{codes[two]},{pair},{predicate}")
+            box = things[0][1:]
+            lines.append(f"{name},{codes['cat']},/m/0soft,{corners(tuple(box))},{corners(tuple(box))},is")
+        write(folder / f"{prefix}annotations-vrd.csv", "\n".join(lines) + "\n")
+    write(folder / "class-descriptions-boxable.csv", "".join(f"{code},{label}\n" for label, code in codes.items()))
+    return folder
+
+
+def as_visual_genome(folder: Path) -> Path:
+    objects, relationships = [], []
+    for name, scene in scenes().items():
+        things = [
+            {"object_id": int(name) * 100 + i, **dict(zip("xywh", box, strict=True)), "synsets": []}
+            for i, (_, *box) in enumerate(scene["things"])
+        ]
+        labels = [thing[0] for thing in scene["things"]]
+        kept = [{**thing, "names": [f" {label.upper()} "]} for thing, label in zip(things, labels, strict=True)][:2]
+        objects.append({"image_id": int(name), "objects": kept})  # the tree is named by its relation alone
+        relationships.append(
+            {
+                "image_id": int(name),
+                "relationships": [
+                    {
+                        "relationship_id": 1,
+                        "predicate": {"on": "ON", "below": "underneath"}.get(predicate, predicate),
+                        "subject": {**things[s], "name": labels[s]},
+                        "object": {**things[o], "names": [labels[o]]},
+                    }
+                    for s, o, predicate in scene["relations"]
+                ],
+            }
+        )
+    write(folder / "objects.json", objects)
+    write(folder / "relationships.json", relationships)
+    write(folder / "relationship_alias.txt", "below,underneath,beneath\n")
+    return folder
+
+
+WRITERS: dict[Source, Callable[[Path], Path]] = {
+    "coco": as_coco,
+    "reltr": as_reltr,
+    "psg": as_psg,
+    "gqa": as_gqa,
+    "open-images": as_open_images,
+    "visual-genome": as_visual_genome,
+}
+GIVEN = {"psg": {"val": "train"}, "gqa": {"val": "test"}, "visual-genome": None}  # splits that a format has or has not
+
+
+@pytest.fixture(scope="module")
+def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("images")
+    for name in SPLITS:
+        Image.new("RGB", (WIDTH, HEIGHT), "olive").save(folder / f"{name}.jpg")
+    return folder
+
+
+def triplets(vg: VisualGenome) -> dict[str, set[tuple[Any, ...]]]:
+    """Of every image, each relation with names and boxes in whole pixels."""
+    objects, predicates = vg.vocabulary.objects, vg.vocabulary.predicates
+    return {
+        name: {
+            (
+                *(objects[graph.classes[subject]], *graph.boxes_xyxy[subject].round().astype(int).tolist()),
+                predicates[predicate],
+                *(objects[graph.classes[other]], *graph.boxes_xyxy[other].round().astype(int).tolist()),
+            )
+            for subject, other, predicate in graph.relations.tolist()
+        }
+        for name, graph in graphs(vg).items()
+    }
+
+
+def wanted() -> dict[str, set[tuple[Any, ...]]]:
+    def corners(thing: Any) -> tuple[Any, ...]:
+        label, x, y, w, h = thing
+        return label, x, y, x + w, y + h
+
+    return {
+        name: {
+            (*corners(scene["things"][s]), predicate, *corners(scene["things"][o]))
+            for s, o, predicate in scene["relations"]
+        }
+        for name, scene in scenes().items()
+    }
+
+
+def test_every_format_has_a_reader_and_a_writer_here() -> None:
+    assert set(get_args(Source)) == READERS.keys() == WRITERS.keys()
+
+
+@pytest.mark.parametrize("source", WRITERS)
+def test_every_format_gives_the_same_scenes(source: Source, images: Path, tmp_path: Path) -> None:
+    (tmp_path / "given").mkdir()
+    given = WRITERS[source](tmp_path / "given")
+    done = command("data", "convert", given, tmp_path / "data", "--images", images, "--from", source)
+    assert done.exit_code == 0, (done.output, done.exception)
+    assert command("data", "check", tmp_path / "data").exit_code == 0
+    vg = open_data(tmp_path / "data")
+    assert sorted(vg.vocabulary.objects) == list(CLASSES)
+    assert sorted(vg.vocabulary.predicates) == sorted(PREDICATES)
+    assert triplets(vg) == wanted()
+    if (changed := GIVEN.get(source, {})) is not None:
+        num_val = sum(changed.get(split, split) == "val" for split in SPLITS.values())
+        for name in ("train", "val", "test"):
+            found = set(vg.split(name, DataConfig(num_val=num_val)).image_ids.tolist())
+            assert found == {image for image, split in SPLITS.items() if changed.get(split, split) == name}
+    config = Config()
+    sample = SceneGraphDataset(vg.split("train", DataConfig(num_val=0)), config.data, True, config.seed)[0]
+    assert len(sample.relations) > 0
+
+
+def converted(folder: Path, images: Path, source: str, *options: str) -> Any:
+    return command("data", "convert", folder, folder / "data", "--images", images, "--from", source, *options)
+
+
+def test_what_is_left_out_on_the_way_is_counted(images: Path, tmp_path: Path) -> None:
+    done = converted(as_open_images(tmp_path), images, "open-images")
+    assert "left out: attributes: 6 rows with 'is'" in done.output
+    (tmp_path / "raw").mkdir()
+    done = converted(as_visual_genome(tmp_path / "raw"), images, "visual-genome")
+    assert "3 objects are named by relationships.json alone" in done.output
+
+
+def test_places_that_nothing_is_at_are_left_out_and_refused_when_strict(images: Path, tmp_path: Path) -> None:
+    content = json.loads((as_reltr(tmp_path) / "rel.json").read_text())
+    content["train"]["1"] += [[0, 17, 1], [0, -1, 1], [0, 1, 9]]
+    write(tmp_path / "rel.json", content)
+    said = refusal("data", "convert", tmp_path, tmp_path / "x", "--images", images, "--from", "reltr", "--strict")
+    assert "relationships.object_id · has a box" not in said
+    assert "rel.json" in said
+    done = converted(tmp_path, images, "reltr")
+    assert done.exit_code == 0
+    assert "left out: relations to unknown annotations: 2" in done.output
+    assert "left out: relations of unknown predicates: 1" in done.output
+
+
+def test_the_commonest_names_are_kept_and_the_rest_is_counted(images: Path, tmp_path: Path) -> None:
+    for source in ("psg", "visual-genome"):
+        folder = tmp_path / source
+        folder.mkdir()
+        WRITERS[source](folder)
+        given = folder / "psg.json" if source == "psg" else folder
+        options = ("--classes", "2", "--predicates", "1")
+        done = command("data", "convert", given, folder / "data", "--images", images, "--from", source, *options)
+        assert done.exit_code == 0, (done.output, done.exception)
+        assert "all but the 2 commonest of 3 classes: 3 boxes, 3 relations" in done.output
+        assert "all but the 1 commonest of" in done.output
+        vg = open_data(folder / "data")
+        assert vg.vocabulary.objects == ("cat", "mat")
+        assert len(vg.vocabulary.predicates) == 1
+
+
+def test_images_without_a_photo_are_left_out_where_wanted(images: Path, tmp_path: Path) -> None:
+    content = json.loads(as_psg(tmp_path).read_text())
+    content["data"][0]["file_name"] = "nowhere.jpg"
+    write(tmp_path / "psg.json", content)
+    given = ("data", "convert", tmp_path / "psg.json", tmp_path / "data", "--images", images, "--from", "psg")
+    assert "nowhere.jpg: 1 of 6 photos is missing" in refusal(*given)
+    done = command(*given, "--skip-missing")
+    assert done.exit_code == 0, done.output
+    assert "left out: images without a photo: 1 of 6" in done.output
+    assert set(graphs(open_data(tmp_path / "data"))) == set(SPLITS) - {"1"}
+
+
+@pytest.mark.parametrize(
+    ("source", "spoil", "line"),
+    [
+        ("psg", lambda c: c["data"][0].pop("file_name"), "psg.json · data.0.file_name · Field required"),
+        ("psg", lambda c: c["data"][0]["annotations"].pop(), "annotations and segments_info are as many · 2 and 3"),
+        ("psg", lambda c: c["data"][1]["annotations"][0].update(bbox=[0, 0, 600, 9]), "(box 2/0 of image 2)"),
+        ("psg", lambda c: c["data"][1].update(file_name="/etc/hostname"), "lies below --images"),
+    ],
+)
+def test_what_is_not_of_the_form_is_named(
+    source: str, spoil: Callable[[Any], Any], line: str, images: Path, tmp_path: Path
+) -> None:
+    content = json.loads(as_psg(tmp_path).read_text())
+    spoil(content)
+    write(tmp_path / "psg.json", content)
+    given = ("data", "convert", tmp_path / "psg.json", tmp_path / "data", "--images", images, "--from", source)
+    assert line in refusal(*given)
+    assert not (tmp_path / "data").exists()
+
+
+def test_files_that_are_missing_or_too_many_are_named(images: Path, tmp_path: Path) -> None:
+    given = ("data", "convert", tmp_path, tmp_path / "data", "--images", images)
+    assert "relationships.json · objects.json is missing" in refusal(*given, "--from", "visual-genome")
+    assert "train.json, val.json or test.json" in refusal(*given, "--from", "reltr")
+    assert "holds no file *annotations-vrd.csv" in refusal(*given, "--from", "open-images")
+    as_coco(tmp_path)
+    write(tmp_path / "old_train.json", "{}")
+    assert "instances_train.json and old_train.json are both train" in refusal(*given)
+    assert "knows where its relations are" in refusal(*given, "--from", "gqa", "--relations", tmp_path / "x.json")
+    assert "says how boxes are written" in refusal(*given, "--from", "gqa", "--boxes", "xyxy")
+
+
+def test_a_table_without_a_column_or_with_words_for_numbers_is_named(images: Path, tmp_path: Path) -> None:
+    as_open_images(tmp_path)
+    path = tmp_path / "test-annotations-vrd.csv"
+    text = path.read_text()
+    given = ("data", "convert", tmp_path, tmp_path / "data", "--images", images, "--from", "open-images")
+    write(path, text.replace("XMax2,", "", 1))
+    assert "XMax2 missing" in refusal(*given)
+    write(path, text.replace("0.1", "left", 1))
+    assert "row 0 · XMin1 … YMax2 · are numbers" in refusal(*given)
+
+
+def test_splits_that_name_other_categories_are_refused(images: Path, tmp_path: Path) -> None:
+    as_coco(tmp_path)
+    content = coco("test")
+    content["categories"].reverse()
+    write(tmp_path / "instances_test.json", content)
+    said = refusal("data", "convert", tmp_path, tmp_path / "data", "--images", images)
+    assert "instances_test.json: categories · are those of instances_train.json" in said
