@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import io
 import logging
 import unicodedata
 import warnings
 from collections.abc import Iterable, Iterator
 
 from matplotlib import font_manager, rc_context
+from matplotlib.figure import Figure
 from matplotlib.ft2font import FT2Font
 
 from speaq.plain_text import is_new
@@ -18,6 +20,15 @@ log = logging.getLogger(__name__)
 
 BASE = "DejaVu Sans"  # matplotlib brings it along
 _BOXES = ("lastresort", "adobeblank", "unicodebmpfallback")  # fonts that have a box, or nothing, for every character
+
+
+class ShownFigure(Figure):
+    """A figure that shows itself in a notebook, also where matplotlib's own way is not switched on there."""
+
+    def _repr_png_(self) -> bytes:
+        buffer = io.BytesIO()
+        self.savefig(buffer, format="png")
+        return buffer.getvalue()
 
 
 @contextlib.contextmanager

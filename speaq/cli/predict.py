@@ -11,6 +11,7 @@ import typer
 from speaq.cli.options import AsJson, Device, OutputDir
 from speaq.cli.tables import print_table
 from speaq.cli.terminal import echo, echo_json, progress_bar
+from speaq.data import DataError
 from speaq.training.endings import DONE, FAILED
 
 
@@ -19,7 +20,15 @@ def predict(
     checkpoint: Annotated[Path, typer.Option(help="run folder, checkpoint or exported file")],
     output: OutputDir,
     top: Annotated[int, typer.Option(min=1, help="triplets of a photo at most")] = 20,
-    threshold: Annotated[float, typer.Option(min=0.0, max=1.0, help="least score of a triplet")] = 0.0,
+    threshold: Annotated[
+        float | None,
+        typer.Option(
+            min=0.0,
+            max=1.0,
+            help="least score of a triplet; default: in JSON any, in pictures a quarter of the photo's best and 0.05",
+        ),
+    ] = None,
+    loops: Annotated[bool, typer.Option("--loops", help="draw relations of a thing to itself too")] = False,
     pictures: Annotated[
         Literal["png", "svg", "both", "none"], typer.Option(help="boxes on the photo beside the graph")
     ] = "png",
@@ -45,12 +54,20 @@ def predict(
             device=device,
             progress=progress,
             max_pixels=round(max_megapixels * 1e6),
+            loops=loops,
         )
+    _say(done, failed, others, output, chosen=bool(kinds) and threshold is None)
+    return FAILED if failed else DONE
+
+
+def _say(done: int, failed: list[DataError], others: int, output: Path, *, chosen: bool) -> None:
+    """What was predicted; `chosen`: what pictures show was chosen for the user."""
     for error in failed:
         echo(f"skipped {error}", err=True)
     skipped = f", {len(failed)} skipped" if failed else ""
     echo(f"{done} photos in {output}{skipped}" + (f", {others} files of other kinds ignored" if others else ""))
-    return FAILED if failed else DONE
+    if chosen and done:
+        echo("pictures show triplets that score a quarter of a photo's best or more, and 0.05; --threshold sets it")
 
 
 def export_model(

@@ -116,10 +116,15 @@ def read_photo(source: Source, shortest_side: int, max_pixels: int = MAX_PIXELS,
         large: pixels above which it is reduced, default: `LARGE`.
 
     Raises:
-        DataError: as `read_image`, or an array of another shape.
+        DataError: as `read_image`, an array of another shape, or something else than these three.
     """
     if isinstance(source, np.ndarray):
         source = Image.fromarray(_colours(source))
+    if not isinstance(source, Image.Image | Path | str):
+        raise DataError(
+            f"picture: {type(source).__name__} is none of a path, a Pillow image and a NumPy array; of a tensor "
+            "[3, height, width] give .permute(1, 2, 0).numpy()"
+        )
     name = str(file_of(source) or "picture")
     given = isinstance(source, Image.Image)
     opened = _given(source, name, max_pixels) if isinstance(source, Image.Image) else _opened(Path(source), max_pixels)

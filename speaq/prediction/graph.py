@@ -2,22 +2,30 @@
 
 from __future__ import annotations
 
+import io
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from speaq.data.images import Source, file_of
 from speaq.files.atomic import replaced, write_text
+from speaq.plain_text import visible
 from speaq.prediction.scene import Scene, Thing, Triplet, distinct_names
 from speaq.structures import IntArray, ScenePrediction, Vocabulary
+from speaq.table import Table, needed
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+    from speaq.drawing import ShownFigure as Figure
 
 SCHEMA = "speaq-prediction/1"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class ImagePrediction(Scene):
     """A predicted scene graph, which can be written as JSON or drawn."""
 
@@ -51,8 +59,16 @@ class ImagePrediction(Scene):
             ],
         }
 
-    def save(self, path: Path) -> None:
-        """Writes the JSON, or a picture where the name ends in .png or .svg. Raises ValueError for other names."""
+    def save(self, path: Path | str, *, threshold: float | None = None, loops: bool = False) -> None:
+        """Writes the JSON, or a picture where the name ends in .png or .svg.
+
+        Args:
+            path: of the file.
+            threshold: least score of a triplet in a picture; None: see `speaq.prediction.choice.worth_drawing`.
+            loops: whether a picture shows relations of a thing to itself.
+
+        Raises ValueError for other names.
+        """
         path = Path(path)
         if path.suffix == ".json":
             text = json.dumps(self.to_json(), indent=1, ensure_ascii=False) + "\n"
@@ -61,13 +77,69 @@ class ImagePrediction(Scene):
             from speaq.prediction.picture import draw  # matplotlib only where it is needed
 
             with replaced(path) as temporary:
-                draw(self, temporary)
+                draw(self, temporary, threshold=threshold, loops=loops)
         else:
             raise ValueError(f"{path}: name it .json, .png or .svg")
+
+    def figure(self, *, threshold: float | None = None, loops: bool = False) -> Figure:
+        """The picture as a figure of matplotlib; arguments as of `save`."""
+        from speaq.prediction.picture import figure
+
+        return figure(self, threshold=threshold, loops=loops)
+
+    def picture(self, *, threshold: float | None = None, loops: bool = False) -> Image:
+        """The picture as one of Pillow; arguments as of `save`."""
+        import PIL.Image
+
+        drawn = self.figure(threshold=threshold, loops=loops)
+        return PIL.Image.open(io.BytesIO(drawn._repr_png_())).convert("RGB")
+
+    def table(self) -> Table:
+        """A row for each triplet, the best first: names, score, the predicate's own score, boxes (x1 y1 x2 y2)."""
+        names = distinct_names(self.things)
+        return Table(
+            tuple(
+                {
+                    "subject": names[triplet.subject],
+                    "predicate": triplet.predicate,
+                    "object": names[triplet.object],
+                    "score": triplet.score,
+                    "predicate_score": triplet.predicate_score,
+                    "subject_box": self.things[triplet.subject].box_xyxy,
+                    "object_box": self.things[triplet.object].box_xyxy,
+                }
+                for triplet in self.triplets
+            )
+        )
+
+    def to_pandas(self) -> Any:
+        """`table` as a `pandas.DataFrame`. Raises ImportError where pandas is not installed."""
+        return self.table().to_pandas()
+
+    def to_networkx(self) -> Any:
+        """A `networkx.MultiDiGraph`: a node for each thing, an edge for each triplet, with the values of both.
+
+        Raises ImportError where networkx is not installed.
+        """
+        graph = needed("networkx", "to_networkx()").MultiDiGraph(image=None if self.image is None else str(self.image))
+        for number, (thing, name) in enumerate(zip(self.things, distinct_names(self.things), strict=True)):
+            graph.add_node(number, name=name, label=thing.label, score=thing.score, box_xyxy=thing.box_xyxy)
+        for triplet in self.triplets:
+            graph.add_edge(triplet.subject, triplet.object, predicate=triplet.predicate, score=triplet.score)
+        return graph
 
     def __str__(self) -> str:
         names = distinct_names(self.things)
         return "\n".join(f"{t.score:.3f}  {names[t.subject]} {t.predicate} {names[t.object]}" for t in self.triplets)
+
+    def __repr__(self) -> str:
+        height, width = self.size_hw
+        image = "picture" if self.image is None else visible(self.image)
+        return f"ImagePrediction({image}: {width} x {height}, {len(self.things)} things, {len(self.triplets)} triplets)"
+
+    def _repr_png_(self) -> bytes:
+        shown: bytes = self.figure()._repr_png_()
+        return shown
 
 
 def image_prediction(

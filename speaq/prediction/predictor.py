@@ -1,7 +1,7 @@
 """Photos → scene graphs, by a trained run or a checkpoint file.
 
 predictor = Predictor.load("RUN")
-graph = predictor.predict("photo.jpg")
+graph = predictor.predict("photo.jpg")  # a notebook shows it
 graph.save("photo.svg")
 """
 
@@ -33,7 +33,7 @@ from speaq.training.tasks import restored_model
 FINENESS = 2  # a large photo is reduced to this multiple of the network's size before it is resized to it
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Predictor:
     """A network that is ready to look at photos."""
 
@@ -43,6 +43,10 @@ class Predictor:
     device: torch.device
     file: Path  # the checkpoint
     step: int
+
+    def __repr__(self) -> str:
+        names = f"{len(self.vocabulary.objects)} classes, {len(self.vocabulary.predicates)} predicates"
+        return f"Predictor({self.file}: step {self.step}, {names}, {self.device})"
 
     @classmethod
     def load(cls, path: Path | str, *, device: str = "auto", trusted: bool = False) -> Predictor:
@@ -143,14 +147,18 @@ def predict_files(
     run: Path,
     output: Path,
     top: int,
-    threshold: float,
+    threshold: float | None,
     suffixes: Sequence[str],
     batch_size: int = 8,
     device: str = "auto",
     progress: Progress = no_progress,
     max_pixels: int = MAX_PIXELS,
+    loops: bool = False,
 ) -> tuple[int, list[DataError], int]:
     """Writes a file of every suffix for each photo below `output`.
+
+    With `threshold` None the JSON has the best `top` triplets of any score, and pictures those of them that are worth
+    drawing (`speaq.prediction.choice`); `loops`: pictures show relations of a thing to itself too.
 
     Returns how many photos, why others were skipped, and how many files of the folders are no photos.
 
@@ -162,17 +170,15 @@ def predict_files(
     found, others = find_images(images)
     predictor = Predictor.load(run, device=device)
     errors: list[DataError] = []
-    paths = [image for image, _ in found]
-    options: dict[str, Any] = {"batch_size": batch_size, "top": top, "threshold": threshold, "max_pixels": max_pixels}
-    graphs = predictor.predict_all(paths, **options)
+    options: dict[str, Any] = {"batch_size": batch_size, "top": top, "max_pixels": max_pixels}
+    graphs = predictor.predict_all([image for image, _ in found], threshold=threshold or 0.0, **options)
     for done, ((_, name), graph) in enumerate(zip(found, graphs, strict=True), start=1):
         if isinstance(graph, DataError):
             errors.append(graph)
         else:
-            target = output / name
-            target.parent.mkdir(parents=True, exist_ok=True)
+            (output / name).parent.mkdir(parents=True, exist_ok=True)
             for suffix in suffixes:
-                graph.save(target.with_name(target.name + suffix))
+                graph.save(f"{output / name}{suffix}", threshold=threshold, loops=loops)
         progress(done, len(found), name.name)
     return len(found) - len(errors), errors, others
 
