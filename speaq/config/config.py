@@ -44,6 +44,14 @@ class Config(Section):
     sinks: SinksConfig = SinksConfig()
     resources: ResourcesConfig = ResourcesConfig()
 
+    def __repr__(self) -> str:
+        """What differs from the defaults, as assignments."""
+        values, usual = flatten(to_dict(self)), defaults()
+        changed = [f"{key}={short(str(value))}" for key, value in values.items() if value != usual[key]]
+        return f"Config({', '.join(changed)})"
+
+    __str__ = __repr__
+
     @model_validator(mode="after")
     def _check(self) -> Config:
         relation_queries = self.model.num_queries * self.model.query_multiple

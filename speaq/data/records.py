@@ -229,7 +229,7 @@ def stratified(split: Split, num_images: int) -> IntArray:
     return np.flatnonzero(chosen)
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class VisualGenome:
     """A data set, opened and found sound."""
 
@@ -240,6 +240,10 @@ class VisualGenome:
     zero_shot: IntArray | None  # [Z, 3] 0-based (subject class, object class, predicate)
     box_scale: int
     photos: PhotoFolders | None  # None: opened without
+
+    def __repr__(self) -> str:
+        names = f"{self.num_classes} classes, {self.num_predicates} predicates"
+        return f"VisualGenome({self.directory}: {len(used_rows(self.annotations))} images with boxes, {names})"
 
     @property
     def directory(self) -> Path:
