@@ -21,7 +21,7 @@ from speaq import config as configs
 from speaq.config import BASELINE, PUBLISHED
 from speaq.space.parameters import Plain
 from tests.bench.table import make, simulate, table
-from tests.bench.table.play import Job, Metrics, incumbent, play
+from tests.bench.table.play import Job, Metrics, View, Way, incumbent, play
 from tests.bench.table.simulate import RULES, hypervolume
 from tests.bench.table.table import Nearest, Table
 from tests.bench.table.world import TABLE, settings, space
@@ -110,18 +110,36 @@ class InTurn:
 @pytest.mark.parametrize("workers", [1, 2, 4])
 def test_a_game_costs_what_its_trials_trained(small: Table, workers: int) -> None:
     player = InTurn(small)
-    game = play(player, small, Nearest(space(), small.settings), seed=0, kept_by="F@50", workers=workers)
+    game = play(player, View(small, Way(10), 0, "F@50"), Nearest(space(), small.settings), workers=workers)
     assert len(game.history) == 10 + 3 * 2
     assert player.ended == ["0"]
     assert sorted(game.at(math.inf)) == [(0, 10), (1, 2), (2, 2), (3, 2)]
     assert len(game.at(workers)) == workers  # each worker has reported once
 
 
+def test_a_trial_from_features_first_costs_less_there(small: Table) -> None:
+    """All its evaluations from features, then those of full training, where the game goes on with its curves."""
+    view = View(small, Way(10, 3, 0.5), 0, "F@50")
+    player = InTurn(small)
+    game = play(player, view, Nearest(space(), small.settings))
+    assert player.ended == ["0"]
+    assert game.history[-1][0] == 3 * 0.5 + 10 + 3 * 2 * 0.5
+    setting = small.settings[0]
+    assert view.metrics(0, 3)["F@50"] == setting.features[0]["F@50"][2]
+    assert view.metrics(0, 4)["F@50"] == setting.curves[0]["F@50"][0]
+    assert view.metrics(0, 13)["F@50"] == setting.curves[0]["F@50"].max()
+    assert View(small, Way(0, 10, 0.5), 0, "F@50").metrics(0, 10)["F@50"] == setting.features[0]["F@50"].max()
+
+
 def test_a_search_hands_over_the_best_of_those_that_came_farthest() -> None:
-    assert incumbent([], [], [[]]) is None
     at = [[0.1, 0.2], [0.9, 0.8], [0.3, 0.4]]
-    assert incumbent([(0, 1), (1, 1), (2, 1)], [0.2, 0.9, 0.4], at) == 1
-    assert incumbent([(0, 2), (1, 1), (2, 2)], [0.2, 0.9, 0.4], at) == 2
+
+    def value(setting: int, evaluation: int) -> float:
+        return at[setting][evaluation - 1]
+
+    assert incumbent([], value) is None
+    assert incumbent([(0, 1), (1, 1), (2, 1)], value) == 1
+    assert incumbent([(0, 2), (1, 1), (2, 2)], value) == 2
 
 
 @pytest.mark.parametrize(

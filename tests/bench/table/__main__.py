@@ -29,6 +29,11 @@ def parser() -> argparse.ArgumentParser:
     playing = commands.add_parser("simulate", help="play searches on the table")
     playing.add_argument("--seeds", type=int, default=200, help="of each search (default: %(default)s)")
     playing.add_argument("--workers", type=int, default=1, help="trials at once (default: %(default)s)")
+    playing.add_argument(
+        "--features-cost",
+        type=float,
+        help="of a training from features, where a full one costs 1 (default: as the table measured)",
+    )
     playing.add_argument("--only", default="", help="searches whose name holds this")
     ranking = commands.add_parser("tau", help="how cheaper trainings rank the settings")
     for command in (playing, ranking):
@@ -53,7 +58,7 @@ def main() -> None:
         return
     rules = [rule for rule in RULES if given.only in rule.name]
     rows: list[Row] = []
-    for row in simulate(rules, given.seeds, given.workers, given.table):
+    for row in simulate(rules, given.seeds, given.workers, given.table, features_cost=given.features_cost):
         rows.append(row)
         print(
             "{name:44} {what:22} {cost:5} {value:8.4f} [{low:.4f}, {high:.4f}]".format(**row),

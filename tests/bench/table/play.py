@@ -2,17 +2,20 @@
 
 One unit of time is the way from one evaluation to the next; a full training is as many as the table has evaluations.
 With several workers, the one whose evaluation is due first reports first; ties go to the trial that began first.
+A search on a ladder trains from stored features first; an evaluation of those is cheaper, and takes less time.
 """
 
 from __future__ import annotations
 
 import heapq
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
+import numpy as np
+
 from speaq.space.parameters import Plain
-from tests.bench.table.table import Nearest, Table
+from tests.bench.table.table import Curves, Nearest, Table
 
 Metrics = Mapping[str, float]
 
@@ -39,6 +42,45 @@ class Player(Protocol):
         """Hears that the trial has come to its end, with the metrics of the checkpoint that it keeps."""
 
 
+@dataclass(frozen=True)
+class Way:
+    """What a trial trains that is never stopped."""
+
+    full: int  # evaluations of full training, behind those from features; 0: the search looks at features alone
+    features: int = 0  # evaluations from stored features
+    cost: float = 1.0  # of an evaluation from features, where one of full training costs 1
+
+    @property
+    def length(self) -> int:
+        """Evaluations in all."""
+        return self.features + self.full
+
+    def price(self, evaluation: int) -> float:
+        """What it costs to come to an evaluation, counted from 1, from the one before."""
+        return self.cost if evaluation <= self.features else 1.0
+
+
+@dataclass(frozen=True)
+class View:
+    """The curves of one seed as a search sees them, trial for trial along its way."""
+
+    table: Table
+    way: Way
+    seed: int
+    kept_by: str  # metric by which a trial's best checkpoint is chosen
+
+    def metrics(self, setting: int, evaluation: int) -> Metrics:
+        """At an evaluation, counted from 1; at the last one those of the checkpoint that the trial keeps."""
+        at = evaluation - 1 if evaluation <= self.way.features else evaluation - 1 - self.way.features
+        if evaluation == self.way.length:
+            at = int(np.nanargmax(self._curves(setting, evaluation)[self.kept_by]))
+        return {name: float(curve[at]) for name, curve in self._curves(setting, evaluation).items()}
+
+    def _curves(self, setting: int, evaluation: int) -> Curves:
+        found = self.table.settings[setting]
+        return found.from_features(self.seed) if evaluation <= self.way.features else found.curves[self.seed]
+
+
 @dataclass
 class Known:
     """What a search knows of a trial."""
@@ -51,59 +93,48 @@ class Known:
 class Game:
     """A search as it was played."""
 
-    length: int  # evaluations of a full training
     trials: dict[str, Known] = field(default_factory=dict)
-    history: list[tuple[int, str, int]] = field(default_factory=list)  # cost so far, trial, evaluations, in order
+    history: list[tuple[float, str, int]] = field(default_factory=list)  # cost so far, trial, evaluations, in order
 
     def at(self, cost: float) -> list[tuple[int, int]]:
-        """(setting, evaluations) of each trial when the search had cost `cost` evaluations."""
+        """(setting, evaluations) of each trial when the search had cost as much as `cost` evaluations in full."""
         last = {trial: evaluations for spent, trial, evaluations in self.history if spent <= cost}
         return [(self.trials[trial].setting, evaluations) for trial, evaluations in last.items()]
 
 
-def play(
-    player: Player, table: Table, nearest: Nearest, *, seed: int, kept_by: str, workers: int = 1, cost: int = 10**9
-) -> Game:
-    """Plays a search to its end, or until it has cost `cost` evaluations.
-
-    Args:
-        seed: of the trainings whose curves the search sees.
-        kept_by: metric by which a trial's best checkpoint is chosen.
-    """
-    length = len(next(iter(table.settings[0].curves[seed].values())))
-    game = Game(length)
-    due: list[tuple[int, int, Job]] = []  # time, order, job
-    clock, order = 0, 0
-    while len(game.history) < cost:
+def play(player: Player, view: View, nearest: Nearest, *, workers: int = 1, cost: float = 1e9) -> Game:
+    """Plays a search to its end, or until it has cost as much as `cost` evaluations of full training."""
+    game = Game()
+    due: list[tuple[float, int, Job]] = []  # time, order, job
+    clock, spent, order = 0.0, 0.0, 0
+    while spent < cost:
         while len(due) < workers and (job := player.next()) is not None:
-            game.trials.setdefault(job.trial, Known(nearest(job.values)))
+            known = game.trials.setdefault(job.trial, Known(nearest(job.values)))
             order += 1
-            heapq.heappush(due, (clock + 1, order, job))
+            heapq.heappush(due, (clock + view.way.price(known.evaluations + 1), order, job))
         if not due:
             break
         clock, place, job = heapq.heappop(due)
         known = game.trials[job.trial]
         known.evaluations += 1
-        game.history.append((len(game.history) + 1, job.trial, known.evaluations))
-        curves = table.settings[known.setting].curves[seed]
-        if known.evaluations == length:
-            player.finished(job, length, table.settings[known.setting].kept(seed, kept_by))
-        elif player.reported(job, known.evaluations, {n: float(c[known.evaluations - 1]) for n, c in curves.items()}):
-            heapq.heappush(due, (clock + 1, place, job))
+        spent += view.way.price(known.evaluations)
+        game.history.append((spent, job.trial, known.evaluations))
+        metrics = view.metrics(known.setting, known.evaluations)
+        if known.evaluations == view.way.length:
+            player.finished(job, known.evaluations, metrics)
+        elif player.reported(job, known.evaluations, metrics):
+            heapq.heappush(due, (clock + view.way.price(known.evaluations + 1), place, job))
     return game
 
 
-def incumbent(found: Sequence[tuple[int, int]], finals: Sequence[float], at: Sequence[Sequence[float]]) -> int | None:
+def incumbent(found: Sequence[tuple[int, int]], value: Callable[[int, int], float]) -> int | None:
     """The setting that a user would take: the best among those that came farthest; None where there is none.
 
     Args:
         found: (setting, evaluations) of each trial.
-        finals: [settings] value of a full training, as the search saw it.
-        at: [settings, evaluations] value at each evaluation, as the search saw it.
+        value: of a setting at an evaluation, as the search saw it.
     """
     if not found:
         return None
     farthest = max(evaluations for _, evaluations in found)
-    there = [setting for setting, evaluations in found if evaluations == farthest]
-    full = farthest == len(at[0])
-    return max(there, key=lambda setting: finals[setting] if full else at[setting][farthest - 1])
+    return max((s for s, evaluations in found if evaluations == farthest), key=lambda setting: value(setting, farthest))

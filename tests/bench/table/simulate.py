@@ -2,7 +2,8 @@
 
 A simulation sees the curves of one training seed and is judged by another. Regret is the best full training of the
 table by the judging seed, less that of the setting which the search would hand over; for two objectives the
-hypervolume of the settings on its front takes its place. Costs are in full trainings, the references included.
+hypervolume of the settings on its front takes its place. Costs are in full trainings, the references included; a
+training from stored features costs a share of one, whatever they cost to make.
 """
 
 from __future__ import annotations
@@ -29,12 +30,11 @@ from speaq.study.results import fronts
 from tests.bench.table import neps
 from tests.bench.table.others import OptunaStock, RayStock
 from tests.bench.table.ours import Ours
-from tests.bench.table.play import Game, Player, incumbent, play
+from tests.bench.table.play import Game, Player, View, Way, incumbent, play
 from tests.bench.table.table import FloatArray, Nearest, Table, load
 from tests.bench.table.world import space
-from tests.bench.world import World
 
-COSTS = (3, 4, 6, 8, 12)  # full trainings
+COSTS = (1, 2, 3, 4, 6, 8, 12)  # full trainings
 NEAR = 0.01  # regret that counts as reached
 TRIALS = 400  # more than any cost allows
 ONE, TWO = ("F@50",), ("R@50", "mR@50")
@@ -43,6 +43,12 @@ KEPT_BY = "F@50"
 PRIORS: Mapping[str, Any] = {  # a bad one: what learns least, and repeats most
     "published": "published",
     "bad": {"training.learning_rate": 3.0e-5, "matching.max_repeats": 8, "matching.num_groups": 8},
+}
+
+LADDERS: Mapping[str, Sequence[tuple[str, float]]] = {
+    "features 1/3, 1, full": [("features", 1 / 3), ("features", 1), ("full", 1)],
+    "features 1/3, 1, full 1/3, 1": [("features", 1 / 3), ("features", 1), ("full", 1 / 3), ("full", 1)],
+    "features 1/10, 1/3, 1, full": [("features", 0.1), ("features", 1 / 3), ("features", 1), ("full", 1)],
 }
 
 Row = dict[str, Any]
@@ -56,6 +62,23 @@ class Rule:
     search: Mapping[str, Any] = field(default_factory=dict)  # ours: keys of the space's `search`
     objective: Sequence[str] = ONE
     other: str = ""  # whose search it is, if not ours
+    features: bool = False  # it looks at trainings from stored features alone
+    references: bool = True  # ours: published setting and baseline are trained first
+
+    def way(self, base: Config, cost: float) -> Way:
+        """What its trials train; `cost` is that of a training from features."""
+        evaluations, every = base.training.max_steps // base.training.eval_every, base.training.eval_every
+        if self.features:
+            return Way(0, evaluations, cost)
+        if (ladder := _searched(self).search.on_ladder(base.training.max_steps, every)) is None:
+            return Way(evaluations)
+        return Way(evaluations, ladder.from_features // every, cost)
+
+
+def _searched(rule: Rule, seed: int = 0) -> Space:
+    """The table's space with the settings of the search."""
+    search = {**rule.search, "objective": list(rule.objective), "trials": TRIALS, "seed": seed}
+    return from_dict({**to_dict(space()), "search": search})
 
 
 def _ours(objective: Sequence[str]) -> Iterator[Rule]:
@@ -68,6 +91,13 @@ def _ours(objective: Sequence[str]) -> Iterator[Rule]:
         yield Rule(f"tpe, asha, {name} prior{end}", {"sampler": "tpe", "scheduler": "asha", "prior": prior}, objective)
     for scheduler in ("none", "hyperband", "median"):
         yield Rule(f"tpe, {scheduler}{end}", {"sampler": "tpe", "scheduler": scheduler}, objective)
+    asha = {"sampler": "tpe", "scheduler": "asha"}
+    for name, rungs in LADDERS.items():
+        ladder = [{"features": kind == "features", "share": share} for kind, share in rungs]
+        yield Rule(f"tpe, ladder {name}{end}", {**asha, "ladder": ladder}, objective)
+    yield Rule(f"tpe, asha, features alone{end}", asha, objective, features=True)
+    yield Rule(f"tpe, asha, features alone, no references{end}", asha, objective, features=True, references=False)
+    yield Rule(f"tpe, asha, no references{end}", asha, objective, references=False)
 
 
 OTHERS = ("Ray Tune: ASHA + OptunaSearch", "Optuna: TPE + Hyperband", "Optuna: TPE + median")
@@ -80,39 +110,48 @@ RULES = (
 
 
 def simulate(
-    rules: Sequence[Rule], seeds: int, workers: int, table: Path, processes: int | None = None
+    rules: Sequence[Rule],
+    seeds: int,
+    workers: int,
+    table: Path,
+    *,
+    features_cost: float | None = None,
+    processes: int | None = None,
 ) -> Iterator[Row]:
     """Plays every rule with seeds 0 … `seeds` - 1 and sums up, rule after rule.
 
     Args:
         workers: trials at once.
+        features_cost: of a training from features, where a full one costs 1; None: as the table measured.
         processes: that play, 0: this one; None: as many as there are cores.
     """
     with contextlib.ExitStack() as stack:
         pool = None if processes == 0 else ProcessPoolExecutor(processes, mp_context=get_context("spawn"))
         each = map if pool is None else stack.enter_context(pool).map
         for rule in rules:
-            played = list(each(partial(_reached, rule, workers, table), range(seeds)))
+            played = list(each(partial(_reached, rule, workers, table, features_cost), range(seeds)))
             yield from _summed(rule, np.array(played), workers)
 
 
-def _reached(rule: Rule, workers: int, path: Path, seed: int) -> list[float]:
+def _reached(rule: Rule, workers: int, path: Path, features_cost: float | None, seed: int) -> list[float]:
     """Regret (hypervolume) at each of COSTS, then the cost at which the regret is NEAR; nan where there is none."""
     table = _table(path)
     sees, judges = (table.seeds[0], table.seeds[1])[:: 1 if seed % 2 == 0 else -1]
-    most = max(COSTS) * table.world.evaluations
-    player, close = _player(rule, table.world, seed)
+    base, training = table.world.base(), table.world.evaluations
+    way = rule.way(base, table.features_cost if features_cost is None else features_cost)
+    view = View(table, way, sees, KEPT_BY)
+    player, close = _player(rule, base, way.length, seed)
     try:
         nearest = Nearest(space(), table.settings)
-        game = play(player, table, nearest, seed=sees, kept_by=KEPT_BY, workers=workers, cost=most)
+        game = play(player, view, nearest, workers=workers, cost=max(COSTS) * training)
     finally:
         close()
-    measure = _Regret(table, sees, judges) if len(rule.objective) == 1 else _Front(table, sees, judges, rule.objective)
-    values = [measure(game, cost * game.length) for cost in COSTS]
+    measure = _Regret(view, judges) if len(rule.objective) == 1 else _Front(view, judges, rule.objective)
+    values = [measure(game, cost * training) for cost in COSTS]
     if len(rule.objective) == 2:
         return [*values, math.nan]
-    reached = (cost for cost in range(1, most + 1) if measure(game, cost) <= NEAR)
-    return [*values, next(reached, math.nan) / game.length]
+    reached = (spent for spent, _, _ in game.history if measure(game, spent) <= NEAR)
+    return [*values, next(reached, math.nan) / training]
 
 
 @cache
@@ -120,14 +159,13 @@ def _table(path: Path) -> Table:
     return load(path)
 
 
-def _player(rule: Rule, world: World, seed: int) -> tuple[Player, Callable[[], None]]:
+def _player(rule: Rule, base: Config, length: int, seed: int) -> tuple[Player, Callable[[], None]]:
     """The search at its beginning, and what ends it."""
-    base, searched = world.base(), space()
+    searched = _searched(rule, seed)
     if rule.other:
-        return _other(rule, searched, base, length=world.evaluations, seed=seed), lambda: None
-    search = {**rule.search, "objective": list(rule.objective), "trials": TRIALS, "seed": seed}
-    references = {"published": configs.apply(base, PUBLISHED), "baseline": configs.apply(base, BASELINE)}
-    ours = Ours(Plan(base, from_dict({**to_dict(searched), "search": search}), references), lambda config: None)
+        return _other(rule, searched, base, length=length, seed=seed), lambda: None
+    both = {"published": configs.apply(base, PUBLISHED), "baseline": configs.apply(base, BASELINE)}
+    ours = Ours(Plan(base, searched, both if rule.references else {}), lambda config: None)
     return ours, ours.close
 
 
@@ -145,30 +183,34 @@ def _other(rule: Rule, searched: Space, base: Config, *, length: int, seed: int)
 class _Regret:
     """How far the setting that a search hands over lies behind the best of the table, by trainings it has not seen."""
 
-    def __init__(self, table: Table, sees: int, judges: int) -> None:
-        (metric,) = ONE
-        self._seen = table.finals(metric, KEPT_BY, sees)
-        self._at = [setting.curves[sees][metric] for setting in table.settings]
-        self._judged = table.finals(metric, KEPT_BY, judges)
+    def __init__(self, view: View, judges: int) -> None:
+        (self._metric,) = ONE
+        self._view = view
+        self._judged = view.table.finals(self._metric, KEPT_BY, judges)
 
     def __call__(self, game: Game, cost: float) -> float:
         """At a cost in evaluations."""
-        chosen = incumbent(game.at(cost), self._seen, self._at)
+        chosen = incumbent(game.at(cost), self._value)
         return math.nan if chosen is None else float(self._judged.max() - self._judged[chosen])
+
+    def _value(self, setting: int, evaluation: int) -> float:
+        return self._view.metrics(setting, evaluation)[self._metric]
 
 
 class _Front:
     """The hypervolume, by trainings that a search has not seen, of the settings on its front."""
 
-    def __init__(self, table: Table, sees: int, judges: int, objective: Sequence[str]) -> None:
-        self._seen = np.stack([table.finals(name, KEPT_BY, sees) for name in objective], axis=1)
-        self._judged = np.stack([table.finals(name, KEPT_BY, judges) for name in objective], axis=1)
+    def __init__(self, view: View, judges: int, objective: Sequence[str]) -> None:
+        self._view, self._objective = view, objective
+        self._judged = np.stack([view.table.finals(name, KEPT_BY, judges) for name in objective], axis=1)
 
     def __call__(self, game: Game, cost: float) -> float:
         """At a cost in evaluations."""
-        full = sorted({setting for setting, evaluations in game.at(cost) if evaluations == game.length})
-        best = fronts(self._seen[full].tolist())[:1]
-        return hypervolume(self._judged[[full[place] for front in best for place in front]])
+        end = self._view.way.length
+        ended = sorted({setting for setting, evaluations in game.at(cost) if evaluations == end})
+        seen = [[self._view.metrics(setting, end)[name] for name in self._objective] for setting in ended]
+        best = fronts(seen)[:1]
+        return hypervolume(self._judged[[ended[place] for front in best for place in front]])
 
 
 def hypervolume(points: FloatArray) -> float:

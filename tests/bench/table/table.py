@@ -27,6 +27,7 @@ FILE = Path(__file__).parent / "table.jsonl"
 DIGITS = 4
 
 FloatArray = NDArray[np.float64]
+Curves = Mapping[str, FloatArray]  # metric → [evaluations], nan where undefined
 
 
 @dataclass(frozen=True)
@@ -35,10 +36,14 @@ class Setting:
 
     label: str | None  # of a reference
     values: Mapping[str, Plain]  # of the active parameters
-    curves: Mapping[int, Mapping[str, FloatArray]]  # seed → metric → [evaluations], nan where undefined
-    seconds: Mapping[int, float]  # seed → of the whole training
-    features: Mapping[int, Mapping[str, FloatArray]]  # `curves` of the trainings from stored features
+    curves: Mapping[int, Curves]  # by seed
+    seconds: Mapping[int, float]  # by seed, of the whole training
+    features: Mapping[int, Curves]  # of the trainings from stored features
     features_seconds: Mapping[int, float]
+
+    def from_features(self, seed: int) -> Curves:
+        """The curves from stored features with a seed, or where there are none, with the first one."""
+        return self.features.get(seed) or self.features[min(self.features)]
 
     def kept(self, seed: int, by: str) -> dict[str, float]:
         """The metrics of the checkpoint that a run keeps: those of its best evaluation by a metric."""
@@ -64,6 +69,12 @@ class Table:
     def seeds(self) -> tuple[int, ...]:
         """Seeds of the trainings."""
         return tuple(self.settings[0].curves)
+
+    @property
+    def features_cost(self) -> float:
+        """Of a training from features, where a full one costs 1: the median over the settings, by their seconds."""
+        ratios = [s.features_seconds[seed] / s.seconds[seed] for s in self.settings for seed in s.features]
+        return float(np.median(ratios)) if ratios else math.nan
 
     def finals(self, metric: str, kept_by: str, seed: int) -> FloatArray:
         """[settings] the metric of the checkpoint that a run keeps by `kept_by`."""
@@ -96,14 +107,15 @@ def dump(provenance: Mapping[str, Any], rows: Iterable[Mapping[str, Any]]) -> st
 
 
 def load(path: Path = FILE) -> Table:
-    """The table of a file; a setting that lacks a seed is left out."""
+    """The table of a file; a setting that lacks a seed, or the training from features that others have, is left out."""
     provenance, *rows = (json.loads(line) for line in path.read_text(encoding="utf-8").splitlines())
     found: dict[str, list[dict[str, Any]]] = {}
     for line in rows:
         found.setdefault(json.dumps([line["label"], line["values"]], sort_keys=True), []).append(line)
     wanted = set(provenance["seeds"])
     settings = [_setting(lines) for lines in found.values() if _seeds(lines) == wanted]
-    return Table(provenance, settings)
+    stored = [setting for setting in settings if setting.features]
+    return Table(provenance, stored or settings)
 
 
 def _seeds(lines: Iterable[Mapping[str, Any]]) -> set[int]:
@@ -124,7 +136,7 @@ def _setting(lines: Sequence[Mapping[str, Any]]) -> Setting:
     )
 
 
-def _curves(lines: Iterable[Mapping[str, Any]]) -> dict[int, dict[str, FloatArray]]:
+def _curves(lines: Iterable[Mapping[str, Any]]) -> dict[int, Curves]:
     return {
         line["seed"]: {name: np.array(values, dtype=np.float64) for name, values in line["metrics"].items()}
         for line in lines

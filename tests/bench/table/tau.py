@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -20,8 +20,8 @@ Row = dict[str, Any]
 def taus(table: Table) -> Iterator[Row]:
     """One row for each metric, kind of training and share of its steps, beside the full training of each seed."""
     first, second = table.seeds
-    settings = [setting for setting in table.settings if first in setting.features]
-    if len(settings) < FEWEST:
+    settings = table.settings
+    if len(settings) < FEWEST or first not in settings[0].features:
         return
     known = [metric for metric in METRICS if metric in settings[0].curves[first]]
     finals = {seed: {m: np.array([s.kept(seed, m)[m] for s in settings]) for m in known} for seed in table.seeds}
@@ -35,7 +35,7 @@ def taus(table: Table) -> Iterator[Row]:
                 yield _row("full", share, metric, _at(settings, share, metric), finals[second][metric])
 
 
-def _at(settings: list[Setting], share: float, metric: str, *, stored: bool = False) -> FloatArray:
+def _at(settings: Sequence[Setting], share: float, metric: str, *, stored: bool = False) -> FloatArray:
     """[settings] the best evaluation within a share of the steps, by the first seed."""
     curves = [(s.features if stored else s.curves)[min(s.curves)][metric] for s in settings]
     return np.array([np.nanmax(curve[: max(1, round(share * len(curve)))]) for curve in curves])
