@@ -27,28 +27,18 @@ from speaq.study.plan import MAX_STEPS, compared, max_steps
 
 from ..search.rungs import Rungs
 from ..store.workspace import Workspace
+from . import proxy
 from . import tune as studies
 from .display import Display, silent
+from .proxy import FEWEST, Proxy, Rung
 
 FILE = "calibration.json"
-FEWEST = 5  # trials: ranks of fewer say nothing
 ORDERS = 100  # in which the trials may arrive
 FACTORS = (2.0, 3.0, 4.0)
 KEPT = 0.9  # share of the orders in which the best trial must survive
 SEED = 0
 
 FloatArray = NDArray[np.float64]
-
-
-@dataclass(frozen=True)
-class Rung:
-    """What an evaluation before the end tells about the end."""
-
-    step: int
-    share: float  # of the full budget
-    tau: float  # Kendall's tau-b with the full budget; nan where all trials are equal
-    low: float  # 95 % interval over trials
-    high: float
 
 
 @dataclass(frozen=True)
@@ -74,6 +64,7 @@ class Calibration:
     budgets: list[Rung]
     schedules: list[Schedule]
     recommended: Schedule | None
+    features: Proxy | None = None  # the same settings from stored features
 
 
 def calibrate(
@@ -84,6 +75,7 @@ def calibrate(
     data: Path | None = None,
     trials: int | None = None,
     assignments: Sequence[str] = (),
+    features: Path | None = None,
     display: Display = silent,
     here: Workspace = Workspace(),
 ) -> Calibration:
@@ -92,6 +84,7 @@ def calibrate(
     Args:
         config, space, data, assignments: as `speaq tune` takes them; only where `output` is new.
         trials: settings to train in full, drawn at random behind the published one and the baseline.
+        features: folder of `speaq cache`, from which the same settings are trained once more.
 
     Raises:
         ConfigError, DataError: too few trials went to their end, or they had different budgets.
@@ -108,7 +101,12 @@ def calibrate(
         assert space is not None
         assert data is not None
         study = _study(config, space, data, trials, assignments)
+        if features is not None:
+            proxy.check(study, features)
         studies.start(study, output, display=display, here=here)
+    if features is not None:
+        judge(output)  # refused before anything is trained
+        proxy.train(output, features, display=display, here=here)
     found = judge(output)
     content = dataclasses.asdict(found)
     atomic.write_text(output / FILE, json.dumps(content, indent=1).replace("NaN", "null") + "\n")
@@ -174,6 +172,7 @@ def judge(folder: Path) -> Calibration:
         budgets=budgets,
         schedules=schedules,
         recommended=min(safe, key=lambda schedule: (schedule.steps, schedule.grace_steps), default=None),
+        features=proxy.judge(folder),
     )
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -297,8 +298,11 @@ def calibrate(
     space: Annotated[Path | None, typer.Option("--space", help="search space, YAML; only for a new folder")] = None,
     data: Annotated[Path | None, typer.Option("--data", help="data set; only for a new folder")] = None,
     trials: Annotated[int | None, typer.Option("--trials", help="settings to train in full, default: 8")] = None,
+    features: Annotated[
+        Path | None, typer.Option("--features", help="folder of speaq cache: train the settings from there as well")
+    ] = None,
 ) -> int:
-    """Find out when trials may be stopped: ranks at smaller budgets against the full one."""
+    """Find out when trials may be stopped, and whether stored features rank them: against full training."""
     from speaq.cli.launched import calibrate as job
     from speaq.cli.trials import watched
 
@@ -309,6 +313,7 @@ def calibrate(
         data=data,
         trials=trials,
         assignments=assignments,
+        features=features,
         display=watched,
         here=here,
     )
@@ -316,11 +321,21 @@ def calibrate(
     return DONE
 
 
+def _print_ranks(budgets: Sequence[calibration.Rung]) -> None:
+    echo("  step  share     tau  95 % interval")
+    for budget in budgets:
+        echo(f"{budget.step:>6} {budget.share:>5.0%} {budget.tau:>8.2f}  [{budget.low:.2f}, {budget.high:.2f}]")
+
+
 def _print_calibration(found: calibration.Calibration, orders: int) -> None:
     echo(f"{found.metric} · {found.trials} trials in full, {found.left_out} left out")
-    echo("  step  share     tau  95 % interval")
-    for budget in found.budgets:
-        echo(f"{budget.step:>6} {budget.share:>5.0%} {budget.tau:>8.2f}  [{budget.low:.2f}, {budget.high:.2f}]")
+    _print_ranks(found.budgets)
+    if found.features is not None:
+        echo(f"from stored features · {found.features.trials} settings trained both ways")
+        _print_ranks(found.features.rungs)
+        last = found.features.rungs[-1]
+        advice = "they rank settings as full training does" if found.features.tells else "do not use features here"
+        echo(f"features: {advice} (tau {last.tau:.2f} [{last.low:.2f}, {last.high:.2f}] at their end)")
     best = found.recommended
     if best is None:
         echo("recommended: --search scheduler=none (no budget tells the best trial early enough)")
