@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from launch.jobs import confirm as confirm
     from launch.jobs import demo as demo
     from launch.jobs import predictions as predictions
+    from launch.jobs import proxy as proxy
     from launch.jobs import reproduce as reproduce
     from launch.jobs import rerun as rerun
     from launch.jobs import stages as stages

@@ -21,6 +21,7 @@ from speaq.training.endings import DONE, FAILED
 
 if TYPE_CHECKING:
     from speaq.cli.launched import calibrate as calibration
+    from speaq.cli.launched import proxy
     from speaq.study.file import Study
     from speaq.study.ledger import Entry
     from speaq.study.snapshot import Snapshot
@@ -321,7 +322,7 @@ def calibrate(
     return DONE
 
 
-def _print_ranks(budgets: Sequence[calibration.Rung]) -> None:
+def _print_ranks(budgets: Sequence[proxy.Rung]) -> None:
     echo("  step  share     tau  95 % interval")
     for budget in budgets:
         echo(f"{budget.step:>6} {budget.share:>5.0%} {budget.tau:>8.2f}  [{budget.low:.2f}, {budget.high:.2f}]")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -61,9 +62,9 @@ class World:
             train(config, data, detector, task="detector", resume=True)
 
 
-# Many queries of which few have a target, as in the real task; a good detector to start from; and a network that a core
-# trains in about a minute.
-NARROW = World(
+# Many queries of which few have a target, as in the real task; a good detector to start from; a small network. The
+# smallest world found in which the published setting is better than the baseline.
+CLEAR = World(
     validation=150,
     detector_steps=4_000,
     steps=500,
@@ -71,8 +72,10 @@ NARROW = World(
     changes={
         "model.num_queries": 64,
         "model.hidden_dim": 32,
-        "model.num_heads": 2,
+        "model.num_heads": 4,
         "model.feedforward_dim": 128,
-        "training.batch_size": 8,
     },
 )
+
+# Half of its price, a training takes a core about a minute. Of the method, quality-aware repeats gain here.
+NARROW = dataclasses.replace(CLEAR, changes={**CLEAR.changes, "model.num_heads": 2, "training.batch_size": 8})

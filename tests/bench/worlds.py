@@ -28,7 +28,7 @@ from speaq.evaluation.bootstrap import (
 )
 from speaq.runs.run import evaluate_run
 from speaq.training.loop import train
-from tests.bench.world import NARROW, World
+from tests.bench.world import CLEAR, NARROW, World
 
 METRICS = ("R@20", "R@50", "R@100", "mR@50", "F@50", "head@50", "body@50", "tail@50")
 ONCE = {
@@ -48,6 +48,7 @@ ARMS: Mapping[str, Mapping[str, Any]] = {
 
 QUERIES: Mapping[int, Mapping[str, Any]] = {number: {"model.num_queries": number} for number in (16, 32, 64)}
 WORLDS: Mapping[str, World] = {
+    "clear": CLEAR,
     "narrow": NARROW,
     "narrow, 32 queries": replace(NARROW, changes={**NARROW.changes, **QUERIES[32]}),
     "16 queries, 1,000 steps": World(changes=QUERIES[16]),

@@ -11,6 +11,7 @@ import pytest
 from speaq import config as configs
 from speaq.config import Config
 from speaq.study import snapshot
+from tests.helpers import features_of_toy
 from tests.helpers.command import command, refusal
 
 pytest.importorskip("ray")
@@ -18,19 +19,19 @@ pytest.importorskip("optuna")
 
 from launch.jobs import calibrate
 from tests.helpers.searched import searched
-from tests.launch.jobs.test_ladder import config, features  # noqa: F401
 
 TOGETHER = "ray"  # shares `ray_cluster`, see conftest
 pytestmark = pytest.mark.slow
 
 
+@pytest.fixture(scope="module")
+def config(toy: Path, tmp_path_factory: pytest.TempPathFactory) -> Config:
+    return features_of_toy.start(toy, tmp_path_factory.mktemp("start") / "detector")
+
+
 @pytest.mark.usefixtures("ray_cluster")
-def test_the_settings_of_a_calibration_train_from_features_as_well(
-    config: Config,  # noqa: F811
-    features: Path,  # noqa: F811
-    toy: Path,
-    tmp_path: Path,
-) -> None:
+def test_the_settings_of_a_calibration_train_from_features_as_well(config: Config, toy: Path, tmp_path: Path) -> None:
+    features = features_of_toy.features(config, toy, tmp_path / "features")
     folder = tmp_path / "study"
     (tmp_path / "config.yaml").write_text(
         configs.dump(configs.apply(config, {"training.eval_every": 3})), encoding="utf-8"

@@ -17,14 +17,12 @@ import pytest
 from speaq import config as configs
 from speaq import space as spaces
 from speaq.config import Config, ConfigError
-from speaq.runs.cache import asked, cache
 from speaq.study import creation
-from speaq.training.callbacks import no_progresses
 from speaq.training.endings import StopTraining
 from speaq.training.loop import train
+from tests.helpers import features_of_toy
 from tests.helpers.same_run import assert_same_run, weights
 from tests.helpers.shared import ROOT
-from tests.helpers.tiny import tiny
 
 pytest.importorskip("ray")
 pytest.importorskip("optuna")
@@ -49,17 +47,12 @@ RATES = {"type": "categorical", "choices": [1e-3 * 0.9**number for number in ran
 
 @pytest.fixture(scope="module")
 def config(toy: Path, tmp_path_factory: pytest.TempPathFactory) -> Config:
-    """Starts from a detector of three steps."""
-    folder = tmp_path_factory.mktemp("start") / "detector"
-    train(tiny(training__max_steps=3, training__decay_steps=[2]), toy, folder, task="detector")
-    return tiny(training__init_from=str(folder), training__max_steps=6, data__flip_probability=0.0)
+    return features_of_toy.start(toy, tmp_path_factory.mktemp("start") / "detector")
 
 
 @pytest.fixture(scope="module")
 def features(config: Config, toy: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("features") / "features"
-    cache(asked(Path(config.training.init_from or ""), config, toy, folder), no_progresses)
-    return folder
+    return features_of_toy.features(config, toy, tmp_path_factory.mktemp("features") / "features")
 
 
 def space(**search: Any) -> spaces.Space:
