@@ -164,6 +164,12 @@ def _print_made(made: Converted, output: Path, problems: list[Problem]) -> int:
         echo(line)
     if "val" in made.images:
         echo(f"train with --set data.num_val={made.images['val']}: that many train rows come first and are val")
+    groups = configs.PUBLISHED["matching.num_groups"]
+    if 1 <= made.predicates < groups:
+        echo(
+            f"the published setting has {groups} groups of predicates, of which there are {made.predicates}: train with "
+            f"--set matching.num_groups={made.predicates}"
+        )
     return USAGE if any(problem.severity == "error" for problem in problems) else DONE
 
 

@@ -228,7 +228,7 @@ def _resume_predictions(study: Study, folder: Path, asked: Searching) -> list[En
 
 
 def _report(here: Workspace, entries: list[Entry], folder: Path) -> int:
-    """Prints the table and where things are. Returns 1 where no trial finished, or none but references."""
+    """Prints the table and where things are. Returns 1 where no trial finished, none but references, or not those."""
     from speaq.cli.trials import print_trials
     from speaq.study import file, results
 
@@ -238,16 +238,16 @@ def _report(here: Workspace, entries: list[Entry], folder: Path) -> int:
     if best is None:
         echo(f"no trial finished; see {here.name_of(folder / 'trials')}")
         return FAILED
-    for entry in entries:
-        if entry.label is not None and entry.state == "failed":
-            echo(f"the {entry.label} setting failed: nothing is compared with it (trial {entry.id})", err=True)
+    broken = [entry for entry in entries if entry.label is not None and entry.state == "failed"]
+    for entry in broken:
+        echo(f"the {entry.label} setting failed: nothing is compared with it (trial {entry.id})", err=True)
     label = f" ({best.label})" if best.label else ""
     echo(f"best trial {best.id}{label} · {here.name_of(folder / 'best.yaml')} · {here.name_of(folder / 'search.png')}")
     searched = [entry.state for entry in entries if entry.label is None]
     if searched and set(searched) == {"failed"}:
         echo(f"all {len(searched)} trials of the space failed: only references finished", err=True)
         return FAILED
-    return DONE
+    return FAILED if broken else DONE
 
 
 def status(here: Workspace, study: StudyDir, as_json: AsJson = False) -> None:

@@ -81,6 +81,12 @@ def test_few_or_sound_boxes_are_not_suspected(seed: int) -> None:
     assert likely_form(sound, np.tile(SIZE_WH, (50, 1)), Form()) is None
 
 
+@needs("cases", "coco", "three_predicates.json")
+def test_fewer_predicates_than_groups_are_said_with_what_to_set(tmp_path: Path) -> None:
+    done = convert("three_predicates.json", tmp_path)
+    assert "of which there are 3: train with --set matching.num_groups=3" in done.output
+
+
 def convert(name: str, tmp_path: Path, *options: str) -> Any:
     return command("data", "convert", COCO / name, tmp_path / "data", "--images", PHOTOS, *options)
 
