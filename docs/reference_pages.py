@@ -22,6 +22,13 @@ _ABOUT_KEYS = """
 A config is a YAML file; what it leaves out has the default, which is the published setting for Visual Genome. `--set
 KEY=VALUE` changes a key, and a search space names keys in the same way. `speaq config show FILE` prints the values of a
 config.
+
+`extends: OTHER.yaml` takes what another config says, wherever this one says nothing: sections are merged key by key, a
+list is replaced as a whole, the path is relative to the file. A run's own `config.yaml` is whole.
+
+Editors with YAML support complete keys, show their meanings and underline what is wrong when the first line of a file
+is `# yaml-language-server: $schema=PATH` with the schema of [configs](schemas/config.json) or of
+[search spaces](schemas/space.json).
 """
 _HEAD = ("| key | value | default | meaning |", "|---|---|---|---|")
 SECTIONS = {

@@ -167,8 +167,8 @@ def _print_made(made: Converted, output: Path, problems: list[Problem]) -> int:
     groups = configs.PUBLISHED["matching.num_groups"]
     if 1 <= made.predicates < groups:
         echo(
-            f"the published setting has {groups} groups of predicates, of which there are {made.predicates}: train with "
-            f"--set matching.num_groups={made.predicates}"
+            f"the published setting has {groups} groups of predicates, of which there are {made.predicates}: train "
+            f"with --set matching.num_groups={made.predicates}"
         )
     return USAGE if any(problem.severity == "error" for problem in problems) else DONE
 

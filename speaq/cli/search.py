@@ -228,7 +228,7 @@ def _resume_predictions(study: Study, folder: Path, asked: Searching) -> list[En
 
 
 def _report(here: Workspace, entries: list[Entry], folder: Path) -> int:
-    """Prints the table and where things are. Returns 1 where no trial finished, none but references, or not those."""
+    """Prints the table and where things are. 1: none finished, none but references, or not all of those."""
     from speaq.cli.trials import print_trials
     from speaq.study import file, results
 

@@ -16,6 +16,7 @@ from speaq.config.config import from_dict as from_dict
 from speaq.config.config import load as load
 from speaq.config.config import parse_overrides as parse_overrides
 from speaq.config.config import to_dict as to_dict
+from speaq.config.extending import read_whole as read_whole
 from speaq.config.sections import DataConfig as DataConfig
 from speaq.config.sections import EvaluationConfig as EvaluationConfig
 from speaq.config.sections import InferenceConfig as InferenceConfig

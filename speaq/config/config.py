@@ -13,6 +13,7 @@ from typing import Annotated, Any, get_args
 from pydantic import BaseModel, BeforeValidator, Field, TypeAdapter, ValidationError, model_validator
 from pydantic.fields import FieldInfo
 
+from speaq.config.extending import read_whole
 from speaq.config.sections import (
     DataConfig,
     EvaluationConfig,
@@ -27,7 +28,7 @@ from speaq.config.sections import (
     TrainingConfig,
 )
 from speaq.config.words import no_such_key, place_and_rule, reasons, short
-from speaq.files.plain_yaml import ConfigError, dump_yaml, parse_yaml, read_yaml
+from speaq.files.plain_yaml import ConfigError, dump_yaml, parse_yaml
 
 
 class Config(Section):
@@ -254,8 +255,8 @@ def _set(values: dict[str, Any], key: str, value: Any, where: object) -> None:
 
 
 def load(path: Path, assignments: Sequence[str] = ()) -> Config:
-    """Reads a config file and applies `key=value` assignments together with it; raises `ConfigError`."""
-    values = read_yaml(path)
+    """Reads a config file, what it extends included, and applies `key=value` assignments; raises `ConfigError`."""
+    values = read_whole(path)
     overrides = parse_overrides(assignments)
     if not overrides:
         return from_dict(values, str(path))

@@ -150,7 +150,7 @@ def _absent(shapes: Shapes) -> tuple[str, ...]:
 def _config(reference: Path, shapes: Shapes, partial: bool, file: Path | None) -> tuple[str, Config]:
     """What settings are called, and the config that they and the shapes make."""
     if file is not None:
-        values = configs.read_yaml(file)
+        values = configs.read_whole(file)
         given = values.setdefault("model", {})
         if not isinstance(given, dict):
             raise ConfigError(f"{file}: model: a section is a mapping of keys, not {given!r}")

@@ -25,6 +25,7 @@ Values = Mapping[str, Plain]
 
 GROUPS = "matching.groups"
 KINDS = ("float", "int", "categorical")  # of parameters
+SCHEMA_LINE = "yaml-language-server:"
 MAX_CORNERS = 512  # combinations of extreme values that are tried before a space is called impossible
 
 
@@ -154,8 +155,9 @@ def load(path: Path) -> Space:
 
 
 def _head_comment(path: Path) -> str:
+    """Without the line that names a schema to editors."""
     lines = itertools.takewhile(lambda line: line.startswith("#"), path.read_text(encoding="utf-8").splitlines())
-    return " ".join(line.lstrip("# ").rstrip() for line in lines).strip()
+    return " ".join(line.lstrip("# ").rstrip() for line in lines if SCHEMA_LINE not in line).strip()
 
 
 def from_dict(values: Mapping[str, Any], where: str = "space") -> Space:

@@ -159,3 +159,52 @@ def test_numbers_that_cannot_be_are_refused_in_a_short_line(text: str, said: str
         configs.load(file, [text])
     assert said in str(refused.value)
     assert len(str(refused.value)) < 400 + len(str(file))
+
+
+def files(tmp_path: Path, **texts: str) -> Path:
+    for name, text in texts.items():
+        (tmp_path / f"{name}.yaml").write_text(text, encoding="utf-8")
+    return tmp_path / "config.yaml"
+
+
+def test_a_config_extends_another_key_by_key(tmp_path: Path) -> None:
+    (tmp_path / "below").mkdir()
+    files(
+        tmp_path / "below",
+        middle="extends: ../base.yaml\nmodel: {num_queries: 20}\ntraining: {decay_steps: [5]}\n",
+    )
+    base = "seed: 4\nmodel: {num_queries: 9, num_heads: 2}\ntraining: {decay_steps: [1, 2], max_steps: 8}\n"
+    path = files(tmp_path, base=base, config="extends: below/middle.yaml\nmodel: {dropout: 0.0}\n")
+    config = configs.load(path, ["training.max_steps=9"])
+    assert (config.seed, config.model.num_queries, config.model.num_heads, config.model.dropout) == (4, 20, 2, 0.0)
+    assert (config.training.decay_steps, config.training.max_steps) == ((5,), 9)
+    assert "extends" not in configs.dump(config)
+
+
+def test_groups_of_ones_own_are_not_mixed_with_those_that_are_extended(tmp_path: Path) -> None:
+    base = "matching: {groups: {a: [on], b: [by]}, max_repeats: 3}\n"
+    path = files(tmp_path, base=base, config="extends: base.yaml\nmatching: {groups: {c: [on, by], d: [near]}}\n")
+    config = configs.load(path)
+    assert [group.name for group in config.matching.user_groups] == ["c", "d"]
+    assert config.matching.max_repeats == 3
+
+
+@pytest.mark.parametrize(
+    ("texts", "line"),
+    [
+        ({"config": "extends: none.yaml"}, "config.yaml: extends: {folder}/none.yaml: cannot be read"),
+        ({"config": "extends: config.yaml"}, "no file extends itself: config.yaml extends config.yaml"),
+        (
+            {"config": "extends: a.yaml", "a": "extends: b.yaml", "b": "extends: a.yaml"},
+            "b.yaml: extends: no file extends itself: a.yaml extends b.yaml extends a.yaml",
+        ),
+        ({"config": "extends: [a.yaml]"}, "the path of one config is expected, not ['a.yaml']"),
+        ({"config": "extends: a.yaml", "a": "seed: [1"}, "config.yaml: extends: {folder}/a.yaml"),
+        ({"config": "extends: a.yaml", "a": "sede: 1"}, "sede: no such key (nearest: seed)"),
+    ],
+)
+def test_what_cannot_be_extended_is_named_in_one_line(texts: dict[str, str], line: str, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError) as caught:
+        configs.load(files(tmp_path, **texts))
+    assert line.format(folder=tmp_path) in str(caught.value)
+    assert "\n" not in str(caught.value)

@@ -1,0 +1,49 @@
+"""`extends: OTHER.yaml` in a config: what the other file says holds where this one says nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from speaq.files.plain_yaml import ConfigError, read_yaml
+
+EXTENDS = "extends"
+WHOLE = ("groups",)  # mappings that are one value: groups of a user's own are not mixed with others
+
+
+def read_whole(path: Path) -> dict[str, Any]:
+    """The values of a config file with those of the files that it extends, sections merged key by key.
+
+    A list is replaced as a whole. A path is relative to the file that names it.
+
+    Raises:
+        ConfigError: a file that cannot be read, that extends itself by whatever way, or `extends` that is no path.
+    """
+    values, readers = read_yaml(path), [path.resolve()]
+    while EXTENDS in values:
+        reader, other = readers[-1], values.pop(EXTENDS)
+        if not isinstance(other, str) or not other:
+            raise ConfigError(f"{reader}: {EXTENDS}: the path of one config is expected, not {other!r}")
+        found = (reader.parent / other).resolve()
+        if found in readers:
+            way = " extends ".join(one.name for one in (*readers[readers.index(found) :], found))
+            raise ConfigError(f"{reader}: {EXTENDS}: no file extends itself: {way}")
+        try:
+            base = read_yaml(found)
+        except ConfigError as error:
+            raise ConfigError(f"{reader}: {EXTENDS}: {error}") from error
+        readers.append(found)
+        values = _merged(base, values)
+    return values
+
+
+def _merged(base: Mapping[str, Any], values: Mapping[str, Any]) -> dict[str, Any]:
+    """A new mapping: `values`, and what `base` has beside them, at every depth."""
+    result = dict(base)
+    for key, value in values.items():
+        below = result.get(key)
+        if isinstance(below, Mapping) and isinstance(value, Mapping) and key not in WHOLE:
+            value = _merged(below, value)
+        result[key] = value
+    return result
