@@ -12,6 +12,7 @@ from speaq import config as configs
 from speaq.cli.options import AsJson, Assignments, DataDir, KnownData, Mode, SplitOption
 from speaq.cli.tables import print_table
 from speaq.cli.terminal import echo, echo_json, echo_lines, progress_bar
+from speaq.evaluation.zeros import why_zero
 
 if TYPE_CHECKING:
     from speaq.runs.run import RunEvaluation
@@ -45,6 +46,8 @@ def evaluate(
 
         echo_lines(format_report(result.evaluation.recall, result.predicates))
         echo(" · ".join(f"{n} {v:.4f}" for n, v in result.evaluation.metrics.items() if v is not None and "@" not in n))
+    if not as_json and (why := why_zero(result.evaluation.metrics, split, result.step)) is not None:
+        echo(why, err=True)
 
 
 def _evaluation_json(result: RunEvaluation) -> dict[str, Any]:

@@ -13,6 +13,7 @@ from speaq.cli.evaluate import metrics_line
 from speaq.cli.launched import Workspace, place
 from speaq.cli.options import DATA_HELP, Assignments, DataDir, InitFrom, KnownData, OutputDir
 from speaq.cli.terminal import echo, progress_bar
+from speaq.evaluation.zeros import why_zero
 from speaq.files import storage
 from speaq.training.callbacks import Callbacks
 from speaq.training.endings import DONE, FAILED
@@ -69,6 +70,8 @@ def _train(here: Workspace, task: TaskName, asked: Training) -> None:
         f"best {best['metric']} {best['value']:.4f} at step {best['step']} · {result['protocol']} · "
         f"{result['seconds']:.0f} s · {here.name_of(asked.output)}"
     )
+    if (why := why_zero(result["metrics"], "val", config.training.max_steps)) is not None:
+        echo(why, err=True)
 
 
 def _trained(here: Workspace, task: TaskName, config: configs.Config, data: Path, asked: Training) -> dict[str, Any]:
