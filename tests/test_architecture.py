@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from speaq.cli import launched
 from tests.helpers.shared import ROOT
 
 LIBRARY = sorted((ROOT / "speaq").rglob("*.py"))
@@ -139,6 +140,17 @@ def test_launch_is_reached_through_one_place() -> None:
         if not getattr(node, "level", 0) and any(name.split(".")[0] == "launch" for name in _names(node))
     ]
     assert set(found) == {"speaq/cli/launched.py"}
+
+
+def test_what_that_place_says_to_the_type_checker_is_what_it_gives() -> None:
+    pytest.importorskip("ray")
+    tree = ast.parse((ROOT / "speaq" / "cli" / "launched.py").read_text(encoding="utf-8"))
+    said = [node for node in ast.walk(tree) if isinstance(node, ast.ImportFrom) and (node.module or "")[:7] == "launch."]
+    assert said
+    for node in said:
+        for alias in node.names:
+            given = getattr(launched, alias.name)
+            assert (getattr(given, "__module__", None) or given.__name__.rpartition(".")[0]) == node.module
 
 
 def test_no_test_module_imports_another() -> None:

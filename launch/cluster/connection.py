@@ -23,13 +23,13 @@ from ray._private.state import available_resources_per_node
 
 from speaq.config import ConfigError, ResourcesConfig
 from speaq.files.home import make_up_home
+from speaq.files.shipped import CODE
 
 from . import head
 from .limits import bounded
 
 log = logging.getLogger(__name__)
 
-CODE = Path(__file__).resolve().parents[2]  # where this code lies
 LOOK = 1.0  # seconds between looks at the nodes
 FIND = 8.0  # seconds in which the head of RAY_ADDRESS must answer
 CONNECT = 90.0  # seconds for Ray to connect to a head that answers

@@ -10,6 +10,7 @@ from speaq import config as configs
 from speaq import space as spaces
 from speaq.config import Config
 from speaq.evaluation.protocol import common_protocol
+from speaq.files.shipped import shipped
 from speaq.runs.run import evaluate_run, evaluate_start
 from speaq.study import creation, file, results, seal
 from speaq.study.ledger import Entry
@@ -18,7 +19,7 @@ from speaq.training.evaluate import Evaluation
 
 from . import tune as studies
 from .display import Display
-from .stages import Stages, for_detector, shipped
+from .stages import Stages, for_detector
 
 
 @dataclass(frozen=True)
@@ -46,12 +47,12 @@ class Comparison:
 
 def detector_config(assignments: Sequence[str]) -> Config:
     """The config of the demo's detector. Raises ConfigError where an assignment cannot be used."""
-    return configs.load(shipped("configs/toy_detector.yaml"), for_detector(assignments))
+    return configs.load(shipped("configs", "toy_detector"), for_detector(assignments))
 
 
 def trial_config(assignments: Sequence[str], detector: Path) -> Config:
     """The config that all trials begin from. Raises ConfigError where an assignment cannot be used."""
-    return configs.load(shipped("configs/toy.yaml"), [*assignments, f"training.init_from={detector}"])
+    return configs.load(shipped("configs", "toy"), [*assignments, f"training.init_from={detector}"])
 
 
 def pretrain(stages: Stages, config: Config, data: Path) -> Path:
@@ -68,7 +69,7 @@ def search(stages: Stages, config: Config, data: Path, assignments: Sequence[str
     if (folder / "study.yaml").exists():
         entries = studies.resume(folder, display=display)
     else:
-        space = spaces.load(shipped("search_spaces/toy.yaml"))
+        space = spaces.load(shipped("search_spaces", "toy"))
         fixed = list(configs.parse_overrides(assignments))
         study = creation.create(config, space, data, overrides=fixed)
         entries = studies.start(study, folder, display=display)

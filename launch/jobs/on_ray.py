@@ -19,6 +19,7 @@ from ray.tune.schedulers import TrialScheduler
 
 from speaq import space as spaces
 from speaq.config import ConfigError, ResourcesConfig
+from speaq.files.shipped import shipped
 from speaq.space import SearchConfig
 from speaq.space.checks import decoded_keys
 from speaq.study.budget import Budget, BudgetSpent, parse
@@ -108,15 +109,10 @@ class OnRay:
 
 
 def decodings_of(plan: Plan) -> Decodings | None:
-    """What each trial tries when it has ended, but for the keys that the space fixes; None where nothing is asked for.
-
-    Raises ConfigError where the checkout lacks the space of decodings.
-    """
+    """What each trial tries when it has ended, but for the keys that the space fixes; None: nothing is asked for."""
     if not plan.settings.decoding:
         return None
-    from .stages import shipped  # with PyTorch
-
-    space = spaces.load(shipped("search_spaces/inference.yaml"))
+    space = spaces.load(shipped("search_spaces", "inference"))
     settings = SearchConfig(
         objective=list(plan.objective), trials=TRIED, seed=plan.settings.seed, prior="none", scheduler="none"
     )

@@ -18,6 +18,7 @@ from speaq import config as configs
 from speaq import space as spaces
 from speaq.config import ConfigError, InferenceConfig
 from speaq.files import atomic
+from speaq.files.shipped import shipped
 from speaq.runs.stored import StoredRun, store
 from speaq.space import Space
 from speaq.space.checks import check
@@ -39,7 +40,6 @@ from ..search.mirror import Mirror
 from ..search.searcher import Search
 from . import tune as studies
 from .display import Display, silent
-from .stages import shipped
 
 LABEL = "as trained"
 
@@ -62,7 +62,7 @@ def start(
 
     Raises ConfigError, DataError.
     """
-    chosen = spaces.load(shipped("search_spaces/inference.yaml") if space is None else space).with_search(search)
+    chosen = spaces.load(shipped("search_spaces", "inference") if space is None else space).with_search(search)
     check_space(chosen)
     file.check_new(output)
     with progress("raw outputs of the validation split") as tell:

@@ -23,6 +23,7 @@ from speaq.data import DataError
 from speaq.data.photo_digest import look_again
 from speaq.data.visual_genome import check, open_data
 from speaq.files import atomic
+from speaq.files.shipped import shipped
 from speaq.runs.convert import convert
 from speaq.runs.run import RunEvaluation, evaluate_run
 from speaq.training import checkpoint
@@ -35,7 +36,7 @@ from speaq.training.tasks import TaskName
 from ..trials.place import on_workers
 from . import published
 from .record import Record, describe_data
-from .stages import Stages, for_detector, shipped
+from .stages import Stages, for_detector
 
 log = logging.getLogger(__name__)
 
@@ -101,12 +102,12 @@ def _configs(request: Request) -> tuple[Config, Config]:
             "stem and first stage stay frozen, so training cannot start from random weights"
         )
     model = ("baseline_vg" if request.baseline else "speaq_vg") if full else "toy"
-    config = configs.load(shipped(f"configs/{model}.yaml"), request.assignments)
+    config = configs.load(shipped("configs", model), request.assignments)
     if request.baseline and not full:
         config = configs.apply(config, BASELINE, "--baseline")
     published.require_published_protocol(config.evaluation)
-    name = "configs/detector_vg.yaml" if full else "configs/toy_detector.yaml"
-    detector_config = configs.load(shipped(name), for_detector(request.assignments))
+    name = "detector_vg" if full else "toy_detector"
+    detector_config = configs.load(shipped("configs", name), for_detector(request.assignments))
     if request.backbone is not None:
         given = {"training.backbone_from": str(request.backbone.resolve())}
         detector_config = configs.apply(detector_config, given, "--backbone")

@@ -1,4 +1,4 @@
-"""What `speaq demo` and `speaq reproduce` share: steps from nothing to a trained SpeaQ, and files of a checkout."""
+"""What `speaq demo` and `speaq reproduce` share: steps from nothing to a trained SpeaQ."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from speaq.config import Config, ConfigError
+from speaq.config import Config
 from speaq.data.toy.world import ANNOTATIONS, make_toy
 from speaq.study.file import TRAIN
 from speaq.training.callbacks import Callbacks, Progresses
@@ -18,15 +18,6 @@ from ..trials.place import train_where_asked
 
 TOY_IMAGES = 6000  # of them 1,500 are the test split
 SEED = 0
-ROOT = Path(__file__).resolve().parents[2]
-
-
-def shipped(name: str) -> Path:
-    """The path of a file of the checkout. Raises ConfigError where speaq was installed without one."""
-    path = ROOT / name
-    if not path.exists():
-        raise ConfigError(f"{path}: missing; this command runs from a checkout of the repository")
-    return path
 
 
 def for_detector(assignments: Sequence[str]) -> list[str]:

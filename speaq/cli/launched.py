@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+from importlib import import_module
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
@@ -30,17 +31,30 @@ if TYPE_CHECKING:
     from launch.trials import place as place
     from launch.trials import worker as worker
 else:
-    _JOBS = ("cache", "calibrate", "confirm", "demo", "predictions", "reproduce", "rerun", "stages", "tune")
-    _PLACES = {
-        **dict.fromkeys(_JOBS, "jobs"),
-        "checks": "cluster",
-        **dict.fromkeys(("export", "page"), "report"),
-        "workspace": "store",
-        **dict.fromkeys(("Opened", "Workspace"), "store.workspace"),
-        **dict.fromkeys(("place", "worker"), "trials"),
-    }
+    _MODULES = (
+        "cluster.checks",
+        "jobs.cache",
+        "jobs.calibrate",
+        "jobs.confirm",
+        "jobs.demo",
+        "jobs.predictions",
+        "jobs.proxy",
+        "jobs.reproduce",
+        "jobs.rerun",
+        "jobs.stages",
+        "jobs.tune",
+        "report.export",
+        "report.page",
+        "store.workspace",
+        "trials.place",
+        "trials.worker",
+    )
+    _MODULE_OF = {module.partition(".")[2]: module for module in _MODULES}
+    _CLASSES = ("Opened", "Workspace")  # of store.workspace
 
     def __getattr__(name: str) -> Any:
-        if name not in _PLACES:
+        if name in _CLASSES:
+            return getattr(import_module(f"{HOME}.store.workspace"), name)
+        if name not in _MODULE_OF:
             raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-        return getattr(__import__(f"{HOME}.{_PLACES[name]}", fromlist=[name]), name)
+        return import_module(f"{HOME}.{_MODULE_OF[name]}")

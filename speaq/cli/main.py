@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from speaq.cli import after, analyse, cluster, data, evaluate, predict, reproduce, search, train
+from speaq.cli import after, analyse, cluster, data, evaluate, predict, reproduce, search, start, train
 from speaq.cli.commands import Command
 from speaq.cli.terminal import confess, keep_printing, log_to_stderr
 from speaq.files.home import make_up_home
@@ -52,7 +52,7 @@ COMMANDS: dict[str, tuple[Command, ...]] = {
         Command(after.unseal, urls={"study": "small"}),
     ),
     "The cluster": (Command(cluster.doctor),),
-    "The whole way": (Command(reproduce.reproduce), Command(reproduce.demo)),
+    "The whole way": (Command(reproduce.reproduce), Command(reproduce.demo), Command(start.init)),
 }
 PARTS = "Data sets and configs"  # panel of the commands that have commands
 DATA: tuple[Command, ...] = (Command(data.make), Command(data.check), Command(data.convert), Command(data.stats))

@@ -28,7 +28,12 @@ from speaq.config.sections import (
     TrainingConfig,
 )
 from speaq.config.words import no_such_key, place_and_rule, reasons, short
-from speaq.files.plain_yaml import ConfigError, dump_yaml, parse_yaml
+    """Reads a config file, what it extends included, or the one of a name, and applies `key=value` assignments.
+
+    Raises ConfigError.
+    """
+    path = chosen(path, "configs")
+    values = read_whole(path)
 
 
 class Config(Section):
@@ -255,7 +260,11 @@ def _set(values: dict[str, Any], key: str, value: Any, where: object) -> None:
 
 
 def load(path: Path, assignments: Sequence[str] = ()) -> Config:
-    """Reads a config file, what it extends included, and applies `key=value` assignments; raises `ConfigError`."""
+    """Reads a config file, what it extends included, or the one of a name, and applies `key=value` assignments.
+
+    Raises ConfigError.
+    """
+    path = chosen(path, "configs")
     values = read_whole(path)
     overrides = parse_overrides(assignments)
     if not overrides:

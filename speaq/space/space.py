@@ -18,6 +18,7 @@ from pydantic import Field, ValidationError
 
 from speaq import config as configs
 from speaq.config import Config, ConfigError, Section
+from speaq.files.shipped import chosen
 from speaq.space.parameters import Parameter, Plain, identity
 from speaq.space.settings import SearchConfig
 
@@ -147,7 +148,11 @@ class Space(Section):
 
 
 def load(path: Path) -> Space:
-    """Reads a search space; its leading comment becomes the question. Raises ConfigError in one line."""
+    """Reads a search space, or the one of a name; its leading comment becomes the question.
+
+    Raises ConfigError in one line.
+    """
+    path = chosen(path, "search_spaces")
     values = configs.read_yaml(path)
     if "question" in values:
         raise ConfigError(f"{path}: question: write it as a comment at the head of the file")

@@ -9,6 +9,8 @@ from functools import cache
 from importlib import metadata
 from pathlib import Path
 
+from speaq.files.shipped import CODE, HOME, PACKAGE
+
 PACKAGES = ("speaq", "torch", "torchvision", "numpy", "scipy", "ray", "optuna")
 
 
@@ -26,10 +28,13 @@ def versions() -> dict[str, str]:
 @cache
 def source_digest() -> str:
     """Of the files of `speaq` and `launch`, by name and content: the code as it runs, checked out or installed."""
-    root = Path(__file__).resolve().parents[2]
+    launch = HOME / "launch"
+    named = {f"launch/{path.relative_to(launch).as_posix()}": path for path in launch.rglob("*.py")}
+    own = {f"speaq/{path.relative_to(PACKAGE).as_posix()}": path for path in PACKAGE.rglob("*.py")}
+    named |= {name: path for name, path in own.items() if not name.startswith("speaq/launch/")}
     digest = hashlib.sha256()
-    for path in sorted(file for package in ("speaq", "launch") for file in (root / package).rglob("*.py")):
-        digest.update(f"{path.relative_to(root).as_posix()}\0".encode() + path.read_bytes())
+    for name, path in sorted(named.items()):
+        digest.update(f"{name}\0".encode() + path.read_bytes())
     return digest.hexdigest()[:12]
 
 
@@ -38,12 +43,11 @@ GIT_LIMIT = 10.0  # seconds: a checkout on storage that hangs is no reason to wa
 
 def source_commit() -> str | None:
     """The commit that this code was checked out from, marked where files differ from it; None outside a checkout."""
-    root = Path(__file__).resolve().parents[2]
-    if not (root / ".git").exists():
+    if not (CODE / ".git").exists():
         return None
     try:
-        commit = _git(root, "rev-parse", "HEAD")
-        return f"{commit} with changes" if _git(root, "status", "--porcelain", "--untracked-files=no") else commit
+        commit = _git(CODE, "rev-parse", "HEAD")
+        return f"{commit} with changes" if _git(CODE, "status", "--porcelain", "--untracked-files=no") else commit
     except (OSError, subprocess.SubprocessError):
         return None
 

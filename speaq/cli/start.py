@@ -1,0 +1,62 @@
+"""A folder to begin with: a config, a search space and the three commands that use them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from speaq.cli.terminal import echo
+from speaq.config import ConfigError
+from speaq.files import atomic
+from speaq.files.shipped import names, shipped
+
+README = """\
+# A search to begin with
+
+Give these commands in this folder. On two CPU cores they take about ten minutes together.
+
+```bash
+speaq data make data
+speaq pretrain --config toy_detector --data data --output detector
+speaq tune --config config.yaml --space space.yaml --data data --output study --set training.init_from=detector
+```
+
+The first draws a world of toy pictures, the second trains the detector that every trial starts from, and the third
+searches. `speaq status study` shows the trials, `speaq report study` writes a page about them.
+
+- `config.yaml` is what is trained. `speaq config show config.yaml` prints every key with its meaning.
+- `space.yaml` is what is searched. Any key of the config can be a parameter.
+- Your own pictures: `speaq data convert --help`; give their folder in the place of `data`.
+
+More come with speaq, and are found by name (`--config {config}`, `--space {space}`):
+
+- configs: {configs}
+- search spaces: {spaces}
+"""
+
+
+def init(
+    directory: Annotated[Path, typer.Argument(metavar="DIR", help="folder to write; it is made where there is none")],
+) -> None:
+    """Begin a search of your own: a config, a search space and a README with three commands."""
+    configs, spaces = names("configs"), names("search_spaces")
+    text = README.format(config="speaq_vg", space="speaq", configs=", ".join(configs), spaces=", ".join(spaces))
+    contents = {
+        "config.yaml": _text(shipped("configs", "toy")),
+        "space.yaml": _text(shipped("search_spaces", "toy")),
+        "README.md": text,
+    }
+    there = [str(directory / name) for name in contents if (directory / name).exists()]
+    if there:
+        raise ConfigError(f"{', '.join(there)}: there already, and not replaced; name a new folder")
+    directory.mkdir(parents=True, exist_ok=True)
+    for name, content in contents.items():
+        atomic.write_text(directory / name, content)
+    echo(f"{directory}: {', '.join(contents)} · its README has three commands")
+
+
+def _text(path: Path) -> str:
+    """Of a file of speaq, without its first line, which names a file beside it for editors."""
+    return path.read_text(encoding="utf-8").partition("\n")[2]
