@@ -9,23 +9,41 @@ import numpy as np
 import pytest
 
 from tests.golden.__main__ import main
-from tests.golden.case import Check
+from tests.golden.case import Case, Check
 from tests.golden.runner import describe, excess, read_index, run_case
-from tests.helpers.shared import SHARED, needs
+from tests.helpers.shared import GOLDEN, SHARED, needs
 
-GOLDEN = SHARED / "golden"
-
-
-def _cases() -> list[object]:
-    if not GOLDEN.exists():
-        return [pytest.param(None, marks=needs("golden"))]
-    return [pytest.param(case, id=case.name) for case in read_index(GOLDEN)]
+OURS = read_index(GOLDEN)
 
 
-@pytest.mark.parametrize("case", _cases())
+def _others() -> list[Case]:
+    """Of shared/golden, where it is, those that are not in `GOLDEN`."""
+    known, folder = {case.name for case in OURS}, SHARED / "golden"
+    return [case for case in read_index(folder) if case.name not in known] if folder.exists() else []
+
+
+@pytest.mark.parametrize("case", [*OURS, *_others()], ids=lambda case: case.name)
 def test_golden_case(case) -> None:
     outcome = run_case(case)
     assert outcome.ok, describe(outcome)
+
+
+@needs("golden")
+def test_the_cases_here_are_those_of_the_whole_set() -> None:
+    whole = {case.name: case for case in read_index(SHARED / "golden")}
+    for case in OURS:
+        other = whole[case.name]
+        assert (case.group, case.config, case.notes) == (other.group, other.config, other.notes)
+        if case.file.suffix == ".json":
+            assert case.content == other.content
+            continue
+        assert case.arrays.keys() == other.arrays.keys()
+        for name, array in case.arrays.items():
+            assert (array.dtype, array.shape, array.tobytes()) == (
+                (theirs := other.arrays[name]).dtype,
+                theirs.shape,
+                theirs.tobytes(),
+            )
 
 
 def _altered_copy(name: str, directory: Path, array: str, change) -> None:
@@ -37,7 +55,6 @@ def _altered_copy(name: str, directory: Path, array: str, change) -> None:
     (directory / "index.json").write_text(json.dumps({"format": 1, "set": "altered", "cases": [entry]}))
 
 
-@needs("golden")
 @pytest.mark.parametrize(
     ("name", "array", "change"),
     [
@@ -60,7 +77,6 @@ def test_altered_numbers_fail(tmp_path: Path, capsys, name: str, array: str, cha
     assert closing == "0 passed, 1 failed"
 
 
-@needs("golden")
 def test_missing_file_fails_that_case_only(tmp_path: Path, capsys) -> None:
     _altered_copy("g5_small", tmp_path, "out.scores", lambda a: a)
     index = json.loads((tmp_path / "index.json").read_text())

@@ -26,7 +26,7 @@ from speaq.data.transforms import (
 )
 from speaq.data.visual_genome import open_data
 from speaq.structures import Resize, Window
-from tests.helpers.shared import SHARED, needs
+from tests.helpers.shared import GOLDEN, SHARED, needs
 
 SMALL = DataConfig(
     train_sides=(40, 48),
@@ -84,9 +84,8 @@ def test_resize_shape(size_hw: tuple[int, int], side: int, max_side: int | None,
     assert resize_shape(size_hw, side, max_side) == expected
 
 
-@needs("golden", "g9_resize_shapes.npz")
 def test_resize_shape_equals_the_reference() -> None:
-    with np.load(SHARED / "golden" / "g9_resize_shapes.npz", allow_pickle=False) as golden:
+    with np.load(GOLDEN / "g9_resize_shapes.npz", allow_pickle=False) as golden:
         for name in (name for name in golden.files if name.startswith("out.")):
             side, max_side = (int(part) for part in name.split("_")[1:])
             ours = [resize_shape((int(h), int(w)), side, max_side) for h, w in golden["in.hw"]]

@@ -9,6 +9,7 @@ import pytest
 ROOT = Path(__file__).resolve().parents[2]
 EARLIER = ROOT / "tests" / "earlier"  # a detector, a run and a study that older code has written
 SHARED = ROOT.parent / "shared"
+GOLDEN = ROOT / "tests" / "golden" / "cases"  # most of the reference's numbers; shared/golden has all
 
 
 def needs(*parts: str) -> pytest.MarkDecorator:

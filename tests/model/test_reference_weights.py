@@ -23,9 +23,8 @@ from speaq.model.reference_weights import (
 from speaq.model.speaq import SpeaQ
 from tests.golden.reference_model import generate
 from tests.helpers.reference_files import to_reference
-from tests.helpers.shared import SHARED, needs
+from tests.helpers.shared import GOLDEN
 
-GOLDEN = SHARED / "golden"
 SMALL = ModelConfig(
     backbone="resnet18",
     hidden_dim=16,
@@ -37,7 +36,6 @@ SMALL = ModelConfig(
 )
 
 
-@needs("golden")
 @pytest.mark.parametrize("name", ["g7_official_speaq_state_dict", "g7_official_baseline_state_dict"])
 def test_every_official_name_is_used_or_deliberately_not(name: str) -> None:
     entries = json.loads((GOLDEN / f"{name}.json").read_text())["entries"]
@@ -49,7 +47,6 @@ def test_every_official_name_is_used_or_deliberately_not(name: str) -> None:
     assert all(reference_name(our_name(key)) == key for key in ours)
 
 
-@needs("golden")
 def test_generated_weights_equal_the_stored_ones() -> None:
     with np.load(GOLDEN / "g7_small_stored.npz", allow_pickle=False) as arrays:
         stored = {name[6:]: arrays[name] for name in arrays.files if name.startswith("state.detr.")}

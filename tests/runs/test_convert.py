@@ -28,10 +28,9 @@ from speaq.training import checkpoint
 from speaq.training.tasks import initialise
 from tests.helpers.command import command, refusal
 from tests.helpers.reference_files import HEADS, SHAPE, C, P, assert_same_outputs, build, shape, to_reference, written
-from tests.helpers.shared import SHARED, needs
+from tests.helpers.shared import GOLDEN
 from tests.helpers.tiny import tiny
 
-GOLDEN = SHARED / "golden"
 NAMES = Vocabulary(tuple(map(str, range(C))), tuple(map(str, range(P))))
 
 
@@ -58,7 +57,6 @@ def official(name: str) -> list[dict[str, Any]]:
     return entries
 
 
-@needs("golden")
 def test_the_published_model_at_its_full_size(large: Path) -> None:
     generator = torch.Generator().manual_seed(0)
     state = {}
@@ -80,7 +78,6 @@ def test_the_published_model_at_its_full_size(large: Path) -> None:
     assert_same_outputs(model, direct)
 
 
-@needs("golden")
 def test_the_baseline_at_its_full_size(large: Path) -> None:
     entries = official("g7_official_baseline_state_dict")
     state = {entry["name"]: torch.rand(()).expand(entry["shape"]) for entry in entries}  # a small file
@@ -91,7 +88,6 @@ def test_the_baseline_at_its_full_size(large: Path) -> None:
     assert all(torch.equal(value, state[reference_name(name)]) for name, value in content["model"].items())
 
 
-@needs("golden")
 def test_a_narrow_backbone_is_refusal(tmp_path: Path) -> None:
     with np.load(GOLDEN / "g7_small_stored.npz", allow_pickle=False) as arrays:
         state = {name[6:]: torch.from_numpy(arrays[name]) for name in arrays.files if name.startswith("state.")}
