@@ -145,7 +145,9 @@ def test_launch_is_reached_through_one_place() -> None:
 def test_what_that_place_says_to_the_type_checker_is_what_it_gives() -> None:
     pytest.importorskip("ray")
     tree = ast.parse((ROOT / "speaq" / "cli" / "launched.py").read_text(encoding="utf-8"))
-    said = [node for node in ast.walk(tree) if isinstance(node, ast.ImportFrom) and (node.module or "")[:7] == "launch."]
+    said = [
+        node for node in ast.walk(tree) if isinstance(node, ast.ImportFrom) and (node.module or "")[:7] == "launch."
+    ]
     assert said
     for node in said:
         for alias in node.names:

@@ -28,12 +28,8 @@ from speaq.config.sections import (
     TrainingConfig,
 )
 from speaq.config.words import no_such_key, place_and_rule, reasons, short
-    """Reads a config file, what it extends included, or the one of a name, and applies `key=value` assignments.
-
-    Raises ConfigError.
-    """
-    path = chosen(path, "configs")
-    values = read_whole(path)
+from speaq.files.plain_yaml import ConfigError, dump_yaml, parse_yaml
+from speaq.files.shipped import chosen
 
 
 class Config(Section):
