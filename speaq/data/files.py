@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from speaq.data import DataError
+from speaq.data.formats import to_convert
 from speaq.files import foreign
 from speaq.files.foreign import ForeignError
 from speaq.files.regular import sha256
@@ -98,13 +99,15 @@ def find_files(directory: Path) -> Files:
 def locate(directory: Path, problems: Problems) -> Files | None:
     """As `find_files`, with what is missing in `problems`."""
     if not directory.is_dir():
-        problems.append(Problem(str(directory), None, "", "is a directory", "missing"))
+        value = f"a file{to_convert(directory)}" if directory.is_file() else "missing"
+        problems.append(Problem(str(directory), None, "", "is a directory", value))
         return None
-    paths = []
-    for names in (ANNOTATION_NAMES, DICTIONARY_NAMES, (IMAGE_DATA_NAME,)):
-        paths.append(next((directory / name for name in names if (directory / name).is_file()), None))
-        if paths[-1] is None:
-            problems.append(Problem(" or ".join(names), None, "", "is in the directory", "missing"))
+    wanted = (ANNOTATION_NAMES, DICTIONARY_NAMES, (IMAGE_DATA_NAME,))
+    paths = [next((directory / name for name in names if (directory / name).is_file()), None) for names in wanted]
+    hint = "" if any(paths) else to_convert(directory)
+    for names, path in zip(wanted, paths, strict=True):
+        if path is None:
+            problems.append(Problem(" or ".join(names), None, "", "is in the directory", f"missing{hint}"))
     annotations, dictionaries, image_data = paths
     if annotations is None or dictionaries is None or image_data is None:
         return None

@@ -341,6 +341,9 @@ def test_images_without_a_photo_are_left_out_where_wanted(images: Path, tmp_path
         ("psg", lambda c: c["data"][0].pop("file_name"), "psg.json · data.0.file_name · Field required"),
         ("psg", lambda c: c["data"][0]["annotations"].pop(), "annotations and segments_info are as many · 2 and 3"),
         ("psg", lambda c: c["data"][1]["annotations"][0].update(bbox=[0, 0, 600, 9]), "(box 2/0 of image 2)"),
+        ("psg", lambda c: c["predicate_classes"].__setitem__(0, ""), "psg.json · name · String should have at least 1"),
+        ("psg", lambda c: c["data"][0].update(width=0), "psg.json · width · Input should be greater than 0"),
+        ("psg", lambda c: c["data"][0]["annotations"][0].update(bbox=[-1e308, 0, 1e308, 9]), "psg.json · bbox.2 · "),
         ("psg", lambda c: c["data"][1].update(file_name="/etc/hostname"), "lies below --images"),
     ],
 )
@@ -385,3 +388,21 @@ def test_splits_that_name_other_categories_are_refused(images: Path, tmp_path: P
     write(tmp_path / "instances_test.json", content)
     said = refusal("data", "convert", tmp_path, tmp_path / "data", "--images", images)
     assert "instances_test.json: categories · are those of instances_train.json" in said
+
+
+@pytest.mark.parametrize("source", WRITERS)
+def test_a_folder_that_is_not_converted_yet_is_known(source: Source, tmp_path: Path) -> None:
+    given = WRITERS[source](tmp_path)
+    option = "" if source == "coco" else f" --from {source}"
+    for path in {given, tmp_path}:
+        done = command("data", "check", path)
+        assert done.exit_code == 2
+        assert f"is what `speaq data convert{option}` makes a data set of" in done.output
+
+
+def test_a_folder_of_something_else_is_not_taken_for_one(tmp_path: Path) -> None:
+    (tmp_path / "notes.txt").write_text("")
+    assert "data convert" not in command("data", "check", tmp_path).output
+    assert "data convert" not in command("data", "check", tmp_path / "none").output
+    (tmp_path / "image_data.json").write_text("[]")  # of a data set that lacks the rest
+    assert "data convert" not in command("data", "check", tmp_path).output

@@ -5,9 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
+from pydantic import ValidationError
+
 from speaq.data import DataError
+from speaq.data.files import summary
 from speaq.data.formats import Source, coco, gqa, open_images, psg, reltr, visual_genome
-from speaq.data.formats.reading import Read
+from speaq.data.formats.reading import Read, broken
 
 READERS: Mapping[Source, Callable[[Path, Path | None], Read]] = {
     "coco": coco.read,
@@ -26,4 +29,7 @@ def read(source: Source, annotations: Path, relations: Path | None) -> Read:
         raise DataError(f"--relations {relations}: --from {source} knows where its relations are; leave it out")
     if not annotations.exists():
         raise DataError(f"{annotations}: cannot be read (No such file or directory)")
-    return READERS[source](annotations, relations)
+    try:
+        return READERS[source](annotations, relations)
+    except ValidationError as error:  # of an entry that the reader made of what the file says
+        raise DataError(summary(annotations, broken(annotations, error))) from error
