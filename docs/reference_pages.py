@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator
 from typing import Any
 
 import typer.main
@@ -15,6 +14,7 @@ from mkdocs.config.defaults import MkDocsConfig
 from mkdocs.structure.files import File, Files
 
 from speaq import config as configs
+from speaq.cli import help
 from speaq.cli.main import app
 from speaq.space.settings import SearchConfig
 
@@ -53,37 +53,35 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
 
 
 def commands_page() -> str:
-    """Every command with its summary, arguments and options."""
+    """Every command with its summary, arguments, options and examples, below what it is for."""
     root: Any = typer.main.get_command(app)
     lines = ["# All commands", "", "`speaq COMMAND --help` prints the same.", "", *_table(root, "speaq")]
-    for words, command in _walk(root, "speaq"):
-        lines += [f"## {words}", "", *_paragraphs(command.help or ""), *_table(command, words)]
+    groups = {name: f"## speaq {name}\n\n{group.help}\n" for name, group in root.commands.items() if _is_group(group)}
+    for _, name, command in help.listed(root):
+        words = f"speaq {name}"
+        lines += [groups.pop(name.partition(" ")[0], ""), f"## {words}", "", *_paragraphs(command.help or "")]
+        lines += [*_table(command, words), "```text", *_examples(command), "```", ""]
     return "\n".join(lines)
 
 
-def _walk(group: Any, words: str) -> Iterator[tuple[str, Any]]:
-    for name, command in group.commands.items():
-        if command.hidden:
-            continue
-        yield f"{words} {name}", command
-        if hasattr(command, "commands"):
-            yield from _walk(command, f"{words} {name}")
+def _is_group(command: Any) -> bool:
+    return hasattr(command, "commands")
 
 
 def _paragraphs(text: str) -> list[str]:
-    parts = [" ".join(part.split()) for part in text.replace("\b", "").split("\n\n")]
-    return [line for part in parts if part for line in (_plain(part), "")]
+    return [line for part in help.paragraphs(text) for line in (_plain(part), "")]
 
 
 def _table(command: Any, words: str) -> list[str]:
-    context = command.context_class(command, info_name=words)
-    rows = []
-    for parameter in command.get_params(context):
-        record = parameter.get_help_record(context)
-        if record is None or parameter.name == "help":
-            continue
-        rows.append(f"| `{_cell(record[0])}` | {_plain(_cell(record[1]))} |")
+    arguments, options = help.rows(command, command.context_class(command, info_name=words))
+    rows = [
+        f"| `{_cell(name)}` | {_plain(_cell(what))} |" for name, what in arguments + options if "--help" not in name
+    ]
     return ["| argument or option | meaning |", "|---|---|", *rows, ""] if rows else []
+
+
+def _examples(command: Any) -> list[str]:
+    return [line for example in command.examples for line in help.broken(example, 90, "")]
 
 
 def keys_page() -> str:

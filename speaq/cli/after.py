@@ -23,13 +23,20 @@ if TYPE_CHECKING:
 def confirm(
     here: Workspace,
     study: StudyDir,
-    seeds: Annotated[str, typer.Option("--seeds", help="new seeds: 3..7 (both ends included), or 3,5,9")],
+    seeds: Annotated[
+        str, typer.Option("--seeds", help="new seeds: 3..7 (both ends included), or 3,5,9", metavar="SEEDS")
+    ],
     top: Annotated[int, typer.Option("--top", help="best trials to train; the published setting comes besides")] = 5,
-    data: Annotated[Path | None, typer.Option("--data", help="default: where the search's data was")] = None,
+    data: Annotated[
+        Path | None, typer.Option("--data", help="data set; default: where the study's was", metavar="DATA")
+    ] = None,
     init_from: InitFrom = None,
     as_json: AsJson = False,
 ) -> int:
-    """Train the best trials of a search with more seeds, as long as they cannot be told apart."""
+    """Train the best trials with more seeds: is the best better?
+
+    A trial gets another seed as long as it cannot be told apart from the best one.
+    """
     from speaq.cli.launched import confirm as job
 
     with progress_bars() as progress:
@@ -89,9 +96,14 @@ def _setting_row(setting: Mapping[str, Any], first: str | None, metric: str) -> 
 def report(
     here: Workspace,
     study: StudyDir,
-    output: Annotated[Path | None, typer.Option("--output", help="default: report.html in the study")] = None,
+    output: Annotated[
+        Path | None, typer.Option("--output", help="page to write; default: report.html in the study")
+    ] = None,
 ) -> None:
-    """Write a page about a search, with plots, that needs no network."""
+    """Write a page about a search, with plots.
+
+    It is one file and needs no network.
+    """
     from speaq.cli.launched import page
 
     echo(here.name_of(page.write_report(here.read_study(study), output)))
@@ -100,7 +112,7 @@ def report(
 def export(
     here: Workspace,
     study: StudyDir,
-    output: Annotated[Path, typer.Argument(help="new file: .csv, .parquet, .tex or .db (Optuna)")],
+    output: Annotated[Path, typer.Option("--output", help="new file: .csv, .parquet, .tex or .db (Optuna)")],
 ) -> None:
     """Write all trials of a search as a table."""
     from speaq.study.export import check_new, write
@@ -119,7 +131,7 @@ def _write_database(path: Path, snapshot: Snapshot) -> None:
 def unseal(
     study: StudyDir, reason: Annotated[str, typer.Option("--reason", help="why; it is noted and shown in the report")]
 ) -> None:
-    """Open the test split of a search, when nothing will be chosen any more."""
+    """Open the test split, once nothing will be chosen any more."""
     from speaq.study import seal
 
     seal.unseal(study, reason)
@@ -127,11 +139,11 @@ def unseal(
 
 
 def diff(
-    first: Annotated[Path, typer.Argument(help="folder of a run or trial")],
-    second: Annotated[Path, typer.Argument(help="another one")],
+    first: Annotated[Path, typer.Argument(help="folder of a run, or of a trial", metavar="RUN")],
+    second: Annotated[Path, typer.Argument(help="another one", metavar="OTHER")],
     as_json: AsJson = False,
 ) -> None:
-    """Compare two runs: config, data, versions, metrics, recall by predicate."""
+    """Compare two runs: config, data, versions, metrics."""
     from speaq.runs.diff import difference, read
     from speaq.runs.files import EVALUATION
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from speaq import config as configs
-from speaq.cli.options import AsJson, Assignments, DataDir, KnownData, Mode, SplitOption
+from speaq.cli.options import AsJson, Assignments, DataDir, KnownData, Mode, RunDir, SplitOption
 from speaq.cli.tables import print_table
 from speaq.cli.terminal import echo, echo_json, progress_bar
 from speaq.config import ConfigError
@@ -25,42 +25,70 @@ if TYPE_CHECKING:
 LOCAL = "127.0.0.1"
 
 
-def groups(
-    data: DataDir,
-    assignments: Assignments,
-    num_groups: Annotated[int | None, typer.Option(min=1, help="G, default: the config's (4)")] = None,
-    num_queries: Annotated[int | None, typer.Option(min=1, help="Q, default: the config's (300)")] = None,
-    query_multiple: Annotated[int | None, typer.Option(min=1, help="m, default: the config's (2)")] = None,
+@dataclass(frozen=True, kw_only=True)
+class Grouping:
+    """What the user asks of `speaq groups`."""
+
+    data: DataDir
+    assignments: Assignments
+    num_groups: Annotated[
+        int | None, typer.Option("--num-groups", min=1, help="groups, G; default: the config's (4)")
+    ] = None
+    num_queries: Annotated[
+        int | None, typer.Option("--num-queries", min=1, help="subject queries, Q; default: the config's (300)")
+    ] = None
+    query_multiple: Annotated[
+        int | None,
+        typer.Option("--query-multiple", min=1, help="relation queries of each, m; default: the config's (2)"),
+    ] = None
     rule: Annotated[
-        Literal["halving", "equal_mass", "equal_count"] | None, typer.Option(help="see matching.group_rule")
-    ] = None,
-    file: Annotated[Path | None, typer.Option("--groups", help="YAML file with groups of your own")] = None,
-    config: Annotated[Path | None, typer.Option("--config", help="the setting of a config, on its train split")] = None,
+        Literal["halving", "equal_mass", "equal_count"] | None,
+        typer.Option("--rule", help="how predicates are put into groups; default: matching.group_rule"),
+    ] = None
+    file: Annotated[Path | None, typer.Option("--groups", help="YAML file with groups of your own")] = None
+    config: Annotated[
+        Path | None, typer.Option("--config", help="the setting of a config, on its train split", metavar="CONFIG")
+    ] = None
+
+    @property
+    def changes(self) -> dict[str, object]:
+        """Keys of the config that the options set, with their values."""
+        given = {
+            "matching.num_groups": self.num_groups,
+            "model.num_queries": self.num_queries,
+            "model.query_multiple": self.query_multiple,
+            "matching.group_rule": self.rule,
+            "matching.groups": None if self.file is None else str(self.file),
+        }
+        return {key: value for key, value in given.items() if value is not None}
+
+
+def groups(
+    wanted: Grouping,
     table: Annotated[bool, typer.Option("--table", help="also every predicate with its relations")] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Print a data set's predicate groups, the queries that each gets, and which have too many or too few for them."""
+    """Print the predicate groups of a data set and their queries.
+
+    Says which groups have too many or too few targets for the queries that they get.
+    """
     from speaq.analysis.group_lab import group_lab, usual
     from speaq.data.statistics import predicate_count
     from speaq.data.visual_genome import open_data
 
-    given = {
-        "matching.num_groups": num_groups,
-        "model.num_queries": num_queries,
-        "model.query_multiple": query_multiple,
-        "matching.group_rule": rule,
-        "matching.groups": None if file is None else str(file),
-    }
-    base = usual() if config is None else configs.load(config)
-    changes = {key: value for key, value in given.items() if value is not None}
-    asked = configs.apply(base, {**configs.parse_overrides(assignments), **changes}, "groups")
-    vg = open_data(data, need_images=False)
+    base = usual() if wanted.config is None else configs.load(wanted.config)
+    asked = configs.apply(base, {**configs.parse_overrides(wanted.assignments), **wanted.changes}, "groups")
+    vg = open_data(wanted.data, need_images=False)
     split = vg.split("train", asked.data)
     counts = predicate_count(split, vg.num_predicates)
     made = group_lab(split, counts, vg.vocabulary.predicates, asked)
     if as_json:
         echo_json([group.to_json() for group in made])
         return
+    _print_lab(made, table)
+
+
+def _print_lab(made: list[Group], table: bool) -> None:
     _print_groups(made)
     if table:
         _print_predicates(made)
@@ -106,20 +134,27 @@ def _print_predicates(made: list[Group]) -> None:
 
 
 def specialization(
-    runs: Annotated[list[Path], typer.Argument(metavar="RUN…", help="folders of runs, or checkpoint files")],
+    runs: Annotated[list[Path], typer.Argument(metavar="RUN", help="folders of runs, or checkpoints in them")],
     split: SplitOption = "val",
     checkpoints: Annotated[
-        Literal["best", "all"], typer.Option(help="all: also last and previous, where they differ")
+        Literal["best", "all"], typer.Option("--checkpoints", help="all: also last and previous, where they differ")
     ] = "best",
-    top: Annotated[int, typer.Option(min=1, help="best triplets of an image that are counted")] = 20,
-    images: Annotated[int | None, typer.Option(min=1, help="images of the split to look at, default: all")] = None,
-    data: Annotated[Path | None, typer.Option("--data", help="default: where each run's data was")] = None,
+    top: Annotated[int, typer.Option("--top", min=1, help="best triplets of an image that are counted")] = 20,
+    images: Annotated[
+        int | None, typer.Option("--images", min=1, help="images of the split to look at; default: all")
+    ] = None,
+    data: Annotated[
+        Path | None, typer.Option("--data", help="data set; default: where each run's was", metavar="DATA")
+    ] = None,
     output: Annotated[
-        Path | None, typer.Option("--output", help="folder for specialization.json, .png and .svg")
+        Path | None, typer.Option("--output", help="folder for specialization.json, .png and .svg", metavar="FOLDER")
     ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Which predicates each query predicts: entropy, leakage out of its group, dead queries; runs side by side."""
+    """Show which predicates each query predicts, run beside run.
+
+    Counts entropy, leakage out of a query's group, and dead queries.
+    """
     from speaq.analysis.specialization import save
     from speaq.analysis.specialization_counts import Asked, analyse
 
@@ -176,8 +211,8 @@ def _row(one: Analysed) -> tuple[object, ...]:
 
 
 def microscope(
-    run: Annotated[Path, typer.Argument(help="folder of a run")],
-    image: Annotated[str, typer.Argument(help="id of an image of its data set")],
+    run: RunDir,
+    image: Annotated[str, typer.Argument(help="id of an image of its data set", metavar="IMAGE")],
     assignments: Assignments,
     triplet: Annotated[
         int | None, typer.Option("--triplet", min=0, help="number of a ground-truth triplet; default: list them")
@@ -185,7 +220,9 @@ def microscope(
     data: KnownData = None,
     as_json: AsJson = False,
 ) -> None:
-    """Every query's quality for a ground-truth triplet, k and the matched queries, in each decoder layer.
+    """Show which queries learn one ground-truth triplet.
+
+    Of every decoder layer: each query's quality for the triplet, k, and the matched queries.
 
     The network looks once; --set matching.max_repeats=6 and the like change the assignment alone.
     """
@@ -256,31 +293,37 @@ class Exploring:
     """What the user asks of `speaq explore`."""
 
     data: Annotated[Path | None, typer.Argument(metavar="DATA", help="folder of a data set")] = None
-    run: Annotated[Path | None, typer.Option("--run", help="folder of a run")] = None
-    study: Annotated[Path | None, typer.Option("--study", help="folder of a search")] = None
+    run: Annotated[Path | None, typer.Option("--run", help="folder of a run", metavar="RUN")] = None
+    study: Annotated[Path | None, typer.Option("--study", help="folder of a study", metavar="STUDY")] = None
     data_option: Annotated[
-        Path | None, typer.Option("--data", help="data of the run or search; default: where it was")
+        Path | None, typer.Option("--data", help="data set of the run or study; default: where it was", metavar="DATA")
     ] = None
     split: Annotated[
-        Literal["train", "val", "test"] | None, typer.Option(help="default: val; of DATA alone: train")
+        Literal["train", "val", "test"] | None,
+        typer.Option("--split", help="split of the data set; default: val; of DATA alone: train"),
     ] = None
     predictions: Annotated[
         Path | None, typer.Option("--predictions", help="HDF5 file; default: the newest one in the run's folder")
     ] = None
-    mode: Annotated[Mode, typer.Option(help="what the predictions were given")] = "sgdet"
+    mode: Annotated[Mode, typer.Option("--mode", help="what the model was given")] = "sgdet"
     protocol: Annotated[
         Literal["published", "strict", "per-query", "ng", "ng-unique"] | None,
-        typer.Option(help="which triplets count; ng: without graph constraint; default: the run's, or published"),
+        typer.Option(
+            "--protocol", help="which triplets count; ng: without graph constraint; default: the run's, or published"
+        ),
     ] = None
     host: Annotated[str, typer.Option("--host", help="address to listen at; others let other machines in")] = LOCAL
     predict: Annotated[
         bool, typer.Option("--predict", help="with --run: make predictions first where the run has none")
     ] = False
-    port: Annotated[int, typer.Option("--port", min=0, max=65535, help="0: a free one")] = 0
+    port: Annotated[int, typer.Option("--port", min=0, max=65535, help="port to listen at; 0: a free one")] = 0
 
 
 def explore(asked: Exploring) -> int:
-    """Look at images, ground truth and predictions in a web browser; Ctrl-C ends it."""
+    """Look at a data set, a run or a study in a web browser.
+
+    Shows images, ground truth and predictions. Ctrl-C ends it.
+    """
     if asked.data is not None and asked.data_option is not None:
         raise ConfigError(f"--data {asked.data_option}: the data set is given already, {asked.data}; give it once")
     from speaq.explore import app, opening, server

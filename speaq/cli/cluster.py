@@ -22,28 +22,36 @@ if TYPE_CHECKING:
 
 def doctor(
     study: Annotated[
-        Path | None, typer.Argument(help="a search whose ledger cannot be read: repair it, and ask no node")
+        Path | None,
+        typer.Argument(help="study whose ledger cannot be read: repair it, and ask no node", metavar="STUDY"),
     ] = None,
-    storage: Annotated[
+    output: Annotated[
         str | None,
-        typer.Option("--storage", help="folder or URL that all nodes are to share: where runs will be written"),
+        typer.Option(
+            "--output",
+            help="folder or URL that all nodes are to share: where runs will be written",
+            metavar="FOLDER",
+        ),
     ] = None,
-    data: Annotated[Path | None, typer.Option("--data", help="data set that all nodes are to see")] = None,
+    data: Annotated[
+        Path | None, typer.Option("--data", help="data set that all nodes are to see", metavar="DATA")
+    ] = None,
     min_free: Annotated[float, typer.Option("--min-free", min=0.0, help="GiB that must be free on every disk")] = 10.0,
     limit: Annotated[float, typer.Option("--limit", min=10.0, help="seconds for a check, all nodes at once")] = 120.0,
     as_json: AsJson = False,
 ) -> int:
-    """Check every node of the cluster and say what to repair; exit code 1 where something fails.
+    """Check every node of the cluster and say what to repair.
 
-    With STUDY, repair the ledger of a search instead: what is whole is kept, the rest is set aside.
+    The exit code is 1 where something fails. With STUDY, the ledger of a search is repaired instead: what is whole is
+    kept, the rest is set aside.
     """
     if study is not None:
-        if storage is not None or data is not None or as_json or (min_free, limit) != (10.0, 120.0):
+        if output is not None or data is not None or as_json or (min_free, limit) != (10.0, 120.0):
             raise ConfigError(f"{study}: the other options are of the cluster; leave them out")
         return _repair(study)
     from speaq.cli.launched import checks
 
-    where = None if storage is None else place(storage)
+    where = None if output is None else place(output)
     shared = str(where.resolve()) if isinstance(where, Path) else where
     request = checks.Examination(shared, None if data is None else data.resolve(), min_free, limit)
     rows, nodes = checks.doctor(request, (lambda row: None) if as_json else _say)

@@ -4,19 +4,22 @@ from __future__ import annotations
 
 import inspect
 import re
+import shlex
 import signal
 import traceback as tracebacks
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Container, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, field, fields, is_dataclass
 from pathlib import Path
-from typing import Any, get_type_hints
+from string import Formatter
+from typing import Annotated, Any, get_args, get_type_hints
 from urllib.parse import unquote
 
 import typer
 
+from speaq.cli.help import SpeaqCommand, described
 from speaq.cli.launched import Opened, Workspace, workspace
-from speaq.cli.terminal import echo, echo_lines
+from speaq.cli.terminal import can_print, echo, echo_lines
 from speaq.config import ConfigError
 from speaq.data import DataError
 from speaq.files import storage
@@ -37,6 +40,9 @@ EXTRAS = {
     **dict.fromkeys(("starlette", "uvicorn", "jinja2"), "explore"),
 }
 
+OLDER = "_as_before"  # how the name of an option ends that is given by an older spelling
+AS_ARGUMENT = ""
+
 
 @dataclass(frozen=True)
 class Command:
@@ -46,12 +52,19 @@ class Command:
     name: str | None = None  # default: the function's
     # Argument → how the command uses what lies at a URL: `launch.store.workspace.Kind`. Others take paths alone.
     urls: Mapping[str, str] = field(default_factory=dict)
+    examples: tuple[str, ...] = ()  # of --help
+    # What to do then: command lines in which {name} stands for an argument that is given; else the line is left out.
+    then: tuple[str, ...] = ()
+    # Option → how older command lines give it: another option, or AS_ARGUMENT. It works, and no help shows it.
+    older: Mapping[str, str] = field(default_factory=dict)
 
     def add_to(self, app: typer.Typer, panel: str | None = None) -> None:
         """Adds the command to `app`, whose --help lists it below `panel`."""
         kind = inspect.Parameter.KEYWORD_ONLY
         given = [p.replace(kind=kind) for p in _parameters(self.function) if p.annotation is not Workspace]
-        asked = [p for one in given for p in (_parameters(one.annotation) if _is_group(one) else (one,))]
+        asked = [described(p) for one in given for p in (_parameters(one.annotation) if _is_group(one) else (one,))]
+        needed = frozenset(p.name for p in asked if p.name in self.older and p.default is inspect.Parameter.empty)
+        asked = [made for p in asked for made in (_either(p, self.older[p.name]) if p.name in self.older else (p,))]
 
         def run(context: typer.Context, **arguments: Any) -> None:
             self._run(context, arguments)
@@ -60,9 +73,10 @@ class Command:
         run.__signature__ = inspect.Signature([context, *asked])  # type: ignore[attr-defined]
         run.__annotations__ = {p.name: p.annotation for p in (context, *asked)}
         run.__name__, run.__doc__ = self.function.__name__, self.function.__doc__
-        app.command(self.name, rich_help_panel=panel)(run)
+        made = type("Helped", (SpeaqCommand,), {"examples": self.examples, "needed": needed})
+        app.command(self.name, cls=made, rich_help_panel=panel)(run)
 
-    def _run(self, context: typer.Context, arguments: Mapping[str, Any]) -> None:
+    def _run(self, context: typer.Context, arguments: dict[str, Any]) -> None:
         """Runs the function; turns expected errors into one line on stderr and an exit code."""
         for number in ending_signals():
             if number != signal.SIGINT:  # which does so already
@@ -70,6 +84,7 @@ class Command:
         here = Workspace()
         try:
             with ExitStack() as stack:
+                arguments = merged(arguments, self.older, context.command.needed)  # type: ignore[attr-defined]
                 here, values = _opened(arguments, self.urls, stack)
                 code = self.function(*(_value(p, values, here) for p in _parameters(self.function)))
         except KeyboardInterrupt:
@@ -78,7 +93,49 @@ class Command:
             if context.find_root().params.get("traceback"):
                 echo_lines(visible(tracebacks.format_exc().rstrip(), keep="\n"), err=True)
             raise _exit(here, *_explained(error)) from error
+        if not code:
+            self._say_what_is_next(arguments)
         raise typer.Exit(code or DONE)
+
+    def _say_what_is_next(self, arguments: Mapping[str, Any]) -> None:
+        """Prints the command lines that follow, on stderr: what a program reads stays as it is."""
+        if arguments.get("as_json") or not can_print():
+            return
+        names = {name: shlex.quote(str(place(str(value)))) for name, value in arguments.items() if value is not None}
+        if "resume" in names:  # a folder that was begun as the output of the same command
+            names["output"] = names["resume"]
+        head = "next: "
+        for line in self.then:
+            if all(name in names for _, name, _, _ in Formatter().parse(line) if name):
+                echo(head + line.format_map(names), err=True)
+                head = " " * len(head)
+
+
+def _either(parameter: inspect.Parameter, older: str) -> list[inspect.Parameter]:
+    """An option, and how older command lines give it."""
+    kind, info, *rest = get_args(parameter.annotation)
+    hidden = typer.Argument(hidden=True) if older == AS_ARGUMENT else typer.Option(older, hidden=True)
+    return [
+        parameter.replace(annotation=Annotated[(kind | None, info, *rest)], default=None),
+        parameter.replace(name=parameter.name + OLDER, annotation=Annotated[kind | None, hidden], default=None),
+    ]
+
+
+def merged(arguments: Mapping[str, Any], older: Mapping[str, str], needed: Container[str]) -> dict[str, Any]:
+    """The arguments without older spellings. Raises ConfigError for what is given in both, or needed and in none."""
+    values = dict(arguments)
+    for name in older:
+        option, before = f"--{name.removesuffix('s')}", values.pop(name + OLDER) or None
+        if before is not None and values[name]:
+            raise ConfigError(f"{option} {_first(values[name])}: {_first(before)} is given already; give it once")
+        values[name] = values[name] or before
+        if values[name] is None and name in needed:
+            raise ConfigError(f"missing {option}")
+    return values
+
+
+def _first(value: Any) -> Any:
+    return value[0] if isinstance(value, list) else value
 
 
 def _parameters(function: Callable[..., Any]) -> list[inspect.Parameter]:

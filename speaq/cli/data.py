@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from speaq import config as configs
-from speaq.cli.options import AsJson, Assignments
+from speaq.cli.options import AsJson, Assignments, DataArgument
 from speaq.cli.tables import print_table
 from speaq.cli.terminal import echo, echo_json, progress_bar
 from speaq.data.formats import Source
@@ -22,13 +22,18 @@ if TYPE_CHECKING:
 
 
 def make(
-    directory: Path,
-    images: Annotated[int, typer.Option(min=10, help="number of images")] = 6000,
-    seed: Annotated[int, typer.Option(min=0)] = 0,
-    grid: Annotated[int, typer.Option(min=1, help="scenes of a picture, side by side and one above the other")] = 1,
-    annotated: Annotated[float | None, typer.Option(help="share of the relations that is annotated")] = None,
+    directory: Annotated[Path, typer.Argument(help="new folder for the data set", metavar="DATA")],
+    images: Annotated[int, typer.Option("--images", min=10, help="number of images")] = 6000,
+    seed: Annotated[int, typer.Option("--seed", min=0, help="of what is drawn")] = 0,
+    grid: Annotated[
+        int, typer.Option("--grid", min=1, help="scenes of a picture, side by side and one above the other")
+    ] = 1,
+    annotated: Annotated[
+        float | None,
+        typer.Option("--annotated", help="share of the relations that is annotated; default: the toy world's"),
+    ] = None,
 ) -> None:
-    """Generate the toy world in Visual Genome's layout."""
+    """Make a toy world: a data set in Visual Genome's layout."""
     from speaq.data.toy.world import make_toy
 
     if directory.exists() and any(directory.iterdir()):
@@ -38,8 +43,11 @@ def make(
     echo(f"{images} images in {directory}")
 
 
-def check(directory: Path, as_json: AsJson = False) -> int:
-    """List every problem of a data set: file · row · field · rule · value."""
+def check(directory: DataArgument, as_json: AsJson = False) -> int:
+    """List every problem of a data set.
+
+    A line each: file · row · field · rule · value. The exit code is 2 where one is an error.
+    """
     from speaq.data import visual_genome
 
     problems = visual_genome.check(directory)
@@ -54,8 +62,8 @@ def check(directory: Path, as_json: AsJson = False) -> int:
     return USAGE if errors else DONE
 
 
-def stats(directory: Path, as_json: AsJson = False) -> None:
-    """Count images, boxes, relations and predicates."""
+def stats(directory: DataArgument, as_json: AsJson = False) -> None:
+    """Count images, boxes, relations and predicates of a data set."""
     from speaq.data.statistics import stats_report
     from speaq.data.visual_genome import open_data
 
@@ -83,22 +91,24 @@ class Conversion:
     """What the user asks of `speaq data convert`."""
 
     annotations: Annotated[
-        Path, typer.Argument(help="file or folder of annotations; which one, docs/your-data.md says")
+        Path, typer.Argument(help="file or folder of annotations, as docs/your-data.md says", metavar="ANNOTATIONS")
     ]
-    output: Annotated[Path, typer.Argument(help="new folder for the data set")]
-    images: Annotated[Path, typer.Option("--images", help="folder that file_name is relative to")]
+    output: Annotated[Path, typer.Option("--output", help="new folder for the data set", metavar="DATA")]
+    images: Annotated[Path, typer.Option("--images", help="folder that file_name is relative to", metavar="FOLDER")]
     source: Annotated[Source, typer.Option("--from", help="format of ANNOTATIONS")] = "coco"
     relations: Annotated[
-        Path | None, typer.Option(help="JSON with relationships (and predicates), where ANNOTATIONS has none")
+        Path | None,
+        typer.Option("--relations", help="JSON with relationships (and predicates), where ANNOTATIONS has none"),
     ] = None
     test_share: Annotated[
-        float | None, typer.Option(min=0.0, max=1.0, help="of the images, where none has a split  [default: 0.2]")
+        float | None,
+        typer.Option("--test-share", min=0.0, max=1.0, help="share of test, where no image has a split; default: 0.2"),
     ] = None
-    seed: Annotated[int | None, typer.Option(min=0, help="of that choice  [default: 0]")] = None
+    seed: Annotated[int | None, typer.Option("--seed", min=0, help="of that choice; default: 0")] = None
     copy: Annotated[bool, typer.Option("--copy", help="copy the photos; otherwise the data set links to them")] = False
     boxes: Annotated[
         Literal["xywh", "xyxy", "cxcywh", "yxhw", "yxyx"] | None,
-        typer.Option(help="what bbox holds; left out: xywh, refused where it looks like another"),
+        typer.Option("--boxes", help="what bbox holds; left out: xywh, refused where it looks like another"),
     ] = None
     fractions: Annotated[bool, typer.Option("--fractions", help="bbox is in fractions of the photo's sides")] = False
     clip: Annotated[
@@ -122,7 +132,10 @@ class Conversion:
 
 
 def convert(asked: Conversion) -> int:
-    """Turn annotations of another format into a data set, and check it."""
+    """Turn annotations of another format into a data set.
+
+    The data set is checked afterwards.
+    """
     from speaq.data import visual_genome
     from speaq.data.box_forms import Form
     from speaq.data.coco.convert import convert as make
@@ -173,8 +186,12 @@ def _print_made(made: Converted, output: Path, problems: list[Problem]) -> int:
     return USAGE if any(problem.severity == "error" for problem in problems) else DONE
 
 
-def show_config(file: Path, assignments: Assignments, as_json: AsJson = False) -> None:
-    """Print every key of a config with its value, type and meaning."""
+def show_config(
+    file: Annotated[Path, typer.Argument(help="config, a YAML file", metavar="CONFIG")],
+    assignments: Assignments,
+    as_json: AsJson = False,
+) -> None:
+    """Print every key of a config, its value, type and meaning."""
     config = configs.load(file, assignments)
     if as_json:
         echo_json(configs.to_dict(config))

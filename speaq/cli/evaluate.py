@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from speaq import config as configs
-from speaq.cli.options import AsJson, Assignments, DataDir, KnownData, Mode, SplitOption
+from speaq.cli.options import AsJson, Assignments, DataDir, KnownData, Mode, RunDir, SplitOption
 from speaq.cli.tables import print_table
 from speaq.cli.terminal import echo, echo_json, echo_lines, progress_bar
 from speaq.evaluation.zeros import why_zero
@@ -24,14 +24,16 @@ def metrics_line(metrics: Mapping[str, float | None]) -> str:
 
 
 def evaluate(
-    run: Path,
+    run: RunDir,
     assignments: Assignments,
     split: SplitOption = "val",
     data: KnownData = None,
-    predictions: Annotated[Path | None, typer.Option(help="HDF5 file to write for `speaq metrics`")] = None,
+    predictions: Annotated[
+        Path | None, typer.Option("--predictions", help="HDF5 file to write, for `speaq metrics` and `speaq explore`")
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Evaluate the best checkpoint of a run folder."""
+    """Evaluate the best checkpoint of a run: recalls, or AP of a detector."""
     from speaq.runs.run import evaluate_run
 
     with progress_bar("evaluating") as progress:
@@ -64,19 +66,21 @@ def _evaluation_json(result: RunEvaluation) -> dict[str, Any]:
 
 
 def metrics(
-    predictions: Annotated[Path, typer.Argument(help="HDF5 file, see speaq/evaluation/predictions.py")],
+    predictions: Annotated[Path, typer.Argument(help="HDF5 file, as speaq evaluate writes it", metavar="PREDICTIONS")],
     data: DataDir,
     split: SplitOption = "test",
-    mode: Annotated[Mode, typer.Option("--mode")] = "sgdet",
+    mode: Annotated[Mode, typer.Option("--mode", help="what the model was given")] = "sgdet",
     zero_shot: Annotated[
-        Literal["file", "recompute"], typer.Option(help="triplets of zR, see evaluation.zero_shot")
+        Literal["file", "recompute"],
+        typer.Option("--zero-shot", help="triplets of zR: of the data set's list, or those that train lacks"),
     ] = "file",
     against: Annotated[
-        Path | None, typer.Option(help="another file: differences with 95 % intervals (bootstrap over the images)")
+        Path | None,
+        typer.Option("--against", help="another file: differences with 95 % intervals (bootstrap over the images)"),
     ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Recalls of stored predictions, of any model, under every protocol."""
+    """Recalls of stored predictions, of any model."""
     from speaq.data.visual_genome import open_data
     from speaq.evaluation.protocols import compare_files, evaluate_file
 

@@ -3,86 +3,253 @@
 from __future__ import annotations
 
 import os
-from typing import Annotated, Any
+import platform
+from importlib import metadata
+from typing import Annotated
 
 import typer
-from typer.core import TyperGroup
 
 from speaq.cli import after, analyse, cluster, data, evaluate, predict, reproduce, search, start, train
-from speaq.cli.commands import Command
-from speaq.cli.terminal import confess, keep_printing, log_to_stderr
+from speaq.cli.commands import AS_ARGUMENT, Command
+from speaq.cli.help import SpeaqGroup
+from speaq.cli.terminal import confess, echo, keep_printing, log_to_stderr
 from speaq.files.home import make_up_home
 
-# Panel of --help → its commands. A command's heavy imports happen when it runs, so that --help is quick.
+# What one wants to do → its commands. A command's heavy imports happen when it runs, so that --help is quick.
+START, PARTS = "Start", "Data"  # panels; the second one is that of commands that have commands
 COMMANDS: dict[str, tuple[Command, ...]] = {
-    "Training and evaluation": (
-        Command(train.pretrain, urls={"output": "work"}),
-        Command(train.train, urls={"output": "work"}),
-        Command(evaluate.evaluate, urls={"run": "weights"}),
-        Command(evaluate.metrics),
-        Command(train.cache),
-        Command(train.rerun),
+    START: (
+        Command(
+            reproduce.demo,
+            examples=("speaq demo",),
+            then=("speaq report {output}/search", "speaq explore --study {output}/search"),
+        ),
+        Command(
+            start.init,
+            examples=("speaq init MINE",),
+            then=("cd {directory} && cat README.md",),
+        ),
+        Command(
+            reproduce.reproduce,
+            older={"run": "--checkpoint"},
+            examples=(
+                "speaq reproduce --output REPRODUCED --scale toy",
+                "speaq reproduce --data DATA --detector DETECTOR.pth --output REPRODUCED",
+            ),
+        ),
     ),
-    "A trained model": (
-        Command(predict.predict, urls={"checkpoint": "weights"}),
-        Command(predict.export_model, urls={"run": "weights"}),
-        Command(predict.benchmark, urls={"models": "weights"}),
-        Command(predict.convert),
+    "Train": (
+        Command(
+            train.pretrain,
+            urls={"output": "work", "resume": "work"},
+            examples=("speaq pretrain --config configs/toy_detector.yaml --data DATA --output DETECTOR",),
+            then=("speaq train --config CONFIG --data DATA --output RUN --init-from {output}",),
+        ),
+        Command(
+            train.train,
+            urls={"output": "work", "resume": "work"},
+            examples=(
+                "speaq train --config configs/toy.yaml --data DATA --output RUN --init-from DETECTOR",
+                "speaq train --resume RUN",
+            ),
+            then=("speaq evaluate {output} --split test", "speaq explore --run {output} --predict"),
+        ),
+        Command(
+            evaluate.evaluate,
+            urls={"run": "weights"},
+            examples=("speaq evaluate RUN", "speaq evaluate RUN --split test --predictions RUN/test.h5"),
+            then=("speaq explore --run {run} --predict",),
+        ),
+        Command(
+            evaluate.metrics,
+            examples=("speaq metrics PREDICTIONS.h5 --data DATA --split val --against OTHER.h5",),
+            then=("speaq explore {data} --predictions {predictions}",),
+        ),
+        Command(
+            train.rerun,
+            examples=("speaq rerun STUDY/trials/0003",),
+            then=("speaq diff {run} {output}",),
+        ),
+        Command(
+            train.cache,
+            examples=("speaq cache DETECTOR --data DATA --output FEATURES",),
+            then=("speaq train --config CONFIG --data {data} --output RUN --set training.features={output}",),
+        ),
     ),
-    "A look inside": (
-        Command(analyse.explore, urls={"run": "weights", "study": "small"}),
-        Command(analyse.groups),
-        Command(analyse.microscope, urls={"run": "weights"}),
-        Command(analyse.specialization, urls={"runs": "all"}),
+    "Look": (
+        Command(
+            predict.predict,
+            urls={"run": "weights"},
+            older={"run": "--checkpoint"},
+            examples=("speaq predict PHOTOS --run RUN --output PICTURES --top 10",),
+        ),
+        Command(
+            analyse.explore,
+            urls={"run": "weights", "study": "small"},
+            examples=("speaq explore DATA", "speaq explore --run RUN --predict", "speaq explore --study STUDY"),
+        ),
+        Command(
+            analyse.groups,
+            examples=("speaq groups --data DATA --num-groups 5 --table",),
+            then=("speaq train --config CONFIG --data {data} --output RUN",),
+        ),
+        Command(
+            analyse.microscope,
+            urls={"run": "weights"},
+            examples=("speaq microscope RUN 2343", "speaq microscope RUN 2343 --triplet 0"),
+        ),
+        Command(
+            analyse.specialization,
+            urls={"runs": "all"},
+            examples=("speaq specialization RUN OTHER --output SPECIALIZATION",),
+        ),
+        Command(after.diff, urls={"first": "small", "second": "small"}, examples=("speaq diff RUN OTHER",)),
     ),
     "Search": (
         Command(
             search.tune,
-            urls={"output": "work", "resume": "work", "from_predictions": "weights", "earlier": "small"},
+            urls={
+                "output": "work",
+                "resume": "work",
+                "from_predictions": "weights",
+                "earlier": "small",
+            },
+            examples=(
+                "speaq tune --config configs/toy.yaml --space search_spaces/toy.yaml --data DATA --output STUDY",
+                "speaq tune --resume STUDY --trials 60",
+                "speaq tune --from-predictions RUN --output CURVE",
+            ),
+            then=("speaq report {output}", "speaq confirm {output} --seeds 3..7"),
         ),
-        Command(search.status, urls={"study": "small"}),
-        Command(search.logs, urls={"study": "small"}),
-        Command(search.calibrate, urls={"output": "work"}),
+        Command(
+            search.status,
+            urls={"study": "small"},
+            examples=("speaq status STUDY", "speaq status STUDY --json"),
+            then=("speaq report {study}",),
+        ),
+        Command(
+            search.logs, urls={"study": "small"}, examples=("speaq logs STUDY 0003", "speaq logs STUDY 0003 --follow")
+        ),
+        Command(
+            search.calibrate,
+            urls={"output": "work"},
+            examples=("speaq calibrate STUDY",),
+        ),
     ),
     "After a search": (
-        Command(after.confirm, urls={"study": "work"}),
-        Command(after.report, urls={"study": "small"}),
-        Command(after.export, urls={"study": "small"}),
-        Command(after.diff, urls={"first": "small", "second": "small"}),
-        Command(after.unseal, urls={"study": "small"}),
+        Command(
+            after.confirm,
+            urls={"study": "work"},
+            examples=("speaq confirm STUDY --top 5 --seeds 3..7",),
+            then=("speaq report {study}", "speaq unseal {study} --reason WHY"),
+        ),
+        Command(
+            after.report,
+            urls={"study": "small"},
+            examples=("speaq report STUDY",),
+            then=("speaq confirm {study} --seeds 3..7",),
+        ),
+        Command(
+            after.export,
+            urls={"study": "small"},
+            older={"output": AS_ARGUMENT},
+            examples=("speaq export STUDY --output TRIALS.csv",),
+        ),
+        Command(
+            after.unseal,
+            urls={"study": "small"},
+            examples=("speaq unseal STUDY --reason 'the settings are chosen'",),
+            then=("speaq evaluate {study}/trials/TRIAL --split test",),
+        ),
     ),
-    "The cluster": (Command(cluster.doctor),),
-    "The whole way": (Command(reproduce.reproduce), Command(reproduce.demo), Command(start.init)),
+    "Cluster": (
+        Command(
+            cluster.doctor,
+            older={"output": "--storage"},
+            examples=("speaq doctor --output /shared/runs --data /shared/data", "speaq doctor STUDY"),
+        ),
+    ),
+    "Elsewhere": (
+        Command(
+            predict.export_model,
+            urls={"run": "weights"},
+            older={"outputs": AS_ARGUMENT},
+            examples=("speaq export-model RUN --output MODEL.onnx",),
+            then=("speaq benchmark {run} MODEL.onnx",),
+        ),
+        Command(
+            predict.benchmark,
+            urls={"models": "weights"},
+            examples=("speaq benchmark RUN MODEL.onnx --photos PHOTOS",),
+        ),
+        Command(
+            predict.convert,
+            older={"output": AS_ARGUMENT},
+            examples=("speaq convert PUBLISHED.pth --output RUN --data DATA",),
+            then=("speaq evaluate {output} --split test",),
+        ),
+    ),
 }
-PARTS = "Data sets and configs"  # panel of the commands that have commands
-DATA: tuple[Command, ...] = (Command(data.make), Command(data.check), Command(data.convert), Command(data.stats))
-CONFIG: tuple[Command, ...] = (Command(data.show_config, name="show"),)
+DATA: tuple[Command, ...] = (
+    Command(
+        data.make,
+        examples=("speaq data make TOY --images 2000",),
+        then=("speaq explore {directory}", "speaq pretrain --config CONFIG --data {directory} --output DETECTOR"),
+    ),
+    Command(
+        data.check,
+        examples=("speaq data check DATA",),
+        then=("speaq data stats {directory}",),
+    ),
+    Command(
+        data.convert,
+        older={"output": AS_ARGUMENT},
+        examples=("speaq data convert ANNOTATIONS.json --images PHOTOS --output DATA",),
+        then=("speaq explore {output}",),
+    ),
+    Command(data.stats, examples=("speaq data stats DATA",), then=("speaq groups --data {directory}",)),
+)
+CONFIG: tuple[Command, ...] = (
+    Command(data.show_config, name="show", examples=("speaq config show configs/toy.yaml --set seed=7",)),
+)
 
 
-class _ByPanel(TyperGroup):
-    """Lists commands below the titles of their panels."""
-
-    def format_commands(self, ctx: Any, formatter: Any) -> None:
-        panels: dict[str, list[tuple[str, str]]] = {panel: [] for panel in (PARTS, *COMMANDS)}
-        width = formatter.width - 6 - max(map(len, self.commands))
-        for name, command in self.commands.items():
-            panels[command.rich_help_panel].append((name, command.get_short_help_str(width)))  # type: ignore[attr-defined]
-        for panel, rows in panels.items():
-            with formatter.section(panel):
-                formatter.write_dl(rows)
+def _version(asked: bool) -> None:
+    if asked:
+        found = {name: metadata.version(name) for name in ("speaq", "torch")}
+        echo(
+            " · ".join(
+                [*(f"{name} {version}" for name, version in found.items()), f"python {platform.python_version()}"]
+            )
+        )
+        raise typer.Exit
 
 
-def _options(traceback: Annotated[bool, typer.Option(help="show the traceback of an error")] = False) -> None:
+def _options(
+    traceback: Annotated[bool, typer.Option("--traceback", help="show the traceback of an error")] = False,
+    version: Annotated[
+        bool,
+        typer.Option(
+            "--version", help="print the versions of speaq, torch and python", callback=_version, is_eager=True
+        ),
+    ] = False,
+) -> None:
     log_to_stderr()
+
+
+class _Root(SpeaqGroup):
+    """The commands in the order of what one does first."""
+
+    panels = (START, PARTS, *(panel for panel in COMMANDS if panel != START))
 
 
 def _made() -> typer.Typer:
     made = typer.Typer(
-        cls=_ByPanel,
+        cls=_Root,
         no_args_is_help=True,
-        add_completion=False,
         pretty_exceptions_enable=False,
         rich_markup_mode=None,
+        context_settings={"help_option_names": ["-h", "--help"]},
         help=__doc__,
     )
     made.callback()(_options)
@@ -90,7 +257,7 @@ def _made() -> typer.Typer:
         ("data", "Make, check and describe data sets.", DATA),
         ("config", "Look at configurations.", CONFIG),
     ):
-        part = typer.Typer(no_args_is_help=True, help=what)
+        part = typer.Typer(cls=SpeaqGroup, no_args_is_help=True, help=what)
         for command in commands:
             command.add_to(part)
         made.add_typer(part, name=name, rich_help_panel=PARTS)

@@ -22,16 +22,29 @@ COLUMNS = ("R@20", "mR@20", "head@20", "body@20", "tail@20", "R@50", "mR@50", "n
 def reproduce(
     output: OutputDir,
     assignments: Assignments,
-    data: Annotated[Path | None, typer.Option("--data", help="folder with the four files of Visual Genome")] = None,
-    detector: Annotated[
-        Path | None, typer.Option(help="pre-trained detector: a run, or the reference's file, to start from")
+    data: Annotated[
+        Path | None, typer.Option("--data", help="data set: the four files of Visual Genome", metavar="DATA")
     ] = None,
-    backbone: Annotated[Path | None, typer.Option(help="ImageNet weights, to pre-train a detector from")] = None,
-    checkpoint: Annotated[Path | None, typer.Option(help="evaluate this one only, ours or the reference's")] = None,
+    detector: Annotated[
+        Path | None,
+        typer.Option(
+            "--detector", help="pre-trained detector to start from: a run, or the reference's file", metavar="RUN"
+        ),
+    ] = None,
+    backbone: Annotated[
+        Path | None, typer.Option("--backbone", help="ImageNet weights, to pre-train a detector from")
+    ] = None,
+    run: Annotated[
+        Path | None,
+        typer.Option("--run", help="evaluate it alone: a run, or the reference's file", metavar="RUN"),
+    ] = None,
     baseline: Annotated[bool, typer.Option("--baseline", help="the baseline instead of SpeaQ")] = False,
-    scale: Annotated[Literal["full", "toy"], typer.Option(help="toy: the whole way in minutes")] = "full",
+    scale: Annotated[Literal["full", "toy"], typer.Option("--scale", help="toy: the whole way in minutes")] = "full",
 ) -> int:
-    """Reproduce the published figures: check the data, train, test once, compare. See launch/reproduce."""
+    """Reproduce the published figures.
+
+    Checks the data, trains, tests once, and compares.
+    """
     from speaq.cli.launched import reproduce as job
 
     request = job.Request(
@@ -40,7 +53,7 @@ def reproduce(
         data=data,
         detector=detector,
         backbone=backbone,
-        checkpoint=checkpoint,
+        checkpoint=run,
         assignments=tuple(assignments),
     )
     with progress_bars() as progress:
@@ -53,9 +66,9 @@ def reproduce(
 def demo(
     assignments: Assignments,
     output: OutputDir = Path("demo"),
-    images: Annotated[int | None, typer.Option(min=100, help="size of the toy world")] = None,
+    images: Annotated[int | None, typer.Option("--images", min=100, help="images of the toy world")] = None,
 ) -> int:
-    """The main job on a generated world: data, detector, search, table, picture."""
+    """See it all on a toy world: data, detector, search, picture."""
     from speaq.cli.launched import demo as job
     from speaq.cli.launched import stages as shared
     from speaq.cli.trials import print_trials, watched

@@ -34,35 +34,67 @@ class Searching:
     """What the user asks of `speaq tune`; None or nothing where an option was not given."""
 
     assignments: Assignments
-    config: Annotated[Path | None, typer.Option("--config", help="YAML config, see configs/")] = None
-    space: Annotated[Path | None, typer.Option("--space", help="YAML search space, see search_spaces/")] = None
-    data: Annotated[Path | None, typer.Option("--data", help=DATA_HELP)] = None
-    output: Annotated[Path | None, typer.Option("--output", help="folder to write")] = None
-    trials: Annotated[int | None, typer.Option("--trials", help="default: the search space's")] = None
-    objective: Annotated[str | None, typer.Option("--objective", help="one or two metrics: R@50,mR@50")] = None
+    config: Annotated[
+        Path | None,
+        typer.Option(
+            "--config", help="config, a YAML file; see configs/ [required; not with --resume]", metavar="CONFIG"
+        ),
+    ] = None
+    space: Annotated[
+        Path | None,
+        typer.Option(
+            "--space",
+            help="search space, a YAML file; see search_spaces/ [required; not with --resume]",
+            metavar="SPACE",
+        ),
+    ] = None
+    data: Annotated[
+        Path | None, typer.Option("--data", help=f"{DATA_HELP} [required; --resume finds it again]", metavar="DATA")
+    ] = None
+    output: Annotated[
+        Path | None, typer.Option("--output", help="study to write [required; not with --resume]", metavar="STUDY")
+    ] = None
+    trials: Annotated[int | None, typer.Option("--trials", help="trials in all; default: the search space's")] = None
+    objective: Annotated[
+        str | None, typer.Option("--objective", help="one or two metrics: R@50,mR@50", metavar="METRICS")
+    ] = None
     search: Annotated[
-        list[str] | None, typer.Option("--search", help="key=value of the space's `search`: sampler=gp, seed=1 …")
+        list[str] | None,
+        typer.Option(
+            "--search", help="change a key of the space's `search`, as sampler=gp; may be repeated", metavar="KEY=VALUE"
+        ),
     ] = None
     budget: Annotated[
-        str | None, typer.Option("--budget", help="most that the search may take in all: 8h, 90m, 40gpu-h, 20cpu-h")
+        str | None,
+        typer.Option(
+            "--budget", help="most that the search may take in all: 8h, 90m, 40gpu-h, 20cpu-h", metavar="TIME"
+        ),
     ] = None
     from_predictions: Annotated[
         Path | None,
-        typer.Option("--from-predictions", help="trained run whose decoding to search: minutes, no training"),
+        typer.Option("--from-predictions", help="run whose decoding to search: minutes, no training", metavar="RUN"),
     ] = None
     earlier: Annotated[
         list[Path] | None,
-        typer.Option("--from", help="earlier search, of other data too: its best settings come first; may be repeated"),
+        typer.Option(
+            "--from",
+            help="earlier study, of other data too: its best settings come first; may be repeated",
+            metavar="STUDY",
+        ),
     ] = None
     storage: Annotated[
         str | None,
         typer.Option(
             "--storage",
             help="Optuna storage that follows the search: sqlite:///FILE, postgresql://, mysql://, journal:///FILE or "
-            "none; default: $SPEAQ_STORAGE (for URLs with a password), else study.db in the output",
+            "none; default: $SPEAQ_STORAGE (for URLs with a password), else study.db in the study",
+            metavar="URL",
         ),
     ] = None
-    resume: Annotated[Path | None, typer.Option("--resume", help="folder of a search to finish")] = None
+    resume: Annotated[
+        Path | None,
+        typer.Option("--resume", help="study to go on with; without a folder that of --output", metavar="STUDY"),
+    ] = None
     init_from: InitFrom = None
     force: Annotated[
         bool, typer.Option("--force", help="with --resume: go on although data, start or code have changed")
@@ -75,7 +107,10 @@ class Searching:
 
 
 def tune(here: Workspace, asked: Searching) -> int:
-    """Search hyper-parameters with Ray Tune and Optuna."""
+    """Search settings: many runs, with Ray Tune and Optuna.
+
+    The published setting and the baseline are the first two trials. Ctrl-C ends a search so that --resume goes on.
+    """
     from speaq import space as spaces
 
     spaces.check_trials(asked.trials)
@@ -251,7 +286,10 @@ def _report(here: Workspace, entries: list[Entry], folder: Path) -> int:
 
 
 def status(here: Workspace, study: StudyDir, as_json: AsJson = False) -> None:
-    """What a search has done, is doing and costs, from another terminal or afterwards."""
+    """Show what a search has done, is doing and costs.
+
+    From another terminal while it runs, or afterwards.
+    """
     from speaq.cli.trials import print_status
 
     print_status(here.read_study(study), here.name_of(study), as_json=as_json)
@@ -264,7 +302,7 @@ def logs(
     follow: Annotated[bool, typer.Option("--follow", "-f", help="go on until the trial ends")] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Print what a trial has logged: times, levels, steps, and the traceback of a failure."""
+    """Print what a trial has logged, and why it failed."""
     from speaq.study import logs as rows
 
     snapshot = here.read_study(study)
@@ -293,17 +331,27 @@ def _works(here: Workspace, study: Path, trial: str) -> bool:
 
 def calibrate(
     here: Workspace,
-    output: Annotated[Path, typer.Argument(help="folder of a search that stopped nothing early, or a new one")],
+    output: Annotated[Path, typer.Argument(help="study that stopped nothing early, or a new one", metavar="STUDY")],
     assignments: Assignments,
-    config: Annotated[Path | None, typer.Option("--config", help="YAML file; only for a new folder")] = None,
-    space: Annotated[Path | None, typer.Option("--space", help="search space, YAML; only for a new folder")] = None,
-    data: Annotated[Path | None, typer.Option("--data", help="data set; only for a new folder")] = None,
-    trials: Annotated[int | None, typer.Option("--trials", help="settings to train in full, default: 8")] = None,
+    config: Annotated[
+        Path | None, typer.Option("--config", help="config; only for a new study", metavar="CONFIG")
+    ] = None,
+    space: Annotated[
+        Path | None, typer.Option("--space", help="search space; only for a new study", metavar="SPACE")
+    ] = None,
+    data: Annotated[Path | None, typer.Option("--data", help="data set; only for a new study", metavar="DATA")] = None,
+    trials: Annotated[int | None, typer.Option("--trials", help="settings to train in full; default: 8")] = None,
     features: Annotated[
-        Path | None, typer.Option("--features", help="folder of speaq cache: train the settings from there as well")
+        Path | None,
+        typer.Option(
+            "--features", help="folder of speaq cache: train the settings from there as well", metavar="FEATURES"
+        ),
     ] = None,
 ) -> int:
-    """Find out when trials may be stopped, and whether stored features rank them: against full training."""
+    """Find out how early trials may be stopped.
+
+    Compares the ranks of trials at smaller budgets, and from stored features, with those of full training.
+    """
     from speaq.cli.launched import calibrate as job
     from speaq.cli.trials import watched
 

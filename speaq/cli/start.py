@@ -38,9 +38,12 @@ More come with speaq, and are found by name (`--config {config}`, `--space {spac
 
 
 def init(
-    directory: Annotated[Path, typer.Argument(metavar="DIR", help="folder to write; it is made where there is none")],
+    directory: Annotated[Path, typer.Argument(metavar="FOLDER", help="folder to write; it is made where there is none")],
 ) -> None:
-    """Begin a search of your own: a config, a search space and a README with three commands."""
+    """Begin a search of your own, in a folder.
+
+    It gets a config, a search space, and a README with three commands.
+    """
     configs, spaces = names("configs"), names("search_spaces")
     text = README.format(config="speaq_vg", space="speaq", configs=", ".join(configs), spaces=", ".join(spaces))
     contents = {

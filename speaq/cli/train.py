@@ -13,6 +13,7 @@ from speaq.cli.evaluate import metrics_line
 from speaq.cli.launched import Workspace, place
 from speaq.cli.options import DATA_HELP, Assignments, DataDir, InitFrom, KnownData, OutputDir
 from speaq.cli.terminal import echo, progress_bar
+from speaq.config import ConfigError
 from speaq.evaluation.zeros import why_zero
 from speaq.files import storage
 from speaq.training.callbacks import Callbacks
@@ -29,62 +30,93 @@ if TYPE_CHECKING:
 class Training:
     """What the user asks of a training."""
 
-    config: Annotated[Path, typer.Option("--config", help="YAML config, see configs/", dir_okay=False)]
-    output: OutputDir
     assignments: Assignments
-    data: Annotated[Path | None, typer.Option("--data", help=f"{DATA_HELP}; --resume finds it again")] = None
-    resume: Annotated[bool, typer.Option("--resume", help="go on with the run in --output")] = False
+    config: Annotated[
+        Path | None,
+        typer.Option(
+            "--config", help="config, a YAML file; see configs/ [required; --resume finds it again]", metavar="CONFIG"
+        ),
+    ] = None
+    data: Annotated[
+        Path | None, typer.Option("--data", help=f"{DATA_HELP} [required; --resume finds it again]", metavar="DATA")
+    ] = None
+    output: Annotated[
+        Path | None, typer.Option("--output", help="run to write [required; not with --resume]", metavar="RUN")
+    ] = None
+    resume: Annotated[
+        Path | None,
+        typer.Option("--resume", help="run to go on with; without a folder that of --output", metavar="RUN"),
+    ] = None
     init_from: InitFrom = None
     force: Annotated[
         bool, typer.Option("--force", help="with --resume: go on where the data set has changed since")
     ] = False
 
+    @property
+    def run(self) -> Path:
+        """The folder of the run. Raises ConfigError where something is missing, or said twice."""
+        if self.resume is not None:
+            if self.output is not None:
+                raise ConfigError(f"--output {self.output}: --resume {self.resume} says where the run is; leave it out")
+            check_resumable(self.resume)
+            return self.resume
+        if self.force:
+            raise ConfigError("--force: has an effect with --resume alone")
+        missing = [f"--{name}" for name in ("config", "output") if getattr(self, name) is None]
+        if self.output is None or self.config is None:
+            raise ConfigError(f"missing {', '.join(missing)} (or --resume RUN to go on with a run)")
+        return self.output
+
 
 def pretrain(here: Workspace, asked: Training) -> None:
-    """Train the object detector that SpeaQ starts from (`training.init_from`)."""
+    """Train the object detector that a SpeaQ run starts from.
+
+    Its folder is given to `speaq train` by --init-from, or as training.init_from in a config.
+    """
     _train(here, "detector", asked)
 
 
 def train(here: Workspace, asked: Training) -> None:
-    """Train SpeaQ (one run); several workers run as a Ray Train job."""
+    """Train SpeaQ: one run.
+
+    With resources.num_workers above 1 its workers run as a Ray Train job.
+    """
     _train(here, "speaq", asked)
 
 
 def _train(here: Workspace, task: TaskName, asked: Training) -> None:
-    config = configs.load(asked.config, asked.assignments)
-    if asked.force and not asked.resume:
-        raise configs.ConfigError("--force: has an effect with --resume alone")
-    if asked.resume:
-        check_resumable(asked.output)
-    data = run_data(asked.output, asked.data, resume=asked.resume)
+    run = asked.run
+    config = configs.load(asked.config or run / "config.yaml", asked.assignments)
+    data = run_data(run, asked.data, resume=asked.resume is not None)
     config = config if asked.init_from is None else with_start(config, asked.init_from)
     try:
         result = _trained(here, task, config, data, asked)
     except OSError as error:
         if (said := storage.line(error)) is None:
             raise
-        raise RuntimeError(f"{said}; {_afterwards(asked.output)}") from error
+        raise RuntimeError(f"{said}; {_afterwards(run)}") from error
     echo(metrics_line(result["metrics"]))
     best = result["best"]
     echo(
         f"best {best['metric']} {best['value']:.4f} at step {best['step']} · {result['protocol']} · "
-        f"{result['seconds']:.0f} s · {here.name_of(asked.output)}"
+        f"{result['seconds']:.0f} s · {here.name_of(run)}"
     )
     if (why := why_zero(result["metrics"], "val", config.training.max_steps)) is not None:
         echo(why, err=True)
 
 
 def _trained(here: Workspace, task: TaskName, config: configs.Config, data: Path, asked: Training) -> dict[str, Any]:
-    given: dict[str, Any] = {"task": task, "resume": asked.resume, "force": asked.force}
+    run = asked.run
+    given: dict[str, Any] = {"task": task, "resume": asked.resume is not None, "force": asked.force}
     with progress_bar("training") as progress:
-        calls = Callbacks(saved=here.saver(asked.output), progress=progress)
+        calls = Callbacks(saved=here.saver(run), progress=progress)
         if place.on_workers(config, own_gpu=True):
             from speaq.cli.launched import worker
 
-            return worker.train_distributed(config, data, asked.output, calls, url=here.url_of(asked.output), **given)
-        from speaq.training.loop import train as run
+            return worker.train_distributed(config, data, run, calls, url=here.url_of(run), **given)
+        from speaq.training.loop import train
 
-        return run(config, data, asked.output, **vars(calls), **given)
+        return train(config, data, run, **vars(calls), **given)
 
 
 def _afterwards(output: Path) -> str:
@@ -97,20 +129,23 @@ def _afterwards(output: Path) -> str:
 
 
 def cache(
-    start: Annotated[Path, typer.Argument(help="run or checkpoint whose backbone and encoder to use", metavar="START")],
+    run: Annotated[Path, typer.Argument(help="run or checkpoint whose backbone and encoder to use", metavar="RUN")],
     data: DataDir,
     output: OutputDir,
     assignments: Assignments,
     config: Annotated[
         Path | None,
-        typer.Option("--config", help="YAML config to train with later; default: the start's", dir_okay=False),
+        typer.Option("--config", help="config to train with later; default: the run's", metavar="CONFIG"),
     ] = None,
-    views: Annotated[int, typer.Option("--views", help="augmented views of each training picture")] = 1,
+    views: Annotated[int, typer.Option("--views", help="augmented views of each training image")] = 1,
     precision: Annotated[
         Literal["float32", "bfloat16", "int8"], typer.Option("--precision", help="of the numbers that are stored")
     ] = "float32",
 ) -> None:
-    """Store what backbone and encoder make of every picture, to train from (`training.features`)."""
+    """Store features of all images, to train the decoder from.
+
+    They are what backbone and encoder of RUN make of every image; training.features takes their folder.
+    """
     from speaq.runs import cache as caching
 
     def said(size: caching.Size) -> None:
@@ -118,10 +153,10 @@ def cache(
         echo(f"{size.pictures} pictures, about {size.bytes / 2**20:.1f} MiB of features{left}", err=True)
 
     if config is None:
-        given = configs.apply(caching.config_of(start), configs.parse_overrides(assignments))
+        given = configs.apply(caching.config_of(run), configs.parse_overrides(assignments))
     else:
         given = configs.load(config, assignments)
-    asked = caching.asked(start, given, data, output, views=views, precision=precision)
+    asked = caching.asked(run, given, data, output, views=views, precision=precision)
     work = caching.make_here
     if place.on_workers(given, own_gpu=True):
         from speaq.cli.launched import cache as features
@@ -132,15 +167,22 @@ def cache(
 
 
 def rerun(
-    trial: Annotated[Path, typer.Argument(help="folder of a run or trial that has ended")],
-    output: Annotated[Path | None, typer.Option("--output", help="new folder, default: TRIAL-rerun")] = None,
+    run: Annotated[
+        Path, typer.Argument(help="folder of a run, or of a trial of a study, that has ended", metavar="RUN")
+    ],
+    output: Annotated[
+        Path | None, typer.Option("--output", help="new folder; default: RUN-rerun", metavar="FOLDER")
+    ] = None,
     data: KnownData = None,
     init_from: InitFrom = None,
 ) -> int:
-    """Train a run again from its folder; exit code 0 where all metrics are equal, 1 where not."""
+    """Train a run again and say whether its metrics are equal.
+
+    The exit code is 1 where they are not.
+    """
     from speaq.cli.launched import rerun as job
 
-    found = job.rerun(trial, output, data, progress_bar, start=init_from)
+    found = job.rerun(run, output, data, progress_bar, start=init_from)
     _print_rerun(found)
     return DONE if found.equal else FAILED
 
