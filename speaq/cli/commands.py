@@ -17,7 +17,8 @@ from urllib.parse import unquote
 
 import typer
 
-from speaq.cli.help import SpeaqCommand, described
+from speaq.cli import folders
+from speaq.cli.help import WORDS, SpeaqCommand, described, full_name
 from speaq.cli.launched import Opened, Workspace, workspace
 from speaq.cli.terminal import can_print, echo, echo_lines
 from speaq.config import ConfigError
@@ -86,6 +87,8 @@ class Command:
             with ExitStack() as stack:
                 arguments = merged(arguments, self.older, context.command.needed)  # type: ignore[attr-defined]
                 here, values = _opened(arguments, self.urls, stack)
+                words = (*full_name(context).split(), *context.meta[WORDS])
+                folders.check(context.command, words, values)
                 code = self.function(*(_value(p, values, here) for p in _parameters(self.function)))
         except KeyboardInterrupt:
             raise _exit(here, "interrupted", INTERRUPTED) from None

@@ -43,14 +43,14 @@ def make(
     echo(f"{images} images in {directory}")
 
 
-def check(directory: DataArgument, as_json: AsJson = False) -> int:
+def check(data: DataArgument, as_json: AsJson = False) -> int:
     """List every problem of a data set.
 
     A line each: file · row · field · rule · value. The exit code is 2 where one is an error.
     """
     from speaq.data import visual_genome
 
-    problems = visual_genome.check(directory)
+    problems = visual_genome.check(data)
     if as_json:
         echo_json([vars(p) for p in problems])
     else:
@@ -62,12 +62,12 @@ def check(directory: DataArgument, as_json: AsJson = False) -> int:
     return USAGE if errors else DONE
 
 
-def stats(directory: DataArgument, as_json: AsJson = False) -> None:
+def stats(data: DataArgument, as_json: AsJson = False) -> None:
     """Count images, boxes, relations and predicates of a data set."""
     from speaq.data.statistics import stats_report
     from speaq.data.visual_genome import open_data
 
-    report = stats_report(open_data(directory, need_images=False))
+    report = stats_report(open_data(data, need_images=False))
     if as_json:
         echo_json(report)
         return

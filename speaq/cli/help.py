@@ -30,6 +30,15 @@ RESUME = "--resume"
 _METAVARS = {int: "N", float: "X", str: "TEXT", Path: "FILE"}
 
 
+def full_name(context: Any) -> str:
+    """`speaq data check`: how a command is called, whatever the program's file is called."""
+    names = []
+    while context.parent is not None:
+        names.append(context.info_name)
+        context = context.parent
+    return " ".join(["speaq", *reversed(names)])
+
+
 def summary(text: str | None) -> str:
     """The first sentence of a docstring, in one line."""
     first = " ".join((text or "").split("\n\n")[0].split())
@@ -217,7 +226,7 @@ class SpeaqCommand(TyperCommand):
 
     def format_help(self, ctx: Any, formatter: Any) -> None:
         """Writes the help."""
-        formatter.write("\n".join(help_of(self, ctx, ctx.command_path, width())))
+        formatter.write("\n".join(help_of(self, ctx, full_name(ctx), width())))
 
 
 class SpeaqGroup(TyperGroup):
@@ -233,7 +242,7 @@ class SpeaqGroup(TyperGroup):
             panels.setdefault(panel, []).append((name, summary(command.help)))
         _, options = rows(self, ctx)
         first = _first_column(panels.values())
-        lines = wrapped(f"Usage: {usage(self, ctx, ctx.command_path)}", columns, "")
+        lines = wrapped(f"Usage: {usage(self, ctx, full_name(ctx))}", columns, "")
         for text in paragraphs(self.help):
             lines += ["", *wrapped(text, columns, "  ")]
         for panel, found in panels.items():
@@ -241,7 +250,7 @@ class SpeaqGroup(TyperGroup):
         lines += section("Options", options, columns, _first_column((options,)))
         lines += [
             "",
-            *wrapped(f"{ctx.command_path} COMMAND --help says more of a command, with examples.", columns, ""),
+            *wrapped(f"{full_name(ctx)} COMMAND --help says more of a command, with examples.", columns, ""),
         ]
         formatter.write("\n".join(lines))
 
@@ -268,7 +277,7 @@ def _refused(error: Any) -> int:
         error.show()
         return int(error.exit_code)
     text = " ".join(error.format_message().split()).rstrip(".")
-    echo(f"{context.command_path}: {text}; see {context.command_path} --help", err=True)
+    echo(f"{full_name(context)}: {text}; see {full_name(context)} --help", err=True)
     return USAGE if error.exit_code == USAGE else FAILED
 
 

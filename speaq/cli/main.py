@@ -199,7 +199,7 @@ DATA: tuple[Command, ...] = (
     Command(
         data.check,
         examples=("speaq data check DATA",),
-        then=("speaq data stats {directory}",),
+        then=("speaq data stats {data}",),
     ),
     Command(
         data.convert,
@@ -207,7 +207,7 @@ DATA: tuple[Command, ...] = (
         examples=("speaq data convert ANNOTATIONS.json --images PHOTOS --output DATA",),
         then=("speaq explore {output}",),
     ),
-    Command(data.stats, examples=("speaq data stats DATA",), then=("speaq groups --data {directory}",)),
+    Command(data.stats, examples=("speaq data stats DATA",), then=("speaq groups --data {data}",)),
 )
 CONFIG: tuple[Command, ...] = (
     Command(data.show_config, name="show", examples=("speaq config show configs/toy.yaml --set seed=7",)),
