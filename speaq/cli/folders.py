@@ -31,6 +31,13 @@ USES: Mapping[Kind, str] = {
     "CONFIG": "speaq config show {}",
     "SPACE": "speaq tune --config CONFIG --space {} --data DATA --output STUDY",
 }
+MARKS: Mapping[Kind, str] = {  # files that tell
+    "RUN": "config.yaml",
+    "STUDY": "study.yaml",
+    "DATA": "image_data.json",
+    "CONFIG": "known keys",
+    "SPACE": "parameters",
+}
 ALSO: Mapping[str, Kind] = {"MODEL": "RUN"}  # what takes runs, and other things too
 RESUMES: Mapping[Kind, str] = {"RUN": "speaq train --resume {}", "STUDY": "speaq tune --resume {}"}
 NEW = ("output", "directory")  # arguments that name what is to be made
@@ -135,7 +142,7 @@ def _refuse(path: Path, wanted: Kind, argument: str, typed: _Typed) -> None:
 def _refuse_parent(path: Path, inner: Mapping[Path, Kind], wanted: Kind, typed: _Typed) -> None:
     """Refuses a folder in which others of ours lie, where one of them may be meant."""
     meant = [place for place, kind in inner.items() if kind == wanted]
-    said = f"{path}: is no {NAMES[wanted].partition(' ')[2]}"
+    said = f"{path}: is no {NAMES[wanted].partition(' ')[2]} (it has no {MARKS[wanted]})"
     if len(meant) == 1:
         raise ConfigError(f"{said}; the one in it: {typed.with_path(path, meant[0]) or meant[0]}")
     if meant:

@@ -96,11 +96,17 @@ def test_the_folder_above_is_understood(places: dict[Kind, Path], toy: Path, tmp
     (demo / "data").symlink_to(toy)
     (demo / "detector").symlink_to(places["RUN"])
     (demo / "search").symlink_to(places["STUDY"])
-    assert refusal("data", "stats", demo).endswith(f": is no data set; the one in it: speaq data stats {demo / 'data'}")
-    assert refusal("status", demo).endswith(f": is no study; the one in it: speaq status {demo / 'search'}")
+    assert refusal("data", "stats", demo).endswith(
+        f": is no data set (it has no image_data.json); the one in it: speaq data stats {demo / 'data'}"
+    )
+    assert refusal("status", demo).endswith(
+        f": is no study (it has no study.yaml); the one in it: speaq status {demo / 'search'}"
+    )
     assert refusal("evaluate", demo).endswith(f"speaq evaluate {demo / 'detector'}")
     (demo / "other").symlink_to(places["RUN"])
-    assert refusal("evaluate", demo).endswith(f"{demo}: is no run; in it are detector, other: give one of them")
+    assert refusal("evaluate", demo).endswith(
+        f"{demo}: is no run (it has no config.yaml); in it are detector, other: give one of them"
+    )
     assert refusal("config", "show", demo).endswith(
         "in it are data (a data set), detector (a run), other (a run), search (a study)"
     )
