@@ -27,7 +27,7 @@ COMMANDS: dict[str, tuple[Command, ...]] = {
         Command(
             start.init,
             examples=("speaq init MINE",),
-            then=("cd {directory} && cat README.md",),
+            then=("speaq config show {directory}/config.yaml",),
         ),
         Command(
             reproduce.reproduce,
@@ -42,14 +42,14 @@ COMMANDS: dict[str, tuple[Command, ...]] = {
         Command(
             train.pretrain,
             urls={"output": "work", "resume": "work"},
-            examples=("speaq pretrain --config configs/toy_detector.yaml --data DATA --output DETECTOR",),
+            examples=("speaq pretrain --config toy_detector --data DATA --output DETECTOR",),
             then=("speaq train --config CONFIG --data DATA --output RUN --init-from {output}",),
         ),
         Command(
             train.train,
             urls={"output": "work", "resume": "work"},
             examples=(
-                "speaq train --config configs/toy.yaml --data DATA --output RUN --init-from DETECTOR",
+                "speaq train --config toy --data DATA --output RUN --init-from DETECTOR",
                 "speaq train --resume RUN",
             ),
             then=("speaq evaluate {output} --split test", "speaq explore --run {output} --predict"),
@@ -115,7 +115,7 @@ COMMANDS: dict[str, tuple[Command, ...]] = {
                 "earlier": "small",
             },
             examples=(
-                "speaq tune --config configs/toy.yaml --space search_spaces/toy.yaml --data DATA --output STUDY",
+                "speaq tune --config toy --space toy --data DATA --output STUDY",
                 "speaq tune --resume STUDY --trials 60",
                 "speaq tune --from-predictions RUN --output CURVE",
             ),
@@ -210,7 +210,7 @@ DATA: tuple[Command, ...] = (
     Command(data.stats, examples=("speaq data stats DATA",), then=("speaq groups --data {data}",)),
 )
 CONFIG: tuple[Command, ...] = (
-    Command(data.show_config, name="show", examples=("speaq config show configs/toy.yaml --set seed=7",)),
+    Command(data.show_config, name="show", examples=("speaq config show toy --set seed=7",)),
 )
 
 

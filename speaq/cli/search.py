@@ -37,14 +37,16 @@ class Searching:
     config: Annotated[
         Path | None,
         typer.Option(
-            "--config", help="config, a YAML file; see configs/ [required; not with --resume]", metavar="CONFIG"
+            "--config",
+            help="config: a YAML file, or the name of one that comes along [required; not with --resume]",
+            metavar="CONFIG",
         ),
     ] = None
     space: Annotated[
         Path | None,
         typer.Option(
             "--space",
-            help="search space, a YAML file; see search_spaces/ [required; not with --resume]",
+            help="search space: a YAML file, or the name of one that comes along [required; not with --resume]",
             metavar="SPACE",
         ),
     ] = None

@@ -38,7 +38,9 @@ More come with speaq, and are found by name (`--config {config}`, `--space {spac
 
 
 def init(
-    directory: Annotated[Path, typer.Argument(metavar="FOLDER", help="folder to write; it is made where there is none")],
+    directory: Annotated[
+        Path, typer.Argument(metavar="FOLDER", help="folder to write; it is made where there is none")
+    ],
 ) -> None:
     """Begin a search of your own, in a folder.
 

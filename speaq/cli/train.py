@@ -34,7 +34,9 @@ class Training:
     config: Annotated[
         Path | None,
         typer.Option(
-            "--config", help="config, a YAML file; see configs/ [required; --resume finds it again]", metavar="CONFIG"
+            "--config",
+            help="config: a YAML file, or the name of one that comes along [required; --resume finds it again]",
+            metavar="CONFIG",
         ),
     ] = None
     data: Annotated[
