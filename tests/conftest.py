@@ -23,13 +23,14 @@ settings.load_profile("speaq")
 torch.set_num_threads(1)
 os.environ |= {"RAY_worker_niceness": "0"}  # Ray's default is 15: its tests would wait for those of the other process
 
-LONGEST = ("ray", "nodes", "test_bench", "test_export_model", "test_training")  # begin first
+LONGEST = ("ray", "ray_2", "nodes", "test_training", "test_bench", "test_export_model")  # begin first
 
 
 @functools.cache
 def scope_of(module: str) -> str:
     """Of `pytest -n 3`: one process runs a module's tests, for its fixtures, and those of all modules that say the same
-    `TOGETHER = "…"`, since they share `ray_cluster` or start nodes. `module`: its path from the root.
+    `TOGETHER = "…"`, since they share `ray_cluster` ("ray" and "ray_2" are halves of them) or start nodes. `module`: its
+    path from the root.
     """
     said = re.search(r'^TOGETHER = "(\w+)"', (ROOT / module).read_text(encoding="utf-8"), flags=re.MULTILINE)
     return Path(module).stem if said is None else said[1]

@@ -28,7 +28,7 @@ from tests.helpers.readme import commands_of
 from tests.helpers.shared import ROOT
 from tests.helpers.tiny import TINY
 
-TOGETHER = "ray"  # shares `ray_cluster`, see conftest
+TOGETHER = "ray_2"  # shares `ray_cluster`, see conftest
 
 DOCS = ROOT / "docs"
 TUTORIAL = "your-data.md"  # run on the toy world

@@ -15,7 +15,7 @@ from speaq.training.loop import train
 from tests.helpers.command import command
 from tests.helpers.shared import EARLIER
 
-TOGETHER = "ray"  # shares `ray_cluster`, see conftest
+TOGETHER = "ray_2"  # shares `ray_cluster`, see conftest
 
 
 @pytest.fixture

@@ -12,7 +12,7 @@ from tests.helpers.readme import commands, commands_of
 from tests.helpers.shared import ROOT
 from tests.helpers.tiny import TINY
 
-TOGETHER = "ray"  # shares `ray_cluster`, see conftest
+TOGETHER = "ray_2"  # shares `ray_cluster`, see conftest
 
 # What makes a command short without changing what it does.
 SHORT = {

@@ -28,7 +28,7 @@ from tests.bench.table.world import TABLE, settings, space
 from tests.bench.world import World
 from tests.helpers.shared import ROOT
 
-TOGETHER = "ray"
+TOGETHER = "ray_2"
 SMALL = 24  # settings
 
 

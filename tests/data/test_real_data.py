@@ -11,7 +11,7 @@ import pytest
 from tests.helpers.command import command, speaq
 from tests.helpers.shared import ROOT, SHARED, needs
 
-TOGETHER = "ray"  # shares `ray_cluster`, see conftest
+TOGETHER = "ray_2"  # shares `ray_cluster`, see conftest
 
 DATA = SHARED / "data" / "coco128-vg"
 SHORT = ["training.max_steps=8", "training.eval_every=4", "training.decay_steps=[6]", "training.num_threads=1"]

@@ -27,7 +27,7 @@ from speaq.study.ledger import Entry
 from tests.helpers.command import command, refusal
 from tests.helpers.searched import searched
 
-TOGETHER = "ray"  # shares `ray_cluster`, see conftest
+TOGETHER = "ray_2"  # shares `ray_cluster`, see conftest
 
 CHEAP = "tests.helpers.cheap_training:train"
 LENGTH = {"training.max_steps": 90, "training.eval_every": 10, "training.decay_steps": [50]}

@@ -28,7 +28,7 @@ from speaq.study.ledger import Entry, Ledger
 from speaq.study.plan import Plan
 from tests.helpers.command import command
 
-TOGETHER = "ray"  # shares `ray_cluster`, see conftest
+TOGETHER = "ray_2"  # shares `ray_cluster`, see conftest
 
 CHEAP = "tests.helpers.cheap_training:train"
 BASE = configs.apply(Config(), {"training.max_steps": 90, "training.eval_every": 10, "training.decay_steps": [50]})

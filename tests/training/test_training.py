@@ -10,6 +10,7 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -134,6 +135,7 @@ def test_a_signal_saves_and_the_run_resumes_bit_for_bit(
     process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
     while not (tmp_path / "run" / "checkpoints" / "last.pt").exists():
         assert process.poll() is None, process.stderr.read() if process.stderr else ""
+        time.sleep(0.02)  # the core is for the process
     process.send_signal(number)
     _, errors = process.communicate(timeout=180)
     assert process.returncode == code, errors

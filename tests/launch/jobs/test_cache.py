@@ -19,7 +19,7 @@ from tests.helpers.tiny import tiny
 ray = pytest.importorskip("ray")
 from launch.jobs.cache import make_on_ray  # noqa: E402
 
-TOGETHER = "ray"
+TOGETHER = "ray_2"
 
 
 def _workers() -> list[int]:

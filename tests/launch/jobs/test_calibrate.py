@@ -20,7 +20,7 @@ from tests.helpers.search_of_toy import make_space, toy  # noqa: F401
 from tests.helpers.searched import Search, searched
 from tests.helpers.tiny import tiny
 
-TOGETHER = "ray"  # shares `ray_cluster`, see conftest
+TOGETHER = "ray_2"  # shares `ray_cluster`, see conftest
 
 STEPS = np.array([10, 30, 60])
 

@@ -20,7 +20,7 @@ pytest.importorskip("optuna")
 from launch.jobs import calibrate
 from tests.helpers.searched import searched
 
-TOGETHER = "ray"  # shares `ray_cluster`, see conftest
+TOGETHER = "ray_2"  # shares `ray_cluster`, see conftest
 pytestmark = pytest.mark.slow
 
 

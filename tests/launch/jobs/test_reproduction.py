@@ -31,7 +31,7 @@ from launch.jobs.stages import Stages
 from launch.trials.memory import smaller_micro_batch
 from launch.trials.worker import train_distributed
 
-TOGETHER = "ray"  # shares `ray_cluster`, see conftest
+TOGETHER = "ray_2"  # shares `ray_cluster`, see conftest
 
 CHEAP = "tests.helpers.cheap_training:train"
 FIGURES = {f"{name}@{k}": 0.5 for name in ("R", "ngR", "zR", "mR") for k in (20, 50, 100)}

@@ -30,7 +30,7 @@ from launch.search.scheduler import Population, make_scheduler
 from launch.search.searcher import config_of
 from tests.helpers.fake_tune import BASE, Fake, judge, make_plan
 
-TOGETHER = "ray"  # shares `ray_cluster`, see conftest
+TOGETHER = "ray_2"  # shares `ray_cluster`, see conftest
 
 WEIGHT = {"type": "float", "low": 0.5, "high": 4.0, "log": True}
 UNDER = {"type": "float", "low": 0.5, "high": 2.5, "step": 0.25}
