@@ -29,8 +29,9 @@ LONGEST = ("ray", "ray_2", "nodes", "test_training", "test_bench", "test_export_
 @functools.cache
 def scope_of(module: str) -> str:
     """Of `pytest -n 3`: one process runs a module's tests, for its fixtures, and those of all modules that say the same
-    `TOGETHER = "…"`, since they share `ray_cluster` ("ray" and "ray_2" are halves of them) or start nodes. `module`: its
-    path from the root.
+    `TOGETHER = "…"`, since they share `ray_cluster` ("ray" and "ray_2" are halves of them) or start nodes.
+
+    `module`: its path from the root.
     """
     said = re.search(r'^TOGETHER = "(\w+)"', (ROOT / module).read_text(encoding="utf-8"), flags=re.MULTILINE)
     return Path(module).stem if said is None else said[1]
