@@ -17,9 +17,9 @@ WIDTH = 1200
 
 
 def drawn(run: Path, photo: Path, folder: Path) -> Path:
-    """The picture of `photo` that `speaq predict` writes: its six best triplets."""
+    """The picture of `photo` that `speaq predict` writes: what is worth drawing of it."""
     speaq = [sys.executable, "-m", "speaq.cli", "predict", str(photo), "--checkpoint", str(run)]
-    subprocess.run([*speaq, "--output", str(folder), "--top", "6"], check=True)
+    subprocess.run([*speaq, "--output", str(folder)], check=True)
     return next(folder.glob("*.png"))
 
 
@@ -34,7 +34,7 @@ def stacked(files: list[Path]) -> Image.Image:
     for image in pictures:
         sheet.paste(image, (0, top))
         top += image.height
-    return sheet.quantize(128, dither=Image.Dither.NONE)
+    return sheet.quantize(128, Image.Quantize.MAXCOVERAGE, kmeans=3, dither=Image.Dither.NONE)
 
 
 if __name__ == "__main__":

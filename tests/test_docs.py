@@ -8,6 +8,7 @@ import importlib
 import itertools
 import json
 import re
+import shutil
 import subprocess
 import sys
 import tomllib
@@ -20,13 +21,15 @@ import typer.main
 from speaq import config as configs
 from speaq.cli.main import app
 from speaq.data.visual_genome import open_data
+from speaq.prediction.export import export_model
 from speaq.space.settings import SearchConfig
+from speaq.training.loop import train
 from tests.helpers.coco_sets import coco_of
 from tests.helpers.command import command
 from tests.helpers.readme import commands as commands_of_readme
 from tests.helpers.readme import commands_of
 from tests.helpers.shared import ROOT
-from tests.helpers.tiny import TINY
+from tests.helpers.tiny import TINY, tiny
 
 TOGETHER = "ray_2"  # shares `ray_cluster`, see conftest
 
@@ -201,6 +204,81 @@ def test_the_install_page_names_what_there_is() -> None:
     targets = set(re.findall(r"^(\w+):", (ROOT / "Makefile").read_text(encoding="utf-8"), flags=re.MULTILINE))
     assert set(re.findall(r"\bmake (\w+)", text)) <= targets
     assert (ROOT / "launch/files/clusters/Containerfile").is_file()
+
+
+# What the reader of a page with Python has, in the current folder.
+PYTHON = [page for page in PAGES if "```python" in (DOCS / page).read_text(encoding="utf-8")]
+
+
+@pytest.fixture(scope="module")
+def readers(toy: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """RUN, STUDY, DATA, photo.jpg, configs, and `demo` as `make demo` leaves it, but for what its networks learnt."""
+    folder = tmp_path_factory.mktemp("readers")
+    train(tiny(training__max_steps=2, training__decay_steps=[1], training__eval_every=2), toy, folder / "RUN")
+    shutil.copytree(ROOT / "tests" / "earlier" / "study", folder / "STUDY")
+    for trial in (folder / "STUDY" / "trials").iterdir():
+        shutil.rmtree(trial)
+        shutil.copytree(folder / "RUN", trial)
+    shutil.copytree(folder / "STUDY", folder / "demo" / "search")
+    shutil.copy(toy / "VG_100K" / "100001.jpg", folder / "photo.jpg")
+    for link, target in (("DATA", toy), ("demo/data", toy), ("configs", ROOT / "configs")):
+        (folder / link).symlink_to(target)
+    (folder / "demo" / "search" / "search.png").write_bytes((DOCS / "figures" / "gallery" / "search.png").read_bytes())
+    return folder
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("page", PYTHON)
+def test_the_python_of_a_page_runs(page: str, readers: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(readers)
+    blocks = re.findall(r"^```python\n(.*?)^```", (DOCS / page).read_text(encoding="utf-8"), re.DOTALL | re.MULTILINE)
+    if any("first.onnx" in block for block in blocks):
+        pytest.importorskip("onnxruntime")
+        export_model(Path("RUN"), [Path("first.onnx")])
+    names: dict[str, Any] = {}
+    for number, block in enumerate(blocks):
+        exec(compile(block, f"{page}, block {number}", "exec"), names)
+
+
+def ran(script: str, *words: str | Path, cwd: Path) -> None:
+    """A script of docs, by a new Python."""
+    line = [sys.executable, str(DOCS / script), *map(str, words)]
+    done = subprocess.run(line, capture_output=True, text=True, check=False, cwd=cwd, timeout=600)
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("file", sorted((DOCS / "notebooks").glob("*.ipynb")), ids=lambda file: file.stem)
+def test_a_notebook_runs_and_shows_what_is_committed(file: Path, readers: Path, tmp_path: Path) -> None:
+    pytest.importorskip("pandas")
+    ran("notebook.py", file, "--output", tmp_path / "run.ipynb", cwd=readers)
+    committed, fresh = (json.loads(path.read_text(encoding="utf-8")) for path in (file, tmp_path / "run.ipynb"))
+    assert (readers / "demo" / "first_look.svg").exists()
+    for old, new in zip(committed["cells"], fresh["cells"], strict=True):
+        assert old["source"] == new["source"]
+        kinds = [[sorted(output.get("data", ())) for output in cell.get("outputs", ())] for cell in (old, new)]
+        assert kinds[0] == kinds[1], old["source"]
+        pictures = [output["data"].get("image/png", "") for output in old.get("outputs", ()) if "data" in output]
+        assert all(len(picture) * 3 // 4 < 60_000 for picture in pictures)
+
+
+def test_the_site_has_the_notebook_with_its_pictures(site: Path) -> None:
+    text = (site / "notebooks" / "first_look.html").read_text(encoding="utf-8")
+    pictures = re.findall(r"<img[^>]*\bsrc=\"?([^\" >]+)", text)
+    assert len(pictures) == 3
+    for picture in pictures:
+        assert (site / "notebooks" / picture).read_bytes().startswith(b"\x89PNG")
+    assert (site / "notebooks" / "first_look.ipynb").exists()
+
+
+@pytest.mark.slow
+def test_the_gallery_is_small_and_can_be_made_again(readers: Path, tmp_path: Path) -> None:
+    shown = re.findall(r"\]\(figures/gallery/([^)]+)\)", (DOCS / "gallery.md").read_text(encoding="utf-8"))
+    committed = {file.name: file.stat().st_size for file in (DOCS / "figures" / "gallery").iterdir()}
+    assert sorted(shown) == sorted(committed)
+    assert max(committed.values()) < 60_000
+    ran("gallery.py", "demo", tmp_path, "--scenes", "100001", "100002", "100003", cwd=readers)
+    assert sorted(file.name for file in tmp_path.iterdir()) == sorted(committed)
 
 
 def test_the_figures_are_what_the_library_computes(tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ from speaq.study.board import Board
 from speaq.study.ledger import Entry
 from speaq.table import Row
 
-REFERENCES = {"published": "#0072B2", "baseline": "#D55E00"}  # of Okabe and Ito's colours
+REFERENCES = {"published": "#c2410c", "baseline": "#1d4ed8"}  # as in search.png
 OTHER, LINE = "#6b7280", "#374151"
 RECALLS = ("val/R@", "val/mR@")
 
@@ -51,7 +51,8 @@ def plane(board: Board, names: tuple[str, str], title: str) -> ShownFigure:
         front = board.front(names)
         corners = [_point(entry, names) for entry in front]
         if corners:
-            axes.plot(*zip(*corners, strict=True), color=LINE, linewidth=1, label="front", zorder=1)
+            style = {"color": LINE, "linewidth": 1, "marker": "o", "markersize": 10, "markerfacecolor": "none"}
+            axes.plot(*zip(*corners, strict=True), label="front", zorder=1, **style)
         for entry in board.finished:
             axes.scatter(*_point(entry, names), color=REFERENCES.get(entry.label or "", OTHER), zorder=2)
             name = entry.label or (entry.id if entry in front else None)

@@ -63,6 +63,11 @@ class LoadedStudy:
         """The two metrics by which trials are drawn: the objectives where there are two, else R and mR."""
         return results.plane(self.objective, self._now.plan.base)
 
+    @property
+    def parameters(self) -> tuple[str, ...]:
+        """The config's keys that are searched: columns of `trials`."""
+        return tuple(self._now.plan.space.parameters)
+
     def run(self, trial: str | None = None) -> LoadedRun:
         """The run of a trial, `0003`, or of the best one. Raises ConfigError where there is none, or it has no run."""
         entries = {entry.id: entry for entry in self.board.entries}
