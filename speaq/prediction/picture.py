@@ -32,6 +32,7 @@ BEND = 0.12  # of arrows, in their lengths
 LOOP = 12.0  # half the width of an arrow from a thing to itself, points
 ALONG = (0.5, 0.42, 0.58, 0.34, 0.66, 0.26, 0.74)  # of an arrow: where its words may lie
 ASIDE = (0.0, 10.0, -10.0, 20.0, -20.0, 32.0, -32.0)  # of it, points
+MOST_BARE = 0.4  # share of the graph's half that is used at least
 GREY = "#555555"
 
 FloatArray = NDArray[np.float64]
@@ -149,7 +150,8 @@ def _draw_graph(axes: Axes, scene: Scene, names: Sequence[str]) -> None:
         pairs.setdefault((triplet.subject, triplet.object), []).append(triplet)
     for (subject, object_), said in pairs.items():  # an arrow for a pair, with all that is said of it
         graph.add_edge(subject, object_, words=[f"{visible(t.predicate)} {t.score:.2f}" for t in said], said=said)
-    spots = layout(graph, names)
+    room = min(1.0, max(len(names) / 8, MOST_BARE) ** 0.5)  # few things need no long arrows
+    spots = layout(graph, names, GRAPH * room) + GRAPH * (1 - room) / 2
     labels = [
         axes.text(x, y, name, ha="center", va="center", zorder=3, **_style(number, boxstyle="round,pad=0.35"))
         for number, ((x, y), name) in enumerate(zip(spots.tolist(), names, strict=True))
