@@ -51,7 +51,13 @@ def plane(board: Board, names: tuple[str, str], title: str) -> ShownFigure:
         front = board.front(names)
         corners = [_point(entry, names) for entry in front]
         if corners:
-            style = {"color": LINE, "linewidth": 1, "marker": "o", "markersize": 10, "markerfacecolor": "none"}
+            style: dict[str, Any] = {
+                "color": LINE,
+                "linewidth": 1,
+                "marker": "o",
+                "markersize": 10,
+                "markerfacecolor": "none",
+            }
             axes.plot(*zip(*corners, strict=True), label="front", zorder=1, **style)
         for entry in board.finished:
             axes.scatter(*_point(entry, names), color=REFERENCES.get(entry.label or "", OTHER), zorder=2)
