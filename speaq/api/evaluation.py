@@ -41,7 +41,8 @@ class RunResult:
     @property
     def predicates(self) -> Table:
         """A row for each predicate: in how many images it is, its recalls. Raises ConfigError of a detector."""
-        return Table(tuple(self.to_json()["predicates"]))
+        rows = self.to_json()["predicates"]
+        return Table(tuple({name: row[name] for name in row if name != "train_count"} for row in rows))  # not counted
 
     def __repr__(self) -> str:
         known = [(name, value) for name, value in self.metrics.items() if value is not None]
