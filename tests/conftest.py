@@ -23,7 +23,10 @@ settings.load_profile("speaq")
 torch.set_num_threads(1)
 os.environ |= {"RAY_worker_niceness": "0"}  # Ray's default is 15: its tests would wait for those of the other process
 
-LONGEST = ("ray", "ray_2", "nodes", "test_training", "test_bench", "test_export_model")  # begin first
+LONGEST = (  # begin first, so that none is left alone at the end
+    *("ray", "ray_2", "nodes", "test_training", "test_bench", "test_export_model"),
+    *("test_placement", "test_sudden_death", "test_golden"),
+)
 
 
 @functools.cache
