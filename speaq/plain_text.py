@@ -15,6 +15,15 @@ def shown(value: object) -> str:
     return "-" if value is None else f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
+def spell(seconds: float) -> str:
+    """A time as people say it: `9 s`, `12 min`, `3.1 h`, `2.5 d`."""
+    for unit, size, until in (("s", 1, 100), ("min", 60, 100), ("h", 3600, 48)):
+        if seconds < size * until:
+            number = seconds / size
+            return f"{number:.1f} {unit}" if unit == "h" and number < 10 else f"{number:.0f} {unit}"
+    return f"{seconds / 86400:.1f} d"
+
+
 def visible(text: object, keep: str = "") -> str:
     """One line in which every control character is an escape: `\\x1b`, `\\n`, `\\u202e` (right-to-left override).
 

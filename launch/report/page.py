@@ -117,7 +117,7 @@ def _leader_board(board: Board, trials: Sequence[TrialStatus]) -> list[str]:
         *board.parameters[trials[0].trial],
     ]
     note = "The best trial is bold; the published setting has an orange edge, the baseline a blue one. "
-    note += "Metrics are of the kept checkpoint; trials that were stopped early, or paused, are not ranked."
+    note += "Metrics are of the kept checkpoint; trials that were pruned or paused are not ranked."
     note += f" Measured: {board.measured}." if board.measured else ""
     return [html.text(note), html.table(header, rows, classes)]
 

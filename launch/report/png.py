@@ -66,7 +66,7 @@ def _draw_history(axes: Any, series: Series) -> None:
         _draw_point(axes, entry, point, entry.label)
     numbers = [int(entry.id) for entry in entries]
     axes.step(numbers, series.best_so_far, where="post", color=LINE, linewidth=1, label="best so far")
-    crosses = "" if series.decoded else " (x: stopped early, or paused)"
+    crosses = "" if series.decoded else " (x: pruned or paused)"
     axes.set(title="Search", xlabel=f"trial{crosses}", ylabel=series.ranked_by)
     axes.legend(fontsize=8)
 

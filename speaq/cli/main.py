@@ -124,7 +124,7 @@ COMMANDS: dict[str, tuple[Command, ...]] = {
         Command(
             search.status,
             urls={"study": "small"},
-            examples=("speaq status STUDY", "speaq status STUDY --json"),
+            examples=("speaq status STUDY", "speaq status STUDY --wide"),
             then=("speaq report {study}",),
         ),
         Command(

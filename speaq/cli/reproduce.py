@@ -83,7 +83,7 @@ def demo(
     config = job.trial_config(assignments, detector)
     found = job.search(stages, config, data, assignments, display=watched)
     echo(f"3/4 search on {config.data.num_val} validation images: {found.folder}")
-    print_trials(found.entries, found.plan)
+    print_trials(found.entries, found.plan, str(found.folder))
     if found.best is None:
         echo("no trial finished")
         return FAILED

@@ -270,7 +270,7 @@ def _report(here: Workspace, entries: list[Entry], folder: Path) -> int:
     from speaq.study import file, results
 
     plan = file.read(folder / "study.yaml").plan
-    print_trials(entries, plan)
+    print_trials(entries, plan, here.name_of(folder))
     best = results.best_entry(entries, plan.objective)
     if best is None:
         echo(f"no trial finished; see {here.name_of(folder / 'trials')}")
@@ -287,14 +287,19 @@ def _report(here: Workspace, entries: list[Entry], folder: Path) -> int:
     return FAILED if broken else DONE
 
 
-def status(here: Workspace, study: StudyDir, as_json: AsJson = False) -> None:
+def status(
+    here: Workspace,
+    study: StudyDir,
+    wide: Annotated[bool, typer.Option("--wide", help="all trials and columns, however many there are")] = False,
+    as_json: AsJson = False,
+) -> None:
     """Show what a search has done, is doing and costs.
 
     From another terminal while it runs, or afterwards.
     """
     from speaq.cli.trials import print_status
 
-    print_status(here.read_study(study), here.name_of(study), as_json=as_json)
+    print_status(here.read_study(study), here.name_of(study), as_json=as_json, wide=wide)
 
 
 def logs(

@@ -26,6 +26,7 @@ def table(
     left: int = 1,
     numbers: Container[str] = (),
     best: int = -1,
+    gap: int = 2,
 ) -> Table:
     """A table of plain text: every text is shown as it is, other values as `shown` does.
 
@@ -33,17 +34,31 @@ def table(
         left: so many first columns stand left, the others right.
         numbers: where given, columns of these titles stand right and no others.
         best: row in bold.
+        gap: columns of the terminal between two of the table.
     """
     from rich.table import Table
     from rich.text import Text
 
-    made = Table(box=None, pad_edge=False)
+    made = Table(box=None, pad_edge=False, padding=(0, gap - 1, 0, 1) if gap > 1 else (0, 1, 0, 0))
     for position, title in enumerate(header):
         right = title in numbers if numbers else position >= left
         made.add_column(Text(visible(title)), justify="right" if right else "left")
     for position, row in enumerate(rows):
         made.add_row(*(Text(visible(shown(cell))) for cell in row), style="bold" if position == best else None)
     return made
+
+
+def fitting(
+    header: Sequence[str], rows: Sequence[Sequence[object]], width: int, spare: Sequence[str]
+) -> tuple[list[str], list[list[object]]]:
+    """Header and rows without as many of the columns named in `spare`, in its order, as a width has no place for."""
+    kept = list(range(len(header)))
+    for name in [*spare, None]:
+        widths = (max([len(header[at]), *(len(visible(shown(row[at]))) for row in rows)]) for at in kept)
+        if sum(widths) + 2 * (len(kept) - 1) <= width or name is None:
+            break
+        kept = [at for at in kept if header[at] != name]
+    return [header[at] for at in kept], [[row[at] for at in kept] for row in rows]
 
 
 def show(content: RenderableType) -> None:

@@ -13,6 +13,7 @@ from typing import Any
 from speaq import config as configs
 from speaq.config import Config
 from speaq.files.atomic import write_text
+from speaq.plain_text import spell
 from speaq.space.ladder import Ladder
 from speaq.study import results
 from speaq.study.budget import Kind, device_seconds
@@ -37,11 +38,12 @@ class Board:
 
     entries: Sequence[Entry]  # in the order of asking
     plan: Plan
+    active: bool = True  # a search is working on them
 
     @classmethod
     def of(cls, snapshot: Snapshot) -> Board:
         """The board of a study as its folder tells it."""
-        return cls(snapshot.entries, snapshot.plan)
+        return cls(snapshot.entries, snapshot.plan, snapshot.active)
 
     @cached_property
     def columns(self) -> list[str]:
@@ -111,7 +113,7 @@ class Board:
             {
                 "trial": entry.id,
                 "label": entry.remark,
-                "status": entry.state,
+                "status": state_of(entry, self.active),
                 "protocol": entry.protocol or "",
                 **{name: entry.metrics.get(name) for name in self.columns},
                 **self._decoding(entry),
@@ -174,6 +176,14 @@ class Board:
         names += f" · decoded with {best.decoding.text}" if best.decoding else ""
         objective = " and ".join(self.plan.objective)
         return f"# Best of {self.plan.trials} trials by {objective}: trial {best.id}{label}, {names}\n"
+
+
+def state_of(entry: Entry, active: bool) -> str:
+    """The word for how a trial stands, the same wherever it is shown.
+
+    As the ledger has it, but for a trial that runs in a search that does not: it is interrupted, to be resumed.
+    """
+    return "interrupted" if entry.state == "running" and not active else entry.state
 
 
 def as_trained(name: str) -> str:
@@ -251,6 +261,7 @@ class Totals:
     saved_share: float  # of the steps that finished and stopped trials would have made without early stopping
     projected_seconds: float | None  # trials' time still to be spent if they cost what ended ones did on average
     promoted: tuple[str, ...] = ()  # trials that went on after they were paused
+    interrupted: int = 0
 
 
 def trial_statuses(snapshot: Snapshot) -> list[TrialStatus]:
@@ -259,11 +270,10 @@ def trial_statuses(snapshot: Snapshot) -> list[TrialStatus]:
 
 
 def _status(snapshot: Snapshot, entry: Entry) -> TrialStatus:
-    state: str = entry.state
+    state = state_of(entry, snapshot.active)
     step, seconds, full = entry.step, entry.seconds, max_steps(entry, snapshot.plan)
     eta, ladder = None, ladder_of(snapshot.plan)
-    if state == "running":
-        state = "running" if snapshot.active else "interrupted"
+    if entry.state == "running":
         step, seconds = _progress(snapshot, entry)
         if snapshot.active and step > entry.first_step:
             eta = round((full - step) * seconds / (step - entry.first_step), 1)
@@ -325,7 +335,7 @@ def totals(trials: Sequence[TrialStatus], snapshot: Snapshot) -> Totals:
     """Sums over all trials."""
     plan = snapshot.plan
     kind: Kind = "gpu" if plan.base.resources.gpus_per_worker else "cpu"
-    states = ("finished", "paused", "pruned", "infeasible", "failed", "running")
+    states = ("finished", "paused", "pruned", "infeasible", "failed", "running", "interrupted")
     by_state = {state: [t for t in trials if t.state == state] for state in states}
     stopped = [trial for state in STOPPED for trial in by_state[state]]
     judged = by_state["finished"] + by_state["infeasible"] + stopped
@@ -355,15 +365,16 @@ def totals_line(sums: Totals, active: bool) -> str:
     """The sums in one line."""
     parts = [
         f"{sums.finished} finished, "
-        + (f"{sums.pruned} stopped early, " if sums.pruned or not sums.paused else "")
+        + (f"{sums.pruned} pruned, " if sums.pruned or not sums.paused else "")
         + (f"{sums.paused} paused, " if sums.paused else "")
         + (f"{sums.infeasible} infeasible, " if sums.infeasible else "")
+        + (f"{sums.interrupted} interrupted, " if sums.interrupted else "")
         + f"{sums.failed} failed, {sums.running} running of {sums.trials} trials",
-        f"{sums.wall_seconds:.0f} s, {sums.device_hours:.3g} {sums.device} hours in trials, {sums.steps} steps",
+        f"{spell(sums.wall_seconds)}, {sums.device_hours:.3g} {sums.device} hours in trials, {sums.steps} steps",
         f"{sums.saved_share:.0%} of the steps saved by early stopping",
     ]
     if sums.promoted:
         parts.append(f"{len(sums.promoted)} went on after a pause ({_named(sums.promoted)})")
     if sums.projected_seconds:
-        parts.append(f"about {sums.projected_seconds:.0f} s of trials to come")
+        parts.append(f"about {spell(sums.projected_seconds)} of trials to come")
     return " · ".join([*parts, "a search is running" if active else "no search is running"])

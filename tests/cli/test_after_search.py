@@ -69,7 +69,7 @@ def test_a_terminal_shows_the_best_what_runs_and_what_failed(tmp_path: Path, ter
     best = results.best_entry(list(search.ledger.entries.values()), ("F@50",))
     assert best is not None
     assert f"best F@50 {best.metrics['F@50']:.4f} · trial {best.id}" in shown
-    assert re.search(r"0004 +running +45/90 +9 +9 s", shown)
+    assert re.search(r"0004 +running +━━━━━───── +45/90 +9 s +9 s", shown)
     assert "0000 " not in shown.replace("trial 0000", "")  # ended trials have no row
     assert "trial 0003 failed: ValueError: no" in shown
     assert "2 finished, 1 paused, 1 failed, 1 running of 6 trials" in shown

@@ -1,0 +1,151 @@
+"""Tables on a terminal of 80 columns and 24 lines: what matters is there, what is not says how to see it."""
+
+from __future__ import annotations
+
+import io
+import os
+import pty
+import re
+import struct
+import subprocess
+import sys
+import termios
+from dataclasses import replace
+from fcntl import ioctl
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from speaq.cli import trials
+from speaq.plain_text import spell
+from speaq.study import board
+from speaq.study import snapshot as snapshots
+from tests.helpers.command import command
+from tests.helpers.searched import Search
+
+pytest.importorskip("optuna")
+COLUMNS, LINES = 80, 24
+STATES = ("finished", "paused", "failed", "interrupted")
+
+
+def on_terminal(*arguments: str | Path) -> list[str]:
+    """The lines that a command prints on a terminal, colours taken away."""
+    ours, theirs = pty.openpty()
+    ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", LINES, COLUMNS, 0, 0))
+    environment = {key: value for key, value in os.environ.items() if key not in ("COLUMNS", "LINES", "NO_COLOR")}
+    process = subprocess.Popen(
+        [sys.executable, "-m", "speaq.cli", *map(str, arguments)],
+        stdin=theirs,
+        stdout=theirs,
+        stderr=theirs,
+        env=environment | {"TERM": "xterm"},
+    )
+    os.close(theirs)
+    printed = bytearray()
+    while True:
+        try:
+            part = os.read(ours, 1 << 16)
+        except OSError:  # how a terminal ends
+            break
+        if not part:
+            break
+        printed += part
+    assert process.wait(600) == 0, printed
+    os.close(ours)
+    return re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", printed.decode()).replace("\r", "").splitlines()
+
+
+@pytest.fixture(scope="module", params=[("F@50",), ("R@50", "mR@50")], ids=["one", "two"])
+def study(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A search of 30 trials whose driver was killed, of one objective and of two."""
+    folder = tmp_path_factory.mktemp("tables") / "study"
+    search = Search(folder, 40, request.param)
+    for ending in ["finished"] * 12 + ["paused"] * 9 + ["failed"] * 6 + ["running"] * 3:
+        search.run(ending, "RuntimeError: no luck")
+    search.ledger.close()
+    return folder
+
+
+def test_status_fits_the_terminal_and_says_what_it_leaves_out(study: Path) -> None:
+    lines = on_terminal("status", study)
+    assert sum(-(-len(line) // COLUMNS) for line in lines) <= LINES + 2  # of which the path's length takes some
+    rows = [line for line in lines if re.match(r"\d{4} ", line)]
+    assert max(map(len, rows)) <= COLUMNS
+    best = [line.rpartition(" ")[2] for line in lines if line.startswith("best ")]
+    assert all(any(row.startswith(name) for row in rows) for name in best)
+    assert sum("interrupted" in row for row in rows) == 3
+    assert any(line.startswith(f"{30 - len(rows)} more trials (") and line.endswith("--wide") for line in lines)
+    wide = on_terminal("status", study, "--wide")
+    assert len([line for line in wide if re.match(r"\d{4} ", line)]) == 30
+
+
+def test_elsewhere_than_on_a_terminal_all_is_printed(study: Path) -> None:
+    text = command("status", study).stdout
+    assert len(re.findall(r"^\d{4} ", text, flags=re.MULTILINE)) == 30
+    assert "--wide" not in text
+
+
+def test_the_live_table_fits_with_a_ladder_and_decodings(study: Path) -> None:
+    snapshot = replace(snapshots.read(study), active=True)
+    objective = snapshot.plan.objective
+    running = [
+        replace(
+            status, rung="features 120/360", label="point 1, promoted", eta_seconds=86400.0, decoding={"trained": {}}
+        )
+        for status in board.trial_statuses(snapshot)
+        if status.state == "running"
+    ]
+    screen = Console(file=(out := io.StringIO()), width=COLUMNS, height=LINES, force_terminal=True, color_system=None)
+    made, is_whole = trials.trial_table(running, objective, COLUMNS, bars=True)
+    screen.print(made)
+    lines = out.getvalue().splitlines()
+    assert len(lines) == 4
+    assert not is_whole
+    assert all("features 120/360" in line and "24 h" in line for line in lines[1:])
+    assert all(name in lines[0] for name in objective)
+
+    screen = Console(file=(out := io.StringIO()), width=COLUMNS, height=LINES, force_terminal=True, color_system=None)
+    screen.print(trials.render(snapshot, COLUMNS, LINES, "12 min, about 3.1 h left"))
+    lines = out.getvalue().splitlines()
+    assert len(lines) <= LINES
+    assert lines[0] == "━━━━━━━─── 27/40 trials 12 min, about 3.1 h left"
+    assert sum("━━━─────── " in line for line in lines) == 3
+
+
+def test_the_last_table_has_the_best_trials_first(
+    study: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    snapshot = snapshots.read(study)
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    monkeypatch.setenv("COLUMNS", str(COLUMNS))
+    monkeypatch.setenv("LINES", str(LINES))
+    trials.print_trials(snapshot.entries, snapshot.plan, "STUDY")
+    lines = re.sub(r"\x1b\[[0-9;]*m", "", capsys.readouterr().out).splitlines()
+    assert len(lines) <= LINES
+    assert max(len(line) for line in lines if line[0] in " *") <= COLUMNS  # sentences may be longer than the table
+    best = board.Board.of(snapshot).best
+    assert best is not None
+    assert lines[1].split()[:2] == ["*", best.id]
+    assert {"published", "baseline"} <= set(" ".join(lines).split())
+    assert any(line.endswith(" and more columns: speaq status STUDY --wide") for line in lines)
+
+
+def test_the_words_for_states_are_the_same_everywhere(study: Path, tmp_path: Path) -> None:
+    snapshot = snapshots.read(study)
+    shown = {trial.trial: trial.state for trial in board.trial_statuses(snapshot)}
+    assert set(shown.values()) == set(STATES)
+    assert {row["trial"]: row["status"] for row in board.Board.of(snapshot).rows} == shown
+    assert command("export", study, "--output", tmp_path / "t.csv").exit_code == 0
+    text = (tmp_path / "t.csv").read_text()
+    assert all(f",{state}," in text for state in STATES)
+    line = board.totals_line(board.totals(board.trial_statuses(snapshot), snapshot), active=False)
+    assert line.startswith("12 finished, 9 paused, 3 interrupted, 6 failed, 0 running of 40 trials")
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [(0, "0 s"), (99, "99 s"), (100, "2 min"), (5999, "100 min"), (6000, "1.7 h"), (172799, "48 h"), (216000, "2.5 d")],
+)
+def test_times_are_said_as_people_do(seconds: float, text: str) -> None:
+    assert spell(seconds) == text
