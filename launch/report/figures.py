@@ -9,6 +9,7 @@ from collections.abc import Mapping
 import optuna
 import plotly.graph_objects as go
 
+from speaq.plain_text import spell
 from speaq.study.ledger import Entry
 from speaq.study.results import table_k
 from speaq.training.callbacks import is_number
@@ -19,6 +20,7 @@ from .series import COLOURS, Series, Target
 BEST, OTHER = "#ca8a04", "#9ca3af"
 _DASHED = {"color": COLOURS["published"], "dash": "dash"}
 PARTS = ("R", "mR", "head", "body", "tail")
+MOST_NAMED = 40  # trials of a timeline, one below the other
 
 
 def _value(entry: Entry, name: str) -> float:
@@ -96,7 +98,10 @@ def _with_decodings(figure: go.Figure, series: Series) -> go.Figure:
 
 
 def importance(series: Series) -> go.Figure:
-    """Which parameters decide whether a trial is among the better ones, for each objective and head, body and tail."""
+    """Which parameters decide whether a trial is among the better ones, for each objective and head, body and tail.
+
+    Lines are 95 % intervals over the trials.
+    """
     plan, inside = series.board.plan, series.inside
     k = table_k(plan.objective, plan.base)
     figure = go.Figure()
@@ -104,11 +109,43 @@ def importance(series: Series) -> go.Figure:
         numbers = [value for e in inside if is_number(value := e.metrics.get(name))]
         if len(numbers) < len(inside):  # undefined on this split
             continue
-        found = series.shares(numbers)
+        found, ends = series.shares(numbers), series.intervals(numbers)
         keys = [key for key in reversed(plan.space.parameters) if key in found]
         lines = [html.escape(key).replace(".", ".<br>") for key in keys]
-        figure.add_bar(x=[found[key] for key in keys], y=lines, name=name, orientation="h")
+        bars = {
+            "symmetric": False,
+            "array": [max(0.0, ends[key][1] - found[key]) for key in keys],
+            "arrayminus": [max(0.0, found[key] - ends[key][0]) for key in keys],
+            "thickness": 1,
+            "width": 3,
+        }
+        figure.add_bar(x=[found[key] for key in keys], y=lines, name=name, orientation="h", error_x=bars)
     return figure.update_layout(barmode="group")
+
+
+def parallel(series: Series) -> go.Figure:
+    """Every finished trial as a line over its parameters; the darker, the better, of two objectives by its front."""
+    name = series.board.plan.objective[0]  # not shown where there are two
+    return optuna.visualization.plot_parallel_coordinate(series.study_inside, params=series.drawn, target_name=name)
+
+
+def timeline(series: Series) -> go.Figure:
+    """When trials were asked for, and how long each trained."""
+    entries = series.board.entries
+    first = min(entry.asked for entry in entries)
+    figure = go.Figure()
+    for state in dict.fromkeys(entry.state for entry in entries):
+        shown = [entry for entry in entries if entry.state == state]
+        figure.add_bar(
+            base=[(entry.asked - first) / 3600 for entry in shown],
+            x=[entry.seconds / 3600 for entry in shown],
+            y=[f"trial {entry.id}" for entry in shown],
+            name=state,
+            orientation="h",
+        )
+    order = [f"trial {entry.id}" for entry in reversed(entries)]
+    figure.update_yaxes(categoryorder="array", categoryarray=order, showticklabels=len(order) <= MOST_NAMED)
+    return figure.update_layout(barmode="overlay", xaxis_title="hours since the search began", showlegend=True)
 
 
 def slices(series: Series) -> list[go.Figure]:
@@ -153,9 +190,10 @@ def cost_to_target(series: Series) -> tuple[go.Figure, str]:
     passed = next((place for place, value in enumerate(best) if value > target), None)
     when = "not passed"
     if passed is not None:
-        when = f"passed by trial {board.entries[passed].id} after {hours[passed + 1]:.3g} h"
+        when = f"passed by trial {board.entries[passed].id} after {spell(hours[passed + 1] * 3600)}"
     return figure.update_layout(xaxis_title="hours in trials"), (
-        f"The published setting's {series.ranked_by}, {target:.4f}, was {when}; all trials took {hours[-1]:.3g} h."
+        f"The published setting's {series.ranked_by}, {target:.4f}, was {when}; "
+        f"all trials took {spell(hours[-1] * 3600)}."
     )
 
 

@@ -2,27 +2,27 @@
 
 from __future__ import annotations
 
+import re
 import shlex
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from speaq.config import ConfigError
-from speaq.config.user_groups import label
 from speaq.files import atomic
 from speaq.files.atomic import check_links
+from speaq.plain_text import spell
 from speaq.runs import diff, files
-from speaq.space import GROUPS
 from speaq.study import seal
-from speaq.study.board import Board, TrialStatus, as_trained, totals, trial_statuses
+from speaq.study.board import Board, TrialStatus, totals, trial_statuses
 from speaq.study.decoding import AS_TRAINED
 from speaq.study.plan import Plan
 from speaq.study.snapshot import Snapshot
 
-from . import climbs, figures, health, html, png, tables
+from . import climbs, examples, figures, health, html, leaders, png, tables
 from .series import Series
 
 MORE_TRIALS = 20  # that the report proposes to add to a search that is complete
-ORDER = ("finished", "infeasible", "paused", "pruned", "running", "interrupted", "asked", "failed")
 
 
 def write_report(snapshot: Snapshot, output: Path | None = None) -> Path:
@@ -37,7 +37,9 @@ def write_report(snapshot: Snapshot, output: Path | None = None) -> Path:
         check_links(snapshot.folder)
         output = snapshot.folder / "report.html"
     series = Series(Board.of(snapshot))
-    content = html.page(f"Search {snapshot.folder.resolve().name}", _sections(snapshot, series))
+    name = f"Search {snapshot.folder.resolve().name}"
+    heading = re.split(r"(?<=[.?!])\s", snapshot.plan.space.question or name)[0]  # all of it stands below
+    content = html.page(name, heading, _lead(snapshot, series.board), _sections(snapshot, series, output.parent))
     try:
         atomic.write_text(output, content)
         if series.board.finished:
@@ -47,18 +49,35 @@ def write_report(snapshot: Snapshot, output: Path | None = None) -> Path:
     return output
 
 
-def _sections(snapshot: Snapshot, series: Series) -> Iterator[str]:
+def _lead(snapshot: Snapshot, board: Board) -> str:
+    """What was searched, how far it has come, and what it has found so far."""
+    plan, states = snapshot.plan, Counter[str](entry.state for entry in board.entries)
+    ended = ", ".join(f"{states[state]} {state}" for state in leaders.ORDER if states[state])
+    found = "; ".join(board.best_lines())
+    asked = f"{' and '.join(plan.objective)} over {', '.join(plan.space.parameters)}"
+    trials = f"{len(board.entries)} trials{f': {ended}' if ended else ''}"
+    return f"{snapshot.folder.resolve().name}: {asked}. {trials}.{f' Found: {found}.' if found else ''}"
+
+
+def _sections(snapshot: Snapshot, series: Series, home: Path) -> Iterator[html.Section]:
+    """The page's parts; links lead from `home`, its folder."""
     trials, board = trial_statuses(snapshot), series.board
     yield html.section("What was asked", *_asked(snapshot))
     if not board.finished:
         yield html.section("Result", html.text("No trial has finished yet: there is nothing to rank or to draw."))
-    yield html.section("Leader board", *_leader_board(board, trials))
+    yield html.section("Leader board", *leaders.leader_board(snapshot, board, trials, home))
     if board.ladder is not None:
         yield html.section("Rungs", *climbs.rungs(board, board.ladder))
     yield html.section("Confirmed with other seeds", *tables.confirmed(snapshot))
     if board.finished:
         yield from _figures(snapshot, series)
     yield html.section("Cost", *_cost(snapshot, trials))
+    if trials:
+        about = (
+            "Each trial from when it was asked for, as long as it trained; one that went on after a pause is one bar."
+        )
+        plot = html.plot(figures.timeline(series), height=120 + 14 * len(trials))
+        yield html.section("Timeline", html.text(about), plot)
     yield html.section("Training health", *health.training_health(snapshot, board))
     yield html.section("Failures", _failures(trials))
     yield html.section("What to run next", *_next(snapshot.folder, board))
@@ -82,47 +101,7 @@ def _asked(snapshot: Snapshot) -> list[str]:
     return [html.text(plan.space.question), html.facts(values)]
 
 
-def _leader_board(board: Board, trials: Sequence[TrialStatus]) -> list[str]:
-    """All trials: finished ones by rank, then the others."""
-    if not trials:
-        return [html.text("No trial has been asked for yet.")]
-    best, metrics = board.best, board.columns
-    decoded = board.plan.objective if board.plan.settings.decoding else ()
-
-    def key(trial: TrialStatus) -> tuple[int, int, float]:
-        rung = 0 if board.ladder is None else -board.ladder.reached(trial.step)
-        return ORDER.index(trial.state), rung, -board.score(trial.metrics)
-
-    ranked = sorted(trials, key=key)
-    rows, classes = [], []
-    for rank, trial in enumerate(ranked, start=1):
-        values = dict(board.parameters[trial.trial])
-        if GROUPS in values:
-            values[GROUPS] = label(values[GROUPS])
-        place = rank if trial.state == "finished" else None
-        numbers = [trial.metrics.get(name) for name in metrics]
-        numbers += [(trial.decoding or {}).get("trained", {}).get(name) for name in decoded]
-        rows.append(
-            [place, trial.trial, trial.label or "", trial.state, *numbers, trial.rung or trial.step, *values.values()]
-        )
-        classes.append(f"{trial.label or ''} {'best' if best is not None and trial.trial == best.id else ''}")
-    header = [
-        "rank",
-        "trial",
-        "",
-        "state",
-        *metrics,
-        *map(as_trained, decoded),
-        "steps",
-        *board.parameters[trials[0].trial],
-    ]
-    note = "The best trial is bold; the published setting has an orange edge, the baseline a blue one. "
-    note += "Metrics are of the kept checkpoint; trials that were pruned or paused are not ranked."
-    note += f" Measured: {board.measured}." if board.measured else ""
-    return [html.text(note), html.table(header, rows, classes)]
-
-
-def _figures(snapshot: Snapshot, series: Series) -> Iterator[str]:
+def _figures(snapshot: Snapshot, series: Series) -> Iterator[html.Section]:
     yield html.section("History", *map(html.plot, figures.history(series)))
     if len(series.board.plan.objective) == 2:
         yield html.section("Pareto front", html.grid(map(html.plot, figures.front(series))))
@@ -137,6 +116,7 @@ def _figures(snapshot: Snapshot, series: Series) -> Iterator[str]:
     yield html.section("Predicate groups", *tables.groups(snapshot, series.board))
     yield html.section("Frequent and rare predicates", html.plot(figures.parts(series)))
     yield html.section("Every predicate", *_predicates(snapshot, series))
+    yield html.section("Examples", *examples.examples(snapshot, series))
 
 
 def _decodings(series: Series) -> list[str]:
@@ -144,14 +124,19 @@ def _decodings(series: Series) -> list[str]:
     return [] if len(series.board.plan.objective) == 2 else [html.plot(figures.decodings(series))]
 
 
-def _parameters(series: Series) -> Iterator[str]:
+def _parameters(series: Series) -> Iterator[html.Section]:
     """What the parameters of the space do, each by itself and two at a time."""
     if (few := series.too_few) is not None:
         importance = pairs = html.text(few)
     else:
         importance = html.plot(figures.importance(series), height=_height(series.board.plan))
         pairs = html.grid(map(html.plot, figures.contours(series)))
-    shares = "Shares by PED-ANOVA: how much a parameter decides whether a trial is among the better ones."
+        lines = "A line for each trial, over its parameters; the darker, the better (of two objectives: by its front)."
+        yield html.section("All parameters at once", html.text(lines), html.plot(figures.parallel(series), height=420))
+    shares = (
+        "Shares by PED-ANOVA: how much a parameter decides whether a trial is among the better ones. Lines are 95 % "
+    )
+    shares += "intervals over the trials: where they overlap, the search does not know which parameter matters more."
     yield html.section("Importance of the parameters", html.text(shares), importance)
     over = html.text(f"{series.ranked_by} over each parameter; later trials are darker.")
     yield html.section("Slices", over, html.grid(map(html.plot, figures.slices(series))))
@@ -190,11 +175,11 @@ def _cost(snapshot: Snapshot, trials: Sequence[TrialStatus]) -> list[str]:
     resources = snapshot.plan.base.resources
     kind, each = ("GPU", resources.gpus_per_worker) if resources.gpus_per_worker else ("CPU", resources.cpus_per_worker)
     share = each * resources.num_workers / 3600
-    projected = "unknown" if sums.projected_seconds is None else f"{sums.projected_seconds:.0f} s"
+    projected = "unknown" if sums.projected_seconds is None else spell(sums.projected_seconds)
     values = {
         "looks at the test data": seal.summary(snapshot.folder).removeprefix("test split: "),
-        "by the clock": f"{sums.wall_seconds:.0f} s",
-        "spent in trials": f"{sums.seconds:.0f} s, {sums.seconds * share:.3g} {kind} hours, {sums.steps} steps",
+        "by the clock": spell(sums.wall_seconds),
+        "spent in trials": f"{spell(sums.seconds)}, {sums.seconds * share:.3g} {kind} hours, {sums.steps} steps",
         "saved by early stopping": f"{sums.saved_steps} steps, {sums.saved_share:.0%}",
         "went on after a pause": ", ".join(sums.promoted) or "none",
         "trials still to come": projected,

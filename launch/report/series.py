@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
+import numpy as np
 import optuna
 from optuna.importance import PedAnovaImportanceEvaluator, get_param_importances
 from optuna.trial import FrozenTrial
@@ -20,8 +21,10 @@ from speaq.study.plan import Plan
 from ..search.optuna_study import quiet, rebuild
 
 COLOURS = {"published": "#c2410c", "baseline": "#1d4ed8"}
-MIN_TRIALS = 10  # with fewer finished trials an importance would be made of chance
-MIN_TOP = 5  # trials in the better part, as the documentation of PED-ANOVA asks for
+MIN_TRIALS = 4  # finished ones; of fewer, no part can be the better one
+MIN_TOP = 5  # trials in the better part, as the documentation of PED-ANOVA asks for; half of them where they are few
+RESAMPLES = 60  # of the trials, for the intervals of an importance
+SEED = 0
 CONTOURED = 3  # parameters, each with each other
 
 Target = Callable[[FrozenTrial], float]
@@ -139,7 +142,8 @@ class Series:
     @property
     def evaluator(self) -> PedAnovaImportanceEvaluator:
         """PED-ANOVA, with enough trials in the better part."""
-        return PedAnovaImportanceEvaluator(target_quantile=max(0.1, MIN_TOP / len(self.inside)))
+        trials = len(self.inside)
+        return PedAnovaImportanceEvaluator(target_quantile=max(0.1, min(MIN_TOP, trials // 2) / trials))
 
     def shares(self, numbers: Sequence[float]) -> dict[str, float]:
         """Parameter → how much it decides whether a trial is among those with the larger numbers, by PED-ANOVA.
@@ -147,10 +151,34 @@ class Series:
         Args:
             numbers: one for each trial of `inside`.
         """
+        return self._shares(self.study_inside, numbers)
+
+    def _shares(self, study: optuna.Study, numbers: Sequence[float]) -> dict[str, float]:
         with quiet():  # PED-ANOVA looks for the smallest
-            return get_param_importances(
-                self.study_inside, evaluator=self.evaluator, target=lambda trial: -numbers[trial.number]
-            )
+            return get_param_importances(study, evaluator=self.evaluator, target=lambda trial: -numbers[trial.number])
+
+    def intervals(self, numbers: Sequence[float]) -> dict[str, tuple[float, float]]:
+        """Parameter → 95 % interval of its share, trials drawn with replacement."""
+        found: dict[str, list[float]] = {}
+        for drawn, study in self._resampled:
+            for key, share in self._shares(study, [numbers[place] for place in drawn]).items():
+                found.setdefault(key, []).append(share)
+        ends = {key: np.quantile(shares, (0.025, 0.975)) for key, shares in found.items()}
+        return {key: (float(low), float(high)) for key, (low, high) in ends.items()}
+
+    @cached_property
+    def _resampled(self) -> list[tuple[list[int], optuna.Study]]:
+        """Trials of `inside` drawn with replacement: their places, and a study of them."""
+        random = np.random.default_rng(SEED)
+        trials = self.study_inside.get_trials(deepcopy=False)
+        found = []
+        with quiet():
+            for _ in range(RESAMPLES):
+                drawn = random.integers(len(trials), size=len(trials)).tolist()
+                study = optuna.create_study(directions=self.study_inside.directions)
+                study.add_trials([trials[place] for place in drawn])
+                found.append((drawn, study))
+        return found
 
     @cached_property
     def pairs(self) -> list[tuple[str, str]]:

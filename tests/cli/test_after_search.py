@@ -370,7 +370,8 @@ def test_the_report_has_all_sections_and_nothing_in_it_runs(tmp_path: Path) -> N
     assert HOSTILE not in page
     assert body.count("<tr") > 2 * 16
     assert "protocol</th><td>sgdet published" in body
-    assert re.findall(r"""<[^>]*(?:src|href)=(?!"data:)""", page.replace(get_plotlyjs(), "")) == []
+    assert re.findall(r"""<[^>]*(?:src|href)=(?!"(?:data:|#|trials/))""", page.replace(get_plotlyjs(), "")) == []
+    assert [f"#{place}" for place in re.findall(r'<section id="([^"]+)"', body)] == re.findall(r'href="(#[^"]+)"', body)
     assert "--trials 36" in body
     assert command("report", folder, "--output", tmp_path / "page.html").exit_code == 0
     assert "cannot be written" in refusal("report", folder, "--output", tmp_path / "no" / "page.html")
@@ -461,7 +462,7 @@ def test_cost_to_target_and_pairs_are_those_of_the_trials(tmp_path: Path) -> Non
     figures = report_plots.contours(series)
     assert [figure.layout.title.text for figure in figures] == [" and ".join(pair) for pair in pairs]
     assert all(any(trace.type == "contour" for trace in figure.data) for figure in figures)
-    assert "Needs 10 finished trials" in str(Series(Board(entries[:5], plan)).too_few)
+    assert "Needs 4 finished trials" in str(Series(Board(entries[:3], plan)).too_few)
 
 
 @pytest.mark.parametrize("objective", [("F@50",), ("R@50", "mR@50")])
@@ -512,9 +513,13 @@ def test_two_objectives_have_a_front_with_the_references_and_a_hypervolume(tmp_p
     assert "<h2>Pareto front</h2>" in path.read_text(encoding="utf-8")
 
 
-def test_importance_needs_ten_finished_trials_and_finds_what_matters(tmp_path: Path) -> None:
-    few = snapshots.read(searched(tmp_path / "few", finished=9))
-    assert Series(Board.of(few)).too_few == "Needs 10 finished trials of the search space; there are 8."
+def test_importance_of_few_trials_is_uncertain_and_of_many_finds_what_matters(tmp_path: Path) -> None:
+    none = snapshots.read(searched(tmp_path / "none", finished=4))
+    assert Series(Board.of(none)).too_few == "Needs 4 finished trials of the search space; there are 3."
+    few = report_plots.importance(Series(Board.of(snapshots.read(searched(tmp_path / "few", finished=7)))))
+    bar = few.data[0]
+    ends = zip(bar.x, bar.error_x.arrayminus, bar.error_x.array, strict=True)
+    assert all(share - below <= 0.5 <= share + above for share, below, above in ends)  # each of two may be the first
     snapshot = snapshots.read(searched(tmp_path / "many", finished=30))
     series = Series(Board.of(snapshot))
     assert series.too_few is None
@@ -524,6 +529,8 @@ def test_importance_needs_ten_finished_trials_and_finds_what_matters(tmp_path: P
     shares = dict(zip(head.y, head.x, strict=True))
     assert shares["training.<br>learning_rate"] > shares["matching.<br>num_groups"]
     assert sum(shares.values()) == pytest.approx(1.0)
+    low = dict(zip(head.y, np.subtract(head.x, head.error_x.arrayminus), strict=True))
+    assert low["training.<br>learning_rate"] > 0.5  # by now it is certain
 
 
 def test_a_study_without_finished_trials_gives_a_page_that_says_so(tmp_path: Path) -> None:
