@@ -28,7 +28,7 @@ from speaq.config.sections import (
     TrainingConfig,
 )
 from speaq.config.words import no_such_key, place_and_rule, reasons, short
-from speaq.files.plain_yaml import ConfigError, dump_yaml, parse_yaml
+from speaq.files.plain_yaml import ConfigError, Problems, dump_yaml, parse_yaml
 from speaq.files.shipped import chosen
 
 
@@ -196,7 +196,7 @@ def from_dict(values: Mapping[str, Any], where: str = "config") -> Config:
     try:
         return Config.model_validate_json(text)  # JSON mode: strict, yet lists become tuples
     except ValidationError as error:
-        raise ConfigError(reasons(error, where, defaults())) from error
+        raise reasons(error, where, defaults()) from error
 
 
 def _with_frozen(values: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -265,9 +265,9 @@ def load(path: Path, assignments: Sequence[str] = ()) -> Config:
     overrides = parse_overrides(assignments)
     if not overrides:
         return from_dict(values, str(path))
-    for key in overrides:  # unknown keys are named before combinations are judged
-        if key not in defaults():
-            apply(Config(), {key: None})
+    known = defaults()  # unknown keys are named before combinations are judged
+    if unknown := [f"--set: {no_such_key(key, known)}" for key in overrides if key not in known]:
+        raise Problems(unknown)
     for key, value in overrides.items():
         _set(values, key, value, path)
     return from_dict(values, f"{path} with --set {' '.join(map(short, assignments))}")

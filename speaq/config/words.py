@@ -8,7 +8,9 @@ from collections.abc import Collection
 from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
-MOST_REASONS = 3  # in one message
+from speaq.files.plain_yaml import Problems
+
+MOST_REASONS = 20  # in one message
 
 
 def short(text: str, most: int = 100) -> str:
@@ -40,8 +42,8 @@ def reasons(
     *,
     separator: str = ".",
     left_out: Collection[str] = (),
-) -> str:
-    """The first things that are wrong: `WHERE: KEY: RULE, not VALUE`, with semicolons between.
+) -> Problems:
+    """What to raise for the things that are wrong: `WHERE: KEY: RULE, not VALUE` of each.
 
     Args:
         where: file or option, for messages.
@@ -58,7 +60,7 @@ def reasons(
         shown = "" if isinstance(value, dict) or detail["type"] == "value_error" else f", not {short(repr(value))}"
         return f"{place + ': ' if place else ''}{_rule(detail)}{shown}"
 
-    return "; ".join(f"{where}: {words(detail)}" for detail in error.errors(include_url=False)[:MOST_REASONS])
+    return Problems([f"{where}: {words(detail)}" for detail in error.errors(include_url=False)[:MOST_REASONS]])
 
 
 def _place(detail: ErrorDetails, separator: str, left_out: Collection[str]) -> str:

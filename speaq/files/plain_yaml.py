@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,17 @@ from speaq.files.regular import check_regular
 
 class ConfigError(ValueError):
     """A configuration that cannot be used: the message names file, key, rule and value in one line."""
+
+
+MOST_IN_LINE = 3  # problems
+
+
+class Problems(ConfigError):
+    """Several things that are wrong with one configuration; its text is the first of them in one line."""
+
+    def __init__(self, problems: Sequence[str]) -> None:
+        super().__init__("; ".join(problems[:MOST_IN_LINE]))
+        self.problems = tuple(problems)
 
 
 MAX_TEXT, MAX_VALUES = 2**22, 200_000  # characters, and values with aliases written out, of a document

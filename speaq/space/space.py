@@ -177,7 +177,7 @@ def from_dict(values: Mapping[str, Any], where: str = "space") -> Space:
     try:
         return Space.model_validate(values)
     except ValidationError as error:
-        raise ConfigError(configs.reasons(error, where, separator=": ", left_out=KINDS)) from error
+        raise configs.reasons(error, where, separator=": ", left_out=KINDS) from error
 
 
 def _settings_as_kept(search: Mapping[str, Any], where: str) -> dict[str, Any]:

@@ -116,3 +116,17 @@ def test_stats_of_real_annotations_without_photos() -> None:
     assert {key: stats[key] for key in ("images", "boxes", "relations", "predicates", "splits")} == {
         key: expected[key] for key in ("images", "boxes", "relations", "predicates", "splits")
     }
+
+
+def test_many_problems_are_a_list(tmp_path: Path) -> None:
+    config = tmp_path / "config.yaml"
+    config.write_text("{seed: x, training: {max_steps: 0, none: 1}, model: {num_queries: -1}, nothing: 2}")
+    done = command("config", "show", config)
+    assert done.exit_code == 2
+    first, *lines = done.stderr.splitlines()
+    assert first == "speaq: 5 problems:"
+    assert all(line.startswith(f"  {config}: ") for line in lines)
+    for number, key in enumerate(("seed", "model.num_queries", "training.max_steps", "training.none", "nothing")):
+        assert sum(key in line for line in lines) == 1, (number, lines)
+    done = command("config", "show", ROOT / "configs" / "toy.yaml", "--set", "a.b=1", "--set", "c=2", "--set", "seed=3")
+    assert [line.split()[1] for line in done.stderr.splitlines()] == ["2", "a.b:", "c:"]
