@@ -6,6 +6,7 @@ import inspect
 import re
 import shlex
 import signal
+import sys
 import traceback as tracebacks
 from collections.abc import Callable, Container, Mapping
 from contextlib import ExitStack
@@ -58,6 +59,7 @@ class Command:
     then: tuple[str, ...] = ()
     # Option → how older command lines give it: another option, or AS_ARGUMENT. It works, and no help shows it.
     older: Mapping[str, str] = field(default_factory=dict)
+    loads: str | None = None  # what takes seconds to import, said on a terminal
 
     def add_to(self, app: typer.Typer, panel: str | None = None) -> None:
         """Adds the command to `app`, whose --help lists it below `panel`."""
@@ -89,6 +91,8 @@ class Command:
                 here, values = _opened(arguments, self.urls, stack)
                 words = (*full_name(context).split(), *context.meta[WORDS])
                 folders.check(context.command, words, values)
+                if self.loads and sys.stderr.isatty():  # for there is nothing else to see for a while
+                    echo(f"{full_name(context)}: loading {self.loads}", err=True)
                 code = self.function(*(_value(p, values, here) for p in _parameters(self.function)))
         except KeyboardInterrupt:
             raise _exit(here, "interrupted", INTERRUPTED) from None

@@ -21,6 +21,7 @@ COMMANDS: dict[str, tuple[Command, ...]] = {
     START: (
         Command(
             reproduce.demo,
+            loads="Ray",
             examples=("speaq demo",),
             then=("speaq report {output}/search", "speaq explore --study {output}/search"),
         ),
@@ -31,6 +32,7 @@ COMMANDS: dict[str, tuple[Command, ...]] = {
         ),
         Command(
             reproduce.reproduce,
+            loads="Ray",
             older={"run": "--checkpoint"},
             examples=(
                 "speaq reproduce --output REPRODUCED --scale toy",
@@ -41,12 +43,14 @@ COMMANDS: dict[str, tuple[Command, ...]] = {
     "Train": (
         Command(
             train.pretrain,
+            loads="PyTorch",
             urls={"output": "work", "resume": "work"},
             examples=("speaq pretrain --config toy_detector --data DATA --output DETECTOR",),
             then=("speaq train --config CONFIG --data DATA --output RUN --init-from {output}",),
         ),
         Command(
             train.train,
+            loads="PyTorch",
             urls={"output": "work", "resume": "work"},
             examples=(
                 "speaq train --config toy --data DATA --output RUN --init-from DETECTOR",
@@ -56,6 +60,7 @@ COMMANDS: dict[str, tuple[Command, ...]] = {
         ),
         Command(
             evaluate.evaluate,
+            loads="PyTorch",
             urls={"run": "weights"},
             examples=("speaq evaluate RUN", "speaq evaluate RUN --split test --predictions RUN/test.h5"),
             then=("speaq explore --run {run} --predict",),
@@ -67,11 +72,13 @@ COMMANDS: dict[str, tuple[Command, ...]] = {
         ),
         Command(
             train.rerun,
+            loads="PyTorch",
             examples=("speaq rerun STUDY/trials/0003",),
             then=("speaq diff {run} {output}",),
         ),
         Command(
             train.cache,
+            loads="PyTorch",
             examples=("speaq cache DETECTOR --data DATA --output FEATURES",),
             then=("speaq train --config CONFIG --data {data} --output RUN --set training.features={output}",),
         ),
@@ -79,6 +86,7 @@ COMMANDS: dict[str, tuple[Command, ...]] = {
     "Look": (
         Command(
             predict.predict,
+            loads="PyTorch",
             urls={"run": "weights"},
             older={"run": "--checkpoint"},
             examples=("speaq predict PHOTOS --run RUN --output PICTURES --top 10",),
@@ -95,11 +103,13 @@ COMMANDS: dict[str, tuple[Command, ...]] = {
         ),
         Command(
             analyse.microscope,
+            loads="PyTorch",
             urls={"run": "weights"},
             examples=("speaq microscope RUN 2343", "speaq microscope RUN 2343 --triplet 0"),
         ),
         Command(
             analyse.specialization,
+            loads="PyTorch",
             urls={"runs": "all"},
             examples=("speaq specialization RUN OTHER --output SPECIALIZATION",),
         ),
@@ -108,6 +118,7 @@ COMMANDS: dict[str, tuple[Command, ...]] = {
     "Search": (
         Command(
             search.tune,
+            loads="Ray",
             urls={
                 "output": "work",
                 "resume": "work",
@@ -132,6 +143,7 @@ COMMANDS: dict[str, tuple[Command, ...]] = {
         ),
         Command(
             search.calibrate,
+            loads="Ray",
             urls={"output": "work"},
             examples=("speaq calibrate STUDY",),
         ),
@@ -139,6 +151,7 @@ COMMANDS: dict[str, tuple[Command, ...]] = {
     "After a search": (
         Command(
             after.confirm,
+            loads="Ray",
             urls={"study": "work"},
             examples=("speaq confirm STUDY --top 5 --seeds 3..7",),
             then=("speaq report {study}", "speaq unseal {study} --reason WHY"),
@@ -165,6 +178,7 @@ COMMANDS: dict[str, tuple[Command, ...]] = {
     "Cluster": (
         Command(
             cluster.doctor,
+            loads="Ray",
             older={"output": "--storage"},
             examples=("speaq doctor --output /shared/runs --data /shared/data", "speaq doctor STUDY"),
         ),
@@ -172,6 +186,7 @@ COMMANDS: dict[str, tuple[Command, ...]] = {
     "Elsewhere": (
         Command(
             predict.export_model,
+            loads="PyTorch",
             urls={"run": "weights"},
             older={"outputs": AS_ARGUMENT},
             examples=("speaq export-model RUN --output MODEL.onnx",),
@@ -179,11 +194,13 @@ COMMANDS: dict[str, tuple[Command, ...]] = {
         ),
         Command(
             predict.benchmark,
+            loads="PyTorch",
             urls={"models": "weights"},
             examples=("speaq benchmark RUN MODEL.onnx --photos PHOTOS",),
         ),
         Command(
             predict.convert,
+            loads="PyTorch",
             older={"output": AS_ARGUMENT},
             examples=("speaq convert PUBLISHED.pth --output RUN --data DATA",),
             then=("speaq evaluate {output} --split test",),

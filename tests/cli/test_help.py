@@ -193,3 +193,31 @@ def test_a_shell_completes_commands_options_and_values() -> None:
     assert completed("speaq", "data", "ch") == ["check"]
     assert completed("speaq", "tune", "--fo") == ["--force"]
     assert completed("speaq", "evaluate", "R", "--split", "v") == ["val"]
+
+
+def test_a_terminal_shows_something_before_anything_heavy_is_imported(tmp_path: Path) -> None:
+    (tmp_path / "config.yaml").touch()
+    (tmp_path / "run" / "checkpoints").mkdir(parents=True)
+    words = {"evaluate": ["run"], "predict": ["x.jpg", "--run", "run", "--output", "o"], "doctor": []}
+    code = (
+        "import sys\n"
+        "class Heavy:\n"
+        "    def find_spec(self, name, path=None, target=None):\n"
+        "        if name in ('torch', 'ray'): print('imports', flush=True)\n"
+        "sys.meta_path.insert(0, Heavy())\n"
+        "sys.stderr.isatty = lambda: True\n"
+        "from speaq.cli.main import app\napp()"
+    )
+    for name, rest in words.items():
+        done = subprocess.run(
+            [sys.executable, "-c", code, name, *rest],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            check=False,
+            cwd=tmp_path,
+            env=os.environ | {"RAY_ADDRESS": "none:1"},
+            timeout=300,
+        )
+        loaded = "Ray" if name == "doctor" else "PyTorch"
+        assert done.stdout.splitlines()[:2] == [f"speaq {name}: loading {loaded}", "imports"]
