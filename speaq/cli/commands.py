@@ -22,7 +22,7 @@ from speaq.cli import folders
 from speaq.cli.help import WORDS, SpeaqCommand, described, full_name
 from speaq.cli.launched import Opened, Workspace, workspace
 from speaq.cli.terminal import can_print, echo, echo_lines
-from speaq.config import ConfigError, Problems
+from speaq.config import ConfigError
 from speaq.data import DataError
 from speaq.files import storage
 from speaq.plain_text import visible
@@ -99,7 +99,7 @@ class Command:
         except Exception as error:
             if context.find_root().params.get("traceback"):
                 echo_lines(visible(tracebacks.format_exc().rstrip(), keep="\n"), err=True)
-            listed = error.problems if isinstance(error, Problems) and len(error.problems) > 1 else ()
+            listed = error.problems if isinstance(error, ConfigError) and len(error.problems) > 1 else ()
             text, code = _explained(error)
             ended = _exit(here, f"{len(listed)} problems:" if listed else text, code)
             for problem in listed:

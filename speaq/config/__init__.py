@@ -33,7 +33,6 @@ from speaq.config.words import place_and_rule as place_and_rule
 from speaq.config.words import reasons as reasons
 from speaq.config.words import short as short
 from speaq.files.plain_yaml import ConfigError as ConfigError
-from speaq.files.plain_yaml import Problems as Problems
 from speaq.files.plain_yaml import dump_yaml as dump_yaml
 from speaq.files.plain_yaml import parse_yaml as parse_yaml
 from speaq.files.plain_yaml import read_yaml as read_yaml

@@ -28,7 +28,7 @@ from speaq.config.sections import (
     TrainingConfig,
 )
 from speaq.config.words import no_such_key, place_and_rule, reasons, short
-from speaq.files.plain_yaml import ConfigError, Problems, dump_yaml, parse_yaml
+from speaq.files.plain_yaml import ConfigError, dump_yaml, parse_yaml, several
 from speaq.files.shipped import chosen
 
 
@@ -267,7 +267,7 @@ def load(path: Path, assignments: Sequence[str] = ()) -> Config:
         return from_dict(values, str(path))
     known = defaults()  # unknown keys are named before combinations are judged
     if unknown := [f"--set: {no_such_key(key, known)}" for key in overrides if key not in known]:
-        raise Problems(unknown)
+        raise several(unknown)
     for key, value in overrides.items():
         _set(values, key, value, path)
     return from_dict(values, f"{path} with --set {' '.join(map(short, assignments))}")

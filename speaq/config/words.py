@@ -8,7 +8,7 @@ from collections.abc import Collection
 from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
-from speaq.files.plain_yaml import Problems
+from speaq.files.plain_yaml import ConfigError, several
 
 MOST_REASONS = 20  # in one message
 
@@ -42,7 +42,7 @@ def reasons(
     *,
     separator: str = ".",
     left_out: Collection[str] = (),
-) -> Problems:
+) -> ConfigError:
     """What to raise for the things that are wrong: `WHERE: KEY: RULE, not VALUE` of each.
 
     Args:
@@ -60,7 +60,7 @@ def reasons(
         shown = "" if isinstance(value, dict) or detail["type"] == "value_error" else f", not {short(repr(value))}"
         return f"{place + ': ' if place else ''}{_rule(detail)}{shown}"
 
-    return Problems([f"{where}: {words(detail)}" for detail in error.errors(include_url=False)[:MOST_REASONS]])
+    return several([f"{where}: {words(detail)}" for detail in error.errors(include_url=False)[:MOST_REASONS]])
 
 
 def _place(detail: ErrorDetails, separator: str, left_out: Collection[str]) -> str:

@@ -16,16 +16,17 @@ from speaq.files.regular import check_regular
 class ConfigError(ValueError):
     """A configuration that cannot be used: the message names file, key, rule and value in one line."""
 
+    problems: tuple[str, ...] = ()  # where several things are wrong; the text has the first of them
+
 
 MOST_IN_LINE = 3  # problems
 
 
-class Problems(ConfigError):
-    """Several things that are wrong with one configuration; its text is the first of them in one line."""
-
-    def __init__(self, problems: Sequence[str]) -> None:
-        super().__init__("; ".join(problems[:MOST_IN_LINE]))
-        self.problems = tuple(problems)
+def several(problems: Sequence[str]) -> ConfigError:
+    """What to raise for things that are wrong at once with one configuration."""
+    error = ConfigError("; ".join(problems[:MOST_IN_LINE]))
+    error.problems = tuple(problems)
+    return error
 
 
 MAX_TEXT, MAX_VALUES = 2**22, 200_000  # characters, and values with aliases written out, of a document
