@@ -54,11 +54,11 @@ def kind_of(path: Path) -> Kind | None:
 def _is(path: Path, kind: Kind) -> bool:
     match kind:
         case "STUDY":
-            return (path / "study.yaml").is_file()
+            return (path / "study.yaml").exists()  # also where it is no file: what reads it says so
         case "RUN":
-            return (path / "config.yaml").is_file() or (path / "checkpoints").is_dir()
+            return (path / "config.yaml").exists() or (path / "checkpoints").is_dir()
         case "DATA":
-            return (path / "image_data.json").is_file()
+            return (path / "image_data.json").exists()
         case "SPACE":
             return "parameters" in _keys(path)
         case "CONFIG":

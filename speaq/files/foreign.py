@@ -166,12 +166,15 @@ def json_entries(path: Path, chunk: int = 2**20) -> Iterator[Any]:
             raise ForeignError("nested too deeply") from error
 
 
+_BEHIND = frozenset(" \t\r\n,]")  # characters, of which one follows an entry
+
+
 class _Entries:
     """Iterates over the entries of a JSON list in a file."""
 
     def __init__(self, file: IO[str], chunk: int) -> None:
         self._file, self._chunk, self._decode = file, chunk, json.JSONDecoder().raw_decode
-        self._text, self._at, self._ended, self._number = "", 0, False, 0
+        self._text, self._at, self._number = "", 0, 0
 
     def __iter__(self) -> Iterator[Any]:
         if self._sign() != "[":
@@ -194,8 +197,7 @@ class _Entries:
         self._text, self._at = self._text[self._at :], 0
         read = self._file.read(max(self._chunk, len(self._text)))
         self._text += read
-        self._ended = not read
-        return not self._ended
+        return bool(read)
 
     def _sign(self) -> str:
         """The next character that is no white space, an empty text at the end."""
@@ -215,10 +217,10 @@ class _Entries:
                 if len(self._text) - self._at > FREE or not self._more():
                     raise ForeignError(f"entry {self._number} of its list is no JSON ({error.msg})") from error
                 continue
-            if end < len(self._text) or self._ended:
+            whole = self._text[end : end + 1] in _BEHIND or len(self._text) - self._at > FREE
+            if whole or not self._more():  # else a number may go on: `-6500.` is read as -6500
                 self._at, self._number = end, self._number + 1
                 return entry
-            self._more()  # a number may go on
 
 
 def open_h5(path: Path) -> h5py.File:

@@ -84,7 +84,7 @@ def test_what_cannot_be_judged_is_refused(tmp_path: Path) -> None:
     line = refusal("calibrate", tmp_path / "few")
     assert "few: 3 trials" in line
     assert "speaq tune --resume" in line
-    assert "--data would have no effect" in refusal("calibrate", tmp_path / "few", "--data", tmp_path)
+    assert "--data would have no effect" in refusal("calibrate", tmp_path / "few", "--data", tmp_path / "data")
     assert "give --config, --space, --data" in refusal("calibrate", tmp_path / "new")
 
 

@@ -93,7 +93,7 @@ def test_a_url_that_cannot_be_used_is_refused_in_one_line(url: str, said: str, t
 
 
 def test_a_url_is_refused_where_a_path_is_meant_and_a_file_url_is_a_path(toy: Path) -> None:
-    assert "speaq: directory: s3:// is no path; give that of a file system" in refusal("data", "check", "s3://b/data")
+    assert "speaq: data: s3:// is no path; give that of a file system" in refusal("data", "check", "s3://b/data")
     assert command("data", "check", f"file://{toy}").stdout == "0 errors, 0 warnings\n"
     assert "/nowhere at all" in refusal("data", "stats", "file:///nowhere%20at%20all")
 
