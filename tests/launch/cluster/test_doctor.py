@@ -34,7 +34,7 @@ from launch.cluster.probe import Probe, interface_of
 TOGETHER = "nodes"  # starts nodes, see conftest
 
 BIN = Path(sys.executable).parent
-LIMIT = 90  # seconds for a check: importing torch takes a while on a busy machine
+LIMIT = 240  # seconds for a check: importing torch takes a while on a busy machine
 
 
 # What a node says of itself, without a cluster
