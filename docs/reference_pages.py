@@ -75,7 +75,7 @@ def _paragraphs(text: str) -> list[str]:
 def _table(command: Any, words: str) -> list[str]:
     arguments, options = help.rows(command, command.context_class(command, info_name=words))
     rows = [
-        f"| `{_cell(name)}` | {_plain(_cell(what))} |" for name, what in arguments + options if "--help" not in name
+        f"| `{name}` | {_plain(_cell(what))} |" for name, what in arguments + options if "--help" not in name
     ]
     return ["| argument or option | meaning |", "|---|---|", *rows, ""] if rows else []
 
@@ -105,7 +105,7 @@ def keys_page() -> str:
     lines += ["| key | default | meaning |", "|---|---|---|"]
     for name, default in SearchConfig().model_dump(mode="json").items():
         meaning = SearchConfig.model_fields[name].description or ""
-        lines.append(f"| `{name}` | `{_cell(json.dumps(default))}` | {_plain(_cell(meaning))} |")
+        lines.append(f"| `{name}` | `{json.dumps(default)}` | {_plain(_cell(meaning))} |")
     return "\n".join([*lines, ""])
 
 
