@@ -74,9 +74,7 @@ def _paragraphs(text: str) -> list[str]:
 
 def _table(command: Any, words: str) -> list[str]:
     arguments, options = help.rows(command, command.context_class(command, info_name=words))
-    rows = [
-        f"| `{name}` | {_plain(_cell(what))} |" for name, what in arguments + options if "--help" not in name
-    ]
+    rows = [f"| `{name}` | {_plain(_cell(what))} |" for name, what in arguments + options if "--help" not in name]
     return ["| argument or option | meaning |", "|---|---|", *rows, ""] if rows else []
 
 

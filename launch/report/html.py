@@ -208,11 +208,10 @@ def plot(figure: go.Figure, height: int = 360) -> str:
 
 
 def picture(png: bytes, about: str) -> str:
-    """A picture inside the page. `about`: what it shows, for those who do not see it, and below it."""
+    """A picture inside the page. `about`: what it shows, for those who do not see it, and above it."""
     data = base64.b64encode(png).decode("ascii")
-    return (
-        f'<figure class="box"><img class="example" alt="{_escaped(about)}" src="data:image/png;base64,{data}"></figure>'
-    )
+    image = f'<img class="example" alt="{_escaped(about)}" src="data:image/png;base64,{data}">'
+    return f'<figure class="box"><figcaption>{_escaped(about)}</figcaption>{image}</figure>'
 
 
 def grid(plots: Iterable[str]) -> str:

@@ -59,14 +59,20 @@ def in_trainings(board: Board, ladder: Ladder) -> float | None:
     if published is None:
         return None
     of_features = published.seconds_at.get(ladder.from_features, 0.0) if ladder.from_features else 0.0
-    one = published.seconds - of_features
-    return sum(entry.seconds for entry in board.entries) / one if one > 0 else None
+    one = _spent(published) - of_features
+    return sum(map(_spent, board.entries)) / one if one > 0 else None
+
+
+def _spent(entry: Entry) -> float:
+    """Seconds that a trial has cost. Those of its evaluations count its start too, those of its end do not."""
+    return max([entry.seconds, *entry.seconds_at.values()])
 
 
 def _seconds(entry: Entry, ladder: Ladder) -> list[float]:
     """What a trial has cost on its way to each rung from the one below; together all that it has cost."""
-    ends = [min(entry.seconds_at.get(place.at, entry.seconds), entry.seconds) for place in ladder.places[:-1]]
-    return [float(spent) for spent in np.diff([0.0, *ends, entry.seconds])]
+    spent = _spent(entry)
+    ends = [entry.seconds_at.get(place.at, spent) for place in ladder.places[:-1]]
+    return [float(seconds) for seconds in np.diff([0.0, *ends, spent])]
 
 
 def _agreement(board: Board, place: Place) -> tuple[int, Tau | None]:

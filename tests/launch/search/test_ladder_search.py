@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -141,6 +142,17 @@ def test_the_report_counts_costs_agreement_and_right_promotions(tune: Climbing) 
     published = shown.entries[0]
     assert cost == pytest.approx(sum(e.seconds for e in shown.entries) / (published.seconds - published.seconds_at[90]))
     assert any(f"{cost:.2f} full trainings" in part for part in rungs(shown, ladder))
+
+
+def test_what_a_short_training_costs_is_known_though_its_end_does_not_count_its_start(tune: Climbing) -> None:
+    """The seconds of evaluations count how long a trial took to begin, those of its end do not."""
+    entries, ladder = list(tune.ledger.entries.values()), ladder_of(tune.plan)
+    assert ladder is not None
+    short = [replace(e, seconds=e.seconds_at.get(90, e.seconds) / 2) for e in entries]
+    one = max(entries[0].seconds_at.values()) - entries[0].seconds_at[90]
+    total = sum(max(e.seconds_at.values()) for e in entries)
+    assert in_trainings(Board(short, tune.plan), ladder) == pytest.approx(total / one)
+    assert sum(rung.seconds for rung in climbed(Board(short, tune.plan), ladder)) == pytest.approx(total)
 
 
 def test_without_a_trial_at_the_top_nothing_is_ranked(tmp_path: Path) -> None:
