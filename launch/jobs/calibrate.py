@@ -20,7 +20,6 @@ from speaq import config as configs
 from speaq import space as spaces
 from speaq.config import ConfigError
 from speaq.files import atomic
-from speaq.space import SearchConfig
 from speaq.study import creation, ranks, results, snapshot
 from speaq.study.file import Study
 from speaq.study.plan import MAX_STEPS, compared, max_steps
@@ -104,10 +103,10 @@ def calibrate(
         if features is not None:
             proxy.check(study, features)
         studies.start(study, output, display=display, here=here)
-    if features is not None:
-        judge(output)  # refused before anything is trained
-        proxy.train(output, features, display=display, here=here)
     found = judge(output)
+    if features is not None:
+        proxy.train(output, features, display=display, here=here)
+    found = dataclasses.replace(found, features=proxy.judge(output))
     content = dataclasses.asdict(found)
     atomic.write_text(output / FILE, json.dumps(content, indent=1).replace("NaN", "null") + "\n")
     return found
@@ -122,15 +121,7 @@ def _study(config: Path, space: Path, data: Path, trials: int | None, assignment
         raise ConfigError(
             f"space: {MAX_STEPS}: a budget must mean the same to all trials; --set {MAX_STEPS}=N fixes it"
         )
-    settings = SearchConfig(
-        objective=asked.search.objective,
-        seed=asked.search.seed,
-        decoding=asked.search.decoding,
-        trials=number,
-        sampler="random",
-        prior="none",
-        scheduler="none",
-    )
+    settings = proxy.to_the_end(asked.search, number)
     return creation.create(
         configs.load(config, assignments),
         asked.model_copy(update={"search": settings}),
@@ -140,7 +131,7 @@ def _study(config: Path, space: Path, data: Path, trials: int | None, assignment
 
 
 def judge(folder: Path) -> Calibration:
-    """What the full trials of a search tell about its budgets. Raises ConfigError."""
+    """What the full trials of a search tell about its budgets; nothing of features. Raises ConfigError."""
     now = snapshot.read(folder)
     plan = now.plan
     if plan.settings.ladder:
@@ -172,7 +163,6 @@ def judge(folder: Path) -> Calibration:
         budgets=budgets,
         schedules=schedules,
         recommended=min(safe, key=lambda schedule: (schedule.steps, schedule.grace_steps), default=None),
-        features=proxy.judge(folder),
     )
 
 

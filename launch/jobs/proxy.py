@@ -58,10 +58,11 @@ def train(folder: Path, features: Path, *, display: Display, here: Workspace) ->
         points = [dict(entry.values) for entry in _trained(folder) if entry.label is None and entry.values is not None]
         studies.start(_study(file.read(folder / "study.yaml"), points, features), output, display=display, here=here)
         return
-    before = file.read(output / "study.yaml").plan.base.training.features
+    now = snapshot.read(output)
+    before = now.plan.base.training.features
     if before is None or Path(before).resolve() != features.resolve():
         raise ConfigError(f"{output}: trained from features {before}; remove it to train from {features}")
-    if any(not entry.ended for entry in snapshot.read(output).entries) or _lacking(output):
+    if len(now.entries) < now.plan.trials or not all(entry.ended for entry in now.entries):
         studies.resume(output, display=display, here=here)
 
 
@@ -73,22 +74,23 @@ def check(study: file.Study, features: Path) -> None:
 def _study(asked: file.Study, points: list[dict[str, Plain]], features: Path) -> file.Study:
     """A search that trains the references and `points`, from features."""
     plan = asked.plan
-    settings = SearchConfig(
-        objective=list(plan.objective),
-        seed=plan.settings.seed,
-        decoding=plan.settings.decoding,
-        points=points,
-        trials=max(1, len(plan.references) + len(points)),
-        sampler="random",
-        prior="none",
-        scheduler="none",
-    )
+    settings = to_the_end(plan.settings, max(1, len(plan.references) + len(points)), points)
     config = configs.apply(plan.base, {"training.features": str(features.resolve())})
     return creation.create(config, plan.space.model_copy(update={"search": settings}), asked.data)
 
 
-def _lacking(output: Path) -> bool:
-    return len(snapshot.read(output).entries) < file.read(output / "study.yaml").plan.trials
+def to_the_end(asked: SearchConfig, trials: int, points: list[dict[str, Plain]] | None = None) -> SearchConfig:
+    """The settings of a search that judges others: it stops no trial, and draws at random what `points` leave."""
+    return SearchConfig(
+        objective=asked.objective,
+        seed=asked.seed,
+        decoding=asked.decoding,
+        points=points or [],
+        trials=trials,
+        sampler="random",
+        prior="none",
+        scheduler="none",
+    )
 
 
 def judge(folder: Path) -> Proxy | None:
@@ -105,7 +107,8 @@ def judge(folder: Path) -> Proxy | None:
     steps = sorted({step for entry in both for step in entry.reports if step < last})
     if len(both) < FEWEST:
         raise ConfigError(
-            f"{folder / FOLDER}: {len(both)} settings trained both ways; ranks of fewer than {FEWEST} tell nothing"
+            f"{folder / FOLDER}: {len(both)} settings trained both ways; ranks of fewer than {FEWEST} say nothing: "
+            f"speaq calibrate {folder} --features FEATURES trains what is left"
         )
     ends = np.array([full[_key(entry)] for entry in both])
     values = {step: np.array([entry.reports.get(step, {}).get(metric, np.nan) for entry in both]) for step in steps}

@@ -17,7 +17,7 @@ from tests.helpers.command import command, refusal
 pytest.importorskip("ray")
 pytest.importorskip("optuna")
 
-from launch.jobs import calibrate
+from launch.jobs import proxy
 from tests.helpers.searched import searched
 
 TOGETHER = "ray_2"  # shares `ray_cluster`, see conftest
@@ -55,6 +55,13 @@ def test_the_settings_of_a_calibration_train_from_features_as_well(config: Confi
     inside, outside = (snapshot.read(at) for at in (folder / "features", folder))
     assert inside.plan.base.training.features == str(features)
     assert [e.values for e in inside.entries] == [e.values for e in outside.entries]
+    whole = (folder / "features" / "ledger.jsonl").read_text().splitlines(keepends=True)
+    ends = [at for at, line in enumerate(whole) if '"event": "finished"' in line]
+    (folder / "features" / "ledger.jsonl").write_text("".join(whole[: ends[2] + 1]))  # it was killed there
+    assert "trains what is left" in refusal("calibrate", folder)
+    again = command("calibrate", folder, "--features", features)
+    assert again.exit_code == 0, again.output
+    assert json.loads((folder / "calibration.json").read_text())["features"]["trials"] == 6
     ledger = (folder / "features" / "ledger.jsonl").read_bytes()
     again = command("calibrate", folder, "--features", features)
     assert again.exit_code == 0, again.output
@@ -72,7 +79,7 @@ def test_features_tell_where_they_rank_settings_as_full_training_does(tmp_path: 
         if "metrics" in row:
             row["metrics"] = {n: v if v is None else 0.5 + sign * v / 2 for n, v in row["metrics"].items()}
     ledger.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    found = calibrate.judge(folder).features
+    found = proxy.judge(folder)
     assert found is not None
     assert (found.trials, found.tells, found.rungs[-1].tau) == (14, tells, pytest.approx(sign))
     assert ("do not use features here" in command("calibrate", folder).output) is not tells
