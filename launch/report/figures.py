@@ -10,12 +10,13 @@ import optuna
 import plotly.graph_objects as go
 
 from speaq.plain_text import spell
+from speaq.study.board import COLOURS
 from speaq.study.ledger import Entry
 from speaq.study.results import table_k
 from speaq.training.callbacks import is_number
 
 from ..search.optuna_study import quiet
-from .series import COLOURS, Series, Target
+from .series import Series, Target
 
 BEST, OTHER = "#ca8a04", "#9ca3af"
 _DASHED = {"color": COLOURS["published"], "dash": "dash"}

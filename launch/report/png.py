@@ -13,13 +13,13 @@ from typing import Any
 
 from speaq.files.atomic import replaced
 from speaq.plain_text import visible
-from speaq.study.board import Board
+from speaq.study.board import COLOURS, Board
 from speaq.study.decoding import AS_TRAINED
 from speaq.study.ledger import Entry
 from speaq.study.plan import Plan
 
 from ..search.optuna_study import quiet
-from .series import COLOURS, Series
+from .series import Series
 
 LINE = "#111827"
 

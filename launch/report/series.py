@@ -20,7 +20,6 @@ from speaq.study.plan import Plan
 
 from ..search.optuna_study import quiet, rebuild
 
-COLOURS = {"published": "#c2410c", "baseline": "#1d4ed8"}
 MIN_TRIALS = 4  # finished ones; of fewer, no part can be the better one
 MIN_TOP = 5  # trials in the better part, as the documentation of PED-ANOVA asks for; half of them where they are few
 RESAMPLES = 60  # of the trials, for the intervals of an importance

@@ -7,11 +7,10 @@ from typing import Any
 
 from speaq.drawing import ShownFigure, drawing
 from speaq.plain_text import visible
-from speaq.study.board import Board
+from speaq.study.board import COLOURS, Board
 from speaq.study.ledger import Entry
 from speaq.table import Row
 
-REFERENCES = {"published": "#c2410c", "baseline": "#1d4ed8"}  # as in search.png
 OTHER, LINE = "#6b7280", "#374151"
 RECALLS = ("val/R@", "val/mR@")
 
@@ -60,7 +59,7 @@ def plane(board: Board, names: tuple[str, str], title: str) -> ShownFigure:
             }
             axes.plot(*zip(*corners, strict=True), label="front", zorder=1, **style)
         for entry in board.finished:
-            axes.scatter(*_point(entry, names), color=REFERENCES.get(entry.label or "", OTHER), zorder=2)
+            axes.scatter(*_point(entry, names), color=COLOURS.get(entry.label or "", OTHER), zorder=2)
             name = entry.label or (entry.id if entry in front else None)
             if name:
                 offset: dict[str, Any] = {"xytext": (4, 4), "textcoords": "offset points", "fontsize": 8}

@@ -13,6 +13,9 @@ DataArgument = Annotated[Path, typer.Argument(help=DATA_HELP, metavar="DATA")]
 KnownData = Annotated[
     Path | None, typer.Option("--data", help="data set; default: where the run's was", metavar="DATA")
 ]
+BeginsWithData = Annotated[
+    Path | None, typer.Option("--data", help=f"{DATA_HELP} [required; --resume finds it again]", metavar="DATA")
+]
 OutputDir = Annotated[Path, typer.Option("--output", help="folder to write", metavar="FOLDER")]
 Assignments = Annotated[
     list[str],

@@ -14,7 +14,7 @@ import typer
 
 from speaq import config as configs
 from speaq.cli.launched import Workspace
-from speaq.cli.options import DATA_HELP, AsJson, Assignments, InitFrom, StudyDir
+from speaq.cli.options import AsJson, Assignments, BeginsWithData, InitFrom, StudyDir
 from speaq.cli.terminal import can_print, echo, echo_lines, progress_bar
 from speaq.config import ConfigError
 from speaq.training.endings import DONE, FAILED
@@ -50,9 +50,7 @@ class Searching:
             metavar="SPACE",
         ),
     ] = None
-    data: Annotated[
-        Path | None, typer.Option("--data", help=f"{DATA_HELP} [required; --resume finds it again]", metavar="DATA")
-    ] = None
+    data: BeginsWithData = None
     output: Annotated[
         Path | None, typer.Option("--output", help="study to write [required; not with --resume]", metavar="STUDY")
     ] = None

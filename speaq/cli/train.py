@@ -11,7 +11,7 @@ import typer
 from speaq import config as configs
 from speaq.cli.evaluate import metrics_line
 from speaq.cli.launched import Workspace, place
-from speaq.cli.options import DATA_HELP, Assignments, DataDir, InitFrom, KnownData, OutputDir
+from speaq.cli.options import Assignments, BeginsWithData, DataDir, InitFrom, KnownData, OutputDir
 from speaq.cli.terminal import echo, progress_bar
 from speaq.config import ConfigError
 from speaq.evaluation.zeros import why_zero
@@ -39,9 +39,7 @@ class Training:
             metavar="CONFIG",
         ),
     ] = None
-    data: Annotated[
-        Path | None, typer.Option("--data", help=f"{DATA_HELP} [required; --resume finds it again]", metavar="DATA")
-    ] = None
+    data: BeginsWithData = None
     output: Annotated[
         Path | None, typer.Option("--output", help="run to write [required; not with --resume]", metavar="RUN")
     ] = None
