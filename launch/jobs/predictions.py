@@ -18,6 +18,7 @@ from speaq import config as configs
 from speaq import space as spaces
 from speaq.config import ConfigError, InferenceConfig
 from speaq.files import atomic
+from speaq.files.plain_yaml import several
 from speaq.files.shipped import shipped
 from speaq.runs.stored import StoredRun, store
 from speaq.space import Space
@@ -42,6 +43,7 @@ from . import tune as studies
 from .display import Display, silent
 
 LABEL = "as trained"
+LAYER = "inference.layer"
 
 
 def start(
@@ -67,7 +69,7 @@ def start(
     file.check_new(output)
     with progress("raw outputs of the validation split") as tell:
         stored = store(run, data, progress=tell)
-    check(chosen, stored.config)
+    check(chosen, stored.config, None if space is None else str(space))
     check_followed(chosen.search, earlier)
     base = chosen.base(stored.config)
     names = objectives(objective or chosen.search.objective, base)
@@ -126,16 +128,15 @@ def _run_of(study: Study, home: Path) -> Path:
 
 
 def check_space(space: Space) -> None:
-    """Raises ConfigError for a key that would have to be trained, and for the layer, of which one is stored; and where
+    """Raises ConfigError for keys that would have to be trained, and for the layer, of which one is stored; and where
     a decoding would be searched for each of them.
     """
     if space.search.decoding:
         raise ConfigError("search.decoding: true has no effect with --from-predictions, whose trials are decodings")
-    for key in (*space.parameters, *space.fixed):
-        if not key.startswith("inference.") or key == "inference.layer":
-            raise ConfigError(
-                f"--from-predictions: {key}: only inference.* keys can be searched, without inference.layer"
-            )
+    keys = [key for key in (*space.parameters, *space.fixed) if not key.startswith("inference.") or key == LAYER]
+    if keys:
+        rule = f"only inference.* keys can be searched, without {LAYER}"
+        raise several([f"--from-predictions: {key}: {rule}" for key in keys])
 
 
 def _digest(stored: StoredRun) -> str:

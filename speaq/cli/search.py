@@ -165,6 +165,7 @@ def _tune(here: Workspace, asked: Searching, earlier: dict[str, Snapshot]) -> tu
         trials=asked.trials,
         objective=asked.objective,
         overrides=list(configs.parse_overrides(asked.assignments)),
+        space_file=" ".join([str(space), *(f"--search {words}" for words in asked.search or ())]),
         earlier=earlier,
     )
     return output, job.start(study, output, asked.budget, asked.storage, display=watched, here=here)

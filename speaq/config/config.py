@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, get_args
 
-from pydantic import BaseModel, BeforeValidator, Field, TypeAdapter, ValidationError, model_validator
+from pydantic import BaseModel, BeforeValidator, Field, TypeAdapter, ValidationError
 from pydantic.fields import FieldInfo
 
 from speaq.config.extending import read_whole
@@ -54,55 +54,52 @@ class Config(Section):
 
     __str__ = __repr__
 
-    @model_validator(mode="after")
-    def _check(self) -> Config:
+    def _broken(self) -> Iterator[str]:
         relation_queries = self.model.num_queries * self.model.query_multiple
-        self._check_groups()
+        yield from self._broken_by_groups()
         if self.training.features is not None and self.model.frozen != get_args(Part):
-            raise ValueError("training.features needs model.frozen: [backbone, encoder]")
+            yield "training.features needs model.frozen: [backbone, encoder]"
         if self.matching.max_repeats > relation_queries:
-            raise ValueError(
-                f"matching.max_repeats {self.matching.max_repeats} exceeds the {relation_queries} relation queries"
-            )
+            yield (f"matching.max_repeats {self.matching.max_repeats} exceeds the {relation_queries} relation queries")
         if not -1 <= self.inference.layer < self.model.num_decoder_layers:
-            raise ValueError(
+            yield (
                 f"inference.layer {self.inference.layer} is none of the {self.model.num_decoder_layers} decoder layers"
             )
         if self.losses.schedule and self.losses.schedule[-1]["step"] >= self.training.max_steps:
-            raise ValueError(
+            yield (
                 f"losses.schedule: step {self.losses.schedule[-1]['step']:.0f} is not below training.max_steps "
                 f"{self.training.max_steps}"
             )
-        if self.training.batch_size % self.resources.num_workers:
-            raise ValueError(
-                f"training.batch_size {self.training.batch_size} is not a multiple of "
-                f"resources.num_workers {self.resources.num_workers}"
-            )
         if self.training.backbone_from is not None and self.model.backbone == "small":
-            raise ValueError("training.backbone_from needs a ResNet: model.backbone: small has no published weights")
+            yield "training.backbone_from needs a ResNet: model.backbone: small has no published weights"
         if self.evaluation.protocol == "per_query" and self.inference.predictions_per_query == 1:
-            raise ValueError(
+            yield (
                 "evaluation.protocol: per_query has no effect with inference.predictions_per_query 1: "
                 "each query gives one triplet already"
             )
-        share = self.training.batch_size // self.resources.num_workers
-        if self.training.micro_batch_size is not None and share % self.training.micro_batch_size:
-            raise ValueError(
+        share, left = divmod(self.training.batch_size, self.resources.num_workers)
+        if left:
+            yield (
+                f"training.batch_size {self.training.batch_size} is not a multiple of "
+                f"resources.num_workers {self.resources.num_workers}"
+            )
+        elif self.training.micro_batch_size is not None and share % self.training.micro_batch_size:
+            yield (
                 f"training.micro_batch_size {self.training.micro_batch_size} does not divide a worker's {share} images"
             )
-        _metric_k(self.training.best_metric, self.evaluation.recall_at)
-        return self
+        if (broken := _no_metric(self.training.best_metric, self.evaluation.recall_at)) is not None:
+            yield broken
 
-    def _check_groups(self) -> None:
+    def _broken_by_groups(self) -> Iterator[str]:
         matching, num_queries = self.matching, self.model.num_queries
         name = "num_groups" if matching.groups is None else "groups:"
         if self.model.multiply_queries == "all" and matching.group_number > 1:
-            raise ValueError(f"matching.{name} > 1 needs model.multiply_queries: relation")
+            yield f"matching.{name} > 1 needs model.multiply_queries: relation"
         if matching.group_number > num_queries:
-            raise ValueError(f"matching.{name} {matching.group_number} exceeds model.num_queries {num_queries}")
+            yield f"matching.{name} {matching.group_number} exceeds model.num_queries {num_queries}"
         given = sum(group.queries or 0 for group in matching.user_groups)
         if given and given != num_queries:
-            raise ValueError(f"matching.groups: their queries sum to {given}, model.num_queries is {num_queries}")
+            yield f"matching.groups: their queries sum to {given}, model.num_queries is {num_queries}"
 
 
 # The two settings of the paper that every search starts with, as dotted keys.
@@ -137,20 +134,19 @@ LARGEST = 3e38  # what float32 holds, in which networks compute
 METRIC_NAMES = ("R", "ngR", "zR", "mR", "F", "head", "body", "tail")
 
 
-def _metric_k(metric: str, recall_at: Sequence[int]) -> None:
-    """Raises ValueError unless `metric` is one that evaluation reports, such as mR@50."""
+def _no_metric(metric: str, recall_at: Sequence[int]) -> str | None:
+    """What to say of a `metric` that evaluation does not report; None of one that it does, such as mR@50."""
     name, _, k = metric.partition("@")
     if name not in METRIC_NAMES or not k.isdecimal() or len(k) > 9 or int(k) not in recall_at:
         known = ", ".join(f"{name}@K" for name in METRIC_NAMES)
-        raise ValueError(f"metric {metric!r} is not one of {known} with K in {list(recall_at)}")
+        return f"metric {metric!r} is not one of {known} with K in {list(recall_at)}"
+    return None
 
 
 def check_metric(metric: str, config: Config, where: str = "") -> None:
     """Raises `ConfigError`, which begins with `where`, unless `config` reports `metric` (such as R@50, mR@50, F@50)."""
-    try:
-        _metric_k(metric, config.evaluation.recall_at)
-    except ValueError as error:
-        raise ConfigError(f"{where}{error}") from error
+    if (broken := _no_metric(metric, config.evaluation.recall_at)) is not None:
+        raise ConfigError(f"{where}{broken}")
 
 
 def check_numbers(values: Any, where: str, key: str = "") -> None:
@@ -238,9 +234,9 @@ def apply(config: Config, overrides: Mapping[str, Any], where: str = "--set") ->
     """
     values = to_dict(config)
     known = defaults()
+    if unknown := [f"{where}: {no_such_key(key, known)}" for key in overrides if key not in known]:
+        raise several(unknown)
     for key, value in overrides.items():
-        if key not in known:
-            raise ConfigError(f"{where}: {no_such_key(key, known)}")
         _set(values, key, list(value) if isinstance(value, tuple) else value, where)
     return from_dict(values, where)
 

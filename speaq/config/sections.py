@@ -5,17 +5,29 @@ Every knob has an effect in every mode, or the combination is refused here or in
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from collections.abc import Iterator
+from typing import Annotated, Literal, Self
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 from speaq.config.user_groups import UserGroup, as_text, parse
+from speaq.config.words import BrokenRules
 
 
 class Section(BaseModel):
     """A part of a config: frozen; unknown keys, other types and numbers that are not finite are refused."""
 
     model_config = ConfigDict(frozen=True, strict=True, extra="forbid", allow_inf_nan=False)
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if found := list(self._broken()):
+            raise BrokenRules(found)
+        return self
+
+    def _broken(self) -> Iterator[str]:
+        """The rules between fields that are broken; asked once each field by itself is as it should be."""
+        yield from ()
 
 
 class DataConfig(Section):
@@ -64,32 +76,28 @@ class DataConfig(Section):
         False, description="keep decoded images in memory (small data sets; needs num_workers 0)"
     )
 
-    @model_validator(mode="after")
-    def _check(self) -> DataConfig:
+    def _broken(self) -> Iterator[str]:
         if self.val == "split" and self.num_val:
-            raise ValueError(
+            yield (
                 f"num_val {self.num_val} has no effect with val: split, where the h5 says which images are val; set 0"
             )
         if self.resampling == "none" and (self.oversample or self.undersample):
-            raise ValueError(
-                "oversample and undersample have no effect with resampling: none (bilevel or class_balanced)"
-            )
-        if self.resampling == "bilevel" and self.oversample == 0:
-            raise ValueError("resampling: bilevel needs oversample > 0 (0 leaves every image drawn once)")
-        if self.oversample == 0 and self.undersample > 0:
-            raise ValueError("undersample has no effect while oversample is 0")
+            yield ("oversample and undersample have no effect with resampling: none (bilevel or class_balanced)")
+        elif self.resampling == "bilevel" and self.oversample == 0:
+            yield "resampling: bilevel needs oversample > 0 (0 leaves every image drawn once)"
+        elif self.oversample == 0 and self.undersample > 0:
+            yield "undersample has no effect while oversample is 0"
         if self.crop_window[0] > self.crop_window[1] or self.crop_window[0] < 1:
-            raise ValueError("crop_window is [smallest, largest], both at least 1")
+            yield "crop_window is [smallest, largest], both at least 1"
         for name in ("train_sides", "crop_sides"):
             if min(getattr(self, name)) < 8:
-                raise ValueError(f"{name}: every side is at least 8 pixels")
+                yield f"{name}: every side is at least 8 pixels"
         if self.crop_probability == 0 and any(
             getattr(self, name) != type(self).model_fields[name].default for name in ("crop_sides", "crop_window")
         ):
-            raise ValueError("crop_sides and crop_window have no effect with crop_probability 0")
+            yield "crop_sides and crop_window have no effect with crop_probability 0"
         if self.cache_images and self.num_workers:
-            raise ValueError("cache_images keeps images in the training process and needs num_workers: 0")
-        return self
+            yield "cache_images keeps images in the training process and needs num_workers: 0"
 
 
 Part = Literal["backbone", "encoder"]  # of the network, in the order in which a picture passes them
@@ -130,19 +138,17 @@ class ModelConfig(Section):
         False, description="add a linear map of the query position to the box logits' centre (not in the method)"
     )
 
-    @model_validator(mode="after")
-    def _check(self) -> ModelConfig:
+    def _broken(self) -> Iterator[str]:
         if self.hidden_dim % self.num_heads:
-            raise ValueError(f"hidden_dim {self.hidden_dim} is not a multiple of num_heads {self.num_heads}")
+            yield f"hidden_dim {self.hidden_dim} is not a multiple of num_heads {self.num_heads}"
         if self.hidden_dim % 4:
-            raise ValueError(f"hidden_dim {self.hidden_dim} is not a multiple of 4 (sine position encoding)")
+            yield f"hidden_dim {self.hidden_dim} is not a multiple of 4 (sine position encoding)"
         if self.backbone == "small" and self.frozen_stages:
-            raise ValueError("backbone: small needs frozen_stages 0 (it has no published weights worth freezing)")
+            yield "backbone: small needs frozen_stages 0 (it has no published weights worth freezing)"
         if self.frozen not in ((), ("backbone",), ("backbone", "encoder")):
-            raise ValueError(f"frozen is [], [backbone] or [backbone, encoder], not [{', '.join(self.frozen)}]")
+            yield f"frozen is [], [backbone] or [backbone, encoder], not [{', '.join(self.frozen)}]"
         if self.multiply_queries == "all" and self.query_multiple == 1:
-            raise ValueError("multiply_queries: all has no effect with query_multiple 1")
-        return self
+            yield "multiply_queries: all has no effect with query_multiple 1"
 
 
 Counts = Literal["train", "visual_genome"]
@@ -187,29 +193,27 @@ class MatchingConfig(Section):
     cost_l1: float = Field(5.0, ge=0, description="matching cost of the three L1 box distances")
     cost_giou: float = Field(2.0, ge=0, description="matching cost of the three generalised IoUs")
 
-    @model_validator(mode="after")
-    def _check(self) -> MatchingConfig:
+    def _broken(self) -> Iterator[str]:
         if self.scheme == "dynamic":
             if self.quality is None:
-                raise ValueError(f"scheme: dynamic needs quality: one of {', '.join(QUALITIES)}")
+                yield f"scheme: dynamic needs quality: one of {', '.join(QUALITIES)}"
             if not self.independent:
-                raise ValueError("scheme: dynamic needs independent: true (its repeats differ by layer)")
+                yield "scheme: dynamic needs independent: true (its repeats differ by layer)"
         elif self.quality is not None or self.predicate_weight != 0:
-            raise ValueError("scheme: static has no quality: set quality: null and predicate_weight: 0")
+            yield "scheme: static has no quality: set quality: null and predicate_weight: 0"
         if self.cost_class == self.cost_l1 == self.cost_giou == 0:
-            raise ValueError("cost_class, cost_l1 and cost_giou are all 0: nothing is left to match by")
+            yield "cost_class, cost_l1 and cost_giou are all 0: nothing is left to match by"
         if self.groups is not None:
-            self._check_groups()
+            yield from self._broken_by_groups()
         elif self.num_groups == 1 and self.group_rule != type(self).model_fields["group_rule"].default:
-            raise ValueError("group_rule has no effect with num_groups 1")
-        return self
+            yield "group_rule has no effect with num_groups 1"
 
-    def _check_groups(self) -> None:
+    def _broken_by_groups(self) -> Iterator[str]:
         for name in ("num_groups", "group_rule"):
             if (value := getattr(self, name)) != (default := type(self).model_fields[name].default):
-                raise ValueError(f"{name} {value} has no effect with groups, which say it: leave it at {default}")
+                yield f"{name} {value} has no effect with groups, which say it: leave it at {default}"
         if self.group_counts != "train" and self.user_groups[0].queries is not None:
-            raise ValueError("group_counts has no effect with groups that say their queries")
+            yield "group_counts has no effect with groups that say their queries"
 
     @property
     def user_groups(self) -> tuple[UserGroup, ...]:
@@ -244,20 +248,20 @@ class LossConfig(Section):
         "[{step: 500, weight_predicate: 2.0}, …]",
     )
 
-    @model_validator(mode="after")
-    def _check(self) -> LossConfig:
+    def _broken(self) -> Iterator[str]:
         if (self.oversample == 0) != (self.undersample == 0):
-            raise ValueError("oversample and undersample are both 0 (no re-weighting) or both above 0")
+            yield "oversample and undersample are both 0 (no re-weighting) or both above 0"
         steps = [change.get("step", 0.0) for change in self.schedule]
         if steps != sorted(set(steps)) or any(step < 1 or step != int(step) for step in steps):
-            raise ValueError("schedule: every change has a step, whole numbers of at least 1 that rise")
+            yield "schedule: every change has a step, whole numbers of at least 1 that rise"
+            return
         for change in self.schedule:
             if unknown := change.keys() - self.schedulable() - {"step"}:
-                raise ValueError(f"schedule: {min(unknown)} is none of {', '.join(sorted(self.schedulable()))}")
+                yield f"schedule: {min(unknown)} is none of {', '.join(sorted(self.schedulable()))}"
             if len(change) == 1:
-                raise ValueError(f"schedule: nothing changes at step {change['step']:.0f}")
-            self.after(int(change["step"]))
-        return self
+                yield f"schedule: nothing changes at step {change['step']:.0f}"
+            if not unknown:
+                self.after(int(change["step"]))
 
     @classmethod
     def schedulable(cls) -> set[str]:
@@ -330,25 +334,21 @@ class TrainingConfig(Section):
     best_metric: str = Field("F@50", description="metric of the best checkpoint (the detector's is always AP50)")
     deterministic: bool = Field(False, description="CUDA: refuse kernels whose results differ from run to run")
 
-    @model_validator(mode="after")
-    def _check(self) -> TrainingConfig:
+    def _broken(self) -> Iterator[str]:
         if self.warmup_steps == 0 and self.warmup_factor != 1:
-            raise ValueError("warmup_factor has no effect with warmup_steps 0")
+            yield "warmup_factor has no effect with warmup_steps 0"
         if list(self.decay_steps) != sorted(set(self.decay_steps)) or any(s < 1 for s in self.decay_steps):
-            raise ValueError("decay_steps are rising step numbers of at least 1")
+            yield "decay_steps are rising step numbers of at least 1"
         if not self.decay_steps and self.decay_factor != 1:
-            raise ValueError("decay_factor is 1 where decay_steps is empty (it has no effect)")
+            yield "decay_factor is 1 where decay_steps is empty (it has no effect)"
         if self.micro_batch_size is not None and self.batch_size % self.micro_batch_size:
-            raise ValueError(
-                f"batch_size {self.batch_size} is not a multiple of micro_batch_size {self.micro_batch_size}"
-            )
+            yield (f"batch_size {self.batch_size} is not a multiple of micro_batch_size {self.micro_batch_size}")
         if self.init_from is not None and self.backbone_from is not None:
-            raise ValueError("backbone_from has no effect with init_from, which brings a backbone: give one of them")
+            yield "backbone_from has no effect with init_from, which brings a backbone: give one of them"
         if self.init_from is None and self.init_heads != "keep":
-            raise ValueError(f"init_heads: {self.init_heads} has no effect without init_from")
+            yield f"init_heads: {self.init_heads} has no effect without init_from"
         if self.precision == "float16" and self.device == "cpu":
-            raise ValueError("precision: float16 needs a CUDA device; use bfloat16 on the CPU")
-        return self
+            yield "precision: float16 needs a CUDA device; use bfloat16 on the CPU"
 
 
 class InferenceConfig(Section):
@@ -373,13 +373,9 @@ class InferenceConfig(Section):
     )
     layer: int = Field(-1, description="decoder layer whose outputs are decoded, from 0; -1 is the last")
 
-    @model_validator(mode="after")
-    def _check(self) -> InferenceConfig:
+    def _broken(self) -> Iterator[str]:
         if self.subject_exponent == self.object_exponent == self.predicate_exponent == 0:
-            raise ValueError(
-                "subject_exponent, object_exponent and predicate_exponent are all 0: nothing ranks triplets"
-            )
-        return self
+            yield ("subject_exponent, object_exponent and predicate_exponent are all 0: nothing ranks triplets")
 
 
 class EvaluationConfig(Section):
@@ -403,13 +399,11 @@ class EvaluationConfig(Section):
     )
     batch_size: int | None = Field(None, ge=1, description="images at once; null: the training micro-batch")
 
-    @model_validator(mode="after")
-    def _check(self) -> EvaluationConfig:
+    def _broken(self) -> Iterator[str]:
         if list(self.recall_at) != sorted(set(self.recall_at)) or self.recall_at[0] < 1:
-            raise ValueError("recall_at are rising numbers of at least 1")
+            yield "recall_at are rising numbers of at least 1"
         if self.max_val_images is None and self.val_subset == "first":
-            raise ValueError("val_subset: first has no effect without max_val_images")
-        return self
+            yield "val_subset: first has no effect without max_val_images"
 
 
 class SinksConfig(Section):
@@ -421,11 +415,9 @@ class SinksConfig(Section):
     )
     wandb_project: str = Field("speaq", min_length=1, description="Weights & Biases project")
 
-    @model_validator(mode="after")
-    def _check(self) -> SinksConfig:
+    def _broken(self) -> Iterator[str]:
         if self.wandb == "off" and self.wandb_project != "speaq":
-            raise ValueError("wandb_project has no effect with wandb: off")
-        return self
+            yield "wandb_project has no effect with wandb: off"
 
 
 def _as_number_or_auto(value: object) -> object:
@@ -447,16 +439,14 @@ class ResourcesConfig(Section):
         1, description="trials of a search on one GPU; auto: as many as have room by the peak memory of the first"
     )
 
-    @model_validator(mode="after")
-    def _check(self) -> ResourcesConfig:
-        self._check_sharing()
+    def _broken(self) -> Iterator[str]:
+        yield from self._broken_by_sharing()
         if self.min_workers is not None and self.min_workers >= self.num_workers:
-            raise ValueError(
+            yield (
                 f"min_workers {self.min_workers} has no effect with num_workers {self.num_workers}: it must be smaller"
             )
-        return self
 
-    def _check_sharing(self) -> None:
+    def _broken_by_sharing(self) -> Iterator[str]:
         if self.trials_per_gpu == 1:
             return
         for name, value, needed in (
@@ -464,9 +454,7 @@ class ResourcesConfig(Section):
             ("num_workers", self.num_workers, "1: several workers of one trial must not meet on a GPU"),
         ):
             if value != 1:
-                raise ValueError(
-                    f"trials_per_gpu {self.trials_per_gpu} has no effect with {name} {value:g}: it must be {needed}"
-                )
+                yield (f"trials_per_gpu {self.trials_per_gpu} has no effect with {name} {value:g}: it must be {needed}")
 
     @property
     def least_workers(self) -> int:

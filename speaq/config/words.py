@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 
 from pydantic import ValidationError
 from pydantic_core import ErrorDetails
@@ -11,6 +11,14 @@ from pydantic_core import ErrorDetails
 from speaq.files.plain_yaml import ConfigError, several
 
 MOST_REASONS = 20  # in one message
+
+
+class BrokenRules(ValueError):
+    """Values of one section that do not go together: its text has all the rules that they break."""
+
+    def __init__(self, rules: Sequence[str]) -> None:
+        super().__init__("; ".join(rules))
+        self.rules = tuple(rules)
 
 
 def short(text: str, most: int = 100) -> str:
@@ -52,15 +60,17 @@ def reasons(
         left_out: parts of a key that say nothing to a user.
     """
 
-    def words(detail: ErrorDetails) -> str:
+    def words(detail: ErrorDetails) -> list[str]:
         place = _place(detail, separator, left_out)
         if detail["type"] == "extra_forbidden":
-            return no_such_key(place, known)
-        value = detail.get("input")
+            return [no_such_key(place, known)]
+        value, cause = detail.get("input"), detail.get("ctx", {}).get("error")
         shown = "" if isinstance(value, dict) or detail["type"] == "value_error" else f", not {short(repr(value))}"
-        return f"{place + ': ' if place else ''}{_rule(detail)}{shown}"
+        rules = cause.rules if isinstance(cause, BrokenRules) else [f"{_rule(detail)}{shown}"]
+        return [f"{place + ': ' if place else ''}{rule}" for rule in rules]
 
-    return several([f"{where}: {words(detail)}" for detail in error.errors(include_url=False)[:MOST_REASONS]])
+    found = [f"{where}: {text}" for detail in error.errors(include_url=False) for text in words(detail)]
+    return several(found[:MOST_REASONS])
 
 
 def _place(detail: ErrorDetails, separator: str, left_out: Collection[str]) -> str:

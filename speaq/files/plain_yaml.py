@@ -18,6 +18,11 @@ class ConfigError(ValueError):
 
     problems: tuple[str, ...] = ()  # where several things are wrong; the text has the first of them
 
+    @property
+    def each(self) -> tuple[str, ...]:
+        """What is wrong, one thing after the other; one that is alone is the whole text."""
+        return self.problems or (str(self),)
+
 
 MOST_IN_LINE = 3  # problems
 

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import itertools
 import random
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 
 from speaq import config as configs
 from speaq.config import Config, ConfigError, InferenceConfig
 from speaq.config.before_encoder import from_features, without_effect
+from speaq.config.words import MOST_REASONS
+from speaq.files.plain_yaml import several
 from speaq.space.parameters import Choice, Parameter, Plain, identity
 from speaq.space.points import all_completed, check_value
 from speaq.space.space import Space, Values
 
+MAX_STEPS = "training.max_steps"
 LOSSES = "losses."  # how keys begin that scheduler: pbt changes while training
 INFERENCE = "inference."  # how keys begin that search.decoding searches by itself
 OF_IMAGES = ("data.num_val", "data.val", "data.keep_images_without_relations", "data.filter_non_overlap")
@@ -32,48 +36,77 @@ _NOT_SEARCHED = {
 }
 
 
-def check(space: Space, config: Config) -> None:
-    """Raises ConfigError, naming key, rule and value, unless every value of the space is possible in some trial."""
-    base = space.base(config)
-    _check_search(space, base)
-    cheap = base if space.search.features is None else from_features(base, space.search.features)
+def check(space: Space, config: Config, where: str | None = None) -> None:
+    """Raises ConfigError, with key, rule and value of all that is wrong, unless every value is possible in some trial.
+
+    Args:
+        where: the file of the space, for messages.
+    """
+    if found := list(itertools.islice(_problems(space, config), MOST_REASONS)):
+        raise several(found if where is None else [f"{where}: {text.removeprefix('space: ')}" for text in found])
+
+
+def _problems(space: Space, config: Config) -> Iterator[str]:
+    try:
+        base = space.base(config)
+        cheap = base if space.search.features is None else from_features(base, space.search.features)
+    except ConfigError as error:
+        yield from error.each
+        yield from _of_parameters(space, {})
+        return
+    yield from _of_search(space, base)
+    of_parameters = list(_of_parameters(space, without_effect(cheap)))
+    yield from of_parameters or _of_trials(space, base)
+    if isinstance(space.search.prior, dict):
+        yield from _of_prior(space, space.search.prior)
+    if space.search.decoding:
+        yield from _of_decoding(space)
+
+
+def _of_parameters(space: Space, without: Mapping[str, str]) -> Iterator[str]:
+    """Of each parameter by itself; `without` has beginnings of keys that have no effect here, and why."""
     for key, parameter in space.parameters.items():
-        _check_key(key, "parameters")
-        for prefix, reason in {**_NOT_SEARCHED, **without_effect(cheap)}.items():
-            if key.startswith(prefix):
-                raise ConfigError(f"space: parameters: {key}: {reason} (set it under `fixed`)")
-        _check_conditions(key, space.parameters)
+        if (unknown := _no_such_key(key, "parameters")) is not None:
+            yield unknown
+            continue
+        reasons = [why for prefix, why in {**_NOT_SEARCHED, **without}.items() if key.startswith(prefix)]
+        if reasons:
+            yield f"space: parameters: {key}: {reasons[0]} (set it under `fixed`)"
+        yield from _of_conditions(key, space.parameters)
         for value in [*parameter.extremes(), *([parameter.otherwise] if parameter.has_otherwise else [])]:
             if (broken := configs.broken_rule(key, value)) is not None:
-                raise ConfigError(f"space: {key}: {value!r} breaks the rule of the config: {broken}")
-    _check_corners(space, base)
-    all_completed(space, base)
-    if isinstance(space.search.prior, dict):
-        _check_prior(space, space.search.prior)
-    if space.search.decoding:
-        _check_decoding(space)
+                yield f"space: {key}: {value!r} breaks the rule of the config: {broken}"
 
 
-def _check_prior(space: Space, centre: Values) -> None:
+def _of_trials(space: Space, base: Config) -> Iterator[str]:
+    """Of the parameters together, each of which is as it should be."""
+    try:
+        yield from _of_corners(space, base)
+        all_completed(space, base)
+    except ConfigError as error:
+        yield from error.each
+
+
+def _of_prior(space: Space, centre: Values) -> Iterator[str]:
     for key, value in centre.items():
         try:
             check_value(space, key, value)
         except ConfigError as error:
-            raise ConfigError(f"search.prior: {error}") from error
+            yield f"search.prior: {error}"
 
 
-def _check_decoding(space: Space) -> None:
-    """Raises ConfigError for keys that would be searched twice, and for trials that would be judged on other images."""
+def _of_decoding(space: Space) -> Iterator[str]:
+    """Of keys that would be searched twice, and of trials that would be judged on other images."""
     for key in space.parameters:
         if key.startswith(INFERENCE):
-            raise ConfigError(
+            yield (
                 f"space: {key}: search.decoding: true finds the decoding of each trial by itself; leave the key out, "
                 "or set search.decoding: false"
             )
         if key in OF_IMAGES:
-            raise ConfigError(f"space: {key}: search.decoding: true judges all trials on the same images; fix it")
+            yield f"space: {key}: search.decoding: true judges all trials on the same images; fix it"
     if not decoded_keys(space):
-        raise ConfigError("search.decoding: true has no effect: `fixed` has all inference.* keys")
+        yield "search.decoding: true has no effect: `fixed` has all inference.* keys"
 
 
 def decoded_keys(space: Space) -> list[str]:
@@ -82,70 +115,78 @@ def decoded_keys(space: Space) -> list[str]:
     return [key for key in keys if key not in space.fixed]
 
 
-def _check_search(space: Space, base: Config) -> None:
+def _of_search(space: Space, base: Config) -> Iterator[str]:
     search = space.search
-    for metric in search.objective:
-        configs.check_metric(metric, base)
-    rungs = search.rungs(base.training.max_steps, base.training.eval_every)
-    if search.brackets is not None and search.brackets > len(rungs):
-        raise ConfigError(f"search.brackets {search.brackets} exceeds the rungs, at {rungs or 'no'} steps")
+    try:
+        for metric in search.objective:
+            configs.check_metric(metric, base)
+        rungs = search.rungs(base.training.max_steps, base.training.eval_every)
+        if search.brackets is not None and search.brackets > len(rungs):
+            yield f"search.brackets {search.brackets} exceeds the rungs, at {rungs or 'no'} steps"
+    except ConfigError as error:
+        yield from error.each
     if search.sampler in ("cmaes", "gp"):
-        _check_sampler(search.sampler, space.parameters)
+        yield from _of_sampler(search.sampler, space.parameters)
     if search.scheduler == "pbt":
-        _check_schedule(space.parameters, base)
-    if search.ladder and "training.max_steps" in space.parameters:
-        raise ConfigError("space: training.max_steps: the rungs of search.ladder are shares of it; fix it")
+        yield from _of_schedule(space.parameters, base)
+    if search.ladder and MAX_STEPS in space.parameters:
+        yield f"space: {MAX_STEPS}: the rungs of search.ladder are shares of it; fix it"
 
 
-def _check_sampler(sampler: str, parameters: Mapping[str, Parameter]) -> None:
+def _of_sampler(sampler: str, parameters: Mapping[str, Parameter]) -> Iterator[str]:
     """CMA-ES and GP move in one space; Optuna would draw at random, silently, what is outside of it."""
     for key, parameter in parameters.items():
         if parameter.when:
-            raise ConfigError(f"space: {key}: sampler: {sampler} knows no conditions; use tpe, or fix it")
+            yield f"space: {key}: sampler: {sampler} knows no conditions; use tpe, or fix it"
         if sampler == "cmaes" and isinstance(parameter, Choice):
-            raise ConfigError(f"space: {key}: sampler: cmaes searches ranges, not choices; use tpe or gp, or fix it")
+            yield f"space: {key}: sampler: cmaes searches ranges, not choices; use tpe or gp, or fix it"
     if sampler == "cmaes" and len(parameters) < 2:
-        raise ConfigError("space: sampler: cmaes needs at least two parameters; use tpe or gp")
+        yield "space: sampler: cmaes needs at least two parameters; use tpe or gp"
 
 
-def _check_schedule(parameters: Mapping[str, Parameter], base: Config) -> None:
-    """Raises ConfigError for what population-based training cannot do."""
+def _of_schedule(parameters: Mapping[str, Parameter], base: Config) -> Iterator[str]:
+    """Of what population-based training cannot do."""
     weights = {key: parameter for key, parameter in parameters.items() if key.startswith(LOSSES)}
     if not weights:
-        raise ConfigError("space: scheduler: pbt changes losses.* while training, and none is searched; use asha")
+        yield "space: scheduler: pbt changes losses.* while training, and none is searched; use asha"
     for key, parameter in weights.items():
         if parameter.when:
-            raise ConfigError(f"space: {key}: scheduler: pbt knows no conditions; fix it, or use asha")
-    if "training.max_steps" in parameters:
-        raise ConfigError("space: training.max_steps: scheduler: pbt compares trials of one length; fix it")
+            yield f"space: {key}: scheduler: pbt knows no conditions; fix it, or use asha"
+    if MAX_STEPS in parameters:
+        yield f"space: {MAX_STEPS}: scheduler: pbt compares trials of one length; fix it"
     if base.losses.schedule:
-        raise ConfigError("losses.schedule: scheduler: pbt makes it; leave it empty")
+        yield "losses.schedule: scheduler: pbt makes it; leave it empty"
 
 
-def _check_conditions(key: str, parameters: Mapping[str, Parameter]) -> None:
-    """Raises ConfigError for a condition on a key that comes later, or on a value that its parameter never has."""
+def _of_conditions(key: str, parameters: Mapping[str, Parameter]) -> Iterator[str]:
+    """Of a condition on a key that comes later, or on a value that its parameter never has."""
     order = list(parameters)
     for parent, values in parameters[key].when.items():
-        _check_key(parent, f"parameters: {key}: when")
-        if parent not in order:
-            continue
-        if order.index(parent) >= order.index(key):
-            raise ConfigError(f"space: {key}: when: {parent} must come before {key}")
-        source = parameters[parent]
-        possible = [source.otherwise] if source.has_otherwise else []
-        for value in values:
-            if not source.allows(value) and identity(value) not in map(identity, possible):
-                raise ConfigError(f"space: {key}: when: {parent} is never {value!r}")
+        if (unknown := _no_such_key(parent, f"parameters: {key}: when")) is not None:
+            yield unknown
+        elif parent in order and order.index(parent) >= order.index(key):
+            yield f"space: {key}: when: {parent} must come before {key}"
+        elif parent in order:
+            yield from (
+                f"space: {key}: when: {parent} is never {value!r}"
+                for value in values
+                if not _can_have(parameters[parent], value)
+            )
 
 
-def _check_key(key: str, where: str) -> None:
+def _can_have(parameter: Parameter, value: Plain) -> bool:
+    """Whether a parameter has the value where it is active, or where it is not."""
+    return parameter.allows(value) or (parameter.has_otherwise and identity(value) == identity(parameter.otherwise))
+
+
+def _no_such_key(key: str, where: str) -> str | None:
+    """What to say of a key that a config does not have; None of one that it has."""
     known = configs.defaults()
-    if key not in known:
-        raise ConfigError(f"space: {where}: {configs.no_such_key(key, known)}")
+    return None if key in known else f"space: {where}: {configs.no_such_key(key, known)}"
 
 
-def _check_corners(space: Space, base: Config) -> None:
-    """Raises ConfigError where no trial is possible, or none with one of the extreme values; says why."""
+def _of_corners(space: Space, base: Config) -> Iterator[str]:
+    """Of extreme values that no trial can have, and why. Raises ConfigError where no trial is possible at all."""
     possible: set[tuple[str, tuple[str, Plain]]] = set()
     reasons: dict[tuple[str, tuple[str, Plain]], str] = {}
     reason = ""
@@ -157,7 +198,9 @@ def _check_corners(space: Space, base: Config) -> None:
             space.apply(base, values)
         except ConfigError as error:
             reason = str(error)
-            reasons.update(dict.fromkeys(named, reason))
+            for key, value in named:
+                if key.rpartition(".")[2] in reason or (key, value) not in reasons:  # else another key may be to blame
+                    reasons[key, value] = reason
         else:
             possible.update(named)
 
@@ -174,4 +217,4 @@ def _check_corners(space: Space, base: Config) -> None:
                 attempt(space.draw(base, generator, {key: value}))
             else:
                 why = reasons.get((key, identity(value)), "its `when` never holds")
-                raise ConfigError(f"space: {key}: no trial can have {value!r} ({why})")
+                yield f"space: {key}: no trial can have {value!r} ({why})"

@@ -6,7 +6,7 @@ those of full training behind those from features. On it a rung has one place, a
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Literal
@@ -72,17 +72,17 @@ class Ladder:
         return sum(place.at <= at for place in self.places)
 
 
-def check_rungs(rungs: Sequence[Rung]) -> None:
-    """Raises ValueError unless the rungs can be climbed: features first, longer and longer, to the end of training."""
+def broken_rungs(rungs: Sequence[Rung]) -> Iterator[str]:
+    """Why rungs cannot be climbed: they come from features first, longer and longer, to the end of training."""
     if len(rungs) < 2:
-        raise ValueError("ladder: has two rungs or more")
+        yield "ladder: has two rungs or more"
     for below, above in pairwise(rungs):
         if above.features and not below.features:
-            raise ValueError("ladder: rungs from features come before those of full training, which costs more")
+            yield "ladder: rungs from features come before those of full training, which costs more"
         if above.features == below.features and above.share <= below.share:
-            raise ValueError(f"ladder: share {above.share:g} comes after {below.share:g}: from rung to rung it rises")
+            yield f"ladder: share {above.share:g} comes after {below.share:g}: from rung to rung it rises"
     if rungs[-1].features or rungs[-1].share < 1:
-        raise ValueError(
+        yield (
             "ladder: the top rung is {features: false, share: 1}: what a search finds is trained in full (one that "
             "looks at features alone has training.features in its config, and no ladder)"
         )

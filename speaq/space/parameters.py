@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Annotated, Any, Literal, TypeGuard
 
-from pydantic import Field, model_validator
+from pydantic import Field
 
 from speaq.config import Section
 
@@ -35,15 +35,19 @@ class _Parameter(Section):
 class _Range(_Parameter):
     log: bool = Field(False, description="sample the logarithm uniformly")
 
-    def _check_range(self, low: float, high: float, step: float | None) -> None:
+    def _broken_range(self, low: float, high: float, step: float | None) -> Iterator[str]:
         if low >= high:
-            raise ValueError(f"the range is empty: low {low} is not below high {high}")
+            yield f"the range is empty: low {low} is not below high {high}"
         if self.log and low <= 0:
-            raise ValueError(f"log needs low above 0, not {low}")
+            yield f"log needs low above 0, not {low}"
         if self.log and step is not None:
-            raise ValueError("log and step exclude each other")
-        if step is not None and not math.isclose((high - low) / step, round((high - low) / step), abs_tol=1e-9):
-            raise ValueError(f"high {high} is not low {low} plus a multiple of step {step}")
+            yield "log and step exclude each other"
+        elif (
+            low < high
+            and step is not None
+            and not math.isclose((high - low) / step, round((high - low) / step), abs_tol=1e-9)
+        ):
+            yield f"high {high} is not low {low} plus a multiple of step {step}"
 
 
 class FloatRange(_Range):
@@ -54,10 +58,8 @@ class FloatRange(_Range):
     high: float
     step: float | None = Field(None, gt=0)
 
-    @model_validator(mode="after")
-    def _check(self) -> FloatRange:
-        self._check_range(self.low, self.high, self.step)
-        return self
+    def _broken(self) -> Iterator[str]:
+        yield from self._broken_range(self.low, self.high, self.step)
 
     def allows(self, value: Plain) -> bool:
         """Whether the value is a number of the range, on its grid."""
@@ -95,10 +97,8 @@ class IntRange(_Range):
     high: int
     step: int | None = Field(None, ge=1)
 
-    @model_validator(mode="after")
-    def _check(self) -> IntRange:
-        self._check_range(self.low, self.high, self.step)
-        return self
+    def _broken(self) -> Iterator[str]:
+        yield from self._broken_range(self.low, self.high, self.step)
 
     def allows(self, value: Plain) -> bool:
         """Whether the value is a whole number of the range, on its grid."""
@@ -128,11 +128,9 @@ class Choice(_Parameter):
     type: Literal["categorical"]
     choices: list[Plain] = Field(min_length=2)
 
-    @model_validator(mode="after")
-    def _check(self) -> Choice:
+    def _broken(self) -> Iterator[str]:
         if len({identity(choice) for choice in self.choices}) < len(self.choices):
-            raise ValueError("choices are given twice")
-        return self
+            yield "choices are given twice"
 
     def allows(self, value: Plain) -> bool:
         """Whether the value is one of the choices."""

@@ -7,6 +7,7 @@ from typing import Any
 
 from speaq import config as configs
 from speaq.config import PUBLISHED, Config, ConfigError
+from speaq.files.plain_yaml import several
 from speaq.space.parameters import Choice, Parameter, Plain
 from speaq.space.space import Space, Values
 
@@ -60,13 +61,15 @@ def completed(space: Space, base: Config, given: Values) -> Completed:
 
 
 def all_completed(space: Space, base: Config) -> list[Completed]:
-    """The points of the space's search, each as `completed` has it. Raises ConfigError, which names the point."""
-    found = []
+    """The points of the space's search, each as `completed` has it. Raises ConfigError for all that cannot be tried."""
+    found, broken = [], list[str]()
     for number, point in enumerate(space.search.points, start=1):
         try:
             found.append(completed(space, base, point))
         except ConfigError as error:
-            raise ConfigError(f"search.points: point {number}: {error}") from error
+            broken.append(f"search.points: point {number}: {error}")
+    if broken:
+        raise several(broken)
     return found
 
 

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any, Literal
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, field_validator
 
 from speaq.config import ConfigError, Section
-from speaq.space.ladder import Climb, Ladder, Rung, check_rungs, on_axis
+from speaq.space.ladder import Climb, Ladder, Rung, broken_rungs, on_axis
 from speaq.space.parameters import Plain
 
 Prior = Literal["published", "none"] | dict[str, Plain]
@@ -114,41 +114,39 @@ class SearchConfig(Section):
             return value
         raise ValueError(f"published, none, or values of parameters by dotted key, not {value!r}")
 
-    @model_validator(mode="after")
-    def _check(self) -> SearchConfig:
+    def _broken(self) -> Iterator[str]:
         if len(set(self.objective)) < len(self.objective):
-            raise ValueError("objective names a metric twice")
+            yield "objective names a metric twice"
         if self.sampler == "cmaes" and len(self.objective) > 1:
-            raise ValueError("sampler: cmaes has one objective; use tpe, gp, nsga2 or nsga3 for two")
+            yield "sampler: cmaes has one objective; use tpe, gp, nsga2 or nsga3 for two"
         if self.sampler == "cmaes" and self.constraints:
-            raise ValueError("constraints: sampler: cmaes does not look at them; use tpe, gp, nsga2 or nsga3")
+            yield "constraints: sampler: cmaes does not look at them; use tpe, gp, nsga2 or nsga3"
         if self.prior != "none" and self.sampler in WITHOUT_PRIOR:
-            raise ValueError(f"prior: sampler: {self.sampler} does not follow one; use tpe, or prior: none")
+            yield f"prior: sampler: {self.sampler} does not follow one; use tpe, or prior: none"
         if self.prior != "none" and self.prior_strength == 0:
-            raise ValueError("prior_strength 0 leaves prior without effect; give more, or prior: none")
+            yield "prior_strength 0 leaves prior without effect; give more, or prior: none"
         for name, limit in self.constraints.items():
             if name not in CONSTRAINED:
-                raise ValueError(f"constraints: {name} is none of {', '.join(CONSTRAINED)}")
-            if limit <= 0:
-                raise ValueError(f"constraints: {name} is above 0, not {limit}")
+                yield f"constraints: {name} is none of {', '.join(CONSTRAINED)}"
+            elif limit <= 0:
+                yield f"constraints: {name} is above 0, not {limit}"
         for knob, users in _SCHEDULER_KNOBS.items():
             if self.scheduler not in users and getattr(self, knob) != SearchConfig.model_fields[knob].default:
-                raise ValueError(f"{knob} has no effect with scheduler: {self.scheduler} ({', '.join(users)} use it)")
-        self._check_ladder()
-        return self
+                yield f"{knob} has no effect with scheduler: {self.scheduler} ({', '.join(users)} use it)"
+        yield from self._broken_ladder()
 
-    def _check_ladder(self) -> None:
-        """Raises ValueError for a ladder that cannot be climbed, and for knobs that would have no effect."""
+    def _broken_ladder(self) -> Iterator[str]:
+        """Of a ladder that cannot be climbed, and of knobs that would have no effect."""
         for knob in ("climb", "features"):
             if not self.uses_features and getattr(self, knob) != SearchConfig.model_fields[knob].default:
-                raise ValueError(f"{knob} has no effect without a ladder that has rungs from features")
+                yield f"{knob} has no effect without a ladder that has rungs from features"
         if not self.ladder:
             return
         if self.scheduler != "asha":
-            raise ValueError(f"ladder: scheduler: {self.scheduler} does not climb it; asha does")
+            yield f"ladder: scheduler: {self.scheduler} does not climb it; asha does"
         if self.grace_steps is not None:
-            raise ValueError("grace_steps has no effect with a ladder, which names all rungs")
-        check_rungs(self.ladder)
+            yield "grace_steps has no effect with a ladder, which names all rungs"
+        yield from broken_rungs(self.ladder)
 
     @property
     def uses_features(self) -> bool:

@@ -38,6 +38,7 @@ def create(
     trials: int | None = None,
     objective: str | None = None,
     overrides: Sequence[str] = (),
+    space_file: str | None = None,
     train: str = TRAIN,
     earlier: Mapping[str, Snapshot] = MappingProxyType({}),
 ) -> Study:
@@ -45,14 +46,13 @@ def create(
 
     Args:
         overrides: keys that the command line fixed in `config`.
+        space_file: where the space was read from, for messages.
         earlier: searches to begin from, by name.
 
     Raises:
         ConfigError, DataError: config, space, objective or data cannot be used, alone or together.
     """
-    space, config = with_features(space.without(list(overrides)), config)
-    _check_trained(space)
-    check(space, config)
+    space, config = _judged(space.without(list(overrides)), config, space_file)
     check_followed(space.search, earlier)
     asked, ours = space, train == TRAIN  # what another training function can do with the data is its own affair
     feasibility = feasibility_on(data) if ours else None
@@ -75,6 +75,14 @@ def create(
         plans.grid(space, base, space.search.seed)
     start, seen = origins.start_digest(base), look_again(data, {})[0]
     return Study(plan, data.resolve(), known_as, start, versions(), train, seen=seen)
+
+
+def _judged(space: Space, config: Config, space_file: str | None) -> tuple[Space, Config]:
+    """Space and config with their features, judged without a look at the data. Raises ConfigError."""
+    space, config = with_features(space, config)
+    _check_trained(space)
+    check(space, config, space_file)
+    return space, config
 
 
 def _check_trained(space: Space) -> None:

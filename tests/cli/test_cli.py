@@ -118,6 +118,25 @@ def test_stats_of_real_annotations_without_photos() -> None:
     }
 
 
+def test_all_problems_of_a_search_space_are_a_list_that_names_its_file(tmp_path: Path) -> None:
+    space = tmp_path / "space.yaml"
+    space.write_text(
+        "search: {objective: [R@7]}\n"
+        "parameters:\n"
+        "  matching.num_group: {type: int, low: 1, high: 4}\n"
+        "  matching.scheme: {type: categorical, choices: [static, fast]}\n"
+        "  training.eval_every: {type: int, low: 10, high: 20}\n"
+    )
+    given = ("--config", ROOT / "configs" / "toy.yaml", "--space", space, "--data", tmp_path, "--output", tmp_path)
+    done = command("tune", *given)
+    assert done.exit_code == 2
+    first, *lines = done.stderr.splitlines()
+    assert first == "speaq: 4 problems:"
+    assert all(line.startswith(f"  {space}: ") for line in lines)
+    for key, line in zip(("R@7", "matching.num_group:", "'fast'", "training.eval_every"), lines, strict=True):
+        assert key in line
+
+
 def test_many_problems_are_a_list(tmp_path: Path) -> None:
     config = tmp_path / "config.yaml"
     config.write_text("{seed: x, training: {max_steps: 0, none: 1}, model: {num_queries: -1}, nothing: 2}")

@@ -30,6 +30,28 @@ def test_every_shipped_config_loads_round_trips_and_explains_itself(path: Path, 
     assert "# Command:" in header
 
 
+def test_all_rules_between_keys_that_are_broken_are_said_at_once() -> None:
+    values = {
+        "data": {"oversample": 0.1, "train_sides": [4], "cache_images": True},
+        "training": {"warmup_steps": 0, "warmup_factor": 0.5, "decay_steps": [3, 2]},
+    }
+    with pytest.raises(ConfigError) as caught:
+        configs.from_dict(values, "my.yaml")
+    assert caught.value.problems == (
+        "my.yaml: data: oversample and undersample have no effect with resampling: none (bilevel or class_balanced)",
+        "my.yaml: data: train_sides: every side is at least 8 pixels",
+        "my.yaml: data: cache_images keeps images in the training process and needs num_workers: 0",
+        "my.yaml: training: warmup_factor has no effect with warmup_steps 0",
+        "my.yaml: training: decay_steps are rising step numbers of at least 1",
+    )
+    with pytest.raises(ConfigError) as caught:
+        configs.from_dict({"model": {"num_queries": 2}, "training": {"batch_size": 7}, "resources": {"num_workers": 2}})
+    assert caught.value.problems == (
+        "config: matching.num_groups 4 exceeds model.num_queries 2",
+        "config: training.batch_size 7 is not a multiple of resources.num_workers 2",
+    )
+
+
 def test_there_are_configs() -> None:
     assert len(CONFIGS) >= 5
 

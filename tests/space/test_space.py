@@ -103,6 +103,56 @@ def test_spaces_that_cannot_work_are_refused_in_one_line(parameters: dict[str, A
     assert "\n" not in str(caught.value)
 
 
+def test_all_that_is_wrong_with_a_space_is_said_at_once() -> None:
+    wrong = {
+        "training.learning_rat": RATE,
+        "training.learning_rate": {"type": "float", "low": -1.0, "high": 0.0},
+        "seed": {"type": "categorical", "choices": [1, "x"], "when": {"sed": [1], "matching.scheme": ["static"]}},
+        "matching.scheme": SCHEME,
+        "evaluation.iou_threshold": {"type": "float", "low": 0.3, "high": 0.7},
+    }
+    search = {"objective": ["R@7"], "prior": {"seed": 3, "sed": 1}}
+    with pytest.raises(ConfigError) as caught:
+        check(spaces.from_dict({"search": search, "fixed": {"seed": 2}, "parameters": wrong}), Config(), "my.yaml")
+    assert [problem.partition(": ")[0] for problem in caught.value.problems] == ["my.yaml"] * 10
+    for said, problem in zip(
+        (
+            "metric 'R@7' is not one of",
+            "parameters: training.learning_rat: no such key (nearest: training.learning_rate)",
+            "training.learning_rate: -1.0 breaks",
+            "training.learning_rate: 0.0 breaks",
+            "parameters: seed: when: sed: no such key",
+            "seed: when: matching.scheme must come before seed",
+            "seed: 'x' breaks the rule",
+            "parameters: evaluation.iou_threshold: the evaluation is not searched",
+            "search.prior: seed: 3 is not in the space, which has 1 or x",
+            "search.prior: sed: no such key",
+        ),
+        caught.value.problems,
+        strict=True,
+    ):
+        assert said in problem
+
+
+def test_all_values_that_no_trial_can_have_and_all_points_are_said_at_once() -> None:
+    parameters = {
+        "matching.scheme": SCHEME,
+        "matching.num_groups": {"type": "categorical", "choices": [1, 400, 500]},
+    }
+    points = [{"matching.num_groups": 3}, {}, {"matching.num_groups": 1}]
+    with pytest.raises(ConfigError) as caught:
+        check(spaces.from_dict({"search": {"points": points}, "parameters": parameters}), Config())
+    begins = (
+        "space: matching.scheme: no trial can have 'static' (trial: matching: scheme: static has no quality",
+        "space: matching.num_groups: no trial can have 400 (trial: matching.num_groups 400 exceeds model.num_queries",
+        "space: matching.num_groups: no trial can have 500 (",
+        "search.points: point 1: matching.num_groups: 3 is not in the space",
+        "search.points: point 2: it gives no parameter a value",
+    )
+    for begin, problem in zip(begins, caught.value.problems, strict=True):
+        assert problem.startswith(begin)
+
+
 def test_search_settings_are_checked_against_the_config() -> None:
     def judge(**search: Any) -> None:
         check(spaces.from_dict({"search": search, "parameters": {"training.learning_rate": RATE}}), Config())
