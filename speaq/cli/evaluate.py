@@ -10,7 +10,7 @@ import typer
 
 from speaq import config as configs
 from speaq.cli.options import AsJson, Assignments, DataDir, KnownData, Mode, RunDir, SplitOption
-from speaq.cli.tables import print_table
+from speaq.cli.tables import print_table, show, table
 from speaq.cli.terminal import echo, echo_json, echo_lines, progress_bar
 from speaq.evaluation.zeros import why_zero
 
@@ -21,6 +21,41 @@ if TYPE_CHECKING:
 def metrics_line(metrics: Mapping[str, float | None]) -> str:
     """Writes the metrics that have a value in one line."""
     return " · ".join(f"{name} {value:.4f}" for name, value in metrics.items() if value is not None)
+
+
+# What recalls are called by whoever has not read docs/metrics.md.
+_MEANINGS: Mapping[str, str] = {
+    "R": "recall",
+    "ngR": "recall, several predicates of a pair",
+    "zR": "recall of triplets that train lacks",
+    "mR": "mean recall over predicates",
+    "F": "harmonic mean of R and mR",
+    "head": "mean recall, frequent predicates",
+    "body": "mean recall, those between",
+    "tail": "mean recall, rare predicates",
+}
+
+
+def print_metrics(metrics: Mapping[str, float | None], step: int) -> None:
+    """Prints the metrics of a training that have a value: recalls as a table, a column a K; others in one line."""
+    known = {name: value for name, value in metrics.items() if value is not None}
+    at_k = [name.partition("@") for name in known if "@" in name]
+    if at_k:
+        columns = list(dict.fromkeys(k for _, _, k in at_k))
+        found = dict.fromkeys(name for name, _, _ in at_k)
+        names = dict.fromkeys([*(name for name in _MEANINGS if name in found), *found])
+        rows = [
+            [
+                name,
+                *(f"{known[f'{name}@{k}']:.4f}" if f"{name}@{k}" in known else "" for k in columns),
+                _MEANINGS.get(name, ""),
+            ]
+            for name in names
+        ]
+        header = [f"step {step}", *(f"@{k}" for k in columns), ""]
+        show(table(header, rows, numbers=header[1:-1]))
+    if rest := {name: value for name, value in known.items() if "@" not in name}:
+        echo(metrics_line(rest))
 
 
 def evaluate(

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from speaq import config as configs
-from speaq.cli.evaluate import metrics_line
+from speaq.cli.evaluate import print_metrics
 from speaq.cli.launched import Workspace, place
 from speaq.cli.options import Assignments, BeginsWithData, DataDir, InitFrom, KnownData, OutputDir
 from speaq.cli.terminal import echo, progress_bar
@@ -95,7 +95,7 @@ def _train(here: Workspace, task: TaskName, asked: Training) -> None:
         if (said := storage.line(error)) is None:
             raise
         raise RuntimeError(f"{said}; {_afterwards(run)}") from error
-    echo(metrics_line(result["metrics"]))
+    print_metrics(result["metrics"], result["step"])
     best = result["best"]
     echo(
         f"best {best['metric']} {best['value']:.4f} at step {best['step']} · {result['protocol']} · "

@@ -18,6 +18,7 @@ import pytest
 from rich.console import Console
 
 from speaq.cli import trials
+from speaq.cli.evaluate import print_metrics
 from speaq.plain_text import spell
 from speaq.study import board
 from speaq.study import snapshot as snapshots
@@ -54,6 +55,21 @@ def on_terminal(*arguments: str | Path) -> list[str]:
     assert process.wait(600) == 0, printed
     os.close(ours)
     return re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", printed.decode()).replace("\r", "").splitlines()
+
+
+def test_the_recalls_of_a_training_are_a_table_of_80_columns(capsys: pytest.CaptureFixture[str]) -> None:
+    names = ("R", "ngR", "mR", "F", "head", "body", "tail")
+    metrics: dict[str, float | None] = {f"{name}@{k}": k / 1000 for k in (20, 50, 100) for name in names}
+    print_metrics({**metrics, "zR@20": 0.5, "zR@50": None, "AP50": 0.25}, 150_000)
+    header, *rows, last = capsys.readouterr().out.splitlines()
+    assert header.split() == ["step", "150000", "@20", "@50", "@100"]
+    assert [row.split()[0] for row in rows] == ["R", "ngR", "zR", *names[2:]]
+    assert rows[0].split() == ["R", "0.0200", "0.0500", "0.1000", "recall"]
+    assert rows[2].split()[:3] == ["zR", "0.5000", "recall"]
+    assert last == "AP50 0.2500"
+    assert all(len(row) <= COLUMNS for row in (header, *rows))
+    print_metrics({"AP": 0.5, "AP50": None}, 3)
+    assert capsys.readouterr().out == "AP 0.5000\n"
 
 
 @pytest.fixture(scope="module", params=[("F@50",), ("R@50", "mR@50")], ids=["one", "two"])
