@@ -16,7 +16,6 @@ from speaq.study.ledger import Entry
 from speaq.study.snapshot import Snapshot
 
 from . import html
-from .series import objective_name
 
 BEST = 3  # trials whose groups are shown, beside the published setting's
 
@@ -89,7 +88,8 @@ def confirmed(snapshot: Snapshot) -> list[str]:
         rows.append([one["trial"], one["label"] or "", one["search"], len(one["seeds"]), *numbers, text, ended])
         classes.append(f"{one['label'] or ''} {'best' if one['trial'] == content['leader'] else ''}")
     parts = [html.table(header, rows, classes)]
-    about = f"{objective_name(snapshot.plan)}, {content['images']} images of val, 95 % intervals over seeds and images."
+    metric = results.metric_name(snapshot.plan.objective)
+    about = f"{metric}, {content['images']} images of val, 95 % intervals over seeds and images."
     if optimism := content["optimism"]:
         about += (
             f" The best of {content['trials']} trials promised {optimism['value']:+.4f} over its mean with new seeds."
