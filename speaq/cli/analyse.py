@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import math
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -21,6 +22,8 @@ if TYPE_CHECKING:
     from speaq.analysis.group_lab import Group
     from speaq.analysis.microscope import Microscope, Slide
     from speaq.analysis.specialization import Analysed
+    from speaq.charts.chart import Bars
+    from speaq.study.board import Board
 
 LOCAL = "127.0.0.1"
 
@@ -319,6 +322,13 @@ class Exploring:
     port: Annotated[int, typer.Option("--port", min=0, max=65535, help="port to listen at; 0: a free one")] = 0
 
 
+def _importance(board: Board) -> Bars | str:
+    """Imported when a page asks for it: Optuna takes a second."""
+    from speaq.cli.launched import series
+
+    return series.importance(board)
+
+
 def explore(asked: Exploring) -> int:
     """Look at a data set, a run or a study in a web browser.
 
@@ -342,6 +352,8 @@ def explore(asked: Exploring) -> int:
         with progress_bar("predicting") as progress:
             opening.predict(wanted, progress)
     context = opening.explore(wanted)
+    if asked.study is not None and find_spec("optuna") is not None:
+        context.importance = _importance
     if context.main.predictions is not None:
         with progress_bar("matching") as progress:
             context.main.judge_all(progress)

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from launch.jobs import tune as tune
     from launch.report import export as export
     from launch.report import page as page
+    from launch.report import series as series
     from launch.store import workspace as workspace
     from launch.store.workspace import Opened as Opened
     from launch.store.workspace import Workspace as Workspace
@@ -45,6 +46,7 @@ else:
         "jobs.tune",
         "report.export",
         "report.page",
+        "report.series",
         "store.workspace",
         "trials.place",
         "trials.worker",

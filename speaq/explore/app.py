@@ -10,20 +10,32 @@ from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 from starlette.middleware.trustedhost import TrustedHostMiddleware
 from starlette.requests import Request
-from starlette.responses import RedirectResponse, Response
+from starlette.responses import FileResponse, RedirectResponse, Response
 from starlette.routing import BaseRoute, Mount, Route
 from starlette.staticfiles import StaticFiles
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from speaq.charts import svg
 from speaq.config import ConfigError
 from speaq.data import DataError
 from speaq.explore.context import BadQuery, Context, NotFound, Page
-from speaq.explore.pages import confusion, groups, image, images, microscope, predicates, specialization, study
+from speaq.explore.pages import (
+    confusion,
+    groups,
+    image,
+    images,
+    microscope,
+    predicates,
+    specialization,
+    study,
+    training,
+)
 
 PAGES: tuple[Page, ...] = (
     study.PAGE,
     images.PAGE,
     image.PAGE,
+    training.PAGE,
     predicates.PAGE,
     confusion.PAGE,
     groups.PAGE,
@@ -31,6 +43,7 @@ PAGES: tuple[Page, ...] = (
     microscope.PAGE,
 )
 
+CHART_STYLE = Path(svg.__file__).with_name("chart.css")
 LOOPBACK = ("127.0.0.1", "localhost")
 HEADERS = {
     "Content-Security-Policy": "default-src 'none'; img-src 'self'; style-src 'self'; script-src 'self'; "
@@ -68,8 +81,9 @@ def create_app(context: Context, hosts: Sequence[str] = LOOPBACK) -> Starlette:
     routes: list[BaseRoute] = [Route("/", _home(context))]
     routes += [Route(path, answer) for page in PAGES for path, answer in page.routes(context).items()]
     trials = [Mount("/trial/{trial}", routes=list(routes))] if context.study is not None else []
+    styles = Route("/static/chart.css", lambda request: FileResponse(CHART_STYLE))
     return Starlette(
-        routes=[Mount("/static", StaticFiles(directory=Path(__file__).with_name("static"))), *trials, *routes],
+        routes=[styles, Mount("/static", StaticFiles(directory=Path(__file__).with_name("static"))), *trials, *routes],
         middleware=[
             Middleware(Headers),
             Middleware(TrustedHostMiddleware, allowed_hosts=list(hosts), www_redirect=False),

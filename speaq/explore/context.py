@@ -10,12 +10,15 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from starlette.requests import Request
 from starlette.responses import HTMLResponse, Response
 
+from speaq.charts.chart import Bars
 from speaq.data.records import VisualGenome
 from speaq.explore.study import ExploredStudy
 from speaq.explore.view import View
 from speaq.plain_text import visible
+from speaq.study.board import Board
 
 Needs = Literal["data", "run", "predictions", "study"]
+Importance = Callable[[Board], Bars | str]  # of a search's parameters, or why nothing can be said of it
 Routes = Mapping[str, Callable[[Request], Response]]  # path, in Starlette's form → what answers there
 
 
@@ -49,6 +52,7 @@ class Context:
     main: View  # of the data set or of the run
     study: ExploredStudy | None = None
     open_trial: Callable[[str], View] | None = None  # of a study; raises NotFound
+    importance: Importance | None = None  # needs Optuna, which lives elsewhere
     pages: Sequence[Page] = ()
     environment: Environment = field(init=False)
 

@@ -10,9 +10,11 @@ from typing import Any
 from speaq.config import ConfigError, DataConfig
 from speaq.data.records import SplitName
 from speaq.evaluation.predictions import newest_predictions
+from speaq.plain_text import shown
 from speaq.study import file, snapshot
-from speaq.study.board import Board, trial_statuses
+from speaq.study.board import COLOURS, Board, TrialStatus, trial_statuses
 from speaq.study.file import Study
+from speaq.study.snapshot import Snapshot
 from speaq.training.origins import find_data
 
 
@@ -37,26 +39,47 @@ class ExploredStudy:
         """Where the data of the search are now. Raises ConfigError."""
         return find_data(self.study.data, self.study.data_digest, self.folder)
 
+    def read(self) -> Snapshot:
+        """The search as its folder tells it now. Raises ConfigError where a file of it cannot be read."""
+        return snapshot.read(self.folder)
+
+    def board(self, now: Snapshot) -> Board:
+        """What its trials have come to."""
+        return Board.of(now)
+
+    def begun(self) -> dict[str, Path]:
+        """The folder of each trial that has begun, by its name."""
+        return {path.parent.name: path.parent for path in (self.folder / "trials").glob("*/config.yaml")}
+
     def trial(self, name: str) -> Path | None:
         """The folder of a trial that has begun; None where there is none."""
-        begun = {path.parent.name: path.parent for path in (self.folder / "trials").glob("*/config.yaml")}
-        return begun.get(name)
+        return self.begun().get(name)
 
-    def trials(self, split: SplitName) -> list[dict[str, Any]]:
-        """A row for each trial: the board's columns, `folder` (None: not begun), `predictions`, `settings`.
+    def facts(self, trial: str) -> tuple[dict[str, str], dict[str, str]]:
+        """What the search knows of a trial: how it stands there, and its settings; nothing where it knows none."""
+        now = self.read()
+        status = next((status for status in trial_statuses(now) if status.trial == trial), None)
+        if status is None:
+            return {}, {}
+        found = {"state": status.state, "in the search": status.label or "", "because": status.reason or ""}
+        settings = self.board(now).parameters[trial]
+        return {key: value for key, value in found.items() if value}, {k: shown(v) for k, v in settings.items()}
 
-        Raises ConfigError where a file of the search cannot be read, DataError where one of predictions cannot.
+    def trials(self, now: Snapshot, split: SplitName) -> list[dict[str, Any]]:
+        """A row for each trial: the board's columns, `kind`, `folder` (None: not begun), `predictions`, `settings`.
+
+        Raises DataError where a file of predictions cannot be read.
         """
-        now = snapshot.read(self.folder)
-        board = Board.of(now)
+        board, begun = self.board(now), self.begun()
         rows = []
         for row, status in zip(board.rows, trial_statuses(now), strict=True):
             settings = board.parameters[status.trial]
-            folder = self.trial(status.trial)
+            folder = begun.get(status.trial)
             rows.append(
                 {
                     **{name: value for name, value in row.items() if name not in settings},
                     "status": status.state,
+                    "kind": _kind(board, status),
                     "settings": {name: "" if value is None else str(value) for name, value in settings.items()},
                     "folder": folder,
                     "predictions": None if folder is None else newest_predictions(folder, split),
@@ -69,6 +92,13 @@ class ExploredStudy:
         names = [name for row in rows for name, value in row.items() if isinstance(value, int | float)]
         known = list(dict.fromkeys(names))
         return [n for n in self.objective if n in known] + [n for n in known if n not in self.objective]
+
+
+def _kind(board: Board, status: TrialStatus) -> str:
+    """By which colour charts know a trial; "" where it is one of many."""
+    if status.label in COLOURS:
+        return str(status.label)
+    return "best" if board.best is not None and board.best.id == status.trial else ""
 
 
 def open_study(folder: Path) -> ExploredStudy:

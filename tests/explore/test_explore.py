@@ -33,11 +33,12 @@ from speaq.explore.labels import place_labels
 from speaq.explore.opening import Exploration, explore
 from speaq.explore.pages.images import PER_PAGE
 from speaq.explore.view import View
+from speaq.files.locks import Lock
 from speaq.structures import SceneGraph, ScenePrediction
 from tests.helpers import data_sets
 from tests.helpers.browser import PATIENCE, Visit, served
 from tests.helpers.command import refusal
-from tests.helpers.explore_data import write_many, write_predictions, write_run, write_study
+from tests.helpers.explore_data import write_many, write_metrics, write_predictions, write_run, write_study
 from tests.helpers.shared import SHARED, needs
 
 PAGES = ("/images", "/predicates", "/confusion")
@@ -228,7 +229,7 @@ def test_a_search_and_its_trials(toy: Path, run: Path, tmp_path: Path, chromium:
         names = [name.split()[0] for name in page.locator("tbody th").all_inner_texts()]
         assert names == ["0001", "0000", "0002", "0003", "0004"]  # by the objective, those without it last
         assert hostile in page.locator("table").inner_text()
-        page.get_by_role("link", name="0001").click()
+        page.locator("table").get_by_role("link", name="0001").click()
         page.wait_for_url("**/trial/0001/images")
         page.get_by_role("link", name="Confusion").click()
         page.wait_for_url("**/trial/0001/confusion**")
@@ -236,6 +237,63 @@ def test_a_search_and_its_trials(toy: Path, run: Path, tmp_path: Path, chromium:
         page = visit.open("/trial/0004/images")
         assert "speaq evaluate" in page.locator(".note pre").inner_text()
         assert ask(address, "/trial/none/images")[0] == 404
+
+
+def test_a_search_is_drawn_and_its_marks_lead_to_its_trials(
+    toy: Path, run: Path, tmp_path: Path, chromium: Any
+) -> None:
+    study = write_study(tmp_path / "study", toy, reason="too large")
+    shutil.copytree(run, study / "trials" / "0001")
+    write_metrics(study / "trials" / "0001", 90)
+    with served(explore(Exploration(toy, None, study, "val"))) as address, Visit(chromium, address) as visit:
+        page = visit.open("/study")
+        titles = page.locator("figcaption").all_inner_texts()
+        assert titles == ["R@20 and mR@20", "Trial by trial", "Learning curves", "Importance of the parameters"]
+        front = page.locator("figure").first
+        assert front.locator(".point").count() == 3
+        assert front.locator("text.label").all_text_contents() == ["published", "baseline"]
+        assert page.locator("figure").nth(2).locator(".line").count() == 3
+        assert 'pip install -e ".[ray]"' in page.locator("#importance").inner_text()
+        assert page.locator("figure a").count() == 3  # of the trial that has a folder, in each chart
+        front.locator("a.point").click()
+        page.wait_for_url("**/trial/0001/training")
+        assert page.locator("dl.facts").first.inner_text().splitlines()[:2] == ["state", "finished"]
+        assert "baseline" in page.locator("dl.facts").first.inner_text()
+        assert page.locator("details.settings summary").inner_text().endswith("settings of the search")
+        page.get_by_role("link", name="Images").click()
+        page.wait_for_url("**/trial/0001/images")
+
+
+def test_a_run_is_drawn_while_it_trains(toy: Path, run: Path, tmp_path: Path, chromium: Any) -> None:
+    shutil.copytree(run, tmp_path / "run")
+    write_metrics(tmp_path / "run", 30, ended=False)
+    with (
+        Lock(tmp_path / "run"),
+        served(explore(Exploration(None, tmp_path / "run", None, "val"))) as address,
+        Visit(chromium, address) as visit,
+    ):
+        page = visit.open("/training")
+        facts = page.locator("dl.facts").inner_text()
+        assert "running" in facts
+        assert "30 of" in facts
+        titles = page.locator("figcaption").all_inner_texts()
+        assert titles[:3] == ["Loss", "Recall on val", "Mean recall on val"]
+        assert "Relation queries with a target" in titles
+        write_metrics(tmp_path / "run", 60, ended=False)
+        page.locator("dl.facts").filter(has_text="60 of").wait_for()
+
+
+def test_charts_fit_a_phone(toy: Path, run: Path, tmp_path: Path, chromium: Any) -> None:
+    study = write_study(tmp_path / "study", toy, reason="a" * 300)
+    shutil.copytree(run, study / "trials" / "0001")
+    write_metrics(study / "trials" / "0001", 90, groups=9)
+    with (
+        served(explore(Exploration(toy, None, study, "val"))) as address,
+        Visit(chromium, address, width=400, dark=True) as visit,
+    ):
+        for path in ("/study", "/study/importance", "/trial/0001/training"):
+            visit.open(path)
+            assert (path, visit.overflow()) == (path, 0)
 
 
 # what the server answers

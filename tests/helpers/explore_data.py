@@ -72,6 +72,24 @@ def write_run(folder: Path, directory: Path, *, predictions: bool = True, num_va
     return folder
 
 
+def write_metrics(folder: Path, steps: int, *, groups: int = 2, ended: bool = True) -> None:
+    """What training logs every ten steps, evaluated every thirty; with `ended` also how the run came out."""
+    lines: list[dict[str, object]] = []
+    for step in range(10, steps + 1, 10):
+        shares = {f"train/matched_share_group{g + 1}": 0.1 * (g + 1) for g in range(groups)}
+        overflows = {f"train/overflow_group{g + 1}": None if g else 0.5 for g in range(groups)}
+        numbers = {"train/loss": 100 / step, "train/k_log_layer1": 1 + step / 90, "train/seconds": step / 10}
+        lines.append({"step": step, **numbers, **shares, **overflows})
+        if step % 30 == 0:
+            recalls = {f"val/{name}@20": step / 100 for name in ("R", "mR", "F", "head", "body", "tail")}
+            lines.append({"step": step, "protocol": "sgdet published", **recalls, "val/seconds": step / 10 + 1})
+    (folder / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
+    if ended:
+        best = {"step": steps, "metrics": {"R@20": 0.5, "F@20": 0.25}}
+        result = {"status": "finished", "step": steps, "protocol": "sgdet published", "best": best}
+        (folder / "result.json").write_text(json.dumps(result), encoding="utf-8")
+
+
 def write_study(folder: Path, directory: Path, reason: str) -> Path:
     """A search whose last trial has no folder yet: two finished, one stopped early, one failed, one begun."""
     space = spaces.from_dict({"parameters": {"matching.num_groups": {"type": "int", "low": 1, "high": 4}}})
@@ -87,7 +105,12 @@ def write_study(folder: Path, directory: Path, reason: str) -> Path:
         ("0001", "finished", 0.5, 90),
         ("0002", "pruned", 0.125, 30),
     ):
-        ledger.append(state, trial, metrics={"F@20": value}, step=step)
+        metrics = {"F@20": value, "R@20": 2 * value, "mR@20": value / 2}
+        for at in (30, 90)[: step // 30]:
+            ledger.append(
+                "reported", trial, metrics={name: number * at / 90 for name, number in metrics.items()}, step=at
+            )
+        ledger.append(state, trial, metrics=metrics, step=step)
     ledger.append("failed", "0003", reason=reason)
     ledger.append("running", "0004", attempt=1)
     ledger.close()

@@ -40,3 +40,41 @@ if (panels) {
   panels.addEventListener("mouseover", (event) => { if (triplet(event)) light(triplet(event)); });
   panels.addEventListener("mouseout", () => light(document.activeElement.closest("button[data-triplet]")));
 }
+
+// The part of a page that takes long, put in when it is there.
+const parts = new DOMParser();
+const part = async (address, id) => {
+  const answer = await fetch(address, { headers: { Accept: "text/html" } });
+  return answer.ok ? parts.parseFromString(await answer.text(), "text/html").getElementById(id) : null;
+};
+const load = async () => {
+  for (const place of document.querySelectorAll("[data-load]")) {
+    const address = place.dataset.load;
+    const found = await part(address, address.split("/").at(-1)).catch(() => null);
+    if (found) place.replaceWith(found);
+  }
+};
+load();
+
+// What changes while something trains is renewed, but not under the reader's hands, and not where nobody looks.
+const live = document.querySelector("[data-live]");
+if (live) {
+  const renew = async () => {
+    if (!document.hidden) {
+      const answer = await fetch(location.href).catch(() => null);
+      if (answer?.ok) {
+        const now = parts.parseFromString(await answer.text(), "text/html");
+        for (const old of document.querySelectorAll("[data-live]")) {
+          if (old.matches(":hover, :focus-within") || old.querySelector("details[open]")) continue;
+          const found = now.getElementById(old.id);
+          if (!found) continue;
+          const slow = old.querySelector("#importance");
+          if (slow) found.querySelector("[data-load]")?.replaceWith(slow);
+          old.replaceWith(found);
+        }
+      }
+    }
+    if (document.querySelector("[data-live]")) setTimeout(renew, 1000 * live.dataset.live);
+  };
+  setTimeout(renew, 1000 * live.dataset.live);
+}
