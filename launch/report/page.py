@@ -149,17 +149,18 @@ def _height(plan: Plan) -> int:
 
 
 def _predicates(snapshot: Snapshot, series: Series) -> list[str]:
-    """Recall by predicate of the marked trials whose evaluation was kept; how to keep it for the others."""
-    kept: dict[str, dict[str, dict[str, float | None]]] = {}  # recall and split → trial → predicate → recall
+    """Recall by predicate of the marked trials, as evaluated or else as training noted it; how to get it for others."""
+    kept: dict[str, dict[str, dict[str, float | None]]] = {}  # recall, split, images → trial → predicate → recall
     lacking = []
     for name, entry in series.marked.items():
         folder = snapshot.trial_folder(entry)
-        evaluation = diff.stored_evaluation(folder)
+        evaluation = diff.stored_evaluation(folder) or diff.trained_evaluation(folder)
         if evaluation is None:
             lacking.append(f"speaq evaluate {_quoted(folder)} --json > {_quoted(folder / files.EVALUATION)}")
             continue
         recall, recalls = diff.predicate_recalls(evaluation)
-        kept.setdefault(f"{recall}, {evaluation['split']}", {})[name] = recalls
+        images = "" if evaluation.get("images") is None else f", {evaluation['images']} images"
+        kept.setdefault(f"{recall}, {evaluation['split']}{images}", {})[name] = recalls
     parts = [html.plot(figures.predicates(title, recalls)) for title, recalls in kept.items()]
     if lacking:
         parts += [html.text("Drawn for trials whose evaluation is kept; to keep it:"), html.commands(lacking)]

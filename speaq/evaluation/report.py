@@ -89,7 +89,7 @@ def to_json(
         "images_without_predictions": result.images_without_predictions,
         "images_skipped_without_predictions": result.images_skipped_without_predictions,
         "metrics": all_metrics(result) | result.averages | dict(detection or {}),
-        "predicates": _predicate_table(result, predicates, predicate_count),
+        "predicates": predicate_table(result, predicates, predicate_count),
     }
 
 
@@ -117,9 +117,15 @@ def _protocol_row(result: RecallResult, protocol: str, prefix: str) -> dict[str,
     } | {f"{name}@{k}": values[f"{prefix}{name}@{k}"] for k in result.recall_at for name in AVERAGES}
 
 
-def _predicate_table(
-    result: RecallResult, predicates: Sequence[str], predicate_count: IntArray | None
+def predicate_table(
+    result: RecallResult, predicates: Sequence[str], predicate_count: IntArray | None = None
 ) -> list[dict[str, Any]]:
+    """One row a predicate: its recalls (None where no evaluated image has it), its images, its third.
+
+    Args:
+        predicates: [P] names.
+        predicate_count: [P] or [P+1] rows of the training split, where they are known.
+    """
     third = {int(p): name for name, part in zip(THIRDS, result.thirds or (), strict=False) for p in part}
     recalls = {f"R@{k}": _recall_or_none(result, k) for k in result.recall_at}
     return [

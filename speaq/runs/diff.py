@@ -11,7 +11,7 @@ from speaq import config as configs
 from speaq.config import Config, ConfigError
 from speaq.evaluation.protocol import common_protocol
 from speaq.runs import files
-from speaq.runs.files import DATA, EVALUATION, RESULT
+from speaq.runs.files import DATA, EVALUATION, PREDICATES, RESULT
 
 Metrics = Mapping[str, float | None]
 Pairs = dict[str, tuple[Any, Any]]
@@ -60,6 +60,15 @@ def stored_evaluation(folder: Path) -> dict[str, Any] | None:
     if step != kept:
         raise ConfigError(f"{path}: is of step {step}, the kept checkpoint of step {kept}: evaluate again")
     return content
+
+
+def trained_evaluation(folder: Path) -> dict[str, Any] | None:
+    """What training noted of the kept checkpoint's recall by predicate, None where it did not, as older runs.
+
+    Raises ConfigError where the file is something else.
+    """
+    content, best = files.read(folder / PREDICATES), (files.read(folder / RESULT) or {}).get("best") or {}
+    return content if content is not None and content["step"] == best.get("step") else None
 
 
 @dataclass(frozen=True)

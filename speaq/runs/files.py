@@ -1,7 +1,8 @@
 """The JSON files of a run folder, checked when they are read: a folder can come from elsewhere.
 
-`result.json` says how the run ended, `data.json` on what it was trained, `evaluation.json` what `speaq evaluate RUN
---json` printed of its kept checkpoint. Fields that a later version adds are left alone.
+`result.json` says how the run ended, `data.json` on what it was trained, `predicates.json` the recalls by predicate of
+its kept checkpoint as training counted them, `evaluation.json` what `speaq evaluate RUN --json` printed of it. Fields
+that a later version adds are left alone.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from speaq.config import ConfigError, first_reason
 from speaq.files import foreign
 
-RESULT, DATA, EVALUATION = "result.json", "data.json", "evaluation.json"
+RESULT, DATA, PREDICATES, EVALUATION = "result.json", "data.json", "predicates.json", "evaluation.json"
 
 Step = Annotated[int, Field(ge=0, lt=2**63)]
 Metrics = dict[str, float | None]
@@ -67,11 +68,12 @@ def _recalls(row: dict[str, Any]) -> list[str]:
 class _Evaluation(_Part):
     step: Step
     split: str
+    images: int | None = None
     protocol: str | None
     report: _Report
 
 
-_KINDS: dict[str, type[_Part]] = {RESULT: _Result, DATA: _Data, EVALUATION: _Evaluation}
+_KINDS: dict[str, type[_Part]] = {RESULT: _Result, DATA: _Data, PREDICATES: _Evaluation, EVALUATION: _Evaluation}
 
 
 def read_object(path: Path) -> dict[str, Any] | None:

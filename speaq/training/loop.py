@@ -1,6 +1,7 @@
 """One training loop, for SpeaQ and the detector, on one worker or many. It knows nothing of Ray.
 
-A run is a folder: config.yaml, data.json, metrics.jsonl, checkpoints/{last,previous,best}.pt, result.json.
+A run is a folder: config.yaml, data.json, metrics.jsonl, predicates.json, checkpoints/{last,previous,best}.pt,
+result.json.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ from speaq.training.folder import own_folder
 from speaq.training.health import Health
 from speaq.training.metrics import open_sinks, read_lines
 from speaq.training.origins import check_frozen, placed, without_start
-from speaq.training.record import save, write_checkpoint, write_header, write_result
+from speaq.training.record import save, write_checkpoint, write_header, write_predicates, write_result
 from speaq.training.resume import best_of, look_at_data, previous_run, with_known_start
 from speaq.training.step import Meter, Run, State, criterion_after, make_optimizer, take_step
 from speaq.training.stored_features import with_features
@@ -281,6 +282,8 @@ def _evaluate(run: Run, state: State) -> bool:
     state.evaluated = state.step
     if run.main:  # before the checkpoint: a resumed run drops lines that come after it, and cannot make one again
         _emit(run, state.step, {**{f"val/{k}": v for k, v in metrics.items()}, "val/seconds": state.seconds})
+        if improved and evaluation.recall is not None:
+            write_predicates(run, state, evaluation.recall)
     save(run, state, improved=improved)
     return _report(run, state)
 

@@ -1,4 +1,6 @@
-"""What a run writes into its folder beside its metrics: config.yaml, data.json, checkpoints, result.json."""
+"""What a run writes into its folder beside its metrics: config.yaml, data.json, checkpoints, predicates.json,
+result.json.
+"""
 
 from __future__ import annotations
 
@@ -8,6 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from speaq.config import dump, to_dict
+from speaq.evaluation.recall import RecallResult
+from speaq.evaluation.report import predicate_table
 from speaq.files import atomic, locks
 from speaq.training import checkpoint, distributed
 from speaq.training.device import hardware, peak_memory_mib
@@ -38,6 +42,18 @@ def write_header(run: Run, seen: Mapping[str, Any], *, begins: bool) -> None:
 
 def _write_json(path: Path, content: Mapping[str, Any]) -> None:
     atomic.write_text(path, json.dumps(content, indent=1, allow_nan=False) + "\n")
+
+
+def write_predicates(run: Run, state: State, recall: RecallResult) -> None:
+    """Writes predicates.json: recall by predicate of the evaluation that is the best so far."""
+    content = {
+        "split": "val",
+        "images": len(run.val_split),
+        "step": state.step,
+        "protocol": run.task.protocol,
+        "report": {"predicates": predicate_table(recall, run.vg.vocabulary.predicates)},
+    }
+    _write_json(run.output / "predicates.json", content)
 
 
 def save(run: Run, state: State, *, improved: bool = False) -> None:

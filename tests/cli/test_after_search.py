@@ -498,6 +498,21 @@ def test_recall_by_predicate_is_drawn_for_trials_whose_evaluation_was_kept(tmp_p
     assert (list(figure.data[0].x), list(figure.data[0].y)) == (["on", "&lt;b&gt;"], [0.5, None])
 
 
+def test_recall_by_predicate_that_training_noted_is_drawn_without_a_command(tmp_path: Path) -> None:
+    folder = searched(tmp_path / "study", finished=3)
+    for trial in ("0000", "0001", "0002"):
+        keep_evaluation(folder, trial, {"on": 0.5, "has": None})
+        run = folder / "trials" / trial
+        (run / "evaluation.json").rename(run / "predicates.json")
+        (run / "result.json").write_text(json.dumps({"best": {"step": STEPS, "metrics": {}}}))
+    page = report.write_report(snapshots.read(folder)).read_text(encoding="utf-8")
+    assert "R@50, val" in page
+    assert "speaq evaluate" not in page
+    for trial in ("0000", "0001", "0002"):  # of another checkpoint
+        (folder / "trials" / trial / "result.json").write_text(json.dumps({"best": {"step": 1, "metrics": {}}}))
+    assert "speaq evaluate" in report.write_report(snapshots.read(folder)).read_text(encoding="utf-8")
+
+
 def test_two_objectives_have_a_front_with_the_references_and_a_hypervolume(tmp_path: Path) -> None:
     folder = searched(tmp_path / "study", ("R@50", "mR@50"))
     snapshot = snapshots.read(folder)

@@ -24,6 +24,7 @@ from speaq.config import BASELINE, ConfigError
 from speaq.data import DataError
 from speaq.data.visual_genome import open_data
 from speaq.evaluation.protocols import evaluate_file
+from speaq.runs.diff import trained_evaluation
 from speaq.runs.run import evaluate_run
 from speaq.training import checkpoint
 from speaq.training.endings import DivergedError, StopTraining
@@ -62,6 +63,17 @@ def test_a_run_folder_holds_everything(run: Path, toy: Path) -> None:
     assert steps == [2, 3, 4, 6, 6]
     assert {"val/R@20", "val/mR@50", "val/F@100", "val/AP50"} <= read_lines(run / "metrics.jsonl")[-1].keys()
     assert sorted(p.name for p in (run / "checkpoints").iterdir()) == ["best.pt", "last.pt", "previous.pt"]
+
+
+def test_a_run_notes_the_recall_of_every_predicate_of_its_best_checkpoint(run: Path) -> None:
+    noted = trained_evaluation(run)
+    assert noted is not None
+    evaluated = evaluate_run(run)
+    assert (noted["step"], noted["images"], noted["protocol"]) == (evaluated.step, evaluated.images, "sgdet published")
+    rows = evaluated.report()["predicates"]
+    assert [row["predicate"] for row in noted["report"]["predicates"]] == [row["predicate"] for row in rows]
+    for name in ("R@20", "R@100", "images"):
+        assert [row[name] for row in noted["report"]["predicates"]] == pytest.approx([row[name] for row in rows])
 
 
 def test_two_runs_with_one_seed_are_equal_and_with_another_are_not(run: Path, toy: Path, tmp_path: Path) -> None:
