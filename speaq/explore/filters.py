@@ -21,6 +21,7 @@ from speaq.files.foreign import whole_number
 from speaq.structures import IntArray
 
 Found = Literal["", "hit", "wrong", "missed"]
+Sort = Literal["", "worst", "best"]
 MAX_K = 1000
 
 
@@ -33,7 +34,7 @@ class Selected(NamedTuple):
 
 @dataclass(frozen=True)
 class Filter:
-    """Conditions that one and the same relation of an image fulfils; "" is any.
+    """Conditions that one and the same relation of an image fulfils; "" is any. Behind them how images are shown.
 
     `text` is looked for in the names of a relation's two objects; without another condition in those of all objects.
     """
@@ -45,20 +46,25 @@ class Filter:
     zero: str = ""  # 1: triplets that training never shows
     text: str = ""  # part of a class name
     k: int = 20
+    sort: str = ""  # worst: images of whose relations the best k triplets find least come first; best: most
+    score: float = 0.0  # that a predicted triplet has at least, to be drawn
 
     @classmethod
     def read(cls, query: Mapping[str, str], view: View) -> Filter:
         """From an address. Raises NotFound, which names the key, for a value that is none."""
-        text = {name: query.get(name, "").strip() for name in ("predicate", "part", "found", "said", "zero", "text")}
+        names = ("predicate", "part", "found", "said", "zero", "text", "sort")
+        text = {name: query.get(name, "").strip() for name in names}
         predicates = ("", *view.data.vocabulary.predicates)
         _one_of("predicate", text["predicate"], predicates)
         _one_of("said", text["said"], predicates)
         _one_of("part", text["part"], ("", *THIRDS))
         _one_of("zero", text["zero"], ("", "1"))
         _one_of("found", text["found"], get_args(Found))
-        if view.predictions is None and (text["found"] or text["said"]):
-            raise NotFound("found and said need predictions, and there are none for this split.")
-        return cls(**text, k=_whole("k", query.get("k", ""), view.evaluation.recall_at[0], MAX_K))
+        _one_of("sort", text["sort"], get_args(Sort))
+        if view.predictions is None and (text["found"] or text["said"] or text["sort"]):
+            raise NotFound("found, said and sort need predictions, and there are none for this split.")
+        k = _whole("k", query.get("k", ""), view.evaluation.recall_at[0], MAX_K)
+        return cls(**text, k=k, score=_share("score", query.get("score", "")))
 
     def query(self, **changes: str | int) -> str:
         """For an address, without what is as usual; begins with ? where it is not empty."""
@@ -78,6 +84,21 @@ class Filter:
             image_of_box = np.repeat(np.arange(len(split)), np.diff(split.box_offsets))
             return Selected(np.unique(image_of_box[named[split.classes]]), _either(named, view))
         return Selected(np.unique(split.relation_image[relations]), relations)
+
+    def ordered(self, selected: Selected, view: View) -> IntArray:
+        """The rows of the selected images in the order in which they are shown.
+
+        Sorted, by the share that is found of the relations that fulfil the conditions, of equal shares those of more
+        relations first; images without such a relation come last.
+        """
+        images = selected.images
+        if not self.sort:
+            return images
+        some, size = view.split.relation_image[selected.relations], len(view.split)
+        total = np.bincount(some, minlength=size)[images]
+        hit = np.bincount(some, view.judgement.hit(self.k)[selected.relations], minlength=size)[images]
+        share = hit / np.maximum(total, 1)
+        return images[np.lexsort((-total, share if self.sort == "worst" else -share, total == 0))]
 
     def _relations(self, view: View) -> NDArray[np.bool_] | None:
         """[M] the relations that fulfil the conditions; None without conditions on relations."""
@@ -121,4 +142,16 @@ def _whole(key: str, value: str, usual: int, most: int) -> int:
     number = whole_number(value)
     if number is None or not 1 <= number <= most:
         raise NotFound(f"{key}={short(value)}: is a whole number from 1 to {most}.")
+    return number
+
+
+def _share(key: str, value: str) -> float:
+    if not value:
+        return 0.0
+    try:
+        number = float(value)
+    except ValueError:
+        number = -1.0
+    if not 0 <= number <= 1:
+        raise NotFound(f"{key}={short(value)}: is a number from 0 to 1.")
     return number

@@ -51,6 +51,7 @@ class Line:
     status: str
     detail: str  # how it was found, or its score
     partner: int | None  # number of the triplet in the other panel that it belongs to
+    score: float | None = None  # of a predicted one
 
 
 @dataclass(frozen=True)
@@ -133,9 +134,10 @@ def guess_panel(
     for place in range(len(pairs)):
         subject, object_ = (int(end) for end in number[place])
         status = "hit" if judged.hit[place] else "wrong" if judged.near[place] else "extra"
-        predicate = vocabulary.predicates[int(judged.predicates[place])]
-        detail = f"score {float(judged.scores[place]):.3f}"
-        lines.append(Line(place, subject, predicate, object_, status=status, detail=detail, partner=rows.get(place)))
+        score = float(judged.scores[place])
+        triplet = (subject, vocabulary.predicates[int(judged.predicates[place])], object_)
+        said = f"score {score:.3f}"
+        lines.append(Line(place, *triplet, status=status, detail=said, partner=rows.get(place), score=score))
     height, width = graph.size_hw
     boxes = prediction.boxes_xyxy[used].clip(0, (width, height, width, height))
     return _panel("guess", graph.size_hw, boxes, prediction.classes[used], lines, vocabulary)

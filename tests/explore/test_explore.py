@@ -296,6 +296,77 @@ def test_charts_fit_a_phone(toy: Path, run: Path, tmp_path: Path, chromium: Any)
             assert (path, visit.overflow()) == (path, 0)
 
 
+def test_the_worst_images_come_first_with_their_boxes(address: str, view: View, chromium: Any) -> None:
+    chosen = Filter(sort="worst")
+    worst = chosen.ordered(chosen.select(view), view).tolist()
+    with Visit(chromium, address) as visit:
+        page = visit.open("/images")
+        page.get_by_label("Order").select_option("worst")
+        page.get_by_role("button", name="Filter").click()
+        page.wait_for_url("**sort=worst**")
+        assert page.locator(".grid .caption > span:first-child").all_inner_texts() == [
+            _name(view, row) for row in worst
+        ]
+        assert page.locator(".grid li").first.locator(".thumb rect.stroke").count() == len(view.graph(worst[0]).classes)
+        assert page.locator(".thumb .hit").count() > 0
+        page.get_by_label("boxes").uncheck()
+        assert page.locator(".thumb svg").first.is_hidden()
+        page.locator(".grid a").nth(1).click()
+        page.wait_for_url("**/image/**sort=worst**")
+        assert page.locator("a[rel=prev]").get_attribute("href") == f"/image/{_name(view, worst[0])}?k=20&sort=worst"
+        page.go_back()
+        assert page.locator(".thumb svg").first.is_hidden()  # remembered
+
+
+def _name(view: View, row: int) -> str:
+    return view.split.image_id(row)
+
+
+def test_a_score_says_which_predictions_are_drawn(address: str, view: View, chromium: Any) -> None:
+    graph = view.graph(0)
+    found = view.predicted(graph)
+    assert found is not None
+    scores = found[1].scores[:20]
+    least = float(np.median(scores))
+    kept = int((scores >= least).sum())
+    with Visit(chromium, address) as visit:
+        page = visit.open(f"/image/{graph.image_id}?score={least - 1e-4:.4f}")
+        rows = page.locator('ol[aria-label="Prediction: triplets"] li:not(.off)')
+        assert rows.count() == kept
+        guess = page.locator("section").nth(1)
+        words = guess.locator("tspan:not(.off)")
+        assert words.count() == kept
+        ends = {
+            end
+            for both in rows.locator("button").evaluate_all("all => all.map(e => e.dataset.ends)")
+            for end in both.split()
+        }
+        boxes = guess.locator(".photo .box:not(.off)").evaluate_all("all => all.map(e => e.dataset.box)")
+        assert set(boxes) == ends
+        slider = page.get_by_label("Least score")
+        slider.focus()
+        page.keyboard.press("Home")
+        assert rows.count() == len(scores)
+        page.keyboard.press("End")
+        assert rows.count() == 1
+        assert "score=" in (page.locator("a[rel=next]").get_attribute("href") or "")
+        assert page.locator('ol[aria-label="Ground truth: triplets"] li.off').count() == 0
+
+
+@pytest.mark.parametrize(("width", "beside"), [(1280, True), (400, False)])
+def test_the_graph_stands_beside_the_photo(address: str, view: View, chromium: Any, width: int, beside: bool) -> None:
+    with Visit(chromium, address, width=width) as visit:
+        page = visit.open(f"/image/{view.split.image_id(0)}")
+        photo, graph = (page.locator(f"section:first-child svg.{name}").bounding_box() for name in ("photo", "graph"))
+        assert (graph["x"] >= photo["x"] + photo["width"]) == beside
+        assert (graph["y"] >= photo["y"] + photo["height"]) == (not beside)
+        if beside:
+            page.get_by_label("graph beside the photo").uncheck()
+            sections = [page.locator("section").nth(n).bounding_box() for n in (0, 1)]
+            assert sections[1]["x"] >= sections[0]["x"] + sections[0]["width"]
+        assert visit.overflow() == 0
+
+
 # what the server answers
 
 
@@ -327,6 +398,8 @@ def test_every_answer_forbids_foreign_content_and_nothing_is_written(address: st
         ("/image/none", "has no image none."),
         ("/images?predicate=flies", "predicate=flies: is none of "),
         ("/images?k=0", "k=0: is a whole number from 1 to 1000."),
+        ("/images?sort=name", "sort=name: is none of worst, best."),
+        ("/image/1?score=high", "score=high: is a number from 0 to 1."),
         ("/images?found=all", "found=all: is none of hit, wrong, missed."),
         ("/static/../../config.py", "There is no such page."),
     ],
@@ -428,9 +501,25 @@ def test_conditions_hold_for_one_relation(view: View) -> None:
     assert len(everything.images) == len(view.split)
 
 
+@pytest.mark.parametrize("chosen", [Filter(sort="worst"), Filter(sort="best"), Filter(sort="worst", part="head")])
+def test_images_are_sorted_by_what_is_found_of_them(view: View, chosen: Filter) -> None:
+    selected = chosen.select(view)
+    rows = chosen.ordered(selected, view)
+    assert sorted(rows.tolist()) == selected.images.tolist()
+    hit, image = view.judgement.hit(20), view.split.relation_image
+    shares = [hit[some].mean() if (some := selected.relations & (image == row)).any() else np.nan for row in rows]
+    known = [share for share in shares if not np.isnan(share)]
+    assert shares[: len(known)] == known  # those without a relation are last
+    assert known == sorted(known, reverse=chosen.sort == "best")
+
+
 def test_a_filter_is_read_as_it_is_written(view: View) -> None:
     name = view.data.vocabulary.predicates[0]
-    for chosen in (Filter(), Filter(predicate=name, found="wrong", text="a & b", zero="1", k=50)):
+    for chosen in (
+        Filter(),
+        Filter(predicate=name, found="wrong", text="a & b", zero="1", k=50),
+        Filter(sort="worst", score=0.25),
+    ):
         assert Filter.read(dict(parse_qsl(chosen.query().lstrip("?"))), view) == chosen
     with pytest.raises(NotFound, match="said=flies"):
         Filter.read({"said": "flies"}, view)

@@ -30,9 +30,10 @@ def image_values(view: View, row: int, chosen: Filter) -> dict[str, object]:
     graph, vocabulary = view.graph(row), view.data.vocabulary
     found = view.predicted(graph)
     truth = truth_panel(graph, None if found is None else found[1], vocabulary, chosen.k)
-    images = chosen.select(view).images
-    place = int(np.searchsorted(images, row))
-    inside = place < len(images) and int(images[place]) == row
+    images = chosen.ordered(chosen.select(view), view)
+    places = np.flatnonzero(images == row)
+    inside = len(places) > 0
+    place = int(places[0]) if inside else int((images < row).sum())
     return {
         "image_id": graph.image_id,
         "filter": chosen,

@@ -13,6 +13,7 @@ from speaq.evaluation.recall import THIRDS
 from speaq.explore.context import Context, NotFound, Page, Routes
 from speaq.explore.filters import Filter, Selected
 from speaq.explore.photos import LARGE, THUMBNAIL, photo
+from speaq.explore.scene import ORDER
 from speaq.explore.view import View
 from speaq.files.foreign import whole_number
 
@@ -27,6 +28,8 @@ class Tile:
     objects: str  # some of what is in it
     relations: int
     hits: int | None  # of them; None without predictions
+    size_hw: tuple[int, int]
+    boxes: tuple[tuple[float, float, float, float, str], ...]  # x, y, width, height in pixels of the photo, and status
 
 
 def routes(context: Context) -> Routes:
@@ -60,7 +63,7 @@ def grid_values(view: View, chosen: Filter, query: Mapping[str, str]) -> dict[st
     selected = chosen.select(view)
     pages = max(1, -(-len(selected.images) // PER_PAGE))
     page = min(whole_number(query.get("page", "1")) or 1, pages)
-    rows = selected.images[(page - 1) * PER_PAGE : page * PER_PAGE]
+    rows = chosen.ordered(selected, view)[(page - 1) * PER_PAGE : page * PER_PAGE]
     return {
         "filter": chosen,
         "page": page,
@@ -98,7 +101,33 @@ def _tile(view: View, row: int, k: int) -> Tile:
     some = slice(split.relation_offsets[row], split.relation_offsets[row + 1])
     hits = None if view.predictions is None else int((view.judgement.rank[some] < k).sum())
     more = ", …" if len(objects) > 5 else ""
-    return Tile(split.image_id(row), ", ".join(objects[:5]) + more, some.stop - some.start, hits)
+    graph = view.graph(row)
+    statuses = statuses_of_boxes(view, row, k)
+    drawn = zip(graph.boxes_xyxy.tolist(), statuses, strict=True)
+    return Tile(
+        image_id=graph.image_id,
+        objects=", ".join(objects[:5]) + more,
+        relations=some.stop - some.start,
+        hits=hits,
+        size_hw=graph.size_hw,
+        boxes=tuple(
+            (round(x1), round(y1), round(x2 - x1), round(y2 - y1), status) for (x1, y1, x2, y2), status in drawn
+        ),
+    )
+
+
+def statuses_of_boxes(view: View, row: int, k: int) -> list[str]:
+    """For each ground-truth box of an image the first status of `ORDER` that a relation of it has."""
+    split = view.split
+    best = [len(ORDER) - 1] * int(split.box_offsets[row + 1] - split.box_offsets[row])
+    if view.predictions is not None:
+        judged = view.judgement
+        for relation in range(int(split.relation_offsets[row]), int(split.relation_offsets[row + 1])):
+            found, near = judged.rank[relation] < k, judged.pair_rank[relation] < k
+            status = ORDER.index("hit" if found else "wrong" if near else "missed")
+            for box in split.relations[relation, :2].tolist():
+                best[box] = min(best[box], status)
+    return [ORDER[status] for status in best]
 
 
 PAGE = Page("Images", "/images", routes)

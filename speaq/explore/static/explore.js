@@ -56,6 +56,49 @@ const load = async () => {
 };
 load();
 
+// How a reader wants pages is remembered.
+for (const box of document.querySelectorAll("input[data-keep]")) {
+  try {
+    box.checked = (localStorage.getItem(box.id) ?? "yes") === "yes";
+    box.addEventListener("change", () => localStorage.setItem(box.id, box.checked ? "yes" : "no"));
+  } catch { /* a browser that keeps nothing */ }
+}
+
+// Predicted triplets below a score are not drawn. The scale is finer where scores are low, as most are.
+const slider = document.querySelector("#score input");
+if (slider) {
+  const section = slider.closest("section");
+  const lines = [...section.querySelectorAll("button[data-score]")];
+  const most = Math.max(0, ...lines.map((line) => Number(line.dataset.score)));
+  const least = () => most * (slider.value / 100) ** 2;
+  const draw = () => {
+    const on = lines.filter((line) => Number(line.dataset.score) >= least());
+    const triplets = new Set(on.map((line) => line.dataset.triplet));
+    const ends = new Set(on.flatMap((line) => line.dataset.ends.split(" ")));
+    for (const line of lines) line.parentElement.classList.toggle("off", !triplets.has(line.dataset.triplet));
+    for (const words of section.querySelectorAll("tspan[data-triplet]")) words.classList.toggle("off", !triplets.has(words.dataset.triplet));
+    for (const edge of section.querySelectorAll("[data-lines]")) edge.classList.toggle("off", !edge.dataset.lines.trim().split(" ").some((one) => triplets.has(one)));
+    for (const end of section.querySelectorAll("[data-box]")) end.classList.toggle("off", !ends.has(end.dataset.box));
+    section.querySelector("output").textContent = least().toFixed(3);
+    section.querySelector(".drawn").textContent = `${on.length} of ${lines.length} drawn`;
+  };
+  const say = () => { // in the address, and where its links lead
+    const set = (address) => {
+      const url = new URL(address, location);
+      if (least() > 0) url.searchParams.set("score", least().toFixed(4));
+      else url.searchParams.delete("score");
+      return url;
+    };
+    history.replaceState(null, "", set(location));
+    for (const link of document.querySelectorAll(".pager a:not([href*=microscope])")) link.href = set(link.href);
+  };
+  slider.value = most ? 100 * Math.sqrt(Math.min(slider.dataset.score / most, 1)) : 0;
+  slider.addEventListener("input", draw);
+  slider.addEventListener("change", say);
+  if (lines.length) section.querySelector("#score").hidden = false;
+  if (lines.length) draw();
+}
+
 // What changes while something trains is renewed, but not under the reader's hands, and not where nobody looks.
 const live = document.querySelector("[data-live]");
 if (live) {
