@@ -26,7 +26,8 @@ from speaq.training.endings import FAILED, INTERRUPTED, USAGE
 WORDS = "speaq.words"  # of a context's `meta`: what the user typed behind the command's name
 WIDEST = 120  # columns: longer lines are hard to read
 FIRST = 26  # columns at most of what is explained, before its explanation goes below it
-RESUME = "--resume"
+RESUME, WATCH = "--resume", "--watch"
+USUAL_PAUSE = "2"  # seconds between two looks
 _METAVARS = {int: "N", float: "X", str: "TEXT", Path: "FILE"}
 
 
@@ -212,6 +213,15 @@ def with_resume(given: Sequence[str]) -> list[str]:
     return words
 
 
+def with_pause(given: Sequence[str]) -> list[str]:
+    """The words of a command where `--watch` without seconds takes the usual ones."""
+    words = list(given)
+    for at in [place for place, word in enumerate(words) if word == WATCH][:1]:
+        if at + 1 == len(words) or not re.fullmatch(r"-?[\d.]+", words[at + 1]):
+            words.insert(at + 1, USUAL_PAUSE)
+    return words
+
+
 class SpeaqCommand(TyperCommand):
     """A command whose help is ours, and whose words are kept for messages that show what to type."""
 
@@ -221,8 +231,9 @@ class SpeaqCommand(TyperCommand):
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         """Parses the words behind the command's name."""
         ctx.meta[WORDS] = tuple(args)
-        takes_resume = any(RESUME in one.opts for one in self.params)
-        return super().parse_args(ctx, with_resume(args) if takes_resume else args)
+        known = {name for one in self.params for name in one.opts}
+        args = with_resume(args) if RESUME in known else args
+        return super().parse_args(ctx, with_pause(args) if WATCH in known else args)
 
     def format_help(self, ctx: Any, formatter: Any) -> None:
         """Writes the help."""

@@ -135,7 +135,7 @@ COMMANDS: dict[str, tuple[Command, ...]] = {
         Command(
             search.status,
             urls={"study": "small"},
-            examples=("speaq status STUDY", "speaq status STUDY --wide"),
+            examples=("speaq status STUDY", "speaq status STUDY --wide", "speaq status STUDY --watch"),
             then=("speaq report {study}",),
         ),
         Command(

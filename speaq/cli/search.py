@@ -290,6 +290,16 @@ def status(
     here: Workspace,
     study: StudyDir,
     wide: Annotated[bool, typer.Option("--wide", help="all trials and columns, however many there are")] = False,
+    watch: Annotated[
+        float | None,
+        typer.Option(
+            "--watch",
+            min=0.5,
+            max=3600,
+            metavar="[SECONDS]",
+            help="show it again, every 2 s or as given, until the search ends or Ctrl-C",
+        ),
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Show what a search has done, is doing and costs.
@@ -298,6 +308,14 @@ def status(
     """
     from speaq.cli.trials import print_status
 
+    if watch is not None:
+        if as_json or wide:
+            other = "--json, which is one value" if as_json else "--wide, which no screen has room for"
+            raise ConfigError(f"--watch {watch:g}: cannot be had with {other}; leave one of them out")
+        from speaq.cli.watch import watch as watched
+
+        watched(lambda: here.read_study(study), here.name_of(study), watch)
+        return
     print_status(here.read_study(study), here.name_of(study), as_json=as_json, wide=wide)
 
 

@@ -51,7 +51,7 @@ def print_status(snapshot: Snapshot, name: str, *, as_json: bool = False, wide: 
     if not best:
         echo("no trial has finished")
     screen = None if wide else _screen()
-    listed = trials if screen is None else _worth_showing(trials, made, screen.rows)
+    listed = trials if screen is None else worth_showing(trials, made, screen.rows)
     content, is_whole = trial_table(listed, snapshot.plan.objective, None if screen is None else screen.columns)
     show(content)
     _print_rest([trial.state for trial in trials if trial not in listed], name, whole=is_whole)
@@ -84,7 +84,7 @@ def _screen() -> _Screen | None:
     return _Screen(out.width, max(LEAST_ROWS, out.height - AROUND)) if out.is_terminal else None
 
 
-def _worth_showing(trials: Sequence[TrialStatus], made: Board, most: int) -> list[TrialStatus]:
+def worth_showing(trials: Sequence[TrialStatus], made: Board, most: int) -> list[TrialStatus]:
     """Those that run, references, the best ones and the latest, in the order of asking."""
     ranks = {entry.id: rank for rank, entry in enumerate(made.top(len(made.finished)))}
     order = sorted(
