@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -11,13 +11,15 @@ import typer
 
 from speaq.cli.launched import Workspace
 from speaq.cli.options import AsJson, InitFrom, StudyDir
-from speaq.cli.tables import print_table, show, table
-from speaq.cli.terminal import echo, echo_json, progress_bars
+from speaq.cli.tables import console, fitting, print_table, show, table
+from speaq.cli.terminal import echo, echo_json, echo_words, progress_bars
 from speaq.training.endings import DONE, FAILED
 
 if TYPE_CHECKING:
     from speaq.runs.diff import Pairs
     from speaq.study.snapshot import Snapshot
+
+ENDED = "ended"  # the column that a screen may have no room for
 
 
 def confirm(
@@ -53,20 +55,22 @@ def _print_confirmation(content: Mapping[str, Any]) -> None:
     from speaq.study import results
 
     metric = results.metric_name(content["objective"])
-    rows = [_setting_row(setting, content["leader"], metric) for setting in content["settings"]]
-    print_table(("", "trial", "search", "seeds", f"{metric}, mean", "95 %", "over published", "ended"), rows)
+    _print_settings(content["settings"], content["leader"])
     if not content["images"]:
         return
-    echo(f"{content['protocol']} · validation split, {content['images']} images · 95 % over seeds and images")
+    echo_words(
+        f"{metric} · {content['protocol']} · validation split, {content['images']} images · "
+        "95 % over seeds and images · over published in points of 100"
+    )
     if any(setting["over_images_alone"] for setting in content["settings"]):
-        echo("of one seed the interval is over the images alone: it says nothing of other seeds")
+        echo_words("of one seed the interval is over the images alone: it says nothing of other seeds")
     first = next((s for s in content["settings"] if s["trial"] == content["leader"]), None)
     if first is not None and (over := first["over_published"]) is not None:
-        echo(f"trial {first['trial']}: {results.points(over, metric)} over the published setting")
+        echo_words(f"trial {first['trial']}: {results.points(over, metric)} over the published setting")
     if (optimism := content["optimism"]) is not None:
         ends = optimism["interval"]
         within = " (one seed: no interval)" if ends is None else f" [{100 * ends[0]:.1f}, {100 * ends[1]:.1f}]"
-        echo(
+        echo_words(
             f"optimism of being the best of {content['trials']} trials: "
             f"{100 * optimism['value']:+.1f} {metric}{within} (trial {optimism['trial']}: "
             f"{optimism['search']:.4f} in the search, {optimism['confirmed']:.4f} with new seeds; "
@@ -74,13 +78,29 @@ def _print_confirmation(content: Mapping[str, Any]) -> None:
         )
 
 
-def _setting_row(setting: Mapping[str, Any], first: str | None, metric: str) -> tuple[object, ...]:
-    from speaq.study import results
+def _print_settings(settings: Sequence[Mapping[str, Any]], leader: str | None) -> None:
+    """The table; where a screen has no room for how trials ended, that stands below."""
+    header = ("", "trial", "search", "seeds", "mean", "95 %", "over published", ENDED)
+    rows = [_setting_row(setting, leader) for setting in settings]
+    screen = console()
+    kept, cells = fitting(header, rows, screen.width if screen.is_terminal else 1 << 16, (ENDED,))
+    print_table(kept, cells)
+    if ENDED not in kept:
+        for setting, row in zip(settings, rows, strict=True):
+            if row[-1]:
+                echo_words(f"trial {setting['trial']}: {row[-1]}")
 
+
+def _setting_row(setting: Mapping[str, Any], first: str | None) -> tuple[object, ...]:
     mean, over = setting["mean"], setting["over_published"]
     name = f"{setting['trial']} ({setting['label']})" if setting["label"] else setting["trial"]
     ended = setting["failure"] or (
         "" if setting["left_after_seed"] is None else f"behind after seed {setting['left_after_seed']}"
+    )
+    ends = (
+        None
+        if over is None
+        else "{value:+.1f} [{low:.1f}, {high:.1f}]".format(**{key: 100 * over[key] for key in ("value", "low", "high")})
     )
     return (
         "*" if setting["trial"] == first else "",
@@ -88,7 +108,7 @@ def _setting_row(setting: Mapping[str, Any], first: str | None, metric: str) -> 
         f"{setting['search']:.4f}",
         len(setting["seeds"]),
         *((None, None) if mean is None else (f"{mean['value']:.4f}", f"[{mean['low']:.4f}, {mean['high']:.4f}]")),
-        None if over is None else results.points(over, metric),
+        ends,
         ended,
     )
 
@@ -152,7 +172,7 @@ def diff(
     if as_json:
         echo_json(vars(found))
         return
-    names = (str(first), str(second))
+    names = _short_names(first, second)
     _print_pairs("config", names, found.config)
     _print_pairs("data, versions and hardware", names, found.made_from)
     _print_pairs(f"metrics of the kept checkpoints, {found.protocol or 'protocol not said'}", names, found.metrics)
@@ -187,5 +207,16 @@ def _print_pairs(title: str, names: tuple[str, str], pairs: Pairs) -> None:
         (name, *pair, "" if not change else f"{change:+.4g}")
         for name, (pair, change) in zip(pairs, changes, strict=True)
     ]
-    show(table((title, *names, "change"), rows, left=4))
+    echo(title)
+    show(table(("", *names, "change"), rows, left=4))
     echo()
+
+
+def _short_names(first: Path, second: Path) -> tuple[str, str]:
+    """What tells two folders apart: their paths from where they part; the whole of equal ones."""
+    one, other = first.absolute().parts, second.absolute().parts
+    if one == other:
+        return str(first), str(second)
+    shared = next((at for at, pair in enumerate(zip(one, other, strict=False)) if pair[0] != pair[1]), None)
+    shared = min(len(one), len(other)) - 1 if shared is None else shared  # one lies in the other
+    return "/".join(one[shared:]), "/".join(other[shared:])

@@ -14,7 +14,7 @@ import typer
 from speaq import config as configs
 from speaq.cli.options import AsJson, Assignments, DataDir, KnownData, Mode, RunDir, SplitOption
 from speaq.cli.tables import print_table
-from speaq.cli.terminal import echo, echo_json, progress_bar
+from speaq.cli.terminal import echo, echo_json, echo_words, progress_bar
 from speaq.config import ConfigError
 from speaq.training.endings import DONE
 
@@ -97,7 +97,7 @@ def _print_lab(made: list[Group], table: bool) -> None:
         _print_predicates(made)
     else:
         for group in made:
-            echo(f"group {group.title}: {', '.join(name for name, _ in group.predicates)}")
+            echo_words(f"group {group.title}: {', '.join(name for name, _ in group.predicates)}")
     for group in made:
         if group.load.warning:
             echo(f"group {group.title} is {group.load.warning}")

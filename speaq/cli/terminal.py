@@ -8,6 +8,7 @@ import json
 import logging
 import os
 import sys
+import textwrap
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -108,6 +109,16 @@ def echo_lines(text: str, *, err: bool = False) -> None:
     """Prints text of several lines; names of others in it are `visible` already."""
     for line in text.split("\n"):
         echo(line, err=err)
+
+
+def echo_words(text: str) -> None:
+    """Prints one line on stdout; on a terminal as many as it takes, broken between words."""
+    screen = console()
+    if screen.is_terminal:
+        lines = textwrap.wrap(visible(text), screen.width, break_long_words=False, break_on_hyphens=False)
+        echo_lines("\n".join(lines))
+    else:
+        echo(text)
 
 
 def echo_json(value: Any) -> None:

@@ -12,7 +12,7 @@ from speaq import config as configs
 from speaq.cli.evaluate import print_metrics
 from speaq.cli.launched import Workspace, place
 from speaq.cli.options import Assignments, BeginsWithData, DataDir, InitFrom, KnownData, OutputDir
-from speaq.cli.terminal import echo, progress_bar
+from speaq.cli.terminal import echo, echo_words, progress_bar
 from speaq.config import ConfigError
 from speaq.evaluation.zeros import why_zero
 from speaq.files import storage
@@ -97,7 +97,7 @@ def _train(here: Workspace, task: TaskName, asked: Training) -> None:
         raise RuntimeError(f"{said}; {_afterwards(run)}") from error
     print_metrics(result["metrics"], result["step"])
     best = result["best"]
-    echo(
+    echo_words(
         f"best {best['metric']} {best['value']:.4f} at step {best['step']} · {result['protocol']} · "
         f"{result['seconds']:.0f} s · {here.name_of(run)}"
     )

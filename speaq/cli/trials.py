@@ -15,7 +15,7 @@ from rich.table import Table
 from rich.text import Text
 
 from speaq.cli.tables import console, fitting, show, table
-from speaq.cli.terminal import echo, echo_json
+from speaq.cli.terminal import echo, echo_json, echo_words
 from speaq.evaluation.protocol import common_protocol
 from speaq.plain_text import spell, visible
 from speaq.study import board, seal
@@ -63,11 +63,11 @@ def print_status(snapshot: Snapshot, name: str, *, as_json: bool = False, wide: 
     _print_reasons(reasons, screen)
     hungry = board.starving_line({trial.trial: starving(snapshot, trial.trial) for trial in trials})
     if hungry is not None:
-        echo(hungry)
+        echo_words(hungry)
     for forced in snapshot.study.forced:
         echo(f"resumed with --force at {forced['at']}: {'; '.join(forced['changes'])}")
-    echo(seal.summary(snapshot.folder))
-    echo(board.totals_line(board.totals(trials, snapshot), snapshot.active))
+    echo_words(seal.summary(snapshot.folder))
+    echo_words(board.totals_line(board.totals(trials, snapshot), snapshot.active))
 
 
 @dataclasses.dataclass(frozen=True)

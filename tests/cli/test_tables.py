@@ -18,7 +18,9 @@ import pytest
 from rich.console import Console
 
 from speaq.cli import trials
+from speaq.cli.after import _print_confirmation, _short_names
 from speaq.cli.evaluate import print_metrics
+from speaq.cli.tables import print_table
 from speaq.plain_text import spell
 from speaq.study import board
 from speaq.study import snapshot as snapshots
@@ -54,7 +56,12 @@ def on_terminal(*arguments: str | Path) -> list[str]:
         printed += part
     assert process.wait(600) == 0, printed
     os.close(ours)
-    return re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", printed.decode()).replace("\r", "").splitlines()
+    return plain(printed.decode()).splitlines()
+
+
+def plain(text: str) -> str:
+    """What a terminal shows, without colours."""
+    return re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", text).replace("\r", "")
 
 
 def test_the_recalls_of_a_training_are_a_table_of_80_columns(capsys: pytest.CaptureFixture[str]) -> None:
@@ -70,6 +77,77 @@ def test_the_recalls_of_a_training_are_a_table_of_80_columns(capsys: pytest.Capt
     assert all(len(row) <= COLUMNS for row in (header, *rows))
     print_metrics({"AP": 0.5, "AP50": None}, 3)
     assert capsys.readouterr().out == "AP 0.5000\n"
+
+
+def narrow(monkeypatch: pytest.MonkeyPatch) -> io.StringIO:
+    """What is printed on a terminal of 80 columns, in this process."""
+    found = io.StringIO()
+    monkeypatch.setattr(found, "isatty", lambda: True)
+    monkeypatch.setattr(sys, "stdout", found)
+    for name, value in (("COLUMNS", str(COLUMNS)), ("LINES", str(LINES)), ("TERM", "xterm"), ("NO_COLOR", "1")):
+        monkeypatch.setenv(name, value)
+    return found
+
+
+def test_titles_and_cells_of_several_words_take_lines_where_a_screen_is_narrow(monkeypatch: pytest.MonkeyPatch) -> None:
+    screen = narrow(monkeypatch)
+    header = ("run", "mean entropy of all", "leakage by group and more", "relation queries", "targets per image")
+    rows = [("0000", "1.234567", " ".join(["12.5%"] * 9), 12, 0.5), ("x" * 30, "-", "-", 3, 0.25)]
+    print_table(header, rows)
+    lines = plain(screen.getvalue()).splitlines()
+    assert all(len(line) <= COLUMNS for line in lines)
+    said = " ".join(plain(screen.getvalue()).split())
+    for word in {*" ".join(header).split(), "1.234567", "0.25"}:
+        assert word in said
+    assert said.count("12.5%") == 9
+    assert "…" not in said
+    assert said.count("x") == 30
+
+
+def test_the_table_of_a_confirmation_fits(monkeypatch: pytest.MonkeyPatch) -> None:
+    screen = narrow(monkeypatch)
+    interval = {"value": 0.123, "low": 0.101, "high": 0.145}
+    setting = {
+        "trial": "0000",
+        "label": "published",
+        "search": 0.5,
+        "seeds": {"3": 0.5},
+        "mean": interval,
+        "over_published": interval,
+        "over_images_alone": True,
+        "left_after_seed": 4,
+        "failure": None,
+    }
+    _print_confirmation(
+        {
+            "objective": ["R@50", "mR@50"],
+            "protocol": "sgdet published",
+            "images": 5000,
+            "trials": 40,
+            "leader": "0001",
+            "optimism": {"trial": "0001", "search": 0.5, "confirmed": 0.4, "value": 0.1, "interval": [0.05, 0.15]},
+            "settings": [{**setting, "trial": "0001", "label": None, "failure": "diverged " * 12}, setting],
+        }
+    )
+    lines = plain(screen.getvalue()).splitlines()
+    assert all(len(line) <= COLUMNS for line in lines)
+    assert lines[0].split() == ["trial", "search", "seeds", "mean", "95", "%", "over", "published"]
+    assert lines[2].split()[-3:] == ["+12.3", "[10.1,", "14.5]"]
+    assert "trial 0000: behind after seed 4" in lines
+    assert plain(screen.getvalue()).count("diverged") == 12
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "names"),
+    [
+        ("s/trials/0000", "s/trials/0003", ("0000", "0003")),
+        ("a/run", "b/run", ("a/run", "b/run")),
+        ("s", "s/trials/0003", ("s", "s/trials/0003")),
+        ("s/0001", "s/0001", ("s/0001", "s/0001")),
+    ],
+)
+def test_compared_runs_are_called_by_what_tells_them_apart(first: str, second: str, names: tuple[str, str]) -> None:
+    assert _short_names(Path(first), Path(second)) == names
 
 
 @pytest.fixture(scope="module", params=[("F@50",), ("R@50", "mR@50")], ids=["one", "two"])
