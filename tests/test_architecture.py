@@ -16,8 +16,8 @@ from tests.helpers.shared import ROOT
 LIBRARY = sorted((ROOT / "speaq").rglob("*.py"))
 # Rooms from the lowest to the highest; one imports only rooms of its own line or of lines above it.
 ROOMS = (
-    ("speaq.structures", "speaq.boxes", "speaq.plain_text", "speaq.drawing", "speaq.table", "speaq.charts"),
-    ("speaq.files", "speaq.vocabulary"),
+    ("speaq.structures", "speaq.boxes", "speaq.plain_text", "speaq.drawing", "speaq.table"),
+    ("speaq.files", "speaq.vocabulary", "speaq.charts"),
     ("speaq.config",),
     ("speaq.targets", "speaq.data", "speaq.model"),
     ("speaq.matching",),

@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import atexit
-import os
-import shutil
-import tempfile
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from speaq.files.atomic import replaced
+from speaq.files.home import keep_out_of_home
 from speaq.plain_text import visible
 from speaq.study.board import COLOURS, Board
 from speaq.study.decoding import AS_TRAINED
@@ -29,13 +26,6 @@ def write_results(output: Path, entries: Sequence[Entry], plan: Plan) -> None:
     board = Board(entries, plan)
     board.write(output)
     draw_search(output / "search.png", board)
-
-
-def keep_out_of_home() -> None:
-    """matplotlib writes a font cache: into a folder that goes with the process."""
-    if "MPLCONFIGDIR" not in os.environ:
-        os.environ["MPLCONFIGDIR"] = folder = tempfile.mkdtemp(prefix="speaq-matplotlib-")
-        atexit.register(shutil.rmtree, folder, ignore_errors=True)
 
 
 def draw_search(path: Path, board: Board) -> None:

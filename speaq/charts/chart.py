@@ -12,6 +12,11 @@ from dataclasses import dataclass
 
 Point = tuple[float, float]
 KINDS = 8  # colours without a meaning
+COLOURS = {  # on white; a page has those of chart.css, which on white are the same
+    **{"published": "#c2410c", "baseline": "#1d4ed8", "best": "#a16207", "front": "#374151", "other": "#7b838e"},
+    **{"c1": "#0072b2", "c2": "#d55e00", "c3": "#007a5a", "c4": "#b0508a"},
+    **{"c5": "#8a6d00", "c6": "#332288", "c7": "#2a93c9", "c8": "#a65628"},
+}
 MOST = 400  # points of a line: more than a chart has pixels
 
 
@@ -69,12 +74,12 @@ class Chart:
 
 @dataclass(frozen=True)
 class Bar:
-    """A length with the ends of its interval."""
+    """A length, with the ends of its interval where it has one."""
 
     name: str
     value: float
-    low: float
-    high: float
+    low: float | None = None
+    high: float | None = None
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 from speaq.charts.axis import Axis
-from speaq.charts.chart import Bars, Chart, Line, Mark, Point
+from speaq.charts.chart import Bar, Bars, Chart, Line, Mark, Point
 from speaq.plain_text import shown, visible
 
 WIDTH, HEIGHT = 420.0, 264.0  # about the size at which a page shows it: letters are as large as they say
@@ -43,8 +43,10 @@ class _Plane(NamedTuple):
         return self.frame.x + x * self.frame.width, self.frame.y + (1 - y) * self.frame.height
 
 
-def draw(chart: Chart) -> str:
+def draw(chart: Chart | Bars) -> str:
     """A `<figure>` of the chart; a line says so where it has nothing to show."""
+    if isinstance(chart, Bars):
+        return _bars(chart)
     if not chart.points:
         return _figure(chart.title, chart.about, '<p class="quiet">Nothing to draw yet.</p>')
     plane = _plane(chart)
@@ -54,15 +56,15 @@ def draw(chart: Chart) -> str:
     return _figure(chart.title, chart.about, _svg(said, HEIGHT, parts) + _legend(chart))
 
 
-def draw_bars(bars: Bars) -> str:
-    """A `<figure>` of bars, each with its value and its interval."""
+def _bars(bars: Bars) -> str:
     left = max((len(bar.name) for bar in bars.bars), default=0) * LETTER + 8
-    axis = Axis.over([0.0, *(bar.high for bar in bars.bars)], 4, from_zero=True)
+    longest = [bar.value if bar.high is None else bar.high for bar in bars.bars]
+    axis = Axis.over([0.0, *longest], 4, from_zero=True)
     frame = Frame(left, 4, WIDTH - left - RIGHT, ROW * len(bars.bars))
     plane = _Plane(axis, Axis(0, 1, 1), frame)
     parts = [part for mark in axis.marks for part in _x_mark(mark, plane)]
     for number, bar in enumerate(bars.bars):
-        parts.append(_bar(bar.name, (bar.low, bar.value, bar.high), plane, frame.y + ROW * (number + 0.5)))
+        parts.append(_bar(bar, plane, frame.y + ROW * (number + 0.5)))
     parts.append(_text(bars.x, frame.x + frame.width / 2, frame.y + frame.height + 30, "middle", "name"))
     return _figure(bars.title, bars.about, _svg(bars.title, frame.height + 40, parts))
 
@@ -175,16 +177,16 @@ def _labels(marks: Sequence[Mark], plane: _Plane) -> Iterator[str]:
         yield _text(mark.label, best.x, best.y + 10, "start", f"label k-{mark.kind}")
 
 
-def _bar(name: str, values: tuple[float, float, float], plane: _Plane, y: float) -> str:
-    low, value, high = (plane.at((number, 0.0))[0] for number in values)
-    left = plane.frame.x
-    about = f"{name}: {shown(values[1])}, 95 % from {shown(values[0])} to {shown(values[2])}"
-    content = (
-        f'<rect x="{left:.1f}" y="{y - 7:.1f}" width="{max(value - left, 0.5):.1f}" height="14"/>'
-        f'<path class="ends" d="M{low:.1f} {y:.1f}H{high:.1f}M{low:.1f} {y - 3:.1f}v6M{high:.1f} {y - 3:.1f}v6"/>'
-        + _text(name, left - 6, y + 3.5, "end")
-    )
-    return _linked(content, about, "", "bar k-c1")
+def _bar(bar: Bar, plane: _Plane, y: float) -> str:
+    left, end = plane.frame.x, plane.at((bar.value, 0.0))[0]
+    content = f'<rect x="{left:.1f}" y="{y - 7:.1f}" width="{max(end - left, 0.5):.1f}" height="14"/>'
+    about = f"{bar.name}: {shown(bar.value)}"
+    if bar.low is not None and bar.high is not None:
+        low, high = (plane.at((number, 0.0))[0] for number in (bar.low, bar.high))
+        ends = f"M{low:.1f} {y - 3:.1f}v6M{high:.1f} {y - 3:.1f}v6"
+        content += f'<path class="ends" d="M{low:.1f} {y:.1f}H{high:.1f}{ends}"/>'
+        about += f", 95 % from {shown(bar.low)} to {shown(bar.high)}"
+    return _linked(content + _text(bar.name, left - 6, y + 3.5, "end"), about, "", "bar k-c1")
 
 
 def _legend(chart: Chart) -> str:

@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from speaq.cli import folders
 from speaq.cli.launched import Workspace
-from speaq.cli.options import AsJson, InitFrom, StudyDir
+from speaq.cli.options import AsJson, InitFrom, StudyDir, StudyOrRun
 from speaq.cli.tables import console, fitting, print_table, show, table
 from speaq.cli.terminal import echo, echo_json, echo_words, progress_bars
 from speaq.training.endings import DONE, FAILED
@@ -115,15 +116,21 @@ def _setting_row(setting: Mapping[str, Any], first: str | None) -> tuple[object,
 
 def report(
     here: Workspace,
-    study: StudyDir,
+    study: StudyOrRun,
     output: Annotated[
-        Path | None, typer.Option("--output", help="page to write; default: report.html in the study")
+        Path | None, typer.Option("--output", help="page to write; default: report.html in the study or run")
     ] = None,
 ) -> None:
-    """Write a page about a search, with plots.
+    """Write a page about a search, with plots, or about a run.
 
-    It is one file and needs no network.
+    It is one file and needs no network. Of a run, at work or not, it has the curves, which also become a picture.
     """
+    if folders.kind_of(study) == "RUN":
+        from speaq.runs.page import write_report
+
+        for written in write_report(study, output):
+            echo(here.name_of(written))
+        return
     from speaq.cli.launched import page
 
     echo(here.name_of(page.write_report(here.read_study(study), output)))

@@ -113,7 +113,8 @@ class Command:
         """Prints the command lines that follow, on stderr: what a program reads stays as it is."""
         if arguments.get("as_json") or not can_print():
             return
-        names = {name: shlex.quote(str(place(str(value)))) for name, value in arguments.items() if value is not None}
+        given = {name: value for name, value in arguments.items() if value is not None and not _is_other(name, value)}
+        names = {name: shlex.quote(str(place(str(value)))) for name, value in given.items()}
         if "resume" in names:  # a folder that was begun as the output of the same command
             names["output"] = names["resume"]
         head = "next: "
@@ -121,6 +122,12 @@ class Command:
             if all(name in names for _, name, _, _ in Formatter().parse(line) if name):
                 echo(head + line.format_map(names), err=True)
                 head = " " * len(head)
+
+
+def _is_other(name: str, value: Any) -> bool:
+    """Whether a run is given where lines of what is next name a study."""
+    where = place(str(value)) if name == "study" else None
+    return isinstance(where, Path) and folders.kind_of(where) == "RUN"
 
 
 def _either(parameter: inspect.Parameter, older: str) -> list[inspect.Parameter]:

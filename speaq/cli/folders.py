@@ -39,6 +39,7 @@ MARKS: Mapping[Kind, str] = {  # files that tell
     "SPACE": "parameters",
 }
 ALSO: Mapping[str, Kind] = {"MODEL": "RUN"}  # what takes runs, and other things too
+EITHER: Mapping[str, tuple[Kind, ...]] = {"STUDY|RUN": ("STUDY", "RUN")}  # what takes both
 RESUMES: Mapping[Kind, str] = {"RUN": "speaq train --resume {}", "STUDY": "speaq tune --resume {}"}
 NEW = ("output", "directory")  # arguments that name what is to be made
 MOST = 200  # folders in one that are looked into
@@ -84,12 +85,13 @@ def check(command: Any, words: Sequence[str], values: Mapping[str, Any]) -> None
         values: of its arguments, paths of this machine.
     """
     for parameter in command.params:
-        wanted = ALSO.get(parameter.metavar, parameter.metavar)
+        either = EITHER.get(parameter.metavar) or (ALSO.get(parameter.metavar, parameter.metavar),)
+        wanted = either[0]
         if wanted not in get_args(Kind) or parameter.name in NEW:
             continue
         given = values.get(parameter.name)
         for path in given if isinstance(given, list) else [given]:
-            if isinstance(path, Path) and path.exists() and not _is(path, wanted):
+            if isinstance(path, Path) and path.exists() and not any(_is(path, kind) for kind in either):
                 _refuse(path, wanted, parameter.name, _Typed(command, words))
 
 

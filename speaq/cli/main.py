@@ -159,7 +159,7 @@ COMMANDS: dict[str, tuple[Command, ...]] = {
         Command(
             after.report,
             urls={"study": "small"},
-            examples=("speaq report STUDY",),
+            examples=("speaq report STUDY", "speaq report RUN"),
             then=("speaq confirm {study} --seeds 3..7",),
         ),
         Command(

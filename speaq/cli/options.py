@@ -37,6 +37,7 @@ SplitOption = Annotated[
     Literal["val", "test", "train"], typer.Option("--split", help="split of the data set to look at")
 ]
 StudyDir = Annotated[Path, typer.Argument(help="folder of a study, which is what a search writes", metavar="STUDY")]
+StudyOrRun = Annotated[Path, typer.Argument(help="folder of a study, or of a run", metavar="STUDY|RUN")]
 AsJson = Annotated[bool, typer.Option("--json", help="print JSON")]
 Device = Annotated[
     Literal["auto", "cpu", "cuda"], typer.Option("--device", help="where to compute; auto: a GPU where there is one")

@@ -410,6 +410,9 @@ class SinksConfig(Section):
     """Where metrics go besides metrics.jsonl."""
 
     tensorboard: bool = Field(False, description="write TensorBoard events into the run folder")
+    picture: bool = Field(
+        False, description="draw loss, recalls, k and groups into training.png in the run folder at each evaluation"
+    )
     wandb: Literal["off", "offline", "online"] = Field(
         "off", description="Weights & Biases; online falls back to offline where no key is set or no answer comes"
     )

@@ -28,3 +28,10 @@ def make_up_home() -> None:
         getpass.getuser()
     except (KeyError, OSError, ImportError):  # which of them depends on the version of Python
         os.environ["USER"] = f"user-{os.getuid()}"
+
+
+def keep_out_of_home() -> None:
+    """matplotlib writes a font cache: into a folder that goes with the process."""
+    if "MPLCONFIGDIR" not in os.environ:
+        os.environ["MPLCONFIGDIR"] = folder = tempfile.mkdtemp(prefix="speaq-matplotlib-")
+        atexit.register(shutil.rmtree, folder, ignore_errors=True)

@@ -7,10 +7,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from speaq.charts.chart import Bar, Bars, Chart
 from speaq.config import Config, from_dict, read_yaml
 from speaq.files.locks import holder
 from speaq.plain_text import shown, spell
 from speaq.runs import files
+from speaq.training import curves
 from speaq.training.callbacks import is_number
 from speaq.training.metrics import read_lines
 
@@ -59,6 +61,16 @@ class Standing:
         return found
 
     @property
+    def charts(self) -> list[Chart | Bars]:
+        """Its curves, and the recall of each predicate where that is noted of the best checkpoint.
+
+        Raises ConfigError where the note is something else.
+        """
+        found: list[Chart | Bars] = [*curves.charts(self.rows)]
+        noted = files.read(self.folder / files.PREDICATES)
+        return found if noted is None or noted["step"] != self.best_step else [*found, _by_predicate(noted)]
+
+    @property
     def _best(self) -> str:
         name = self.config.training.best_metric
         _, _, k = name.partition("@")
@@ -102,3 +114,13 @@ def _best_of(rows: Sequence[Mapping[str, Any]], name: str) -> dict[str, Any]:
     row = max(known, key=lambda pair: pair[0])[1]
     metrics = {key[4:]: value for key, value in row.items() if key.startswith("val/") and key != "val/seconds"}
     return {"step": row["step"], "protocol": row.get("protocol"), "metrics": metrics}
+
+
+def _by_predicate(noted: Mapping[str, Any]) -> Bars:
+    rows = noted["report"]["predicates"]
+    recall = min((name for name in rows[0] if name.startswith("R@")), key=lambda name: int(name[2:]))
+    known = [(row["predicate"], row[recall]) for row in rows if row[recall] is not None]
+    bars = tuple(Bar(name, value) for name, value in sorted(known, key=lambda pair: -pair[1]))
+    left_out = len(rows) - len(known)
+    about = f"{left_out} predicates that no image of {noted['split']} has are left out." if left_out else ""
+    return Bars(f"{recall} of each predicate, {noted['split']}", recall, bars, about)

@@ -31,6 +31,7 @@ from speaq.training.folder import own_folder
 from speaq.training.health import Health
 from speaq.training.metrics import open_sinks, read_lines
 from speaq.training.origins import check_frozen, placed, without_start
+from speaq.training.picture import Picture
 from speaq.training.record import save, write_checkpoint, write_header, write_predicates, write_result
 from speaq.training.resume import best_of, look_at_data, previous_run, with_known_start
 from speaq.training.step import Meter, Run, State, criterion_after, make_optimizer, take_step
@@ -163,7 +164,9 @@ def _recorded(run: Run, state: State, seen: Mapping[str, Any], *, begins: bool) 
     try:
         if run.main:
             write_header(run, seen, begins=begins)
-            run.sinks = [*open_sinks(run.output, run.config, state.step, run.task.protocol), *run.calls.sinks]
+            opened = open_sinks(run.output, run.config, state.step, run.task.protocol)
+            pictures = [Picture(run.output)] if run.config.sinks.picture else []
+            run.sinks = [*opened, *pictures, *run.calls.sinks]
             run.health.resume(read_lines(run.output / "metrics.jsonl"))
         with interruptible() as by_signal:
             run.interrupted = lambda: by_signal() or run.calls.interrupted()

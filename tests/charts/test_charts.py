@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from speaq.charts.axis import Axis
 from speaq.charts.chart import MOST, Bar, Bars, Chart, Line, Mark, thinned
-from speaq.charts.svg import draw, draw_bars
+from speaq.charts.svg import draw
 from speaq.training import curves
 
 HOSTILE = '</svg><script>alert("x")</script>\u202e'
@@ -78,7 +78,7 @@ def test_a_chart_without_points_says_so() -> None:
 
 def test_bars_are_as_long_as_their_values() -> None:
     bars = Bars("Importance", "share", (Bar(HOSTILE, 0.5, 0.25, 1.0), Bar("b", 0.25, 0.2, 0.3)))
-    root = ElementTree.fromstring(draw_bars(bars))
+    root = ElementTree.fromstring(draw(bars))
     widths = [float(rect.get("width") or 0) for rect in root.iter("rect")]
     assert widths[0] == pytest.approx(2 * widths[1], abs=0.2)
 

@@ -81,11 +81,12 @@ def write_metrics(folder: Path, steps: int, *, groups: int = 2, ended: bool = Tr
         numbers = {"train/loss": 100 / step, "train/k_log_layer1": 1 + step / 90, "train/seconds": step / 10}
         lines.append({"step": step, **numbers, **shares, **overflows})
         if step % 30 == 0:
-            recalls = {f"val/{name}@20": step / 100 for name in ("R", "mR", "F", "head", "body", "tail")}
+            names = ("R", "mR", "F", "head", "body", "tail")
+            recalls = {f"val/{name}@{k}": step / 100 for name in names for k in (20, 50)}
             lines.append({"step": step, "protocol": "sgdet published", **recalls, "val/seconds": step / 10 + 1})
     (folder / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
     if ended:
-        best = {"step": steps, "metrics": {"R@20": 0.5, "F@20": 0.25}}
+        best = {"step": steps, "metrics": {"R@50": 0.5, "F@50": 0.25}}
         result = {"status": "finished", "step": steps, "protocol": "sgdet published", "best": best}
         (folder / "result.json").write_text(json.dumps(result), encoding="utf-8")
 

@@ -10,7 +10,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from speaq.charts.chart import Bars
-from speaq.charts.svg import draw, draw_bars
+from speaq.charts.svg import draw
 from speaq.explore.context import Context, NotFound, Page, Routes
 from speaq.explore.study import ExploredStudy
 from speaq.explore.tables import Column, in_order, read_order
@@ -71,7 +71,7 @@ def _importance(context: Context) -> Callable[[Request], Response]:
     def answer(request: Request) -> Response:
         finished = (entry.id for entry in _study(context).read().entries if entry.state == "finished")
         bars = found(tuple(finished))
-        chart = Markup(draw_bars(bars)) if isinstance(bars, Bars) else None
+        chart = Markup(draw(bars)) if isinstance(bars, Bars) else None
         return context.render(request, "importance.html", {"chart": chart, "reason": bars})
 
     return answer

@@ -9,7 +9,6 @@ from starlette.responses import Response
 from speaq.charts.svg import draw
 from speaq.explore.context import Context, NotFound, Page, Routes
 from speaq.runs.standing import standing
-from speaq.training import curves
 
 
 def routes(context: Context) -> Routes:
@@ -27,7 +26,7 @@ def routes(context: Context) -> Routes:
             "facts": {**now.facts, **known},
             "settings": settings,
             "works": now.state == "running",
-            "charts": [Markup(draw(chart)) for chart in curves.charts(now.rows)],
+            "charts": [Markup(draw(chart)) for chart in now.charts],
         }
         return context.render(request, "training.html", values)
 
