@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import json
 import os
 import re
 import shlex
@@ -96,7 +97,12 @@ def test_configs_are_found_by_name_and_it_is_said(installed: Path, tmp_path: Pat
 def test_the_commands_of_init_work(installed: Path, tmp_path: Path) -> None:
     assert run(installed, tmp_path, "speaq", "init", "mine").returncode == 0
     mine = tmp_path / "mine"
-    assert sorted(os.listdir(mine)) == ["README.md", "config.yaml", "space.yaml"]
+    assert sorted(os.listdir(mine)) == ["README.md", "config.yaml", "schemas", "space.yaml"]
+    for name in ("config", "space"):
+        first = (mine / f"{name}.yaml").read_text(encoding="utf-8").splitlines()[0]
+        assert first == f"# yaml-language-server: $schema=schemas/{name}.json"
+        published = ROOT / "docs" / "schemas" / f"{name}.json"
+        assert json.loads((mine / "schemas" / f"{name}.json").read_text()) == json.loads(published.read_text())
     block = re.search(r"```bash\n(.*?)```", (mine / "README.md").read_text(encoding="utf-8"), flags=re.DOTALL)
     assert block is not None
     lines = [shlex.split(line) for line in block[1].splitlines()]

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from speaq.config import Config, ConfigError, from_dict, read_yaml
+from speaq.files.urls import place
 from speaq.runs import files
 from speaq.table import Table, facts_html
 from speaq.training.metrics import read_lines
@@ -21,6 +22,17 @@ if TYPE_CHECKING:  # with PyTorch and matplotlib, which take seconds
     from speaq.prediction.predictor import Predictor
 
 AnyPath = str | os.PathLike[str]
+
+
+def local_folder(given: AnyPath) -> Path:
+    """The path of a folder of this machine, given as such or as a file:// URL. Raises ConfigError for another URL."""
+    found = Path(given) if Path(given).exists() else place(os.fspath(given))
+    if isinstance(found, Path):
+        return found
+    raise ConfigError(
+        f"{found}: is no folder of this machine; copy it here, or use the command line, whose speaq "
+        "status, report, export and evaluate take URLs"
+    )
 
 
 @dataclass(frozen=True, eq=False)
@@ -79,7 +91,7 @@ def load_run(run: AnyPath) -> LoadedRun:
 
     Raises ConfigError where there is no run, in one line that says what to do.
     """
-    folder = Path(run)
+    folder = local_folder(run)
     if not (folder / "config.yaml").exists():
         raise ConfigError(f"{folder}: {_not_a_run(folder)}")
     config = from_dict(read_yaml(folder / "config.yaml"), str(folder / "config.yaml"))

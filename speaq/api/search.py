@@ -9,7 +9,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from speaq.api.run import AnyPath, LoadedRun, load_run
+from speaq.api.run import AnyPath, LoadedRun, load_run, local_folder
 from speaq.config import ConfigError
 from speaq.study import results, snapshot
 from speaq.study.board import Board
@@ -110,7 +110,7 @@ def load_study(study: AnyPath) -> LoadedStudy:
 
     Raises ConfigError where there is no search, in one line that says what to do.
     """
-    folder = Path(study)
+    folder = local_folder(study)
     if not (folder / "study.yaml").exists():
         raise ConfigError(f"{folder}: {_not_a_study(folder)}")
     return LoadedStudy(folder, snapshot.read(folder))

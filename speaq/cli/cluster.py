@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from speaq.cli.commands import place
 from speaq.cli.options import AsJson
 from speaq.cli.tables import print_table
 from speaq.cli.terminal import echo, echo_json
 from speaq.config import ConfigError
+from speaq.files.urls import place
 from speaq.training.endings import DONE, FAILED
 
 if TYPE_CHECKING:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import inspect
-import re
 import shlex
 import signal
 import sys
@@ -14,7 +13,6 @@ from dataclasses import dataclass, field, fields, is_dataclass
 from pathlib import Path
 from string import Formatter
 from typing import Annotated, Any, get_args, get_type_hints
-from urllib.parse import unquote
 
 import typer
 
@@ -25,6 +23,7 @@ from speaq.cli.terminal import can_print, echo, echo_lines
 from speaq.config import ConfigError
 from speaq.data import DataError
 from speaq.files import storage
+from speaq.files.urls import place
 from speaq.plain_text import visible
 from speaq.training.endings import (
     DONE,
@@ -235,12 +234,3 @@ def _exit(here: Workspace, message: str, code: int) -> typer.Exit:
     """Says why the command ends."""
     echo(f"speaq: {here.with_urls(message)}", err=True)
     return typer.Exit(code)
-
-
-def place(text: str) -> Path | str:
-    """The path of a folder, given as such or as a file:// URL, or any other URL."""
-    found = re.match(r"([A-Za-z][\w+.-]+):/+", text)
-    if found is None:
-        return Path(text)
-    rest = text[found.end() :]  # a Path has lost one of two slashes
-    return Path("/" + unquote(rest)) if found[1] == "file" else f"{found[1]}://{rest}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Annotated
 
@@ -12,6 +13,7 @@ from speaq.config import ConfigError
 from speaq.files import atomic
 from speaq.files.shipped import names, shipped
 
+SCHEMAS = "schemas"  # folder of what editors need
 README = """\
 # A search to begin with
 
@@ -28,6 +30,7 @@ searches. `speaq status study` shows the trials, `speaq report study` writes a p
 
 - `config.yaml` is what is trained. `speaq config show config.yaml` prints every key with its meaning.
 - `space.yaml` is what is searched. Any key of the config can be a parameter.
+- `schemas/` is for editors that complete and check YAML (VS Code with its YAML extension): the first lines name it.
 - Your own pictures: `speaq data convert --help`; give their folder in the place of `data`.
 
 More come with speaq, and are found by name (`--config {config}`, `--space {space}`):
@@ -46,22 +49,28 @@ def init(
 
     It gets a config, a search space, and a README with three commands.
     """
+    from speaq.config.schema import config_schema
+    from speaq.space.schema import space_schema
+
     configs, spaces = names("configs"), names("search_spaces")
     text = README.format(config="speaq_vg", space="speaq", configs=", ".join(configs), spaces=", ".join(spaces))
+    schemas = {f"{SCHEMAS}/config.json": config_schema(), f"{SCHEMAS}/space.json": space_schema()}
     contents = {
-        "config.yaml": _text(shipped("configs", "toy")),
-        "space.yaml": _text(shipped("search_spaces", "toy")),
+        "config.yaml": _text(shipped("configs", "toy"), "config"),
+        "space.yaml": _text(shipped("search_spaces", "toy"), "space"),
         "README.md": text,
     }
-    there = [str(directory / name) for name in contents if (directory / name).exists()]
+    made = {**{name: json.dumps(schema, indent=1) + "\n" for name, schema in schemas.items()}, **contents}
+    there = [str(directory / name) for name in made if (directory / name).exists()]
     if there:
         raise ConfigError(f"{', '.join(there)}: there already, and not replaced; name a new folder")
-    directory.mkdir(parents=True, exist_ok=True)
-    for name, content in contents.items():
+    (directory / SCHEMAS).mkdir(parents=True, exist_ok=True)
+    for name, content in made.items():
         atomic.write_text(directory / name, content)
     echo(f"{directory}: {', '.join(contents)} · its README has three commands")
 
 
-def _text(path: Path) -> str:
-    """Of a file of speaq, without its first line, which names a file beside it for editors."""
-    return path.read_text(encoding="utf-8").partition("\n")[2]
+def _text(path: Path, schema: str) -> str:
+    """Of a file of speaq; its first line names the schema beside it, by which editors complete and check it."""
+    first, _, rest = path.read_text(encoding="utf-8").partition("\n")
+    return f"{first.partition('=')[0]}={SCHEMAS}/{schema}.json\n{rest}"

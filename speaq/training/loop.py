@@ -279,7 +279,7 @@ def _evaluate(run: Run, state: State) -> bool:
         raise ConfigError(
             f"training.best_metric: {name} is undefined on this validation split (no rows that it counts)"
         )
-    improved = not state.best or value > state.best["value"]
+    improved = not state.best or value > state.best["value"]  # of equal ones the first is kept, as runs on disk have it
     if improved:
         state.best = {"metric": name, "value": value, "step": state.step, "metrics": metrics}
     state.evaluated = state.step

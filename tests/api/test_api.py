@@ -88,6 +88,17 @@ def test_what_is_no_study_or_no_run_is_refused_with_what_to_do(tmp_path: Path) -
         speaq.load_study(STUDY).run("3")
 
 
+@pytest.mark.parametrize("given", ["s3://bucket/STUDY", "gs://bucket/a/b", Path("s3://bucket/STUDY")])
+def test_a_url_is_refused_with_what_takes_it(given: str | Path) -> None:
+    for load in (speaq.load_study, speaq.load_run):
+        with pytest.raises(ConfigError, match=r"^(s3|gs)://bucket/.*: is no folder of this machine; copy it here, or"):
+            load(given)
+
+
+def test_a_file_url_is_a_folder() -> None:
+    assert len(speaq.load_study(f"file://{STUDY}").trials) == 4
+
+
 def test_a_config_is_loaded_with_changes(tmp_path: Path) -> None:
     assert speaq.load_config() == Config()
     file = tmp_path / "config.yaml"

@@ -9,18 +9,26 @@ import pty
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 from rich.console import Console
+from typer.main import get_command
 
+from speaq.cli import help as helps
 from speaq.cli import trials
+from speaq.cli.main import app
 from speaq.cli.tables import console, print_table
 from speaq.cli.terminal import echo, echo_lines, progress_bar
+from speaq.data.visual_genome import open_data
 from speaq.plain_text import visible
+from speaq.runs.run import evaluate_run
 from speaq.study import snapshot as snapshots
+from speaq.training.loop import train
 from tests.helpers.calls import SOURCES, calls
 from tests.helpers.command import command
-from tests.helpers.tiny import assignments
+from tests.helpers.shared import ROOT
+from tests.helpers.tiny import assignments, tiny
 
 ODD = "next [to] [/x] :dog: \x1b[31m\x07\r\x9b2J\u202enrut\n\u2028$x$ on"
 PRINTS_A_NUMBER = ("all_reduce.py",)  # a process of its own
@@ -157,6 +165,63 @@ def test_a_reader_that_has_seen_enough_ends_a_command_quietly(tmp_path: Path) ->
     done = started("config", "show", tmp_path / "none.yaml", stdout=writing, stderr=writing)
     assert done.returncode == 2  # of the work, not of the printing
     os.close(writing)
+
+
+NAMES = [(name, known) for _, name, known in helps.listed(get_command(app))]
+TALKATIVE = [(name, known) for name, known in NAMES if any(p.name == "as_json" for p in known.params)]
+OTHER_ENDINGS = {"confirm": 2}  # its study's data set is not here
+
+
+def into_nothing(*words: str | Path) -> tuple[int, str]:
+    """The exit code and the errors of a command whose reader has gone, as `| head` goes."""
+    reading, writing = os.pipe()
+    os.close(reading)
+    done = started(*words, stdout=writing, stderr=subprocess.PIPE)
+    os.close(writing)
+    return done.returncode, done.stderr.decode()
+
+
+@pytest.fixture(scope="module")
+def given(toy: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[str | Path]]:
+    """What to give a command for each of its parameters that it cannot do without."""
+    folder = tmp_path_factory.mktemp("given")
+    config = tiny(training__max_steps=1, training__eval_every=1, training__decay_steps=(), training__decay_factor=1.0)
+    train(config, toy, folder / "run")
+    evaluate_run(folder / "run", "test", predictions=folder / "test.h5")
+    split = open_data(toy).split("val", config.data)
+    study = ROOT / "tests" / "earlier" / "study"
+    run = folder / "run"
+    return {
+        **{name: [run] for name in ("run", "runs", "first", "second", "models")},
+        "study": [study],
+        "trial": ["0002"],
+        "image": [split.image_id(0)],
+        "predictions": [folder / "test.h5"],
+        "data": [toy],
+        "file": [run / "config.yaml"],
+        "seeds": ["3..4"],
+    }
+
+
+@pytest.mark.parametrize(("name", "known"), TALKATIVE, ids=[name for name, _ in TALKATIVE])
+def test_every_command_that_prints_much_ends_quietly_when_its_reader_does(
+    name: str, known: Any, given: dict[str, list[str | Path]], tmp_path: Path
+) -> None:
+    words: list[str | Path] = list(name.split())
+    for parameter in known.params:
+        if parameter.required:
+            options = parameter.opts[:1] if parameter.param_type_name == "option" else []
+            words += [*options, *given[parameter.name]]
+    if name == "export-model":
+        words += ["--output", tmp_path / "model.onnx"]
+    code, said = into_nothing(*words)
+    assert code == OTHER_ENDINGS.get(name, 0), said
+    for trace in ("Traceback", "Exception ignored", "Broken pipe", "BrokenPipe"):
+        assert trace not in said
+
+
+def test_help_ends_quietly_when_its_reader_does() -> None:
+    assert into_nothing("--help") == (0, "")
 
 
 def without_output(*arguments: str | Path, redirect: str) -> int:
