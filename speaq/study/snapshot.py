@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 
 from speaq.evaluation.protocol import common_protocol
@@ -62,8 +64,22 @@ def read(folder: Path, *, active: bool | None = None) -> Snapshot:
         ConfigError: `folder` is no study.
         LedgerError: its ledger cannot be read, or belongs to another study.
     """
-    study = file.read(folder / "study.yaml")
+    study = _study(folder / "study.yaml")
     rows = read_rows(folder / "ledger.jsonl")
     rows.check_objectives(study.plan.objective)
     works = holder(folder) is not None if active is None else active
     return Snapshot(folder, study, list(rows.entries.values()), works, rows.wall_seconds)
+
+
+def _study(path: Path) -> Study:
+    """What study.yaml says. Who follows a search reads it again and again: it is parsed when it has changed."""
+    with contextlib.suppress(OSError):  # what is wrong with the file, its reader says
+        now = path.stat()
+        return _parsed(path.resolve(), (now.st_ino, now.st_mtime_ns, now.st_size), path)
+    return file.read(path)
+
+
+@lru_cache(maxsize=4)
+def _parsed(path: Path, stamp: tuple[int, int, int], named: Path) -> Study:
+    """`stamp` tells versions of the file apart; `named` is how complaints name it."""
+    return file.read(named)
