@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +15,8 @@ from speaq.plain_text import shown
 from speaq.study import file, snapshot
 from speaq.study.board import COLOURS, Board, TrialStatus, trial_statuses
 from speaq.study.file import Study
-from speaq.study.snapshot import Snapshot
+from speaq.study.ledger import Entry
+from speaq.study.snapshot import FEATURES, Snapshot
 from speaq.training.origins import find_data
 
 
@@ -48,8 +50,10 @@ class ExploredStudy:
         return Board.of(now)
 
     def begun(self) -> dict[str, Path]:
-        """The folder of each trial that has begun, by its name."""
-        return {path.parent.name: path.parent for path in (self.folder / "trials").glob("*/config.yaml")}
+        """The run folder of each trial that has begun, by its name: on a ladder at first that from features."""
+        trials = self.folder / "trials"
+        below = {path.parent.parent.name: path.parent for path in trials.glob(f"*/{FEATURES}/config.yaml")}
+        return below | {path.parent.name: path.parent for path in trials.glob("*/config.yaml")}
 
     def trial(self, name: str) -> Path | None:
         """The folder of a trial that has begun; None where there is none."""
@@ -70,7 +74,7 @@ class ExploredStudy:
 
         Raises DataError where a file of predictions cannot be read.
         """
-        board, begun = self.board(now), self.begun()
+        board, begun, best = self.board(now), self.begun(), best_of(self.board(now))
         rows = []
         for row, status in zip(board.rows, trial_statuses(now), strict=True):
             settings = board.parameters[status.trial]
@@ -79,7 +83,7 @@ class ExploredStudy:
                 {
                     **{name: value for name, value in row.items() if name not in settings},
                     "status": status.state,
-                    "kind": _kind(board, status),
+                    "kind": _kind(best, status),
                     "settings": {name: "" if value is None else str(value) for name, value in settings.items()},
                     "folder": folder,
                     "predictions": None if folder is None else newest_predictions(folder, split),
@@ -94,11 +98,18 @@ class ExploredStudy:
         return [n for n in self.objective if n in known] + [n for n in known if n not in self.objective]
 
 
-def _kind(board: Board, status: TrialStatus) -> str:
+def best_of(board: Board) -> Entry | None:
+    """The best finished trial; None also where trials of different protocols cannot be ranked."""
+    with contextlib.suppress(ConfigError):
+        return board.best
+    return None
+
+
+def _kind(best: Entry | None, status: TrialStatus) -> str:
     """By which colour charts know a trial; "" where it is one of many."""
     if status.label in COLOURS:
         return str(status.label)
-    return "best" if board.best is not None and board.best.id == status.trial else ""
+    return "best" if best is not None and best.id == status.trial else ""
 
 
 def open_study(folder: Path) -> ExploredStudy:

@@ -264,6 +264,38 @@ def test_a_search_is_drawn_and_its_marks_lead_to_its_trials(
         page.wait_for_url("**/trial/0001/images")
 
 
+def test_trials_of_two_protocols_are_listed_but_not_drawn(toy: Path, tmp_path: Path) -> None:
+    study = write_study(tmp_path / "study", toy, reason="")
+    ledger = study / "ledger.jsonl"
+    rows = [json.loads(row) for row in ledger.read_text().splitlines()]
+    for row in rows:
+        if row["event"] == "asked":
+            row["protocol"] = "sgdet published" if row["trial"] == "0000" else "sgdet strict"
+    ledger.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    with served(explore(Exploration(toy, None, study, "val"))) as address:
+        status, body, _ = ask(address, "/study")
+        assert status == 200
+        assert "different protocols cannot be compared" in body
+        assert "figure" not in body
+        assert body.count('<th scope="row">') == 5
+
+
+def test_a_trial_of_a_ladder_has_the_curves_of_both_its_trainings(toy: Path, tmp_path: Path) -> None:
+    study = write_study(tmp_path / "study", toy, reason="")
+    for trial in ("0001", "0004"):
+        folder = write_run(study / "trials" / trial / "features", toy, predictions=False)
+        write_metrics(folder, 30)
+    own = write_run(tmp_path / "own", toy, predictions=False)
+    write_metrics(own, 90)
+    shutil.copytree(own, study / "trials" / "0001", dirs_exist_ok=True)
+    with served(explore(Exploration(toy, None, study, "val"))) as address:
+        both, first = (ask(address, f"/trial/{trial}/training")[1] for trial in ("0001", "0004"))
+        assert both.count("<figcaption>Loss</figcaption>") == 2
+        assert "From stored features, before" in both
+        assert first.count("<figcaption>Loss</figcaption>") == 1
+        assert '/trial/0004/training"' in ask(address, "/study")[1]
+
+
 def test_a_run_is_drawn_while_it_trains(toy: Path, run: Path, tmp_path: Path, chromium: Any) -> None:
     shutil.copytree(run, tmp_path / "run")
     write_metrics(tmp_path / "run", 30, ended=False)

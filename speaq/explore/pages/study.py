@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import lru_cache
+from urllib.parse import quote
 
 from markupsafe import Markup
 from starlette.requests import Request
@@ -11,6 +12,7 @@ from starlette.responses import Response
 
 from speaq.charts.chart import Bars
 from speaq.charts.svg import draw
+from speaq.config import ConfigError
 from speaq.explore.context import Context, NotFound, Page, Routes
 from speaq.explore.study import ExploredStudy
 from speaq.explore.tables import Column, in_order, read_order
@@ -50,14 +52,21 @@ def _charted(study: ExploredStudy, now: Snapshot) -> dict[str, object]:
     """What the page says above its table. Charts come with the first evaluation."""
     series = BoardSeries(study.board(now))
     begun = study.begun()
-    drawn = charts(series, lambda entry: f"/trial/{entry.id}/training" if entry.id in begun else "")
     any_evaluated = any(entry.reports or entry.metrics for entry in now.entries)
-    return {
-        "best": series.board.best_lines(),
+    found: dict[str, object] = {
+        "best": [],
         "totals": totals_line(totals(trial_statuses(now), now), now.active),
         "works": now.active,
-        "charts": [Markup(draw(chart)) for chart in drawn] if any_evaluated else [],
+        "charts": [],
+        "why": "",
     }
+    try:
+        drawn = charts(series, lambda entry: f"/trial/{quote(entry.id)}/training" if entry.id in begun else "")
+        found["best"] = series.board.best_lines()
+        found["charts"] = [Markup(draw(chart)) for chart in drawn] if any_evaluated else []
+    except ConfigError as error:  # trials of different protocols: their table is shown all the same
+        found["why"] = str(error)
+    return found
 
 
 def _importance(context: Context) -> Callable[[Request], Response]:
