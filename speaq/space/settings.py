@@ -12,6 +12,7 @@ from speaq.space.ladder import Climb, Ladder, Rung, broken_rungs, on_axis
 from speaq.space.parameters import Plain
 
 Prior = Literal["published", "none"] | dict[str, Plain]
+Reference = Literal["published", "baseline"]
 CONSTRAINED = ("peak_memory_mib", "latency_ms")
 MOST_TRIALS = 10**6  # of a search
 WITHOUT_PRIOR = ("grid", "qmc")  # samplers whose points are laid out beforehand
@@ -44,8 +45,11 @@ class SearchConfig(Section):
     objective: list[str] = Field(
         ["F@50"], min_length=1, max_length=2, description="metrics to maximise; two give a Pareto front"
     )
-    trials: int = Field(
-        20, ge=1, le=MOST_TRIALS, description="trials in all, with the published setting and the baseline"
+    trials: int = Field(20, ge=1, le=MOST_TRIALS, description="trials in all, the references included")
+    references: list[Reference] = Field(
+        ["published", "baseline"],
+        description="settings that are trained first and never stopped early, to compare with; fewer of them save "
+        "their cost",
     )
     points: list[dict[str, Plain]] = Field(
         default=[],
@@ -117,6 +121,8 @@ class SearchConfig(Section):
     def _broken(self) -> Iterator[str]:
         if len(set(self.objective)) < len(self.objective):
             yield "objective names a metric twice"
+        if len(set(self.references)) < len(self.references):
+            yield "references names a setting twice"
         if self.sampler == "cmaes" and len(self.objective) > 1:
             yield "sampler: cmaes has one objective; use tpe, gp, nsga2 or nsga3 for two"
         if self.sampler == "cmaes" and self.constraints:

@@ -108,12 +108,13 @@ def _check_decoding(space: Space, data: Path, base: Config, train: str) -> None:
 def _references(
     base: Config, objective: Sequence[str], space: Space, feasibility: Feasibility | None
 ) -> Mapping[str, Config]:
-    """The settings that every search is compared with, by label: those that the data can carry.
+    """The settings that the search is compared with, by label: those of the ones asked for that the data can carry.
 
     Raises ConfigError, DataError where the data cannot carry an objective or the space.
     """
-    settings = (("published", PUBLISHED), ("baseline", BASELINE))
-    found = {label: configs.apply(base, values, f"the {label} setting") for label, values in settings}
+    settings = {"published": PUBLISHED, "baseline": BASELINE}
+    asked = [label for label in settings if label in space.search.references]
+    found = {label: configs.apply(base, settings[label], f"the {label} setting") for label in asked}
     if feasibility is None:
         return found
     for name in objective:

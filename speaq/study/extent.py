@@ -28,10 +28,10 @@ def with_possible_trials(study: Study, ledger: Ledger, feasible: Feasible = lamb
     plan, known = study.plan, {entry.digest for entry in ledger.entries.values()}
     possible = most_trials(plan, known, feasible)
     if possible < plan.trials:
-        references = " and ".join(plan.references)
+        included = f", {' and '.join(plan.references)} included" if plan.references else ""
         log.warning(
-            "the space holds %d different trials, %s included: the search ends after them, not after the %d asked for",
-            *(possible, references, plan.trials),
+            "the space holds %d different trials%s: the search ends after them, not after the %d asked for",
+            *(possible, included, plan.trials),
         )
     return dataclasses.replace(study, plan=plan.with_trials(max(possible, len(ledger.entries))))
 
