@@ -112,8 +112,8 @@ def _references(
 
     Raises ConfigError, DataError where the data cannot carry an objective or the space.
     """
-    settings = {"published": PUBLISHED, "baseline": BASELINE}
-    asked = [label for label in settings if label in space.search.references]
+    settings: Mapping[str, Mapping[str, Any]] = {"published": PUBLISHED, "baseline": BASELINE}
+    asked: list[str] = [label for label in settings if label in space.search.references]
     found = {label: configs.apply(base, settings[label], f"the {label} setting") for label in asked}
     if feasibility is None:
         return found

@@ -1,21 +1,15 @@
-"""What training from stored features saves: `python -m tests.bench.economy FOLDER [--rounds 5] [--json FILE]`.
+"""CPU seconds of a training step and of an evaluated picture: in full, frozen, and from stored features.
 
-CPU seconds of a training step and of an evaluated picture in the narrow world: in full, with backbone and encoder
-frozen, and from stored features. They take turns, so that each round gives ratios of its own; intervals are over the
-rounds. FOLDER keeps world, detector and features.
+They take turns, so that each round gives ratios of its own; intervals are over the rounds.
 """
 
 from __future__ import annotations
 
-import argparse
-import json
 import tempfile
 import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
-
-import torch
 
 from speaq import config as configs
 from speaq.config import Config
@@ -89,29 +83,3 @@ def rows(folder: Path, rounds: int) -> Iterator[Row]:
 def _row(what: str, kind: str, values: list[float]) -> Row:
     mean, interval = spread_over_seeds(values)
     return {"what": what, "kind": kind, **vars(interval or Interval(mean, mean, mean))}
-
-
-def parser() -> argparse.ArgumentParser:
-    """What the command takes."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("folder", type=Path, help="keeps world, detector and features")
-    parser.add_argument("--rounds", type=int, default=5, help="in which the kinds take turns (default: %(default)s)")
-    parser.add_argument("--json", type=Path, help="write the rows there too")
-    return parser
-
-
-def main() -> None:
-    """Measures and prints."""
-    given = parser().parse_args()
-    torch.set_num_threads(1)
-    found = []
-    for row in rows(given.folder, given.rounds):
-        found.append(row)
-        value = "not measured" if row["value"] is None else "{value:8.4f} [{low:.4f}, {high:.4f}]".format(**row)
-        print(f"{row['what']:40} {row['kind']:10} {value}", flush=True)
-    if given.json:
-        given.json.write_text(json.dumps(found, indent=1))
-
-
-if __name__ == "__main__":
-    main()

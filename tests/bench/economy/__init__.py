@@ -1,0 +1,1 @@
+"""What searches cost, and what they find for it."""
