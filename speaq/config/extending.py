@@ -1,4 +1,4 @@
-"""`extends: OTHER.yaml` in a config: what the other file says holds where this one says nothing."""
+"""`extends: OTHER.yaml` in a config or search space: what the other says holds where this one says nothing."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from typing import Any
 from speaq.files.plain_yaml import ConfigError, read_yaml
 
 EXTENDS = "extends"
-WHOLE = ("groups",)  # mappings that are one value: groups of a user's own are not mixed with others
 
 
 def read_whole(path: Path) -> dict[str, Any]:
-    """The values of a config file with those of the files that it extends, sections merged key by key.
+    """The values of a file with those of the files that it extends, sections merged key by key.
 
-    A list is replaced as a whole. A path is relative to the file that names it.
+    The value of a key is replaced as a whole, be it a list, a parameter or a mapping. A path is relative to the file
+    that names it.
 
     Raises:
         ConfigError: a file that cannot be read, that extends itself by whatever way, or `extends` that is no path.
@@ -24,7 +24,7 @@ def read_whole(path: Path) -> dict[str, Any]:
     while EXTENDS in values:
         reader, other = readers[-1], values.pop(EXTENDS)
         if not isinstance(other, str) or not other:
-            raise ConfigError(f"{reader}: {EXTENDS}: the path of one config is expected, not {other!r}")
+            raise ConfigError(f"{reader}: {EXTENDS}: the path of one file is expected, not {other!r}")
         found = (reader.parent / other).resolve()
         if found in readers:
             way = " extends ".join(one.name for one in (*readers[readers.index(found) :], found))
@@ -39,11 +39,10 @@ def read_whole(path: Path) -> dict[str, Any]:
 
 
 def _merged(base: Mapping[str, Any], values: Mapping[str, Any]) -> dict[str, Any]:
-    """A new mapping: `values`, and what `base` has beside them, at every depth."""
-    result = dict(base)
-    for key, value in values.items():
-        below = result.get(key)
-        if isinstance(below, Mapping) and isinstance(value, Mapping) and key not in WHOLE:
-            value = _merged(below, value)
-        result[key] = value
+    """A new mapping: `values`, and what `base` has beside them, section by section."""
+    result = {**base, **values}
+    for name, section in values.items():
+        below = base.get(name)
+        if isinstance(below, Mapping) and isinstance(section, Mapping):
+            result[name] = {**below, **section}
     return result

@@ -13,12 +13,15 @@ DIALECT = "https://json-schema.org/draft/2020-12/schema"
 def config_schema() -> dict[str, Any]:
     """A config file by its keys, types, ranges and meanings. What depends on several keys is judged when it is read."""
     schema = tidied(Config.model_json_schema())
-    schema["properties"][EXTENDS] = {
-        "type": "string",
-        "description": "another config, relative to this file: what it says holds where this one says nothing",
-    }
+    schema["properties"][EXTENDS] = extends_schema("config")
     schema["$defs"]["MatchingConfig"]["properties"]["groups"]["anyOf"].append({"type": "object"})
     return {"$schema": DIALECT, "title": "A config of SpeaQ", **schema}
+
+
+def extends_schema(kind: str) -> dict[str, Any]:
+    """Of the key that names another file of its kind."""
+    meaning = f"another {kind}, relative to this file: what it says holds where this one says nothing"
+    return {"type": "string", "description": meaning}
 
 
 def key_schemas() -> dict[str, dict[str, Any]]:

@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from speaq.config import describe
-from speaq.config.schema import DIALECT, key_schemas, tidied
+from speaq.config.extending import EXTENDS
+from speaq.config.schema import DIALECT, extends_schema, key_schemas, tidied
 from speaq.space.space import Space
 
 KINDS = ("FloatRange", "IntRange", "Choice")
@@ -26,4 +27,6 @@ def space_schema() -> dict[str, Any]:
     properties["fixed"] |= {"properties": key_schemas(), "additionalProperties": False}
     for kind in KINDS:
         schema["$defs"][kind]["properties"]["when"]["propertyNames"] = {"enum": list(meanings)}
-    return {"$schema": DIALECT, "title": "A search space of SpeaQ", **schema}
+    properties[EXTENDS] = extends_schema("search space")
+    either = [{"required": [name]} for name in (*schema.pop("required"), EXTENDS)]
+    return {"$schema": DIALECT, "title": "A search space of SpeaQ", **schema, "anyOf": either}

@@ -148,12 +148,12 @@ class Space(Section):
 
 
 def load(path: Path) -> Space:
-    """Reads a search space, or the one of a name; its leading comment becomes the question.
+    """Reads a search space, what it extends included, or the one of a name; its first comment becomes the question.
 
     Raises ConfigError in one line.
     """
     path = chosen(path, "search_spaces")
-    values = configs.read_yaml(path)
+    values = configs.read_whole(path)
     if "question" in values:
         raise ConfigError(f"{path}: question: write it as a comment at the head of the file")
     return from_dict({**values, "question": _head_comment(path)}, str(path))

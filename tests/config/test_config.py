@@ -220,7 +220,7 @@ def test_groups_of_ones_own_are_not_mixed_with_those_that_are_extended(tmp_path:
             {"config": "extends: a.yaml", "a": "extends: b.yaml", "b": "extends: a.yaml"},
             "b.yaml: extends: no file extends itself: a.yaml extends b.yaml extends a.yaml",
         ),
-        ({"config": "extends: [a.yaml]"}, "the path of one config is expected, not ['a.yaml']"),
+        ({"config": "extends: [a.yaml]"}, "the path of one file is expected, not ['a.yaml']"),
         ({"config": "extends: a.yaml", "a": "seed: [1"}, "config.yaml: extends: {folder}/a.yaml"),
         ({"config": "extends: a.yaml", "a": "sede: 1"}, "sede: no such key (nearest: seed)"),
     ],

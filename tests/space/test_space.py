@@ -318,3 +318,20 @@ def test_every_drawn_corner_of_a_shipped_space_is_a_config_and_is_found_again(pa
         values = space.draw(base, generator)
         config = space.apply(base, values)
         assert space.extract(base, config) == values
+
+
+def test_a_space_extends_another_key_by_key(tmp_path: Path) -> None:
+    base = "search: {trials: 5, seed: 3}\nparameters:\n  matching.num_groups: {type: int, low: 1, high: 8}\n"
+    (tmp_path / "base.yaml").write_text(base + "  matching.max_repeats: {type: int, low: 1, high: 8}\n")
+    groups = "parameters: {matching.num_groups: {type: categorical, choices: [1, 4]}}\n"
+    (tmp_path / "space.yaml").write_text(f"# Which?\nextends: base.yaml\nsearch: {{trials: 9}}\n{groups}")
+    space = spaces.load(tmp_path / "space.yaml")
+    assert (space.search.trials, space.search.seed, space.question) == (9, 3, "Which?")
+    assert list(space.parameters) == ["matching.num_groups", "matching.max_repeats"]
+    assert space.parameters["matching.num_groups"].values() == [1, 4]
+
+
+def test_the_economical_space_searches_what_the_usual_one_does() -> None:
+    usual, economical = (spaces.load(ROOT / "search_spaces" / f"{name}.yaml") for name in ("speaq", "economy"))
+    assert economical.parameters == usual.parameters
+    assert economical.search.references == ["published"]

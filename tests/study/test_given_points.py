@@ -10,7 +10,7 @@ import pytest
 
 from speaq import config as configs
 from speaq import space as spaces
-from speaq.config import Config, ConfigError
+from speaq.config import PUBLISHED, Config, ConfigError
 from speaq.study import creation, file
 
 LENGTH = {"training.max_steps": 90, "training.eval_every": 10, "training.decay_steps": [50]}
@@ -79,3 +79,26 @@ def test_the_strength_of_a_prior_that_there_is_not_is_refused(toy: Path) -> None
     space = spaces.from_dict({"search": {"prior_strength": 3.0}, "parameters": {"training.learning_rate": RATE}})
     with pytest.raises(ConfigError, match=r"^search\.prior_strength 3 has no effect with prior: none"):
         creation.create(BASE, space, toy)
+
+
+@pytest.mark.parametrize("asked", [["published"], ["baseline"], []])
+def test_a_search_trains_the_references_that_it_names(asked: list[str], toy: Path, tmp_path: Path) -> None:
+    search = {"references": asked, "points": [{"matching.num_groups": 2}]}
+    space = spaces.from_dict({"search": search, "parameters": {"matching.num_groups": GROUPS}})
+    study = creation.create(BASE, space, toy)
+    file.keep(study, tmp_path)
+    assert list(file.read(tmp_path / "study.yaml").plan.references) == asked
+
+
+def test_the_published_setting_may_be_a_point_where_it_is_no_reference(toy: Path) -> None:
+    search = {"references": [], "points": [dict(PUBLISHED)]}
+    parameters = {key: {"type": "categorical", "choices": [value]} for key, value in PUBLISHED.items()}
+    study = creation.create(BASE, spaces.from_dict({"search": search, "parameters": parameters}), toy)
+    assert study.plan.settings.points == [PUBLISHED]
+
+
+def test_a_reference_is_named_once() -> None:
+    with pytest.raises(ConfigError, match="references names a setting twice"):
+        spaces.from_dict(
+            {"search": {"references": ["published", "published"]}, "parameters": {"matching.num_groups": GROUPS}}
+        )

@@ -56,7 +56,7 @@ def _train(asked: dict[str, Any], *, config: Config, space: Space, data: Path, f
     trial = tune.get_context().get_trial_id()
     setting = configs.apply(space.apply(config, json.loads(asked[VALUES])), {"seed": config.seed})
     (folder / "trials").mkdir(exist_ok=True)
-    rows, best = folder / "trials" / f"{trial}.jsonl", [-math.inf]
+    rows, seen = folder / "trials" / f"{trial}.jsonl", [-math.inf]
 
     def write(**row: Any) -> None:
         with rows.open("a", encoding="utf-8") as file:
@@ -64,9 +64,9 @@ def _train(asked: dict[str, Any], *, config: Config, space: Space, data: Path, f
 
     def report(step: int, metrics: Metrics, checkpoint: Path) -> None:
         write(event="reported", step=step, metrics=dict(metrics))
-        best[0] = max(best[0], metrics[metric])
+        seen.append(metrics[metric] or 0.0)
         if step == config.training.max_steps:
-            write(event="finished", metrics={metric: best[0]})
+            write(event="finished", metrics={metric: max(seen)})
         tune.report({**metrics, "step": step})
 
     write(event="asked", label=None, values=json.loads(asked[VALUES]))

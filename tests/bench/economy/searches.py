@@ -44,13 +44,9 @@ from tests.helpers.shared import ROOT
 
 METRIC = "F@50"
 METRICS = (METRIC, "R@50", "mR@50", "tail@50")
-SPACE = ROOT / "search_spaces" / "speaq.yaml"
+SPACES = ROOT / "search_spaces"
 DEFAULT, ECONOMY, RANDOM, STOCK = "default", "economy", "random", "Ray Tune: ASHA + OptunaSearch"
-SEARCHES: Mapping[str, Mapping[str, Any]] = {
-    DEFAULT: {},
-    ECONOMY: {"references": ["published"], "prior": "published", "reduction_factor": 2.5},
-    RANDOM: {"references": ["published"], "sampler": "random", "scheduler": "none"},
-}
+RANDOMLY = {"references": ["published"], "sampler": "random", "scheduler": "none"}
 TRIALS: Mapping[str, int] = {DEFAULT: 32, ECONOMY: 9, RANDOM: 6, STOCK: 12}
 ARMS = (DEFAULT, ECONOMY, RANDOM, STOCK)
 REFERENCE = "published"
@@ -141,15 +137,9 @@ def _make_features(bench: Bench) -> None:
 
 
 def _space(bench: Bench, arm: str, seed: int) -> Space:
-    content = configs.read_yaml(SPACE)
-    asked = {**content["search"], "objective": [METRIC], "trials": bench.trials[arm], "seed": seed}
-    return spaces.from_dict({**content, "search": {**asked, **SEARCHES.get(arm, {}), **_grace(bench, arm)}})
-
-
-def _grace(bench: Bench, arm: str) -> Mapping[str, int]:
-    """The economical search judges at a fifth of the steps first."""
-    every = bench.base.training.eval_every
-    return {"grace_steps": max(1, round(bench.world.steps / 5 / every)) * every} if arm == ECONOMY else {}
+    space = spaces.load(SPACES / ("economy.yaml" if arm == ECONOMY else "speaq.yaml"))
+    asked = {"objective": [METRIC], "trials": bench.trials[arm], "seed": seed}
+    return space.with_search({**asked, **(RANDOMLY if arm == RANDOM else {})})
 
 
 def _search(bench: Bench, arm: str, seed: int) -> None:
