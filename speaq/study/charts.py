@@ -33,7 +33,7 @@ def plane(series: BoardSeries, link: Link) -> Chart:
         for entry in shown_trials
     ]
     corners = tuple(_values(entry.metrics, names) for entry in front)
-    lines = [Line("front: no trial beats these", corners, "front")] if front else []
+    lines = [Line("front: no trial beats these", corners, "front")] if len(front) > 1 else []
     lines += [
         Line(f"decodings of {name}", tuple(points), _kind_of_name(name), dots=True)
         for name, points in series.decoded.items()

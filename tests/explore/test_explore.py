@@ -362,7 +362,7 @@ def test_a_score_says_which_predictions_are_drawn(address: str, view: View, chro
     least = float(np.median(scores))
     kept = int((scores >= least).sum())
     with Visit(chromium, address) as visit:
-        page = visit.open(f"/image/{graph.image_id}?score={least - 1e-4:.4f}")
+        page = visit.open(f"/image/{graph.image_id}?score={least - 1e-6:.6f}")
         rows = page.locator('ol[aria-label="Prediction: triplets"] li:not(.off)')
         assert rows.count() == kept
         guess = page.locator("section").nth(1)

@@ -70,7 +70,8 @@ if (slider) {
   const section = slider.closest("section");
   const lines = [...section.querySelectorAll("button[data-score]")];
   const most = Math.max(0, ...lines.map((line) => Number(line.dataset.score)));
-  const least = () => most * (slider.value / 100) ** 2;
+  let asked = Number(slider.dataset.score) || null; // in the address: exact, as long as nobody slides
+  const least = () => asked ?? most * (slider.value / 100) ** 2;
   const draw = () => {
     const on = lines.filter((line) => Number(line.dataset.score) >= least());
     const triplets = new Set(on.map((line) => line.dataset.triplet));
@@ -93,7 +94,10 @@ if (slider) {
     for (const link of document.querySelectorAll(".pager a:not([href*=microscope])")) link.href = set(link.href);
   };
   slider.value = most ? 100 * Math.sqrt(Math.min(slider.dataset.score / most, 1)) : 0;
-  slider.addEventListener("input", draw);
+  slider.addEventListener("input", () => {
+    asked = null;
+    draw();
+  });
   slider.addEventListener("change", say);
   if (lines.length) section.querySelector("#score").hidden = false;
   if (lines.length) draw();
