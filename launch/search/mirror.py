@@ -151,14 +151,13 @@ class Mirror:
         assert self._known is not None
         wanted = optuna_trial(entry, self._plan)
         found = self._known.get(entry.id)
+        if found is not None and not found.state.is_finished():  # it may have ended since, by our own hand too
+            trial = storage.get_trial_id_from_study_id_trial_number(self._study_id, found.number)
+            found = storage.get_trial(trial)
         if found is None or _is_older(found, entry):  # all of it at once
             made = storage.create_new_trial(self._study_id, wanted)
             self._known[entry.id] = storage.get_trial(made)
-            return
-        if not found.state.is_finished():
-            trial = storage.get_trial_id_from_study_id_trial_number(self._study_id, found.number)
-            found = storage.get_trial(trial)
-        if found.state.is_finished():
+        elif found.state.is_finished():
             self._compare(entry, found, wanted)
         else:
             bring_up(storage, trial, found, wanted)

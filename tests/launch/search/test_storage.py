@@ -189,6 +189,26 @@ def test_a_promotion_makes_another_trial_since_none_is_reopened(
     assert caplog.text == ""
 
 
+def test_a_promotion_by_the_driver_that_paused_makes_another_trial_too(
+    address: Address, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    plan = make_plan(trials=8, grace_steps=10, reduction_factor=2.0)
+    tune = Mirrored(plan, tmp_path, address, checkpoint=lambda trial: 1)
+    names = [tune.ask()[0] for _ in range(5)]
+    for name, value in zip(names, (0.5, 0.4, 0.3, 0.45, 0.1), strict=True):
+        tune.prune(name, 10, value)
+    tune.check()
+    name, asked = tune.ask()
+    assert (asked["trial"], tune.entry(name).promotions) == ("0000", 1)
+    tune.check()
+    tune.end(name, 0.7, 10.0)
+    tune.check()
+    found = [(trial.user_attrs["trial"], trial.state.name) for trial in trials(address)]
+    assert found == [(f"{n:04d}", "PRUNED") for n in range(5)] + [("0000", "COMPLETE")]
+    tune.close()
+    assert caplog.text == ""
+
+
 def test_what_a_driver_did_not_write_comes_with_the_resume(address: Address, tmp_path: Path) -> None:
     plan = make_plan(trials=8)
     tune = Mirrored(plan, tmp_path, address)
