@@ -115,10 +115,11 @@ if (live) {
           if (old.matches(":hover, :focus-within") || old.querySelector("details[open]")) continue;
           const found = now.getElementById(old.id);
           if (!found) continue;
-          const slow = old.querySelector("#importance");
+          const slow = old.querySelector("#importance:has(svg)"); // it changes little, and takes seconds
           if (slow) found.querySelector("[data-load]")?.replaceWith(slow);
           old.replaceWith(found);
         }
+        load();
       }
     }
     if (document.querySelector("[data-live]")) setTimeout(renew, 1000 * live.dataset.live);
