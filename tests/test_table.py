@@ -61,7 +61,8 @@ def path(tmp_path_factory: pytest.TempPathFactory) -> Path:
     ]
     rows = [row | {"features": True} for row in rows if row["seed"] == 0] + rows
     found = tmp_path_factory.mktemp("table") / "table.jsonl"
-    found.write_text(table.dump({"world": dataclasses.asdict(world), "seeds": [0, 1]}, rows))
+    about = {"world": dataclasses.asdict(world), "seeds": [0, 1], "cpu_seconds": {"full": 60.0, "features": 40.0}}
+    found.write_text(table.dump(about, rows))
     return found
 
 

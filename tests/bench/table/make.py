@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+import json
 import os
 import platform
 from collections.abc import Mapping, Sequence
@@ -23,6 +24,7 @@ from speaq.runs import cache
 from speaq.study import creation, file, snapshot
 from speaq.study.creation import feasibility_on
 from speaq.training.callbacks import no_progresses
+from tests.bench.economy import steps
 from tests.bench.table import table
 from tests.bench.table.world import SPACE, settings, space
 from tests.bench.world import SEED, World
@@ -52,6 +54,7 @@ def make(folder: Path, world: World, number: int, seeds: int, path: Path = table
     studies = [Trainings(folder / f"seed-{seed}", seed, {}) for seed in range(seeds)]
     features = _features(folder / "features", config, detector, data)
     studies.append(Trainings(folder / "features-0", 0, {"training.features": str(features)}))
+    seconds = _cpu_seconds(folder / "cpu_seconds.json", config, data, features)
     for wanted in range(GROWTH, number + GROWTH, GROWTH):
         for study in studies:
             trials = min(wanted, number) + 2
@@ -62,7 +65,7 @@ def make(folder: Path, world: World, number: int, seeds: int, path: Path = table
                 asked = spaces.from_dict({**spaces.to_dict(space()), "search": {"objective": ["F@50"], **search}})
                 begun = configs.apply(config, {"seed": study.seed, **study.changes})
                 tune.start(creation.create(begun, asked, data), study.folder)
-            pack(world, studies, path)
+            pack(world, studies, path, seconds)
 
 
 def _features(folder: Path, config: Config, detector: Path, data: Path) -> Path:
@@ -72,6 +75,18 @@ def _features(folder: Path, config: Config, detector: Path, data: Path) -> Path:
     return folder
 
 
+def _cpu_seconds(path: Path, config: Config, data: Path, features: Path) -> dict[str, float]:
+    """Of a training in full and from features, by what a step and an evaluated picture take; measured once."""
+    if not path.exists():
+        training, found = config.training, {}
+        for kind in ("full", "features"):
+            step, picture = steps.measure(configs.apply(config, steps.kinds(features)[kind]), data)
+            pictures = training.max_steps // training.eval_every * config.data.num_val
+            found[kind] = round(training.max_steps * step + pictures * picture, 1)
+        path.write_text(json.dumps(found), encoding="utf-8")
+    return dict(json.loads(path.read_text(encoding="utf-8")))
+
+
 def _grow(study: Path, trials: int) -> None:
     """The study trains what it lacks of its first `trials`."""
     entries = snapshot.read(study).entries
@@ -79,14 +94,18 @@ def _grow(study: Path, trials: int) -> None:
         tune.resume(study, trials=max(trials, len(entries)), force=True)  # the code may have got on
 
 
-def pack(world: World, studies: Sequence[Trainings], path: Path) -> None:
-    """Writes the table of what the studies have trained so far."""
+def pack(world: World, studies: Sequence[Trainings], path: Path, seconds: Mapping[str, float]) -> None:
+    """Writes the table of what the studies have trained so far.
+
+    Args:
+        seconds: of a core, that a training takes in full and from features.
+    """
     rows = []
     for study in studies:
         if (study.folder / "study.yaml").exists():
             entries, features = snapshot.read(study.folder).entries, "training.features" in study.changes
             rows += [row for entry in entries if (row := table.row(entry, study.seed, features=features))]
-    path.write_text(table.dump(_provenance(world, studies), rows), encoding="utf-8")
+    path.write_text(table.dump({**_provenance(world, studies), "cpu_seconds": seconds}, rows), encoding="utf-8")
 
 
 def _provenance(world: World, studies: Sequence[Trainings]) -> Mapping[str, Any]:

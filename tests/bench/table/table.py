@@ -1,8 +1,8 @@
 """The table as a file: a first line of provenance, then one line for each setting and seed.
 
 A line has the setting's values of the space's parameters, its label where it is a reference, the seed of the training,
-whether it trained from stored features, seconds, and under `metrics` every metric at each evaluation, rounded to four
-digits; null where it is undefined.
+whether it trained from stored features, seconds as they passed on a busy machine, and under `metrics` every metric at
+each evaluation, rounded to four digits; null where it is undefined.
 """
 
 from __future__ import annotations
@@ -37,9 +37,7 @@ class Setting:
     label: str | None  # of a reference
     values: Mapping[str, Plain]  # of the active parameters
     curves: Mapping[int, Curves]  # by seed
-    seconds: Mapping[int, float]  # by seed, of the whole training
     features: Mapping[int, Curves]  # of the trainings from stored features
-    features_seconds: Mapping[int, float]
 
     def from_features(self, seed: int) -> Curves:
         """The curves from stored features with a seed, or where there are none, with the first one."""
@@ -72,9 +70,9 @@ class Table:
 
     @property
     def features_cost(self) -> float:
-        """Of a training from features, where a full one costs 1: the median over the settings, by their seconds."""
-        ratios = [s.features_seconds[seed] / s.seconds[seed] for s in self.settings for seed in s.features]
-        return float(np.median(ratios)) if ratios else math.nan
+        """Of a training from features, where a full one costs 1, in CPU seconds."""
+        seconds = self.provenance["cpu_seconds"]
+        return float(seconds["features"] / seconds["full"])
 
     def finals(self, metric: str, kept_by: str, seed: int) -> FloatArray:
         """[settings] the metric of the checkpoint that a run keeps by `kept_by`."""
@@ -130,9 +128,7 @@ def _setting(lines: Sequence[Mapping[str, Any]]) -> Setting:
         label=lines[0]["label"],
         values=lines[0]["values"],
         curves=_curves(full),
-        seconds={line["seed"]: line["seconds"] for line in full},
         features=_curves(stored),
-        features_seconds={line["seed"]: line["seconds"] for line in stored},
     )
 
 
