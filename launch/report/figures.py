@@ -4,21 +4,21 @@ from __future__ import annotations
 
 import html
 import itertools
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import optuna
 import plotly.graph_objects as go
 
+from speaq.charts.chart import COLOURS
 from speaq.plain_text import spell
-from speaq.study.board import COLOURS
 from speaq.study.ledger import Entry
 from speaq.study.results import table_k
 from speaq.training.callbacks import is_number
 
 from ..search.optuna_study import quiet
-from .series import Series, Target
+from .series import Series
 
-BEST, OTHER = "#ca8a04", "#9ca3af"
+BEST, OTHER, FRONT = COLOURS["best"], COLOURS["other"], COLOURS["front"]
 _DASHED = {"color": COLOURS["published"], "dash": "dash"}
 PARTS = ("R", "mR", "head", "body", "tail")
 MOST_NAMED = 40  # trials of a timeline, one below the other
@@ -31,7 +31,9 @@ def _value(entry: Entry, name: str) -> float:
 
 
 def _colour(name: str | None) -> str:
-    return COLOURS.get(name or "", BEST if name and name.startswith("best") else OTHER)
+    if name in ("published", "baseline"):
+        return COLOURS[name]
+    return BEST if name and name.startswith("best") else OTHER
 
 
 def _mark(figure: go.Figure, points: Mapping[str, tuple[float, float]]) -> go.Figure:
@@ -44,26 +46,41 @@ def _mark(figure: go.Figure, points: Mapping[str, tuple[float, float]]) -> go.Fi
 def history(series: Series) -> list[go.Figure]:
     """Each objective over the trials."""
     places = {entry.id: number for number, entry in enumerate(series.board.entries)}
-    figures, names = [], series.board.plan.objective
-    for index, name in enumerate(names):
-        target = None if len(names) == 1 else _value_at(index)
-        figure = optuna.visualization.plot_optimization_history(series.study, target=target, target_name=name)
-        figure.update_layout(title=f"{name} over trials", yaxis_title=None)
+    figures, finished = [], {entry.id for entry in series.board.finished}
+    for name in series.board.plan.objective:
+        known = [entry for entry in series.comparable if is_number(entry.metrics.get(name))]
+        figure = _trials(known, [(places[entry.id], _value(entry, name)) for entry in known])
+        best = list(itertools.accumulate((_value(e, name) if e.id in finished else 0.0 for e in known), max))
+        line = {"shape": "hv", "color": BEST, "width": 1.3}
+        x = [places[entry.id] for entry in known]
+        figure.add_scatter(x=x, y=best, mode="lines", line=line, name="best so far")
+        figure.update_layout(title=f"{name} over trials", xaxis_title="trial")
         figures.append(_mark(figure, {label: (places[e.id], _value(e, name)) for label, e in series.marked.items()}))
     return figures
 
 
-def _value_at(index: int) -> Target:
-    return lambda trial: float(trial.values[index])
+def _trials(entries: Sequence[Entry], points: Sequence[tuple[float, float]]) -> go.Figure:
+    """Points of trials, crosses where they have not finished."""
+    figure = go.Figure()
+    for name, symbol, finished in (("trials", "circle", True), ("not finished", "x-thin", False)):
+        chosen = [pair for pair in zip(entries, points, strict=True) if (pair[0].state == "finished") == finished]
+        if not chosen:
+            continue
+        marker = {"color": OTHER, "symbol": symbol, "size": 7, "line": {"width": 1.5, "color": OTHER}}
+        figure.add_scatter(
+            x=[x for _, (x, _) in chosen],
+            y=[y for _, (_, y) in chosen],
+            mode="markers",
+            text=[f"trial {entry.id}" for entry, _ in chosen],
+            name=name,
+            marker=marker,
+        )
+    return figure
 
 
 def front(series: Series) -> list[go.Figure]:
     """Two objectives: the Pareto front, and the hypervolume above (0, 0) over the trials."""
-    x, y = series.board.plan.objective
-    plane = optuna.visualization.plot_pareto_front(series.study, target_names=[x, y])
-    plane.update_traces(marker_showscale=False)
-    plane.update_layout(title="Pareto front (red)")
-    _mark(_with_decodings(plane, series), {n: (_value(e, x), _value(e, y)) for n, e in series.marked.items()})
+    plane = decodings(series).update_layout(title="Pareto front")
     with quiet():
         volume = optuna.visualization.plot_hypervolume_history(series.study, [0.0, 0.0])
     volume.update_layout(title="Hypervolume over trials", yaxis_title=None)
@@ -71,15 +88,15 @@ def front(series: Series) -> list[go.Figure]:
 
 
 def decodings(series: Series) -> go.Figure:
-    """Finished trials in the plane of recall and mean recall, the best ones as curves: their decodings."""
+    """Trials in the plane of recall and mean recall and their front; the best ones as curves: their decodings."""
     x, y = series.plane
-    points = [tuple(entry.metrics.get(name) or 0.0 for name in (x, y)) for entry in series.board.finished]
+    known = [entry for entry in series.comparable if all(is_number(entry.metrics.get(n)) for n in (x, y))]
+    figure = _trials(known, [(_value(entry, x), _value(entry, y)) for entry in known])
     named = {name: e for name, e in series.marked.items() if all(is_number(e.metrics.get(n)) for n in (x, y))}
-    figure = go.Figure()
-    ids = [f"trial {entry.id}" for entry in series.board.finished]
-    figure.add_scatter(
-        x=[p[0] for p in points], y=[p[1] for p in points], mode="markers", text=ids, name="trials", marker_color=OTHER
-    )
+    if corners := [(entry.metrics.get(x) or 0.0, entry.metrics.get(y) or 0.0) for entry in series.board.front((x, y))]:
+        line = {"color": FRONT, "width": 1}
+        across, up = zip(*corners, strict=True)
+        figure.add_scatter(x=across, y=up, mode="lines", line=line, name="front: no trial beats these")
     _mark(_with_decodings(figure, series), {n: (_value(e, x), _value(e, y)) for n, e in named.items()})
     return figure.update_layout(xaxis_title=x, yaxis_title=y)
 

@@ -193,6 +193,7 @@ def plot(figure: go.Figure, height: int = 360) -> str:
         height=height,
         margin={"l": 50, "r": 16, "t": 16, "b": 44},
         template="plotly_white",
+        font={"family": "system-ui, sans-serif", "color": "#16191d"},
         legend={"orientation": "h", "yanchor": "bottom", "y": 1.0, "font": {"size": 11}},
     )
     figure.update_xaxes(exponentformat="power")

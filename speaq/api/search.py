@@ -83,7 +83,7 @@ class LoadedStudy:
         """The trials over `plane`, the front, and the references, as a figure of matplotlib."""
         from speaq.api.figures import plane
 
-        return plane(self.board, self.plane, self.folder.name)
+        return plane(self.board, self.folder.name)
 
     def _rows(self, entries: Sequence[Entry]) -> Table:
         by_trial = {row["trial"]: row for row in self.trials}

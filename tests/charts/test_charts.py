@@ -18,6 +18,31 @@ from speaq.training import curves
 HOSTILE = '</svg><script>alert("x")</script>\u202e'
 
 
+def test_names_in_a_picture_stay_inside_and_hide_neither_each_other_nor_a_mark() -> None:
+    pytest.importorskip("matplotlib")
+    from speaq.charts import picture
+
+    corners = [(0.0, 0.0), (1.0, 1.0), (0.0, 1.0), (1.0, 0.0), (0.99, 0.98), (0.5, 0.5), (0.51, 0.5)]
+    kinds = ["published", "baseline", "best", "other", "other", "other", "other"]
+    marks = tuple(
+        Mark(x, y, "about", kind=kind, label=f"{kind} ({number:04})", cross=kind == "other")
+        for number, ((x, y), kind) in enumerate(zip(corners, kinds, strict=True))
+    )
+    line = Line("front: no trial beats these", tuple(corners[:2]), "front")
+    figure = picture.draw([Chart("R and mR", x="R@50", y="mR@50", lines=(line,), marks=marks)], "study")
+    (axes,) = figure.axes
+    boxes = [text.get_window_extent() for text in axes.texts]
+    names = {text.get_text() for text in axes.texts}
+    assert {f"{kind} ({number:04})" for number, kind in enumerate(kinds[:3])} <= names
+    plane = axes.get_window_extent()
+    places = axes.transData.transform(corners)
+    for number, box in enumerate(boxes):
+        assert plane.x0 <= box.x0 < box.x1 <= plane.x1
+        assert plane.y0 <= box.y0 < box.y1 <= plane.y1
+        assert not any(box.overlaps(other) for other in boxes[number + 1 :])
+        assert not any(box.contains(*at) for at in places)
+
+
 @given(st.lists(st.floats(-1e6, 1e6), min_size=1, max_size=20), st.integers(1, 9))
 def test_an_axis_has_all_values_and_few_round_marks(values: list[float], most: int) -> None:
     axis = Axis.over(values, most)

@@ -356,7 +356,8 @@ def test_the_table_has_all_that_was_asked_for(tmp_path: Path, capsys: pytest.Cap
     assert len(lines) == 3
     study = Study(tune.plan, tmp_path / "data", "0123456789abcdef", None, {})
     (tmp_path / "study.yaml").write_text(study.dump())
-    read = ExploredStudy(tmp_path, study).trials("val")
+    explored = ExploredStudy(tmp_path, study)
+    read = explored.trials(explored.read(), "val")
     assert [(row["trial"], row["status"], row["F@50"]) for row in read] == [
         (entry.id, entry.state, entry.metrics.get("F@50")) for entry in entries
     ]
