@@ -27,11 +27,12 @@ from PIL import Image
 from speaq import config as configs
 from speaq import space as spaces
 from speaq.config import Config
+from speaq.data.formats import Source
 from speaq.explore.tables import Order, in_order
 from speaq.space import checks
 from speaq.structures import Vocabulary
 from speaq.study import creation, snapshot
-from tests.helpers import data_sets
+from tests.helpers import data_sets, format_sets
 from tests.helpers.shared import ROOT
 from tests.helpers.tiny import tiny
 
@@ -533,6 +534,72 @@ def raw_outputs(folder: Path) -> Target:
     return Target(folder / "raw.h5", [(folder / "raw.h5").read_bytes()], read, (change_bytes, change_h5, change_h5))
 
 
+FOREIGN: dict[str, tuple[Source, str]] = {  # target → format, and which of its files is changed
+    "coco": ("coco", "instances_train.json"),
+    "reltr": ("reltr", "train.json"),
+    "reltr-relations": ("reltr", "rel.json"),
+    "psg": ("psg", "psg.json"),
+    "gqa": ("gqa", "train_sceneGraphs.json"),
+    "open-images": ("open-images", "oidv6-train-annotations-vrd.csv"),
+    "open-images-names": ("open-images", "class-descriptions-boxable.csv"),
+    "vg-objects": ("visual-genome", "objects.json"),
+    "vg-relationships": ("visual-genome", "relationships.json"),
+    "vg-aliases": ("visual-genome", "relationship_alias.txt"),
+}
+
+
+def change_csv(content: bytes, generator: random.Random) -> bytes:
+    """A cell of a table, or its line of column names, replaced, removed or doubled."""
+    lines = [line.split(",") for line in content.decode().splitlines()]
+    line = generator.choice(lines[: generator.choice((1, len(lines)))])
+    place = generator.randrange(len(line))
+    match generator.randrange(5):
+        case 0:
+            del line[place]
+        case 1:
+            line.insert(place, line[place])
+        case 2:
+            line[place] = '"' + line[place]
+        case _:
+            line[place] = str(generator.choice((*ODD, *WORDS)))
+    return "\n".join(map(",".join, lines)).encode("utf-8", "surrogatepass")
+
+
+def _foreign(folder: Path, source: Source, file: str) -> Target:
+    """Annotations of a format in `folder`, made a data set; what is refused names them."""
+    from speaq.data import DataError
+    from speaq.data.coco.convert import convert as make
+    from speaq.data.visual_genome import check
+
+    given, photos = format_sets.WRITERS[source](folder), folder / "photos"
+    photos.mkdir(exist_ok=True)
+    for name in format_sets.SPLITS:
+        Image.new("RGB", (format_sets.WIDTH, format_sets.HEIGHT), "olive").save(photos / f"{name}.jpg")
+
+    def read(folder: Path) -> None:
+        with tempfile.TemporaryDirectory(prefix="speaq-fuzz-") as made:
+            try:
+                make(given, photos, Path(made) / "data", source=source)
+            except DataError as error:
+                if str(folder) not in str(error):
+                    raise RuntimeError(f"the refusal names no file: {error}") from error
+                raise
+            check(Path(made) / "data")
+
+    changes: Sequence[Change] = (change_bytes, change_json, change_json, change_json)
+    if not file.endswith(".json"):
+        changes = (change_bytes, change_words, change_csv, change_csv)
+    return Target(folder / file, [(folder / file).read_bytes()], read, changes, values)
+
+
+def _register_foreign(name: str, source: Source, file: str) -> None:
+    target(f"from-{name}", file)(lambda folder: _foreign(folder, source, file))
+
+
+for _name, _of in FOREIGN.items():
+    _register_foreign(_name, *_of)
+
+
 def _study(folder: Path, file: str, changes: Sequence[Change], made_up: Any = None) -> Target:
     from launch.report.tables import confirmed
     from speaq.cli import trials
@@ -577,7 +644,7 @@ def _study(folder: Path, file: str, changes: Sequence[Change], made_up: Any = No
         export.write(found, folder / "trials.csv", {})
         confirmed(found)
         study = open_study(folder)
-        rows = study.trials("val")
+        rows = study.trials(study.read(), "val")
         for column in study.columns(rows):
             in_order(rows, Order(column, True))
         Ledger(folder / "ledger.jsonl").close()

@@ -20,6 +20,7 @@ from speaq.data.box_forms import Form
 from speaq.data.coco.form import Annotation, Document, Image, Relationship, text_of
 from speaq.data.files import Problem
 from speaq.data.formats.reading import Read, Split, by_split, joined, named
+from speaq.plain_text import visible
 
 COLUMNS = (
     *("ImageID", "LabelName1", "LabelName2", "RelationshipLabel"),
@@ -106,7 +107,7 @@ def _rows(path: Path) -> Iterator[tuple[int, dict[str, str]]]:
     """Rows by their number, from 0 below the line of column names. Raises DataError where columns are missing."""
     reader = csv.DictReader(io.StringIO(text_of(path), newline=""), restval="")
     if missing := [name for name in COLUMNS if name not in (reader.fieldnames or ())]:
-        given = ", ".join(reader.fieldnames or ("nothing",))[:120]
+        given = visible(", ".join(reader.fieldnames or ("nothing",))[:120])
         raise DataError(
             f"{path}: the first line names {', '.join(COLUMNS)} · {', '.join(missing)} missing; it has {given}"
         )
