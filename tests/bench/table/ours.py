@@ -25,7 +25,8 @@ class Ours:
 
     def __init__(self, plan: Plan, feasible: Feasible) -> None:
         """Begins a study in a temporary folder."""
-        self._folder = tempfile.TemporaryDirectory(prefix="speaq-table-")
+        memory = Path("/dev/shm")  # where there is one: a disk would be waited for at every row of the ledger
+        self._folder = tempfile.TemporaryDirectory(prefix="speaq-table-", dir=memory if memory.is_dir() else None)
         folder = Path(self._folder.name)
         self._ledger = Ledger(folder / "ledger.jsonl")
         self._search = Search(plan, self._ledger, feasible=feasible, checkpoint=lambda trial: trial)
