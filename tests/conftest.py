@@ -16,12 +16,12 @@ from hypothesis import settings
 
 from speaq.data.toy.world import make_toy
 from tests.helpers.browser import chromium as chromium
-from tests.helpers.shared import ROOT
+from tests.helpers.shared import AS_IMPORTANT, ROOT
 
 settings.register_profile("speaq", deadline=None, max_examples=50)
 settings.load_profile("speaq")
 torch.set_num_threads(1)
-os.environ |= {"RAY_worker_niceness": "0"}  # Ray's default is 15: its tests would wait for those of the other process
+os.environ |= AS_IMPORTANT
 
 LONGEST = (  # begin first, so that none is left alone at the end
     *("ray", "ray_2", "nodes", "test_training", "test_bench", "test_export_model"),

@@ -17,7 +17,7 @@ from pathlib import Path
 import pytest
 
 from speaq.training.environment import source_digest
-from tests.helpers.shared import ROOT
+from tests.helpers.shared import AS_IMPORTANT, ROOT
 from tests.helpers.tiny import TINY
 
 TOGETHER = "nodes"  # starts a cluster, see conftest
@@ -63,6 +63,7 @@ def installed(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def run(installed: Path, folder: Path, *line: str) -> subprocess.CompletedProcess[str]:
     """What a command of that environment prints in a folder."""
     environment = {key: value for key, value in os.environ.items() if not key.startswith(("RAY_", "PYTHON"))}
+    environment |= AS_IMPORTANT
     words = [str(installed / line[0]), *line[1:]]
     return subprocess.run(words, cwd=folder, env=environment, capture_output=True, text=True, check=False)
 

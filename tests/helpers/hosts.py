@@ -21,7 +21,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tests.helpers.listening import free_port
-from tests.helpers.shared import ROOT
+from tests.helpers.shared import AS_IMPORTANT, ROOT
 
 PREFIX, LINK, BRIDGE = "speaq-host", "speaq", "speaq-bridge"
 NETWORK = "10.213.77"
@@ -70,7 +70,7 @@ class Hosts:
         os.environ |= {"RAY_AUTH_MODE": "token", "PYTHONPATH": str(ROOT), "RAY_TMPDIR": str(self._folder)}
         os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
         os.environ |= {"RAY_USAGE_STATS_ENABLED": "0", "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0"}
-        os.environ |= {"RAY_worker_niceness": "0"}  # not behind whatever else the machine does
+        os.environ |= AS_IMPORTANT
         self.hosts: list[Host] = []
         self._numbers = 1
         _ip("link", "add", BRIDGE, "type", "bridge")

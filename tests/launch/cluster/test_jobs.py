@@ -27,7 +27,7 @@ import yaml
 from tests.helpers.command import command, refusal
 from tests.helpers.listening import free_port, kill
 from tests.helpers.readme import commands
-from tests.helpers.shared import ROOT
+from tests.helpers.shared import AS_IMPORTANT, ROOT
 from tests.helpers.submissions import submissions
 from tests.helpers.tiny import assignments
 
@@ -48,7 +48,7 @@ def head() -> Iterator[dict[str, str]]:
     folder = Path(tempfile.mkdtemp(prefix="speaq-", dir="/tmp"))
     dashboard, port, exported = free_port(), free_port(), free_port()
     environment = {k: v for k, v in os.environ.items() if not k.startswith(("RAY_", "PYTHONPATH"))}
-    environment |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
+    environment |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32), **AS_IMPORTANT}
     environment |= {"PATH": f"{BIN}:{environment['PATH']}", "HOME": str(folder), "RAY_USAGE_STATS_ENABLED": "0"}
     # As on a cluster whose nodes were started with them: jobs get the environment of the node.
     environment["WANDB_API_KEY"] = PLANTED["WANDB_API_KEY"]

@@ -39,7 +39,7 @@ from speaq.training.environment import source_digest
 from speaq.training.loop import train
 from tests.helpers.command import command, refusal
 from tests.helpers.moving_training import MARK
-from tests.helpers.shared import ROOT
+from tests.helpers.shared import AS_IMPORTANT, ROOT
 from tests.helpers.tiny import tiny
 
 TOGETHER = "ray"  # shares `ray_cluster`, see conftest
@@ -158,7 +158,7 @@ def test_a_cluster_of_our_own_imports_nothing_from_here_is_closed_to_others_and_
         (tmp_path / name / "__init__.py").write_text("raise SystemExit('imported from the current directory')")
     with tempfile.TemporaryDirectory(prefix="t-", dir="/tmp") as folder:  # short: it is to hold sockets
         environment = {key: value for key, value in os.environ.items() if not key.startswith(("RAY_", "PYTHON"))}
-        environment |= {"TMPDIR": folder, "PYTHONPATH": str(ROOT)}
+        environment |= {"TMPDIR": folder, "PYTHONPATH": str(ROOT), **AS_IMPORTANT}
         for name in ("HOME", "USER", "LOGNAME", "LNAME", "USERNAME", "MPLCONFIGDIR"):
             environment.pop(name, None)
         done = subprocess.run(
