@@ -61,7 +61,7 @@ def _is(path: Path, kind: Kind) -> bool:
         case "DATA":
             return (path / "image_data.json").exists()
         case "SPACE":
-            return "parameters" in _keys(path)
+            return bool(_keys(path) & {"parameters", "search"})  # one that extends another may have either alone
         case "CONFIG":
             keys = _keys(path)
             return bool(keys) and keys <= {*Config.model_fields, "extends"}
