@@ -25,7 +25,7 @@ os.environ |= AS_IMPORTANT
 
 LONGEST = (  # begin first, so that none is left alone at the end
     *("ray", "ray_2", "nodes", "test_training", "test_bench", "test_export_model"),
-    *("test_placement", "test_sudden_death", "test_golden"),
+    *("test_placement", "test_sudden_death", "test_golden", "test_gpu"),
 )
 
 

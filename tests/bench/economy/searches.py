@@ -48,7 +48,6 @@ SPACES = ROOT / "search_spaces"
 DEFAULT, ECONOMY, RANDOM, STOCK = "default", "economy", "random", "Ray Tune: ASHA + OptunaSearch"
 RANDOMLY = {"references": ["published"], "sampler": "random", "scheduler": "none"}
 TRIALS: Mapping[str, int] = {DEFAULT: 32, ECONOMY: 9, RANDOM: 6, STOCK: 12}
-ARMS = (DEFAULT, ECONOMY, RANDOM, STOCK)
 REFERENCE = "published"
 JUDGING = 100  # plus the seed of a search: that of the training which judges it
 VIEWS = 4  # of a picture, in the features
@@ -64,7 +63,12 @@ class Bench:
 
     folder: Path
     world: World = NARROW
-    trials: Mapping[str, int] = field(default_factory=lambda: TRIALS)
+    trials: Mapping[str, int] = field(default_factory=lambda: TRIALS)  # of each search that takes part
+
+    @property
+    def arms(self) -> list[str]:
+        """The searches that take part."""
+        return list(self.trials)
 
     @property
     def data(self) -> Path:
@@ -104,10 +108,10 @@ def run(bench: Bench, seeds: Sequence[int]) -> Iterator[str]:
     bench.world.make(bench.data, bench.folder / "detector")
     _counted(bench.features, lambda: _make_features(bench))
     for seed in seeds:
-        for arm in ARMS:
+        for arm in bench.arms:
             _counted(bench.search(arm, seed), lambda arm=arm, seed=seed: _search(bench, arm, seed))  # type: ignore[misc]
             yield f"seed {seed}: {arm} searched"
-        for arm in (REFERENCE, *ARMS):
+        for arm in (REFERENCE, *bench.arms):
             _judge(bench, arm, seed)
             yield f"seed {seed}: {arm} judged"
 
@@ -198,19 +202,19 @@ def _judge(bench: Bench, arm: str, seed: int) -> None:
 def rows(bench: Bench, seeds: Sequence[int]) -> Iterator[Row]:
     """For each search: its cost, and what the settings that it handed over are worth on the test pictures."""
     training = sum(_seconds(bench.judged(REFERENCE, seed)) for seed in seeds) / len(seeds)
-    found = {arm: [handed_over(bench, arm, seed) for seed in seeds] for arm in ARMS}
+    found = {arm: [handed_over(bench, arm, seed) for seed in seeds] for arm in bench.arms}
     for arm, handed in found.items():
         yield _row(arm, "cost in trainings", [one.cost / training for one in handed])
         yield _row(arm, "cost on Visual Genome, modelled", [_modelled(bench, arm, one) for one in handed])
     for metric in METRICS:
-        judged = {arm: _measured(bench, arm, metric, seeds) for arm in (REFERENCE, *ARMS)}
+        judged = {arm: _measured(bench, arm, metric, seeds) for arm in (REFERENCE, *bench.arms)}
         for arm, runs in judged.items():
             yield {"kind": arm, "what": metric, **vars(mean_over_seeds(runs))}
             for other in (REFERENCE, DEFAULT):
-                if other != arm:
+                if other in judged and other != arm:
                     difference = vars(difference_over_seeds(runs, judged[other]))
                     yield {"kind": arm, "what": f"{metric} less that of {other}", **difference}
-    for arm in (REFERENCE, *ARMS):
+    for arm in (REFERENCE, *bench.arms):
         recalls = [_measured(bench, arm, metric, seeds) for metric in ("R@50", "mR@50")]
         areas = [one.value * other.value for one, other in zip(*recalls, strict=True)]
         yield _row(arm, "hypervolume: R@50 times mR@50", areas)
