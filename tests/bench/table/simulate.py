@@ -32,7 +32,7 @@ from tests.bench.table.others import OptunaStock, RayStock
 from tests.bench.table.ours import Ours
 from tests.bench.table.play import Game, Player, View, Way, incumbent, play
 from tests.bench.table.table import FloatArray, Nearest, Table, load
-from tests.bench.table.world import space
+from tests.bench.table.world import SPACE, space
 
 COSTS = (1, 2, 3, 4, 6, 8, 12)  # full trainings
 NEAR = 0.01  # regret that counts as reached
@@ -63,7 +63,6 @@ class Rule:
     objective: Sequence[str] = ONE
     other: str = ""  # whose search it is, if not ours
     features: bool = False  # it looks at trainings from stored features alone
-    references: bool = True  # ours: published setting and baseline are trained first
 
     def way(self, base: Config, cost: float) -> Way:
         """What its trials train; `cost` is that of a training from features."""
@@ -96,8 +95,12 @@ def _ours(objective: Sequence[str]) -> Iterator[Rule]:
         ladder = [{"features": kind == "features", "share": share} for kind, share in rungs]
         yield Rule(f"tpe, ladder {name}{end}", {**asha, "ladder": ladder}, objective)
     yield Rule(f"tpe, asha, features alone{end}", asha, objective, features=True)
-    yield Rule(f"tpe, asha, features alone, no references{end}", asha, objective, features=True, references=False)
-    yield Rule(f"tpe, asha, no references{end}", asha, objective, references=False)
+    alone = {**asha, "references": []}
+    yield Rule(f"tpe, asha, features alone, no references{end}", alone, objective, features=True)
+    yield Rule(f"tpe, asha, no references{end}", alone, objective)
+    economical = configs.read_yaml(SPACE.parent / "economy.yaml")["search"]
+    yield Rule(f"economy.yaml{end}", economical, objective, features=True)
+    yield Rule(f"economy.yaml without its prior{end}", {**economical, "prior": "none"}, objective, features=True)
 
 
 OTHERS = ("Ray Tune: ASHA + OptunaSearch", "Optuna: TPE + Hyperband", "Optuna: TPE + median")
@@ -164,8 +167,9 @@ def _player(rule: Rule, base: Config, length: int, seed: int) -> tuple[Player, C
     searched = _searched(rule, seed)
     if rule.other:
         return _other(rule, searched, base, length=length, seed=seed), lambda: None
-    both = {"published": configs.apply(base, PUBLISHED), "baseline": configs.apply(base, BASELINE)}
-    ours = Ours(Plan(base, searched, both if rule.references else {}), lambda config: None)
+    both = {"published": PUBLISHED, "baseline": BASELINE}
+    references = {label: configs.apply(base, both[label]) for label in searched.search.references}
+    ours = Ours(Plan(base, searched, references), lambda config: None)
     return ours, ours.close
 
 
