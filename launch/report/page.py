@@ -92,6 +92,7 @@ def _asked(snapshot: Snapshot) -> list[str]:
         "trials": str(max(plan.trials, len(snapshot.entries))),
         "sampler": plan.settings.sampler,
         "scheduler": plan.settings.scheduler,
+        "training": _training(plan),
         "data": f"{study.data}, digest {study.data_digest}",
         "start": f"digest {study.start_digest}" if study.start_digest else "random weights",
         "versions": versions,
@@ -99,6 +100,16 @@ def _asked(snapshot: Snapshot) -> list[str]:
     for forced in study.forced:
         values[f"resumed with --force, {forced['at']}"] = "; ".join(forced["changes"])
     return [html.text(plan.space.question), html.facts(values)]
+
+
+def _training(plan: Plan) -> str:
+    """How trials trained: in full, from stored features alone, or first so and then so."""
+    if plan.settings.ladder:
+        return f"on a ladder of {len(plan.settings.ladder)} rungs"
+    features = plan.base.training.features
+    return (
+        "in full" if features is None else f"from the stored features {features}: the best is yet to be trained in full"
+    )
 
 
 def _figures(snapshot: Snapshot, series: Series) -> Iterator[html.Section]:

@@ -343,6 +343,20 @@ def test_a_rerun_that_would_compare_nothing_is_refused(run: Path, tmp_path: Path
 # report
 
 
+def test_the_report_of_trials_that_trained_from_features_alone_says_so(tmp_path: Path) -> None:
+    folder = searched(tmp_path / "study")
+    assert command("report", folder).exit_code == 0
+    assert "<th>training</th><td>in full</td>" in (folder / "report.html").read_text()
+    study = folder / "study.yaml"
+    content = configs.read_yaml(study)
+    content["config"]["model"]["frozen"] = ["backbone", "encoder"]
+    content["config"]["training"]["features"] = "/some/features"
+    study.write_text(configs.dump_yaml(content))
+    assert command("report", folder).exit_code == 0
+    page = (folder / "report.html").read_text()
+    assert "from the stored features /some/features: the best is yet to be trained in full" in page
+
+
 def test_the_report_has_all_sections_and_nothing_in_it_runs(tmp_path: Path) -> None:
     folder = searched(tmp_path / "study <b>")
     done = command("report", folder)
