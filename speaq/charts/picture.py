@@ -136,6 +136,7 @@ def _name(axes: Any, marks: Sequence[Mark], taken: list[Bbox]) -> None:
     Args:
         taken: what lies there besides, in pixels.
     """
+    axes.autoscale_view()  # matplotlib puts that off until it draws
     plane, point = axes.get_window_extent(), axes.figure.dpi / 72
     places = axes.transData.transform([(mark.x, mark.y) for mark in marks])
     taken += [Bbox.from_bounds(*(at - AROUND * point), *[2 * AROUND * point] * 2) for at in places]

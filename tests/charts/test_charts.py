@@ -136,3 +136,15 @@ def test_curves_are_those_of_the_metrics_that_there_are() -> None:
     assert found["Loss"].lines[0].points == ((10.0, 2.0),)
     assert [line.name for line in found["Recall on val"].lines] == ["R@20", "R@50"]
     assert curves.charts([]) == []
+
+
+def test_a_mark_in_the_corner_has_its_name_inside_the_plane() -> None:
+    pytest.importorskip("matplotlib")
+    from speaq.charts import picture
+
+    others = (Mark(0.49, 0.28, "", "other"), Mark(0.79, 0.57, "", "other"))
+    named = (Mark(0.72, 0.50, "", "published", "published"), Mark(0.80, 0.61, "", "best", "best (0003)"))
+    (axes,) = picture.draw([Chart("", "R@20", "mR@20", marks=(*others, *named))], "").axes
+    plane = axes.get_window_extent()
+    assert [text.get_text() for text in axes.texts] == ["published", "best (0003)"]
+    assert all(plane.contains(*corner) for text in axes.texts for corner in text.get_window_extent().corners())
