@@ -133,6 +133,10 @@ def check_space(space: Space) -> None:
     """
     if space.search.decoding:
         raise ConfigError("search.decoding: true has no effect with --from-predictions, whose trials are decodings")
+    if "references" in space.search.model_fields_set:
+        raise ConfigError(
+            "search.references has no effect with --from-predictions: the run as trained is the reference"
+        )
     keys = [key for key in (*space.parameters, *space.fixed) if not key.startswith("inference.") or key == LAYER]
     if keys:
         rule = f"only inference.* keys can be searched, without {LAYER}"

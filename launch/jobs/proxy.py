@@ -83,6 +83,7 @@ def to_the_end(asked: SearchConfig, trials: int, points: list[dict[str, Plain]] 
     """The settings of a search that judges others: it stops no trial, and draws at random what `points` leave."""
     return SearchConfig(
         objective=asked.objective,
+        references=asked.references,
         seed=asked.seed,
         decoding=asked.decoding,
         points=points or [],

@@ -11,6 +11,7 @@ import plotly.graph_objects as go
 
 from speaq.charts.chart import COLOURS
 from speaq.plain_text import spell
+from speaq.study.charts import kind_of_name
 from speaq.study.ledger import Entry
 from speaq.study.results import table_k
 from speaq.training.callbacks import is_number
@@ -31,9 +32,7 @@ def _value(entry: Entry, name: str) -> float:
 
 
 def _colour(name: str | None) -> str:
-    if name in ("published", "baseline"):
-        return COLOURS[name]
-    return BEST if name and name.startswith("best") else OTHER
+    return COLOURS[kind_of_name(name or "")]
 
 
 def _mark(figure: go.Figure, points: Mapping[str, tuple[float, float]]) -> go.Figure:

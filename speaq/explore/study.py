@@ -13,7 +13,7 @@ from speaq.data.records import SplitName
 from speaq.evaluation.predictions import newest_predictions
 from speaq.plain_text import shown
 from speaq.study import file, snapshot
-from speaq.study.board import COLOURS, Board, TrialStatus, trial_statuses
+from speaq.study.board import REFERENCES, Board, TrialStatus, trial_statuses
 from speaq.study.file import Study
 from speaq.study.ledger import Entry
 from speaq.study.snapshot import FEATURES, Snapshot
@@ -45,10 +45,6 @@ class ExploredStudy:
         """The search as its folder tells it now. Raises ConfigError where a file of it cannot be read."""
         return snapshot.read(self.folder)
 
-    def board(self, now: Snapshot) -> Board:
-        """What its trials have come to."""
-        return Board.of(now)
-
     def begun(self) -> dict[str, Path]:
         """The run folder of each trial that has begun, by its name: on a ladder at first that from features."""
         trials = self.folder / "trials"
@@ -66,7 +62,7 @@ class ExploredStudy:
         if status is None:
             return {}, {}
         found = {"state": status.state, "in the search": status.label or "", "because": status.reason or ""}
-        settings = self.board(now).parameters[trial]
+        settings = Board.of(now).parameters[trial]
         return {key: value for key, value in found.items() if value}, {k: shown(v) for k, v in settings.items()}
 
     def trials(self, now: Snapshot, split: SplitName) -> list[dict[str, Any]]:
@@ -74,7 +70,8 @@ class ExploredStudy:
 
         Raises DataError where a file of predictions cannot be read.
         """
-        board, begun, best = self.board(now), self.begun(), best_of(self.board(now))
+        board, begun = Board.of(now), self.begun()
+        best = best_of(board)
         rows = []
         for row, status in zip(board.rows, trial_statuses(now), strict=True):
             settings = board.parameters[status.trial]
@@ -107,7 +104,7 @@ def best_of(board: Board) -> Entry | None:
 
 def _kind(best: Entry | None, status: TrialStatus) -> str:
     """By which colour charts know a trial; "" where it is one of many."""
-    if status.label in COLOURS:
+    if status.label in REFERENCES:
         return str(status.label)
     return "best" if best is not None and best.id == status.trial else ""
 

@@ -27,7 +27,7 @@ from speaq.training.metrics import read_lines
 COSTS = ("peak_memory_mib", "data_wait_share", "latency_ms", "micro_batch_size")
 RECENT = 1 << 16  # bytes of a trial's metrics that are looked at: some 20 lines
 NAMED = 8  # trials in one line
-COLOURS = {"published": "#c2410c", "baseline": "#1d4ed8"}  # of the references, in all pictures
+REFERENCES = ("published", "baseline")  # labels that every picture marks
 
 
 @dataclass(frozen=True, eq=False)

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 
 from speaq.charts.chart import Bar, Bars, Chart, Line, Mark
 from speaq.plain_text import shown
-from speaq.study.board import COLOURS, state_of
+from speaq.study.board import REFERENCES, state_of
 from speaq.study.decoding import AS_TRAINED
 from speaq.study.ledger import Entry
 from speaq.study.series import BoardSeries
@@ -35,7 +35,7 @@ def plane(series: BoardSeries, link: Link) -> Chart:
     corners = tuple(_values(entry.metrics, names) for entry in front)
     lines = [Line("front: no trial beats these", corners, "front")] if len(front) > 1 else []
     lines += [
-        Line(f"decodings of {name}", tuple(points), _kind_of_name(name), dots=True)
+        Line(f"decodings of {name}", tuple(points), kind_of_name(name), dots=True)
         for name, points in series.decoded.items()
     ]
     return Chart(
@@ -118,13 +118,14 @@ def _told(series: BoardSeries) -> list[str]:
 
 def _kind(series: BoardSeries, entry: Entry) -> str:
     best = series.board.best
-    if entry.label in COLOURS:
+    if entry.label in REFERENCES:
         return str(entry.label)
     return "best" if best is not None and entry.id == best.id else "other"
 
 
-def _kind_of_name(name: str) -> str:
-    return name if name in COLOURS else "best" if name.startswith("best") else "other"
+def kind_of_name(name: str) -> str:
+    """By which colour a trial is known, from the name that figures give it."""
+    return name if name in REFERENCES else "best" if name.startswith("best") else "other"
 
 
 def _references_last(marks: list[Mark]) -> tuple[Mark, ...]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -49,6 +49,7 @@ class Reached:
     best: float  # METRIC of the best trial that had finished by then
     published: float
     trials: int  # begun by then
+    setting: Mapping[str, Any]  # of the best trial, in the space
 
 
 def run_studies(folder: Path, seeds: int) -> dict[str, list[Path]]:
@@ -91,11 +92,12 @@ def reached(folder: Path, budget: float) -> Reached:
     """The study as it was when its trials had made `budget` steps together."""
     last: dict[str, int] = {}
     labels: dict[str, str | None] = {}
+    settings: dict[str, Mapping[str, Any]] = {}
     values: dict[str, float] = {}
     for row in rows(folder):
         trial = row.get("trial")
         if row["event"] == "asked":
-            labels[trial] = row["label"]
+            labels[trial], settings[trial] = row["label"], row["values"]
         if row["event"] in ("reported", "finished", "paused", "pruned"):
             spent = sum(last.values()) + row.get("step", last.get(trial, 0)) - last.get(trial, 0)
             if spent > budget:
@@ -104,7 +106,8 @@ def reached(folder: Path, budget: float) -> Reached:
         if row["event"] == "finished":
             values[trial] = row["metrics"][METRIC]
     published = next((values[t] for t, label in labels.items() if label == "published" and t in values), float("nan"))
-    return Reached(sum(last.values()), max(values.values()), published, len(last))
+    best = max(values, key=values.__getitem__)
+    return Reached(sum(last.values()), values[best], published, len(last), settings[best])
 
 
 def halving(folder: Path) -> tuple[float, float]:

@@ -10,11 +10,15 @@ from typing import Any
 
 from speaq import config as configs
 from speaq.config import Config
+from speaq.data.features import read_header
 from speaq.data.toy.scenes import SIDE
 from speaq.data.toy.world import ANNOTATIONS, make_toy
+from speaq.runs import cache
+from speaq.training.callbacks import no_progresses
 from tests.helpers.shared import ROOT
 
 SEED = 0  # of the pictures
+VIEWS = 4  # of a picture, in stored features
 
 
 @dataclass(frozen=True)
@@ -79,3 +83,9 @@ CLEAR = World(
 
 # Half of its price, a training takes a core about a minute. Of the method, quality-aware repeats gain here.
 NARROW = dataclasses.replace(CLEAR, changes={**CLEAR.changes, "model.num_heads": 2, "training.batch_size": 8})
+
+
+def make_features(folder: Path, config: Config, detector: Path, data: Path) -> None:
+    """Stores what backbone and encoder of the detector make of the pictures, where it is not there yet."""
+    if not folder.exists() or not read_header(folder).complete:
+        cache.cache(cache.asked(detector, config, data, folder, views=VIEWS), no_progresses)

@@ -16,7 +16,7 @@ from speaq.config import ConfigError
 from speaq.explore.context import Context, NotFound, Page, Routes
 from speaq.explore.study import ExploredStudy
 from speaq.explore.tables import Column, in_order, read_order
-from speaq.study.board import totals, totals_line, trial_statuses
+from speaq.study.board import Board, totals, totals_line, trial_statuses
 from speaq.study.charts import charts
 from speaq.study.series import BoardSeries
 from speaq.study.snapshot import Snapshot
@@ -50,7 +50,7 @@ def _study(context: Context) -> ExploredStudy:
 
 def _charted(study: ExploredStudy, now: Snapshot) -> dict[str, object]:
     """What the page says above its table. Charts come with the first evaluation."""
-    series = BoardSeries(study.board(now))
+    series = BoardSeries(Board.of(now))
     begun = study.begun()
     any_evaluated = any(entry.reports or entry.metrics for entry in now.entries)
     found: dict[str, object] = {
@@ -75,7 +75,7 @@ def _importance(context: Context) -> Callable[[Request], Response]:
         if context.importance is None:
             return UNKNOWN
         study = _study(context)
-        return context.importance(study.board(study.read()))
+        return context.importance(Board.of(study.read()))
 
     def answer(request: Request) -> Response:
         finished = (entry.id for entry in _study(context).read().entries if entry.state == "finished")

@@ -16,7 +16,8 @@ from pathlib import Path
 import torch
 
 from tests.bench.economy import searches, steps
-from tests.bench.economy.searches import Bench, Row
+from tests.bench.economy.searches import Bench
+from tests.bench.economy.steps import Row
 
 KINDS = ("steps", "searches")
 

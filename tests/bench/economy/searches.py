@@ -12,9 +12,11 @@ they would be on Visual Genome is modelled: by steps, where one from features co
 from __future__ import annotations
 
 import json
+import math
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,27 +24,19 @@ from launch.jobs import tune as studies
 from speaq import config as configs
 from speaq import space as spaces
 from speaq.config import PUBLISHED, Config
-from speaq.evaluation.bootstrap import (
-    Interval,
-    Measured,
-    difference_over_seeds,
-    mean_over_seeds,
-    measure,
-    spread_over_seeds,
-)
-from speaq.runs import cache
+from speaq.evaluation.bootstrap import Measured, difference_over_seeds, mean_over_seeds, measure
 from speaq.space import Space
 from speaq.study import creation
 from speaq.study.creation import feasibility_on
-from speaq.training.callbacks import no_progresses
 from speaq.training.loop import train
 from tests.bench.economy import rivals
 from tests.bench.economy.processor import CpuSeconds
-from tests.bench.world import NARROW, World
+from tests.bench.economy.steps import Row, spread
+from tests.bench.search import METRIC, reached
+from tests.bench.world import NARROW, VIEWS, World, make_features
 from tests.bench.worlds import record
 from tests.helpers.shared import ROOT
 
-METRIC = "F@50"
 METRICS = (METRIC, "R@50", "mR@50", "tail@50")
 SPACES = ROOT / "search_spaces"
 DEFAULT, ECONOMY, RANDOM, STOCK = "default", "economy", "random", "Ray Tune: ASHA + OptunaSearch"
@@ -50,11 +44,8 @@ RANDOMLY = {"references": ["published"], "sampler": "random", "scheduler": "none
 TRIALS: Mapping[str, int] = {DEFAULT: 32, ECONOMY: 9, RANDOM: 6, STOCK: 12}
 REFERENCE = "published"
 JUDGING = 100  # plus the seed of a search: that of the training which judges it
-VIEWS = 4  # of a picture, in the features
 STEP_ON_VG = 153 / 720  # a step from features, by operations, where a full one is 1 (600 x 1000, docs/features.md)
 MADE_ON_VG = VIEWS * 57_723 / 3 / (150_000 * 20)  # features of its training pictures: forward passes, in trainings
-
-Row = dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -106,10 +97,11 @@ class Handed:
 def run(bench: Bench, seeds: Sequence[int]) -> Iterator[str]:
     """Trains everything that is not there yet, seed after seed; says what has been done."""
     bench.world.make(bench.data, bench.folder / "detector")
-    _counted(bench.features, lambda: _make_features(bench))
+    detector = bench.folder / "detector"
+    _counted(bench.features, partial(make_features, bench.features, bench.base, detector, bench.data))
     for seed in seeds:
         for arm in bench.arms:
-            _counted(bench.search(arm, seed), lambda arm=arm, seed=seed: _search(bench, arm, seed))  # type: ignore[misc]
+            _counted(bench.search(arm, seed), partial(_search, bench, arm, seed))
             yield f"seed {seed}: {arm} searched"
         for arm in (REFERENCE, *bench.arms):
             _judge(bench, arm, seed)
@@ -135,11 +127,6 @@ def _seconds(folder: Path) -> float:
     return float(json.loads(_cpu(folder).read_text()))
 
 
-def _make_features(bench: Bench) -> None:
-    asked = cache.asked(bench.folder / "detector", bench.base, bench.data, bench.features, views=VIEWS)
-    cache.cache(asked, no_progresses)
-
-
 def _space(bench: Bench, arm: str, seed: int) -> Space:
     space = spaces.load(SPACES / ("economy.yaml" if arm == ECONOMY else "speaq.yaml"))
     asked = {"objective": [METRIC], "trials": bench.trials[arm], "seed": seed}
@@ -162,40 +149,22 @@ def handed_over(bench: Bench, arm: str, seed: int) -> Handed:
     """The setting of a search's best trial; of random search and the rival at the cost of the economical search."""
     folder = bench.search(arm, seed)
     own = _seconds(folder)
-    whole = _up_to(folder, float("inf"))
+    whole = reached(folder, math.inf)
     if arm in (DEFAULT, ECONOMY):
-        return Handed(*whole, own + (_seconds(bench.features) if arm == ECONOMY else 0.0))
-    a_step = own / whole[1]
-    limit = handed_over(bench, ECONOMY, seed).cost / a_step
-    values, steps = _up_to(folder, limit)
-    return Handed(values, steps, steps * a_step)
-
-
-def _up_to(folder: Path, limit: float) -> tuple[Mapping[str, Any], int]:
-    """(values of the best trial that had ended, steps) when the trials of a ledger had made `limit` steps together."""
-    last: dict[str, int] = {}
-    asked: dict[str, Mapping[str, Any]] = {}
-    ended: dict[str, float] = {}
-    for line in (folder / "ledger.jsonl").read_text(encoding="utf-8").splitlines():
-        row = json.loads(line)
-        if row["event"] == "asked":
-            asked[row["trial"]] = PUBLISHED if row["label"] == REFERENCE else row["values"]
-        elif row["event"] == "reported":
-            if sum(last.values()) + row["step"] - last.get(row["trial"], 0) > limit:
-                break
-            last[row["trial"]] = row["step"]
-        elif row["event"] == "finished":
-            ended[row["trial"]] = row["metrics"][METRIC]
-    best = max(ended, key=ended.__getitem__)
-    return asked[best], sum(last.values())
+        return Handed(whole.setting, whole.steps, own + (_seconds(bench.features) if arm == ECONOMY else 0.0))
+    a_step = own / whole.steps
+    cut = reached(folder, handed_over(bench, ECONOMY, seed).cost / a_step)
+    return Handed(cut.setting, cut.steps, cut.steps * a_step)
 
 
 def _judge(bench: Bench, arm: str, seed: int) -> None:
-    values = PUBLISHED if arm == REFERENCE else handed_over(bench, arm, seed).values
     config = configs.apply(bench.base, {"seed": JUDGING + seed})
-    config = configs.apply(config, values) if values is PUBLISHED else _space(bench, arm, seed).apply(config, values)
+    if arm == REFERENCE:
+        config = configs.apply(config, PUBLISHED)
+    else:
+        config = _space(bench, arm, seed).apply(config, handed_over(bench, arm, seed).values)
     run = bench.judged(arm, seed)
-    _counted(run, lambda: train(config, bench.data, run))
+    _counted(run, partial(train, config, bench.data, run))
     record(run)
 
 
@@ -204,8 +173,8 @@ def rows(bench: Bench, seeds: Sequence[int]) -> Iterator[Row]:
     training = sum(_seconds(bench.judged(REFERENCE, seed)) for seed in seeds) / len(seeds)
     found = {arm: [handed_over(bench, arm, seed) for seed in seeds] for arm in bench.arms}
     for arm, handed in found.items():
-        yield _row(arm, "cost in trainings", [one.cost / training for one in handed])
-        yield _row(arm, "cost on Visual Genome, modelled", [_modelled(bench, arm, one) for one in handed])
+        yield spread("cost in trainings", arm, [one.cost / training for one in handed])
+        yield spread("cost on Visual Genome, modelled", arm, [_modelled(bench, arm, one) for one in handed])
     for metric in METRICS:
         judged = {arm: _measured(bench, arm, metric, seeds) for arm in (REFERENCE, *bench.arms)}
         for arm, runs in judged.items():
@@ -217,7 +186,7 @@ def rows(bench: Bench, seeds: Sequence[int]) -> Iterator[Row]:
     for arm in (REFERENCE, *bench.arms):
         recalls = [_measured(bench, arm, metric, seeds) for metric in ("R@50", "mR@50")]
         areas = [one.value * other.value for one, other in zip(*recalls, strict=True)]
-        yield _row(arm, "hypervolume: R@50 times mR@50", areas)
+        yield spread("hypervolume: R@50 times mR@50", arm, areas)
 
 
 def _modelled(bench: Bench, arm: str, handed: Handed) -> float:
@@ -227,8 +196,3 @@ def _modelled(bench: Bench, arm: str, handed: Handed) -> float:
 
 def _measured(bench: Bench, arm: str, metric: str, seeds: Sequence[int]) -> list[Measured]:
     return [measure(record(bench.judged(arm, seed)), [metric]) for seed in seeds]
-
-
-def _row(arm: str, what: str, values: Sequence[float]) -> Row:
-    mean, interval = spread_over_seeds(values)
-    return {"kind": arm, "what": what, **vars(interval or Interval(mean, mean, mean))}

@@ -7,20 +7,18 @@ from __future__ import annotations
 
 import tempfile
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from speaq import config as configs
 from speaq.config import Config
 from speaq.evaluation.bootstrap import Interval, spread_over_seeds
-from speaq.runs import cache
-from speaq.training.callbacks import Metrics, no_progresses
+from speaq.training.callbacks import Metrics
 from speaq.training.loop import train
-from tests.bench.world import NARROW
+from tests.bench.world import NARROW, VIEWS, make_features
 
 WARM, COUNTED = 5, 20  # steps of a training before the clock starts, and while it runs
-VIEWS = 4
 FULL = "full"
 
 Row = dict[str, Any]
@@ -62,7 +60,7 @@ def rows(folder: Path, rounds: int) -> Iterator[Row]:
     cost = None
     if not features.exists():
         begin = time.process_time()
-        cache.cache(cache.asked(detector, config, data, features, views=VIEWS), no_progresses)
+        make_features(features, config, detector, data)
         cost = time.process_time() - begin
     found: dict[tuple[str, str], list[float]] = {}
     for _ in range(rounds):
@@ -72,14 +70,15 @@ def rows(folder: Path, rounds: int) -> Iterator[Row]:
             found.setdefault((kind, "picture"), []).append(picture)
     for (kind, what), seconds in found.items():
         ratios = [one / full for one, full in zip(seconds, found[FULL, what], strict=True)]
-        yield _row(f"CPU seconds of a {what}", kind, seconds)
-        yield _row(f"{what}: times the full one", kind, ratios)
+        yield spread(f"CPU seconds of a {what}", kind, seconds)
+        yield spread(f"{what}: times the full one", kind, ratios)
     if cost is not None:
-        yield _row(f"CPU seconds of the features, {VIEWS} views", "features", [cost])
+        yield spread(f"CPU seconds of the features, {VIEWS} views", "features", [cost])
     for what in ("step", "picture"):
         yield {"what": f"{what} on a GPU", "kind": "all", "value": None, "low": None, "high": None}  # not measured
 
 
-def _row(what: str, kind: str, values: list[float]) -> Row:
+def spread(what: str, kind: str, values: Sequence[float]) -> Row:
+    """A row of a mean with its interval over the values."""
     mean, interval = spread_over_seeds(values)
     return {"what": what, "kind": kind, **vars(interval or Interval(mean, mean, mean))}

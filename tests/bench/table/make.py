@@ -19,18 +19,14 @@ from launch.jobs import tune
 from speaq import config as configs
 from speaq import space as spaces
 from speaq.config import Config
-from speaq.data.features import read_header
-from speaq.runs import cache
 from speaq.study import creation, file, snapshot
 from speaq.study.creation import feasibility_on
-from speaq.training.callbacks import no_progresses
 from tests.bench.economy import steps
 from tests.bench.table import table
 from tests.bench.table.world import SPACE, settings, space
-from tests.bench.world import SEED, World
+from tests.bench.world import SEED, VIEWS, World, make_features
 
 GROWTH = 10  # settings that a study gets before it is the next one's turn
-VIEWS = 4  # of a picture, in the features
 
 
 @dataclass(frozen=True)
@@ -52,7 +48,8 @@ def make(folder: Path, world: World, number: int, seeds: int, path: Path = table
     config = world.base(detector)
     points = list(itertools.islice(settings(config, feasibility_on(data).check), number))
     studies = [Trainings(folder / f"seed-{seed}", seed, {}) for seed in range(seeds)]
-    features = _features(folder / "features", config, detector, data)
+    features = folder / "features"
+    make_features(features, config, detector, data)
     studies.append(Trainings(folder / "features-0", 0, {"training.features": str(features)}))
     seconds = _cpu_seconds(folder / "cpu_seconds.json", config, data, features)
     for wanted in range(GROWTH, number + GROWTH, GROWTH):
@@ -66,13 +63,6 @@ def make(folder: Path, world: World, number: int, seeds: int, path: Path = table
                 begun = configs.apply(config, {"seed": study.seed, **study.changes})
                 tune.start(creation.create(begun, asked, data), study.folder)
             pack(world, studies, path, seconds)
-
-
-def _features(folder: Path, config: Config, detector: Path, data: Path) -> Path:
-    """What backbone and encoder of the detector make of the pictures, where it is not there yet."""
-    if not folder.exists() or not read_header(folder).complete:
-        cache.cache(cache.asked(detector, config, data, folder, views=VIEWS), no_progresses)
-    return folder
 
 
 def _cpu_seconds(path: Path, config: Config, data: Path, features: Path) -> dict[str, float]:

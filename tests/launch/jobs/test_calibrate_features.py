@@ -10,6 +10,7 @@ import pytest
 
 from speaq import config as configs
 from speaq.config import Config
+from speaq.space import SearchConfig
 from speaq.study import snapshot
 from tests.helpers import features_of_toy
 from tests.helpers.command import command, refusal
@@ -83,3 +84,9 @@ def test_features_tell_where_they_rank_settings_as_full_training_does(tmp_path: 
     assert found is not None
     assert (found.trials, found.tells, found.rungs[-1].tau) == (14, tells, pytest.approx(sign))
     assert ("do not use features here" in command("calibrate", folder).output) is not tells
+
+
+def test_a_search_that_judges_others_trains_their_references() -> None:
+    asked = SearchConfig(references=["published"], objective=["R@50", "mR@50"], seed=7)
+    made = proxy.to_the_end(asked, 3, [{"matching.num_groups": 2}])
+    assert (made.references, made.objective, made.seed, made.trials) == (["published"], ["R@50", "mR@50"], 7, 3)

@@ -129,6 +129,8 @@ def test_what_cannot_be_searched_is_refused_in_one_line(run: Path, toy: Path, tm
     assert "inference.layer: only inference.* keys" in refusal(*command_line, "--space", space)
     space.write_text("parameters: {training.batch_size: {type: int, low: 1, high: 2}}\n")
     assert "training.batch_size: only inference.* keys" in refusal(*command_line, "--space", space)
+    line = refusal(*command_line, "--search", "references=[published]")
+    assert "search.references has no effect with --from-predictions" in line
     assert "--set has no effect with --from-predictions" in refusal(*command_line, "--set", "seed=1")
     assert "missing --output" in refusal("tune", "--from-predictions", run)
     space.write_text("parameters: {inference.nms_threshold: {type: float, low: 0.3, high: 0.7}}\n")

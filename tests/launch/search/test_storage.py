@@ -151,15 +151,22 @@ def test_the_storage_follows_the_ledger_row_by_row(
     assert caplog.text == ""
 
 
-def test_a_promotion_makes_another_trial_since_none_is_reopened(
-    address: Address, tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
+def five_paused(address: Address, folder: Path) -> Mirrored:
+    """A mirrored search whose trials have all been paused at the first rung; 0000 deserves to go on, then 0003."""
     plan = make_plan(trials=8, grace_steps=10, reduction_factor=2.0)
-    tune = Mirrored(plan, tmp_path, address, checkpoint=lambda trial: 1)
+    tune = Mirrored(plan, folder, address, checkpoint=lambda trial: 1)
     names = [tune.ask()[0] for _ in range(5)]
     for name, value in zip(names, (0.5, 0.4, 0.3, 0.45, 0.1), strict=True):
         tune.prune(name, 10, value)
     tune.check()
+    return tune
+
+
+def test_a_promotion_makes_another_trial_since_none_is_reopened(
+    address: Address, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    tune = five_paused(address, tmp_path)
+    plan = tune.plan
     tune.mirror.close()
     tune.search.listeners = []  # the storage hears of what follows on the resume
     promoted = tune.ask()[0]
@@ -192,12 +199,7 @@ def test_a_promotion_makes_another_trial_since_none_is_reopened(
 def test_a_promotion_by_the_driver_that_paused_makes_another_trial_too(
     address: Address, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    plan = make_plan(trials=8, grace_steps=10, reduction_factor=2.0)
-    tune = Mirrored(plan, tmp_path, address, checkpoint=lambda trial: 1)
-    names = [tune.ask()[0] for _ in range(5)]
-    for name, value in zip(names, (0.5, 0.4, 0.3, 0.45, 0.1), strict=True):
-        tune.prune(name, 10, value)
-    tune.check()
+    tune = five_paused(address, tmp_path)
     name, asked = tune.ask()
     assert (asked["trial"], tune.entry(name).promotions) == ("0000", 1)
     tune.check()
