@@ -27,7 +27,8 @@ def outcome_of(error: BaseException, folder: Path) -> Ended:
     if is_of_storage(error):
         return Halt(reason)
     try:
-        atomic.write_text(folder / "error.txt", "".join(traceback.format_exception(error)))
+        told = "".join(traceback.format_exception(error))  # names in it may be no UTF-8
+        atomic.write_text(folder / "error.txt", told.encode(errors="backslashreplace").decode())
     except OSError as second:  # libraries wrap errors of the disk beyond recognition; writing meets it again
         if is_of_storage(second):
             return Halt(f"{one_line(second)} ({reason})")

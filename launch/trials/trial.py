@@ -31,7 +31,7 @@ from speaq.training.callbacks import Callbacks, Metrics, Progress
 from speaq.training.endings import Interrupted, StopTraining, ending_signals
 
 from ..search import messages, population
-from ..search.messages import Crowded, Displaced, Ended, Finished
+from ..search.messages import Crowded, Died, Displaced, Ended, Finished
 from ..store import workspace
 from ..store.claim import claimed
 from ..store.folder_copy import Copy
@@ -162,6 +162,7 @@ class Run:
             self._go.release()
 
     def _main(self) -> None:
+        ended: Ended = Died("the trial could not say how it ended")
         try:
             check_code(self._job.source)  # before its config is read: other code may not know it
             self._job.check()
@@ -173,7 +174,8 @@ class Run:
                     self._save()
         except BaseException as error:
             ended = self._outcome(error)
-        self._results.put(messages.final_result(self._last, ended))
+        finally:  # Tune waits for it
+            self._results.put(messages.final_result(self._last, ended))
 
     def _logged(self) -> Ended:
         """Trains and returns how that ended, also where it failed."""
@@ -198,7 +200,7 @@ class Run:
             return outcome_of(away, self._folder)
         features = None if self._training is None else self._training.config.training.features
         for what, folder in (("data", self._job.data), ("features", features)):
-            if folder is not None and (not Path(folder).is_dir() or not any(Path(folder).iterdir())):
+            if folder is not None and _is_away(Path(folder)):
                 gone = f"{folder}: the {what} are not there any more ({error})"
                 return outcome_of(locks.Gone(gone), self._folder)
         return outcome_of(error, self._folder)
@@ -285,3 +287,11 @@ class Run:
         self._go.acquire()
         if self._stopped or ends:
             raise StopTraining
+
+
+def _is_away(folder: Path) -> bool:
+    """Whether a folder is not there, cannot be read, or is an empty mount point."""
+    try:
+        return not any(folder.iterdir())
+    except OSError:
+        return True

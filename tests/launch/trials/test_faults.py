@@ -198,6 +198,20 @@ def test_what_is_a_trial_s_own_failure_and_what_is_not(error: BaseException, kin
     assert "\n" not in found.reason
 
 
+def fails(config: Config, data: Path, output: Path, **options: Any) -> dict[str, Any]:
+    raise RuntimeError("photo \udcff cannot be read")  # a name that is no UTF-8
+
+
+def test_a_trial_says_how_it_ended_whatever_its_storage_says(toy: Path, tmp_path: Path) -> None:
+    """Tune waits for it. As that of a mount that broke down, the name of this folder cannot even be looked up."""
+    function = "tests.launch.trials.test_faults:fails"
+    assert isinstance(outcome(run_of(tiny(), toy, tmp_path / "there", function)), Failed)
+    assert r"photo \udcff cannot be read" in (tmp_path / "there" / "0000" / "error.txt").read_text()
+    ended = outcome(run_of(tiny(), Path("/" + 300 * "x"), tmp_path / "away", function))
+    assert isinstance(ended, Halt)
+    assert "the data are not there any more" in ended.reason
+
+
 def test_a_failure_on_a_disk_that_cannot_be_written_is_the_disk_s(tmp_path: Path) -> None:
     code = """
 import resource, signal, sys
