@@ -90,7 +90,11 @@ def broken_rungs(rungs: Sequence[Rung]) -> Iterator[str]:
 
 def on_axis(rungs: Sequence[Rung], max_steps: int, eval_every: int) -> Ladder:
     """The ladder where trials are evaluated every so many steps. Raises ConfigError where two rungs meet."""
-    steps = [max_steps if r.share == 1 else max(1, round(r.share * max_steps / eval_every)) * eval_every for r in rungs]
+    evaluations = [max(1, round(rung.share * max_steps / eval_every)) for rung in rungs]
+    steps = [  # the end of training is evaluated as well
+        max_steps if rung.share == 1 else min(number * eval_every, max_steps)
+        for rung, number in zip(rungs, evaluations, strict=True)
+    ]
     first = max((step for rung, step in zip(rungs, steps, strict=True) if rung.features), default=0)
     places = tuple(
         Place("features", step, step) if rung.features else Place("full", step, first + step)

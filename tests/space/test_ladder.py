@@ -49,6 +49,13 @@ def test_rungs_lie_on_one_axis_at_evaluations() -> None:
     assert (full.from_features, full.length, full.text(0)) == (0, 360, "full 0/360")
 
 
+def test_a_rung_lies_no_further_than_training_goes() -> None:
+    """At its end trials are evaluated as well; a rung beyond it would judge none of them."""
+    ladder = space(ladder=[CHEAP, TOP]).search.on_ladder(1000, 5000)
+    assert ladder is not None
+    assert ladder.places == (Place("features", 1000, 1000), Place("full", 1000, 2000))
+
+
 @pytest.mark.parametrize(
     ("search", "said"),
     [
