@@ -42,11 +42,7 @@ class _Range(_Parameter):
             yield f"log needs low above 0, not {low}"
         if self.log and step is not None:
             yield "log and step exclude each other"
-        elif (
-            low < high
-            and step is not None
-            and not math.isclose((high - low) / step, round((high - low) / step), abs_tol=1e-9)
-        ):
+        elif low < high and step is not None and not _is_whole((high - low) / step):
             yield f"high {high} is not low {low} plus a multiple of step {step}"
 
 
@@ -81,12 +77,15 @@ class FloatRange(_Range):
         """Its two ends."""
         return [self.low, self.high]
 
+    def count(self) -> int | None:
+        """How many values it can have; None where they cannot be counted."""
+        return None if self.step is None else round((self.high - self.low) / self.step) + 1
+
     def values(self) -> Sequence[Plain] | None:
         """All values that it can have, lowest first; None where they cannot be counted."""
         if self.step is None:
             return None
-        count = round((self.high - self.low) / self.step)
-        return [min(self.low + i * self.step, self.high) for i in range(count + 1)]
+        return [min(self.low + i * self.step, self.high) for i in range(self.count() or 0)]
 
 
 class IntRange(_Range):
@@ -116,6 +115,10 @@ class IntRange(_Range):
     def extremes(self) -> list[Plain]:
         """Its two ends."""
         return [self.low, self.high]
+
+    def count(self) -> int:
+        """How many values it can have."""
+        return (self.high - self.low) // (self.step or 1) + 1
 
     def values(self) -> Sequence[Plain]:
         """All values that it can have, lowest first."""
@@ -148,6 +151,10 @@ class Choice(_Parameter):
         """All choices: none lies between others."""
         return list(self.choices)
 
+    def count(self) -> int:
+        """How many values it can have."""
+        return len(self.choices)
+
     def values(self) -> Sequence[Plain]:
         """All values that it can have, in the order of the file."""
         return self.choices
@@ -159,6 +166,10 @@ Parameter = Annotated[FloatRange | IntRange | Choice, Field(discriminator="type"
 def identity(value: Plain) -> tuple[str, Plain]:
     """What tells a value from others: 1 and 1.0 are one value, True is another."""
     return "bool" if isinstance(value, bool) else "", value
+
+
+def _is_whole(steps: float) -> bool:
+    return math.isfinite(steps) and math.isclose(steps, round(steps), abs_tol=1e-9)
 
 
 def _is_number(value: Plain) -> TypeGuard[int | float]:

@@ -15,6 +15,7 @@ Prior = Literal["published", "none"] | dict[str, Plain]
 Reference = Literal["published", "baseline"]
 CONSTRAINED = ("peak_memory_mib", "latency_ms")
 MOST_TRIALS = 10**6  # of a search
+MOST_RUNGS = 1000
 WITHOUT_PRIOR = ("grid", "qmc")  # samplers whose points are laid out beforehand
 PRIOR: Prior = "none"  # of a search that names none, with a sampler that can follow one
 
@@ -185,8 +186,13 @@ class SearchConfig(Section):
             grace = max(1, round(max_steps / self.reduction_factor**2 / eval_every)) * eval_every
         elif grace >= max_steps:
             raise ConfigError(f"search.grace_steps {grace} is not below training.max_steps {max_steps}")
-        rungs = []
+        rungs: list[int] = []
         while grace < max_steps:
+            if len(rungs) == MOST_RUNGS:
+                raise ConfigError(
+                    f"search.reduction_factor {self.reduction_factor} makes more than {MOST_RUNGS} rungs from step "
+                    f"{rungs[0]} to {max_steps}; take a larger one, as 2 or 3"
+                )
             rungs.append(int(grace))
             grace = grace * self.reduction_factor  # type: ignore[assignment]
         return rungs

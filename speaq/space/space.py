@@ -119,9 +119,9 @@ class Space(Section):
 
     def size(self) -> int | None:
         """Combinations of all values, conditions apart: at least as many as `points` gives; None: not countable."""
-        axes = [parameter.values() for parameter in self.parameters.values()]
-        counts = [len(axis) for axis in axes if axis is not None]
-        return math.prod(counts) if len(counts) == len(axes) else None
+        counts = [parameter.count() for parameter in self.parameters.values()]
+        known = [count for count in counts if count is not None]
+        return math.prod(known) if len(known) == len(counts) else None
 
     def points(self, base: Config) -> Iterator[dict[str, Plain]]:
         """Values of every combination of the active parameters, each once. Only of a space whose size is known."""

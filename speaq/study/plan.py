@@ -19,7 +19,7 @@ from speaq.space.parameters import Plain
 from speaq.study.ledger import Entry, digest, known_as
 from speaq.study.source import Source
 from speaq.training.callbacks import Metrics, is_number
-from speaq.training.origins import with_start
+from speaq.training.origins import with_features_at, with_start
 
 log = logging.getLogger(__name__)
 
@@ -41,6 +41,7 @@ class Plan:
     references: Mapping[str, Config]  # label → config: the first trials, never stopped early
     sources: tuple[Source, ...] = ()  # earlier searches, from which it took settings
     start: Path | None = None  # where the weights that trials start from are now; None: where their config says
+    features: Path | None = None  # where the stored features of all trials are now, likewise
 
     @property
     def settings(self) -> SearchConfig:
@@ -62,7 +63,8 @@ class Plan:
         return dataclasses.replace(self, space=with_settings(self.space, trials=trials))
 
     def placed(self, config: Config) -> Config:
-        """The config of a trial, with its start where that is now."""
+        """The config of a trial, with its start and its stored features where they are now."""
+        config = config if self.features is None else with_features_at(config, self.features)
         return config if self.start is None else with_start(config, self.start)
 
 
@@ -149,7 +151,7 @@ def objectives(text: str | Sequence[str], config: Config) -> tuple[str, ...]:
 def grid(space: Space, base: Config, seed: int) -> list[dict[str, Plain]]:
     """Every combination of a space without continuous ranges, shuffled. Raises ConfigError."""
     for key, parameter in space.parameters.items():
-        if parameter.values() is None:
+        if parameter.count() is None:
             raise ConfigError(f"sampler: grid: {key} is a continuous range; give it a step, or choices")
     size = space.size() or 0
     if size > MAX_GRID:

@@ -75,6 +75,7 @@ def test_a_condition_may_name_a_key_that_is_not_searched() -> None:
         ),
         ({"model.num_queries": {"type": "float", "low": 1.5, "high": 9.5}}, r"num_queries: 1.5 breaks .*integer"),
         ({"model.num_heads": {"type": "int", "low": 1, "high": 8, "step": 3}}, r"high 8 is not low 1 plus a multiple"),
+        ({"model.dropout": {"type": "float", "low": 0.0, "high": 0.1, "step": 1e-320}}, r"is not low 0.0 plus a mult"),
         ({"matching.quality": {"type": "categorical", "choices": ["max", "mean"]}}, r"'mean' breaks .*be 'min', 'max'"),
         ({"matching.quality": {"type": "categorical", "choices": ["max", "max"]}}, r"choices are given twice"),
         ({"matching.quality": {"type": "categorical", "choices": ["max"]}}, r"choices: List should have at least 2"),
@@ -230,6 +231,14 @@ def test_rungs_are_evaluated_steps_below_the_full_length() -> None:
     assert search.rungs(600, 600) == []
     assert spaces.SearchConfig(scheduler="none").rungs(1800, 600) == []
     assert spaces.SearchConfig(grace_steps=100, reduction_factor=2.0).rungs(800, 50) == [100, 200, 400]
+    with pytest.raises(ConfigError, match=r"reduction_factor 1\.0000000001 makes more than 1000 rungs"):
+        spaces.SearchConfig(grace_steps=1, reduction_factor=1.0000000001).rungs(800, 50)
+
+
+def test_a_space_is_counted_without_its_values() -> None:
+    fine = make(model__dropout={"type": "float", "low": 0.0, "high": 0.5, "step": 1e-12})
+    assert fine.size() == 500_000_000_001
+    assert make(seed={"type": "int", "low": 0, "high": 2**63 - 1}).size() == 2**63
 
 
 def test_the_command_line_takes_keys_out_of_the_search() -> None:
