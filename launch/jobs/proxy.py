@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,7 +14,7 @@ from speaq import config as configs
 from speaq.config import ConfigError
 from speaq.space import SearchConfig
 from speaq.space.parameters import Plain
-from speaq.study import creation, file, ranks, results, snapshot
+from speaq.study import changes, creation, file, ranks, results, snapshot
 from speaq.study.ledger import Entry
 from speaq.study.plan import compared
 
@@ -56,10 +57,13 @@ def train(folder: Path, features: Path, *, display: Display, here: Workspace) ->
     output = folder / FOLDER
     if not (output / "study.yaml").exists():
         points = [dict(entry.values) for entry in _trained(folder) if entry.label is None and entry.values is not None]
-        studies.start(_study(file.read(folder / "study.yaml"), points, features), output, display=display, here=here)
+        asked = changes.with_start(file.read(folder / "study.yaml"), folder, None)
+        asked = dataclasses.replace(asked, data=changes.found_data(asked, folder, None))
+        studies.start(_study(asked, points, features), output, display=display, here=here)
         return
     now = snapshot.read(output)
-    before = now.plan.base.training.features
+    plan = changes.with_features(now.study, output).plan
+    before = plan.placed(plan.base).training.features
     if before is None or Path(before).resolve() != features.resolve():
         raise ConfigError(f"{output}: trained from features {before}; remove it to train from {features}")
     if len(now.entries) < now.plan.trials or not all(entry.ended for entry in now.entries):
@@ -75,7 +79,7 @@ def _study(asked: file.Study, points: list[dict[str, Plain]], features: Path) ->
     """A search that trains the references and `points`, from features."""
     plan = asked.plan
     settings = to_the_end(plan.settings, max(1, len(plan.references) + len(points)), points)
-    config = configs.apply(plan.base, {"training.features": str(features.resolve())})
+    config = configs.apply(plan.placed(plan.base), {"training.features": str(features.resolve())})
     return creation.create(config, plan.space.model_copy(update={"search": settings}), asked.data)
 
 

@@ -121,6 +121,7 @@ def _with_start(before: RunRecord, given: Path | None) -> Config:
         config = origins.with_start(before.config, given.resolve())
     if config is None:
         raise origins.missing_start(before.config, before.folder)
+    config = origins.with_found_features(config, before.folder)
     if then is not None and origins.start_digest(config) != then:
         raise ConfigError(f"{before.folder}: the weights that it started from have changed since")
     return config

@@ -9,7 +9,6 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from speaq.config import ConfigError
-from speaq.data import DataError
 from speaq.study.creation import look_again
 from speaq.study.file import Study
 from speaq.study.plan import with_settings
@@ -38,25 +37,17 @@ def with_start(study: Study, home: Path, given: Path | None) -> Study:
 
 
 def with_features(study: Study, home: Path) -> Study:
-    """The study with the features of its ladder where they are now: where they were, or moved with `home`.
-
-    Where they are gone it stays as it is: a trial that needs them says so.
+    """The study with its stored features, of its ladder or of all its trials, where they are now: where they were, or
+    moved with `home`.
     """
-    named = study.plan.settings.features
-    found = None if named is None else origins.find(Path(named), home, lambda path: _are_features(path, study))
-    if found is None or str(found) == named:
-        return study
-    space = with_settings(study.plan.space, features=str(found))
-    return dataclasses.replace(study, plan=dataclasses.replace(study.plan, space=space))
-
-
-def _are_features(path: Path, study: Study) -> bool:
-    from speaq.data.features import read_header  # with torch
-
-    try:
-        return read_header(path).data == study.data_digest
-    except DataError:
-        return False
+    plan = study.plan
+    of_ladder, of_trials = (
+        None if named is None else origins.find_features(Path(named), home, study.data_digest)
+        for named in (plan.settings.features, plan.base.training.features)
+    )
+    if of_ladder is not None:
+        plan = dataclasses.replace(plan, space=with_settings(plan.space, features=str(of_ladder)))
+    return dataclasses.replace(study, plan=dataclasses.replace(plan, features=of_trials))
 
 
 def begins_with(study: Study, home: Path, *, needed: bool) -> str | None:

@@ -95,6 +95,26 @@ def _is_data(path: Path, digest: object) -> bool:
         return False
 
 
+def find_features(known: Path, home: Path, data_digest: object) -> Path:
+    """Where stored features are now; as known where they are gone: who needs them says so."""
+    return find(known, home, lambda path: _are_features(path, data_digest)) or known
+
+
+def _are_features(path: Path, data_digest: object) -> bool:
+    from speaq.data import DataError
+    from speaq.data.features import read_header  # with torch
+
+    try:
+        return read_header(path).data == data_digest
+    except DataError:
+        return False
+
+
+def with_features_at(config: Config, path: Path) -> Config:
+    """The config with its stored features at a path."""
+    return apply(config, {"training.features": str(path)}, "training.features")
+
+
 def start(config: Config) -> tuple[str, Path] | None:
     """The key of the config that names the weights to start from, and their path; None for random weights."""
     values = flatten(to_dict(config))
@@ -172,21 +192,33 @@ def missing_start(config: Config, home: Path) -> ConfigError:
 
 def noted_start(run: Path) -> str | None:
     """The digest of a run's start as its data.json notes it; None where it notes none."""
+    return _noted(run, "start_digest")
+
+
+def _noted(run: Path, name: str) -> str | None:
     try:
-        digest = read_json(run / "data.json").get("start_digest")
+        digest = read_json(run / "data.json").get(name)
     except (OSError, ValueError, AttributeError):
         return None
     return digest if isinstance(digest, str) else None
 
 
+def with_found_features(config: Config, run: Path) -> Config:
+    """The config of a run with its stored features where they are now, see `find_features`."""
+    if (known := config.training.features) is None:
+        return config
+    found = find_features(Path(known), run, _noted(run, "digest"))
+    return config if found == Path(known) else with_features_at(config, found)
+
+
 def placed(config: Config, output: Path) -> Config:
-    """For a run that begins or goes on in `output`: the config with its start where that is now.
+    """For a run that begins or goes on in `output`: the config with its start and its features where they are now.
 
     A run that has a checkpoint does not need it: there the config keeps a path that leads nowhere.
 
     Raises ConfigError where a run that has not come to its first checkpoint is started again, and its start is gone.
     """
-    digest = noted_start(output)
+    digest, config = noted_start(output), with_found_features(config, output)
     found = with_found_start(config, output, digest)
     if found is None and digest is not None and not run_folder.has_checkpoint(output):
         raise missing_start(config, output)

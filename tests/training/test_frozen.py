@@ -22,6 +22,9 @@ from speaq.model.speaq import SpeaQ
 from speaq.runs.cache import Maker, Part, Size, asked, cache, make_here
 from speaq.runs.run import evaluate_run
 from speaq.space.checks import check
+from speaq.study import changes as study_changes
+from speaq.study import creation
+from speaq.training import origins
 from speaq.training.callbacks import no_progresses
 from speaq.training.loop import train
 from tests.helpers.same_run import assert_same_run, weights
@@ -114,6 +117,24 @@ def test_a_run_from_features_is_resumed(config: Config, features: Path, toy: Pat
     train(configs.apply(stored, {"training.max_steps": 3}), toy, tmp_path / "parts")
     train(stored, toy, tmp_path / "parts", resume=True)
     assert_same_run(tmp_path / "at_once", tmp_path / "parts")
+
+
+def test_features_that_moved_with_their_project_are_found(
+    config: Config, copy: Path, toy: Path, tmp_path: Path
+) -> None:
+    stored = configs.apply(config, {"training.features": str(copy)})
+    space = {"parameters": {"training.learning_rate": {"type": "float", "low": 1e-5, "high": 1e-2}}}
+    study = creation.create(stored, spaces.from_dict(space), toy, trials=3)
+    then, now = tmp_path / "then", tmp_path / "now"
+    train(configs.apply(stored, {"training.max_steps": 3}), toy, then / "run")
+    copy.rename(then / copy.name)
+    then.rename(now)
+    there = str(now / copy.name)
+    assert origins.placed(stored, now / "run").training.features == there
+    train(stored, toy, now / "run", resume=True)
+    plan = study_changes.with_features(study, now / "study").plan
+    assert plan.placed(plan.base).training.features == there
+    assert plan.base == study.plan.base  # by which trials are known
 
 
 def test_views_are_augmented_and_drawn_by_the_draw(config: Config, start: Path, toy: Path, tmp_path: Path) -> None:
