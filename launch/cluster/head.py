@@ -54,7 +54,7 @@ def answers(address: str) -> bool:
             connection.sendall(HELLO)
             frame = connection.recv(9)  # length (3 bytes), type, …
             return len(frame) > 3 and frame[3] == SETTINGS
-    except OSError:
+    except (OSError, ValueError, OverflowError):  # the last two: what stands for the port is none
         return False
 
 

@@ -21,7 +21,7 @@ from speaq import space as spaces
 from speaq.config import ConfigError
 from speaq.files import atomic
 from speaq.study import creation, ranks, results, snapshot
-from speaq.study.file import Study
+from speaq.study.file import Study, has_begun
 from speaq.study.plan import MAX_STEPS, compared, max_steps
 
 from ..search.rungs import Rungs
@@ -90,7 +90,7 @@ def calibrate(
     """
     spaces.check_trials(trials)
     given = {"--config": config, "--space": space, "--data": data}
-    if (output / "study.yaml").exists():
+    if has_begun(output):
         if used := [name for name, value in (given | {"--trials": trials, "--set": assignments}).items() if value]:
             raise ConfigError(f"{output}: holds a search already; {', '.join(used)} would have no effect on it")
     else:

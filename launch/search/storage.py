@@ -23,17 +23,18 @@ from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import ArgumentError, NoSuchModuleError, SQLAlchemyError
 
 from speaq.config import ConfigError
-from speaq.study.file import Address
+from speaq.study.file import STORAGE, Address
 
 log = logging.getLogger(__name__)
 
 VARIABLE = "SPEAQ_STORAGE"  # a URL with a password belongs here: command lines are seen by others
-DEFAULT = "sqlite:///study.db"  # in the study's folder
+DEFAULT = f"sqlite:///{STORAGE}"  # in the study's folder
 NONE = "none"
 MASK = "***"
 MAX_NAME = 250  # characters of a study's name; Optuna's tables hold 512
 PATIENCE = 5  # seconds for a database to answer, or for a lock to be given back
 
+DAMAGED = ("disk image is malformed", "file is not a database")  # SQLite's words
 DRIVERS = {"postgresql": "psycopg", "mysql": "pymysql", "sqlite": None, "journal": None}
 PACKAGES = {"psycopg": "psycopg[binary]", "psycopg2": "psycopg2-binary", "pymysql": "pymysql", "MySQLdb": "mysqlclient"}
 
@@ -224,7 +225,8 @@ def _reason(error: BaseException) -> str:
     if isinstance(error, OSError):
         return f"cannot be opened ({error.strerror or error})"
     text = str(getattr(error, "orig", None) or error) if isinstance(error, SQLAlchemyError) else str(error)
-    return " ".join(text.split()) or type(error).__name__
+    text = " ".join(text.split()) or type(error).__name__
+    return f"{text}; move it away, a resume writes it anew" if text.endswith(DAMAGED) else text
 
 
 def _without_password(text: str, address: Address) -> str:

@@ -22,6 +22,7 @@ from speaq.study.plan import Plan
 from speaq.study.source import source_of
 
 TRAIN = "speaq.training.loop:train"
+STORAGE = "study.db"  # in the study's folder: its Optuna storage, unless the user names another
 OF_PREDICTIONS = "predictions:"  # how the training function of a search of predictions begins
 
 
@@ -121,15 +122,22 @@ def read(path: Path) -> Study:
 
 def check_new(output: Path) -> None:
     """Raises ConfigError unless `output` is a new or empty folder, or that of a search that never began."""
-    if output.exists() and (not output.is_dir() or (any(output.iterdir()) and _has_begun(output))):
+    if output.exists() and (not output.is_dir() or has_begun(output) or _is_of_others(output)):
         raise ConfigError(f"{output}: is not empty; give another --output, or --resume {output}")
 
 
-def _has_begun(output: Path) -> bool:
-    """Whether a folder holds more than a study whose driver ended before the first trial."""
+def has_begun(output: Path) -> bool:
+    """Whether a folder holds a search that has asked for a trial."""
     ledger = output / "ledger.jsonl"
-    begun = ledger.exists() and ledger.stat().st_size > 0
-    return begun or not (output / "study.yaml").exists()
+    return ledger.exists() and ledger.stat().st_size > 0
+
+
+def _is_of_others(output: Path) -> bool:
+    """Whether a folder holds what no driver of a search leaves there that ends before its first trial."""
+    left = (path.name for path in output.iterdir())
+    return not (output / "study.yaml").exists() and any(
+        not name.startswith(STORAGE) and atomic.MARK not in name for name in left
+    )
 
 
 def keep(study: Study, output: Path) -> None:

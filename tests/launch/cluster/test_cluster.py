@@ -57,6 +57,11 @@ def test_an_open_port_is_no_head(answer: tuple[str, bool], monkeypatch: pytest.M
     assert head.found(address, 0.5) is expected
 
 
+@pytest.mark.parametrize("address", ["127.0.0.1:", "127.0.0.1:abc", "127.0.0.1:99999"])
+def test_what_has_no_port_is_no_head(address: str) -> None:
+    assert not head.answers(address)
+
+
 def test_a_head_that_is_about_to_start_is_found() -> None:
     port = free_port("127.0.0.1")
     with socket.socket() as server:
@@ -132,6 +137,15 @@ def test_the_folder_of_a_search_that_never_began_is_taken_again(tmp_path: Path) 
     (tmp_path / "ledger.jsonl").touch()
     file.check_new(tmp_path)
     (tmp_path / "ledger.jsonl").write_text('{"event": "opened"')
+    with pytest.raises(ConfigError, match="is not empty"):
+        file.check_new(tmp_path)
+
+
+def test_a_search_that_ended_while_its_storage_was_made_leaves_nothing_in_the_way(tmp_path: Path) -> None:
+    for name in ("study.db", "study.db-journal", ".0123456789ab.tmp.study.yaml"):
+        (tmp_path / name).touch()
+    file.check_new(tmp_path)
+    (tmp_path / "notes.txt").touch()
     with pytest.raises(ConfigError, match="is not empty"):
         file.check_new(tmp_path)
 

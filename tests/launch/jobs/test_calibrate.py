@@ -86,6 +86,8 @@ def test_what_cannot_be_judged_is_refused(tmp_path: Path) -> None:
     assert "speaq tune --resume" in line
     assert "--data would have no effect" in refusal("calibrate", tmp_path / "few", "--data", tmp_path / "data")
     assert "give --config, --space, --data" in refusal("calibrate", tmp_path / "new")
+    (tmp_path / "few" / "ledger.jsonl").write_bytes(b"")  # as of one that ended before its first trial
+    assert "to run one, give --config, --space" in refusal("calibrate", tmp_path / "few", "--data", tmp_path / "data")
 
 
 @pytest.mark.usefixtures("ray_cluster")

@@ -356,6 +356,12 @@ def test_a_torn_row_of_a_journal_is_dropped(tmp_path: Path) -> None:
     again.close()
 
 
+def test_a_damaged_storage_may_be_made_anew(tmp_path: Path) -> None:
+    (tmp_path / "study.db").write_bytes(b"no database" * 1000)
+    with pytest.raises(StorageError, match="file is not a database; move it away, a resume writes it anew"):
+        Mirror(Address(f"sqlite:///{tmp_path / 'study.db'}", "study"), make_plan())
+
+
 def test_tables_of_a_newer_optuna_are_left_alone(tmp_path: Path) -> None:
     address = Address(f"sqlite:///{tmp_path / 'study.db'}", "study")
     Mirror(address, make_plan()).close()
