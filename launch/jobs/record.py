@@ -68,7 +68,7 @@ def describe_data(vg: VisualGenome) -> dict[str, Any]:
     files = (vg.files.annotations, vg.files.dictionaries, vg.files.image_data, vg.files.zero_shot)
     assert vg.photos is not None, "opened with them"
     entries = [entry for folder in vg.photos.folders for entry in os.scandir(folder)]
-    photos = [entry.stat().st_size for entry in entries if entry.name.endswith(".jpg")]
+    photos = [entry.stat().st_size for entry in entries if entry.name.endswith(".jpg") and entry.is_file()]
     return {
         "directory": str(vg.directory),
         "digest": vg.digest,

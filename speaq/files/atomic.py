@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import glob
 import io
 import os
 import secrets
@@ -61,7 +62,7 @@ def whole(folder: Path) -> Iterator[Path]:
     inside = folder.is_mount()  # no other folder can take its name
     place = folder if inside else folder.absolute().parent
     place.mkdir(parents=True, exist_ok=True)
-    for left in place.glob(f".*{MARK}{folder.name}"):
+    for left in place.glob(f".*{MARK}{glob.escape(folder.name)}"):
         shutil.rmtree(left)
     temporary = place / f".{secrets.token_hex(6)}{MARK}{folder.name}"
     temporary.mkdir()

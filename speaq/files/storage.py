@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import os
 
 _AWAY = "look whether the storage is there"
 _CLOSED = "give it the permissions, or another folder"
@@ -26,4 +27,4 @@ def line(error: BaseException) -> str | None:
     if not isinstance(error, OSError) or error.errno not in REMEDIES:
         return None
     what = "a file" if error.filename is None else str(error.filename)
-    return f"{what}: cannot be used ({error.strerror}); {REMEDIES[error.errno]}"
+    return f"{what}: cannot be used ({os.strerror(error.errno)}); {REMEDIES[error.errno]}"  # HDF5 has pages of its own

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from speaq.files import locks
-from speaq.files.atomic import append_text, append_to, replaced, tidy, write_text
+from speaq.files.atomic import MARK, append_text, append_to, replaced, tidy, whole, write_text
 from speaq.files.locks import NAME, Busy, Gone, Lock, Taken, held, holder
 
 HOLDS = """
@@ -63,6 +63,15 @@ def test_nothing_is_added_through_a_link_and_no_fifo_is_waited_for(tmp_path: Pat
             with pytest.raises(OSError, match=path.name):
                 opened(path)
     assert not outside.exists()
+
+
+def test_what_a_killed_process_left_of_a_folder_is_removed(tmp_path: Path) -> None:
+    left, other = tmp_path / f".1{MARK}a [1]", tmp_path / f".2{MARK}a 1"
+    left.mkdir()
+    other.mkdir()
+    with whole(tmp_path / "a [1]"):
+        assert not left.exists()
+    assert other.exists()
 
 
 def test_lines_are_added(tmp_path: Path) -> None:
