@@ -193,6 +193,8 @@ def _refuse_bombs(name: str, image: Image.Image, max_pixels: int) -> None:
 
 def _orientation(image: Image.Image) -> int:
     """1 to 8, where 1 is upright; damaged EXIF data do not make a picture unreadable."""
+    if image.format == "TIFF":  # Pillow turns it while it decodes, and gives its size as turned before
+        return 1
     try:
         value = image.getexif().get(_ORIENTATION, 1)
     except _DAMAGE:

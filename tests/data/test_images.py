@@ -47,10 +47,11 @@ def test_16_bits_keep_their_brightness(tmp_path: Path) -> None:
     assert read_image(tmp_path / "a.png")[0, :, 0].tolist() == [0, 1, 128, 255]
 
 
+@pytest.mark.parametrize("suffix", [".png", ".tif"])
 @pytest.mark.parametrize("orientation", range(9))
-def test_exif_orientation_is_undone(tmp_path: Path, orientation: int) -> None:
+def test_exif_orientation_is_undone(tmp_path: Path, orientation: int, suffix: str) -> None:
     """Pillow's own upright version is the judge; 0 is not an orientation and means upright."""
-    path = tmp_path / "a.png"
+    path = tmp_path / f"a{suffix}"
     exif = Image.Exif()
     exif[ORIENTATION] = orientation
     picture().save(path, exif=exif)
@@ -221,7 +222,7 @@ def test_formats_that_are_not_read_are_named(tmp_path: Path, name: str, content:
 
 
 @pytest.mark.parametrize("orientation", [1, 6])
-@pytest.mark.parametrize("suffix", [".jpg", ".png"])
+@pytest.mark.parametrize("suffix", [".jpg", ".png", ".tif"])
 def test_a_large_photo_is_reduced(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, suffix: str, orientation: int
 ) -> None:
@@ -249,8 +250,9 @@ def test_a_limit_of_pixels_is_kept(tmp_path: Path) -> None:
             read_photo(source, 10, max_pixels=7)
 
 
-def test_photos_are_the_same_from_a_file_an_image_and_an_array(tmp_path: Path) -> None:
-    path = tmp_path / "a.png"
+@pytest.mark.parametrize("suffix", [".png", ".tif"])
+def test_photos_are_the_same_from_a_file_an_image_and_an_array(tmp_path: Path, suffix: str) -> None:
+    path = tmp_path / f"a{suffix}"
     exif = Image.Exif()
     exif[ORIENTATION] = 6
     picture().save(path, exif=exif)
