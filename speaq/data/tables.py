@@ -17,6 +17,7 @@ from speaq.data.files import CORRUPT_IDS, Problem, Problems, read_json
 from speaq.plain_text import JOINERS
 from speaq.structures import Vocabulary
 
+NAMES = "names are printable text of at most 200 letters"
 _EMPTY = dict.fromkeys(map(ord, "\u200b\u2060\ufeff"))  # take no space and show nothing
 
 
@@ -28,6 +29,11 @@ def tidy(name: str) -> str:
 def is_text(name: str) -> bool:
     """Whether a terminal shows every character of the name as one; Python calls the joiners unprintable."""
     return all(letter.isprintable() or letter in JOINERS for letter in name)
+
+
+def is_name(name: str) -> bool:
+    """Whether a class or a predicate can be called so."""
+    return 0 < len(name) <= 200 and is_text(name)
 
 
 def double_key(name: str) -> str:
@@ -91,8 +97,8 @@ def _names(
     found = len(problems)
     by_id: dict[int, str] = {}
     for name, index in table.items():
-        if not 0 < len(name) <= 200 or not is_text(name):
-            problems.append(Problem(file, None, field, "names are printable text", reprlib.repr(name)))
+        if not is_name(name):
+            problems.append(Problem(file, None, field, NAMES, reprlib.repr(name)))
         if type(index) is not int or not 1 <= index <= len(table):
             rule = f"ids are 1 to {len(table)} without gaps"
             problems.append(Problem(file, None, field, rule, f"{name!r}: {reprlib.repr(index)}"))

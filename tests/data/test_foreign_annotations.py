@@ -183,6 +183,40 @@ def test_names_are_tidied_and_likely_doubles_named_or_merged(photos: Path, tmp_p
     assert graphs(merged)["1"].classes.tolist() == [0, 1]
 
 
+def test_the_commonest_names_are_counted_as_they_are_merged_and_tidied(photos: Path, tmp_path: Path) -> None:
+    content = small()
+    content["relationships"].append({"subject_id": "mat1", "object_id": "cat1", "predicate": "below"})
+    for row, name in enumerate(("on", "On", "ON ")):
+        content["relationships"][row]["predicate"] = name
+    content["categories"] += [{"id": 8, "name": "Cat"}, {"id": 9, "name": "dog"}]
+    content["annotations"][0]["category_id"] = 8
+    given = (*arguments(content, photos, tmp_path), "--merge-names", "--predicates", "1", "--classes", "2")
+    done = command(*given)
+    assert done.exit_code == 0, done.output
+    assert "all but the 2 commonest of 3 classes: 0 boxes, 0 relations" in done.stdout
+    assert "all but the 1 commonest of 2 predicates: 2 relations" in done.stdout
+    assert open_data(tmp_path / "data").vocabulary.objects == ("cat", "mat")
+    assert [name.lower() for name in open_data(tmp_path / "data").vocabulary.predicates] == ["on"]
+    content["predicates"] = [{"id": 0, "name": "below"}, {"id": 1, "name": " on"}]  # untidy in the list alone
+    for row in range(3):
+        content["relationships"][row]["predicate"] = "on"
+    (tmp_path / "listed").mkdir()
+    done = command(*arguments(content, photos, tmp_path / "listed"), "--predicates", "1")
+    assert done.exit_code == 0, done.output
+    assert open_data(tmp_path / "listed" / "data").vocabulary.predicates == ("on",)
+
+
+@pytest.mark.parametrize("name", ["a\x1b[31mb", "x" * 201])
+def test_names_that_no_data_set_has_are_refused_before_anything_is_written(
+    name: str, photos: Path, tmp_path: Path
+) -> None:
+    for part, key in (("categories", "name"), ("relationships", "predicate")):
+        content = small()
+        content[part][0][key] = name
+        assert f"{part}.{key} · names are printable text" in refusal(*arguments(content, photos, tmp_path))
+    assert not (tmp_path / "data").exists()
+
+
 def test_tidy_and_doubles() -> None:
     assert tidy(" Cafe\u0301\t au  lait\ufeff ") == "Café au lait"
     assert doubles(["next to", "next_to", "Next-To", "near", "nearby", "\uff4eear"]) == [

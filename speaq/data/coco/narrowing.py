@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from pathlib import Path
 
 from speaq.data.coco.form import Document, Id, Relationship
 from speaq.data.coco.photos import find_photos
-from speaq.data.coco.scenes import Findings, Reading
-from speaq.data.tables import tidy
+from speaq.data.coco.scenes import Findings, Reading, name_key
 
 
 def narrowed(document: Document, folder: Path, reading: Reading, found: Findings) -> Document:
@@ -17,9 +16,9 @@ def narrowed(document: Document, folder: Path, reading: Reading, found: Findings
     if reading.skip_missing:
         document = _with_photos(document, folder, reading, found)
     if reading.classes is not None:
-        document = _commonest_classes(document, reading.classes, found)
+        document = _commonest_classes(document, reading, reading.classes, found)
     if reading.predicates is not None:
-        document = _commonest_predicates(document, reading.predicates, found)
+        document = _commonest_predicates(document, reading, reading.predicates, found)
     return document
 
 
@@ -44,54 +43,56 @@ def _without(relationships: Iterable[Relationship], gone: set[Id]) -> list[Relat
     return [entry for entry in relationships if entry.subject_id not in gone and entry.object_id not in gone]
 
 
-def _commonest_classes(document: Document, most: int, found: Findings) -> Document:
+def _commonest_classes(document: Document, reading: Reading, most: int, found: Findings) -> Document:
     """Boxes of other classes go, and relations to them."""
-    kept = _commonest(Counter(entry.category_id for entry in document.annotations), most)
-    categories = [entry for entry in document.categories if entry.id in kept]
-    known = {entry.id for entry in document.categories}
-    gone = {entry.id for entry in document.annotations if entry.category_id in known - kept}
+    key_of = {entry.id: name_key(entry.name, reading.merge_names) for entry in document.categories}
+    keys = [key_of.get(entry.category_id) for entry in document.annotations]
+    kept = _commonest(keys, most)
+    gone = {
+        entry.id for entry, key in zip(document.annotations, keys, strict=True) if key is not None and key not in kept
+    }
     relationships = _without(document.relationships or (), gone)
     lost = len(document.relationships or ()) - len(relationships)
-    if gone or len(categories) < len(known):
+    all_classes = len(set(key_of.values()))
+    if gone or len(kept) < all_classes:
         found.lines.append(
-            f"left out: all but the {len(categories)} commonest of {len(known)} classes: {len(gone)} boxes, {lost} "
-            "relations"
+            f"left out: all but the {len(kept)} commonest of {all_classes} classes: {len(gone)} boxes, {lost} relations"
         )
     return document.model_copy(
         update={
-            "categories": categories,
+            "categories": [entry for entry in document.categories if key_of[entry.id] in kept],
             "annotations": [entry for entry in document.annotations if entry.id not in gone],
             "relationships": relationships,
         }
     )
 
 
-def _commonest_predicates(document: Document, most: int, found: Findings) -> Document:
-    """Relations with other predicates go."""
-    given = {entry.name: entry.id for entry in document.predicates or ()}
+def _commonest_predicates(document: Document, reading: Reading, most: int, found: Findings) -> Document:
+    """Relations with other predicates go; those of unknown ones stay, to be named later."""
+    listed = {entry.id: name_key(entry.name, reading.merge_names) for entry in document.predicates or ()}
+    names = set(listed.values())
 
-    def key_of(entry: Relationship) -> Id | None:
+    def key_of(entry: Relationship) -> str | None:
         if entry.predicate is None:
-            return entry.predicate_id
-        return given.get(entry.predicate) if given else tidy(entry.predicate)
+            return None if entry.predicate_id is None else listed.get(entry.predicate_id)
+        key = name_key(entry.predicate, reading.merge_names)
+        return key if document.predicates is None or key in names else None
 
-    keys = [key_of(entry) for entry in document.relationships or ()]
-    counts = Counter(key for key in keys if key is not None)
-    kept = _commonest(counts, most)
+    keys = [key_of(entry) or None for entry in document.relationships or ()]
+    kept = _commonest(keys, most)
     relationships = [
-        entry
-        for entry, key in zip(document.relationships or (), keys, strict=True)
-        if key is None or key in kept or (given and key not in given.values())
+        entry for entry, key in zip(document.relationships or (), keys, strict=True) if key is None or key in kept
     ]
-    predicates = None if document.predicates is None else [entry for entry in document.predicates if entry.id in kept]
-    lost = len(keys) - len(relationships)
-    if lost:
-        found.lines.append(
-            f"left out: all but the {len(kept)} commonest of {len(given) or len(counts)} predicates: {lost} relations"
-        )
-    return document.model_copy(update={"relationships": relationships, "predicates": predicates})
+    if lost := len(keys) - len(relationships):
+        total = len({*names, *(key for key in keys if key is not None)})
+        found.lines.append(f"left out: all but the {len(kept)} commonest of {total} predicates: {lost} relations")
+    predicates = [entry for entry in document.predicates or () if listed[entry.id] in kept]
+    return document.model_copy(
+        update={"relationships": relationships, "predicates": predicates if document.predicates is not None else None}
+    )
 
 
-def _commonest(counts: Mapping[Id, int], most: int) -> set[Id]:
-    """The `most` keys of the highest counts; of equal ones, the first by name."""
-    return set(sorted(counts, key=lambda key: (-counts[key], str(key)))[:most])
+def _commonest(keys: Iterable[str | None], most: int) -> set[str]:
+    """The `most` keys that occur most often; of equal ones, the first by name."""
+    counts = Counter(key for key in keys if key is not None)
+    return set(sorted(counts, key=lambda key: (-counts[key], key))[:most])

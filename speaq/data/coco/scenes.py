@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import reprlib
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -15,7 +16,7 @@ from speaq.data.box_forms import Fit, Form, likely_form
 from speaq.data.coco.form import Annotation, Document, Id, Image, Named, Relationship
 from speaq.data.coco.photos import Progress, find_photos, read_sizes
 from speaq.data.files import Problem, Problems
-from speaq.data.tables import describe_doubles, double_key, doubles, names_a_file, tidy
+from speaq.data.tables import NAMES, describe_doubles, double_key, doubles, is_name, names_a_file, tidy
 
 BBOX = "annotations.bbox"
 
@@ -134,11 +135,11 @@ class _Table:
     def index_of(self, entry: Relationship) -> int | None:
         """Of the predicate that a relationship names, by name or by id; None where there is no such one."""
         if entry.predicate is not None:
-            return self.by_key.get(_key(entry.predicate, self.merge))
+            return self.by_key.get(name_key(entry.predicate, self.merge))
         return None if entry.predicate_id is None else self.by_id.get(entry.predicate_id)
 
 
-def _key(name: str, merge: bool) -> str:
+def name_key(name: str, merge: bool) -> str:
     """Names with the same key are one."""
     return double_key(name) if merge else tidy(name)
 
@@ -152,7 +153,9 @@ def _table(entries: Sequence[Named], file: str, field: str, merge: bool, found: 
     for row, entry in enumerate(entries):
         if not tidy(entry.name):
             found.problems.append(Problem(file, row, f"{field}.name", "has a letter", repr(entry.name)))
-        key = _key(entry.name, merge)
+        elif not is_name(tidy(entry.name)):
+            found.problems.append(Problem(file, row, f"{field}.name", NAMES, reprlib.repr(entry.name)))
+        key = name_key(entry.name, merge)
         if key not in table.by_key:
             table.by_key[key] = len(table.names)
             table.names.append(tidy(entry.name))
@@ -181,7 +184,10 @@ def _predicates(document: Document, merge: bool, found: Findings) -> _Table:
         spelling: dict[str, Counter[str]] = {}
         for name, count in used.items():
             if tidy(name):
-                spelling.setdefault(_key(name, merge), Counter())[tidy(name)] += count
+                spelling.setdefault(name_key(name, merge), Counter())[tidy(name)] += count
+        if odd := [name for name in used if tidy(name) and not is_name(tidy(name))]:
+            problem = Problem(found.relations_file, None, "relationships.predicate", NAMES, reprlib.repr(odd[0]))
+            found.problems.append(problem)
         best = {key: min(names, key=lambda one: (-names[one], one)) for key, names in spelling.items()}
         order = sorted(best, key=lambda key: best[key])
         table = _Table([best[key] for key in order], {}, merge, {key: row for row, key in enumerate(order)})
