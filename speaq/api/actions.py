@@ -30,10 +30,11 @@ def load_config(path: AnyPath | None = None, changes: Mapping[str, Any] | None =
 
 def load_data(directory: AnyPath) -> VisualGenome:
     """Opens a data set in Visual Genome's four files, without its photos where they are not there. Raises DataError."""
+    from speaq.data.files import PhotoFolders
     from speaq.data.visual_genome import open_data
 
     folder = Path(directory)
-    return open_data(folder, need_images=(folder / "VG_100K").is_dir())
+    return open_data(folder, need_images=PhotoFolders.of(folder).exist)
 
 
 def train(

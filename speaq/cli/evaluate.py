@@ -116,10 +116,11 @@ def metrics(
     as_json: AsJson = False,
 ) -> None:
     """Recalls of stored predictions, of any model."""
+    from speaq.data.files import PhotoFolders
     from speaq.data.visual_genome import open_data
     from speaq.evaluation.protocols import compare_files, evaluate_file
 
-    vg = open_data(data, need_images=(data / "VG_100K").is_dir())
+    vg = open_data(data, need_images=PhotoFolders.of(data).exist)
     config = configs.EvaluationConfig(zero_shot=zero_shot)
     with progress_bar("evaluating") as progress:
         result = evaluate_file(predictions, vg, split, mode, config, progress)

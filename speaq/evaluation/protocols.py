@@ -17,7 +17,7 @@ from speaq.evaluation.bootstrap import METRICS, ImageRecord, paired_difference
 from speaq.evaluation.detection import DetectionEvaluator
 from speaq.evaluation.predictions import PredictionFile
 from speaq.evaluation.protocol import PROTOCOLS, Mode
-from speaq.evaluation.recall import THIRDS, RecallEvaluator, RecallResult
+from speaq.evaluation.recall import RecallEvaluator, RecallResult
 from speaq.evaluation.report import AVERAGES, format_report, protocol_rows, to_json
 from speaq.structures import IntArray, SceneGraph, ScenePrediction
 
@@ -135,11 +135,12 @@ def compare_files(ours: FileMetrics, theirs: FileMetrics) -> list[Comparison]:
     Raises ConfigError where the two did not see the same images under the same protocol.
     """
     first, second = ours.results[0], theirs.results[0]
-    names = [name for name in METRICS if name not in THIRDS or ours.record.thirds is not None]
     found = []
-    for metric in (f"{name}@{k}" for name in names for k in first.recall_at):
+    for metric in (f"{name}@{k}" for name in METRICS for k in first.recall_at):
+        if metric not in first.metrics:  # of few predicates, the head has none
+            continue
         interval = paired_difference(ours.record, theirs.record, metric)
-        this, other = (float(result.metrics[metric] or 0.0) for result in (first, second))
+        this, other = (float(result.metrics[metric]) for result in (first, second))
         found.append(Comparison(metric, this, other, interval.value, interval.low, interval.high))
     return found
 

@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from speaq.config import short
+from speaq.data.tables import tidy
 from speaq.evaluation.recall import THIRDS
 from speaq.explore.context import NotFound
 from speaq.explore.view import View
@@ -53,7 +54,7 @@ class Filter:
     def read(cls, query: Mapping[str, str], view: View) -> Filter:
         """From an address. Raises NotFound, which names the key, for a value that is none."""
         names = ("predicate", "part", "found", "said", "zero", "text", "sort")
-        text = {name: query.get(name, "").strip() for name in names}
+        text = {name: query.get(name, "") for name in names} | {"text": query.get("text", "").strip()}
         predicates = ("", *view.data.vocabulary.predicates)
         _one_of("predicate", text["predicate"], predicates)
         _one_of("said", text["said"], predicates)
@@ -122,8 +123,8 @@ class Filter:
 
     def _named(self, view: View) -> NDArray[np.bool_]:
         """[C] classes whose name holds the text."""
-        text = self.text.casefold()
-        return np.array([text in name.casefold() for name in view.data.vocabulary.objects], dtype=np.bool_)
+        text = tidy(self.text).casefold()
+        return np.array([text in tidy(name).casefold() for name in view.data.vocabulary.objects], dtype=np.bool_)
 
 
 def _either(named: NDArray[np.bool_], view: View) -> NDArray[np.bool_]:

@@ -11,6 +11,7 @@ from typing import Literal
 
 from speaq.config import ConfigError, DataConfig, EvaluationConfig, from_dict, read_yaml
 from speaq.data import DataError
+from speaq.data.files import PhotoFolders
 from speaq.data.records import SplitName, VisualGenome
 from speaq.data.visual_genome import open_data
 from speaq.evaluation.predictions import PredictionFile, newest_predictions
@@ -95,7 +96,7 @@ def _with_images(view: View) -> View:
 
 
 def _open(directory: Path) -> VisualGenome:
-    return open_data(directory, need_images=(directory / "VG_100K").is_dir())
+    return open_data(directory, need_images=PhotoFolders.of(directory).exist)
 
 
 def _data_view(data: VisualGenome, wanted: Exploration, images: DataConfig) -> View:

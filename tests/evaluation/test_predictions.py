@@ -17,7 +17,7 @@ from speaq.data import DataError
 from speaq.data.visual_genome import Split, VisualGenome, open_data
 from speaq.evaluation.predictions import PredictionFile, PredictionWriter, Source
 from speaq.evaluation.protocol import PROTOCOLS
-from speaq.evaluation.protocols import FileMetrics, evaluate_file
+from speaq.evaluation.protocols import FileMetrics, compare_files, evaluate_file
 from speaq.evaluation.recall import RecallEvaluator
 from speaq.structures import ScenePrediction
 from tests.helpers import data_sets
@@ -160,6 +160,19 @@ def test_two_files_are_compared_with_intervals_over_the_images(
     same = json.loads(command("metrics", one, "--data", toy, "--against", one, "--json").stdout)
     assert all((row["difference"], row["low"], row["high"]) == (0, 0, 0) for row in same)
     assert "difference" in command("metrics", one, "--data", toy, "--against", other).stdout
+
+
+def test_models_of_two_predicates_are_compared(tmp_path: Path) -> None:
+    """Of so few the head has none."""
+    vg = open_data(data_sets.write(tmp_path / "data"))
+    split, data = vg.split("test", DATA), DataConfig(num_val=0)
+    with PredictionWriter(tmp_path / "one.h5", Source(vg.vocabulary, "test", vg.digest, data)) as writer:
+        for row, (image_id, prediction) in enumerate(predictions(vg, split).items()):
+            writer.add(image_id, split.size_hw(row), prediction)
+    found = evaluate_file(tmp_path / "one.h5", vg, "test", "sgdet", EvaluationConfig())
+    rows = compare_files(found, found)
+    assert {row.metric.partition("@")[0] for row in rows} == {"R", "mR", "F", "body", "tail"}
+    assert all((row.difference, row.low, row.high) == (0, 0, 0) for row in rows)
 
 
 def test_the_size_of_the_photo_wins(tmp_path: Path) -> None:

@@ -20,6 +20,7 @@ pytest.importorskip("starlette")
 pytest.importorskip("uvicorn")
 pytest.importorskip("jinja2")
 
+from speaq.api.actions import load_data
 from speaq.config import DataConfig, EvaluationConfig
 from speaq.data.visual_genome import open_data
 from speaq.evaluation.protocol import PROTOCOLS, Mode
@@ -555,6 +556,19 @@ def test_a_filter_is_read_as_it_is_written(view: View) -> None:
         assert Filter.read(dict(parse_qsl(chosen.query().lstrip("?"))), view) == chosen
     with pytest.raises(NotFound, match="said=flies"):
         Filter.read({"said": "flies"}, view)
+
+
+def test_names_and_photos_as_other_programs_leave_them(tmp_path: Path) -> None:
+    """A predicate with a space behind it, an accent of two characters, photos in the second folder alone."""
+    folder = data_sets.write(tmp_path)
+    names = {"label_to_idx": {"cafe\u0301": 1, "dog": 2, "hat": 3}, "predicate_to_idx": {"on ": 1, "near": 2}}
+    (folder / "VG-SGG-dicts-with-attri.json").write_text(json.dumps(names))
+    (folder / "VG_100K").rename(folder / "VG_100K_2")
+    view = explore(Exploration(folder)).main
+    assert Filter.read({"predicate": "on ", "text": " Caf\u00e9 "}, view) == Filter(predicate="on ", text="Caf\u00e9")
+    assert len(Filter(text="Caf\u00e9").select(view).images) > 0
+    assert view.split.folder is not None
+    assert load_data(folder).photos is not None
 
 
 def test_labels_lie_on_the_photo_and_hide_none() -> None:
