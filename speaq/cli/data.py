@@ -36,8 +36,10 @@ def make(
     """Make a toy world: a data set in Visual Genome's layout."""
     from speaq.data.toy.world import make_toy
 
-    if directory.exists() and any(directory.iterdir()):
-        raise configs.ConfigError(f"{directory}: is not empty; give a new folder")
+    if directory.exists() and (not directory.is_dir() or any(directory.iterdir())):
+        raise configs.ConfigError(
+            f"{directory}: is {'not empty' if directory.is_dir() else 'a file'}; give a new folder"
+        )
     with progress_bar("drawing") as progress:
         make_toy(directory, images, seed, lambda done: progress(done, images, ""), grid=grid, annotated=annotated)
     echo(f"{images} images in {directory}")

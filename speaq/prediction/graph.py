@@ -157,7 +157,11 @@ def image_prediction(
         prediction: boxes in pixels of the photo.
         top: triplets at most.
         threshold: least score of a triplet.
+
+    Raises ValueError for a negative number of triplets.
     """
+    if top < 0:
+        raise ValueError(f"top: at least 0, not {top}")
     rows = _best_rows(prediction, top, threshold)
     kept = list(dict.fromkeys(int(box) for row in rows for box in prediction.pairs[row]))
     number = {box: position for position, box in enumerate(kept)}

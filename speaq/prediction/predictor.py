@@ -14,16 +14,18 @@ from typing import Any
 
 import numpy as np
 import torch
+from PIL import Image
 
 from speaq.config import Config, ConfigError, apply, from_dict
 from speaq.data import DataError
 from speaq.data.dataset import collate, to_sample
 from speaq.data.images import MAX_PIXELS, SUFFIXES, Source, read_photo
 from speaq.data.transforms import Picture, eval_transform
+from speaq.files.regular import check_regular
 from speaq.inference import decode
 from speaq.prediction.exported import SUFFIXES as EXPORTED
 from speaq.prediction.exported import Network, open_exported
-from speaq.prediction.graph import ImagePrediction, image_prediction
+from speaq.prediction.graph import SCHEMA, ImagePrediction, image_prediction
 from speaq.structures import Sample, Vocabulary
 from speaq.training import checkpoint
 from speaq.training.callbacks import Progress, no_progress
@@ -97,7 +99,13 @@ class Predictor:
             top: triplets at most of each photo.
             threshold: least score of a triplet.
             max_pixels: of a photo; a larger one is not decoded.
+
+        Raises ValueError for a single photo, and for a batch of none.
         """
+        if isinstance(images, str | Path | Image.Image) or (isinstance(images, np.ndarray) and images.ndim != 4):
+            raise DataError(f"pictures: a list of them, not one ({type(images).__name__}); predict() takes one")
+        if batch_size < 1:
+            raise ValueError(f"batch_size: at least 1, not {batch_size}")
         for start in range(0, len(images), batch_size):
             some = images[start : start + batch_size]
             samples: list[Sample] = []
@@ -167,6 +175,8 @@ def predict_files(
     Raises:
         ConfigError, CheckpointError: no photos, or a run that cannot be used.
     """
+    if output.exists() and not output.is_dir():
+        raise ConfigError(f"--output {output}: is a file; give a folder")
     found, others = find_images(images)
     predictor = Predictor.load(run, device=device)
     errors: list[DataError] = []
@@ -186,7 +196,8 @@ def predict_files(
 def find_images(paths: Sequence[Path]) -> tuple[list[tuple[Path, Path]], int]:
     """(photo, its name below the output folder) of every file given and, sorted, of all photos in folders.
 
-    Also how many other files the folders hold. Photos of formats that cannot be read here are among the photos.
+    Also how many other files the folders hold, pictures of earlier predictions among them. Photos of formats that
+    cannot be read here are among the photos.
 
     Raises:
         ConfigError: a path that is not there, a folder without photos, or two photos with one name.
@@ -206,10 +217,19 @@ def find_images(paths: Sequence[Path]) -> tuple[list[tuple[Path, Path]], int]:
 def _images_of(path: Path) -> tuple[list[tuple[Path, Path]], int]:
     if path.is_dir():
         files = [file for file in path.rglob("*") if not file.is_dir()]
-        images = sorted(file for file in files if file.suffix.lower() in SUFFIXES)
+        images = sorted(file for file in files if file.suffix.lower() in SUFFIXES and not _is_drawn(file))
         if not images:
             raise ConfigError(f"{path}: no photo in this folder ({', '.join(SUFFIXES)})")
         return [(image, image.relative_to(path)) for image in images], len(files) - len(images)
     if not path.exists():
         raise ConfigError(f"{path}: no such file or folder")
     return [(path, Path(path.name))], 0
+
+
+def _is_drawn(path: Path) -> bool:
+    """Whether a picture is what an earlier call drew of a photo: then its JSON lies beside it."""
+    try:
+        with check_regular(path.with_suffix(".json")).open("rb") as file:
+            return path.suffix == ".png" and SCHEMA.encode() in file.read(100)
+    except OSError:
+        return False

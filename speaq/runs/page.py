@@ -38,6 +38,8 @@ def write_report(run: Path, output: Path | None = None) -> tuple[Path, Path]:
         ConfigError: no run, a file in it that is not what speaq writes, or one that cannot be written.
     """
     now = standing(run)
+    if output is not None and output.suffix == ".png":
+        raise ConfigError(f"--output {output}: the page; its picture gets this name. Call the page .html")
     if output is None:
         check_links(run)
     page = run / PAGE if output is None else output

@@ -196,6 +196,19 @@ def test_what_is_no_picture_is_a_value_error(predictor: speaq.Predictor, source:
         predictor.predict(source)
 
 
+def test_one_picture_is_no_list_of_them(predictor: speaq.Predictor) -> None:
+    for one in ("a.jpg", Path("a.jpg"), Image.new("RGB", (9, 9)), np.zeros((9, 9, 3), np.uint8)):
+        with pytest.raises(ValueError, match=r"pictures: a list of them, not one .*; predict\(\) takes one"):
+            list(predictor.predict_all(one))
+    with pytest.raises(ValueError, match="batch_size: at least 1, not -1"):
+        list(predictor.predict_all(["a.jpg"], batch_size=-1))
+    with pytest.raises(ValueError, match="top: at least 0, not -1"):
+        predictor.predict(np.zeros((9, 9, 3), np.uint8), top=-1)
+    batch = np.zeros((2, 9, 9, 3), np.uint8)
+    assert len(list(predictor.predict_all(batch))) == 2
+    assert list(predictor.predict_all([])) == []
+
+
 def test_a_prediction_is_printed_short_and_given_to_others(
     predictor: speaq.Predictor, toy: Path, tmp_path: Path
 ) -> None:

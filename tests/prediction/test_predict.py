@@ -21,7 +21,7 @@ from speaq.evaluation.predictions import PredictionFile
 from speaq.plain_text import visible
 from speaq.prediction.graph import ImagePrediction, image_prediction
 from speaq.prediction.layout import FONT, GRAPH, LINE, label_width, layout
-from speaq.prediction.predictor import Predictor
+from speaq.prediction.predictor import Predictor, find_images
 from speaq.prediction.scene import Thing, Triplet, distinct_names
 from speaq.runs.run import evaluate_run
 from speaq.structures import ScenePrediction, Vocabulary
@@ -122,6 +122,9 @@ def test_the_command_writes_json_and_pictures_and_skips_what_is_broken(
     assert written == sorted(f"{name}{suffix}" for name in names for suffix in (".json", ".png", ".svg"))
     check_json(json.loads((output / "deeper" / "good.jpg.json").read_text()), good)
     ElementTree.parse(output / "deeper" / "good.jpg.svg")
+    (output / "new.png").write_bytes(good.read_bytes())
+    assert find_images([output]) == ([(output / "new.png", Path("new.png"))], 6)  # our own pictures are no photos
+    assert "is a file; give a folder" in refusal("predict", good, "--run", run, "--output", output / "new.png")
     with Image.open(output / "deeper" / "good.jpg.png") as picture:
         assert np.asarray(picture.convert("L")).std() > 10  # something is drawn
 

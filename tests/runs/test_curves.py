@@ -85,6 +85,7 @@ def test_the_report_of_a_run_is_a_page_and_a_picture(run: Path, tmp_path: Path) 
     assert command("report", run, "--output", tmp_path / "page.html").exit_code == 0
     assert {path.name for path in tmp_path.iterdir()} == {"page.html", "page.png"}
     assert "cannot be written" in refusal("report", run, "--output", tmp_path / "no" / "page.html")
+    assert "Call the page .html" in refusal("report", run, "--output", tmp_path / "page.png")
 
 
 def test_a_run_that_trains_is_shown_as_far_as_it_is(toy: Path, tmp_path: Path) -> None:
