@@ -97,7 +97,7 @@ def write_pictures(path: Path, pictures: Sequence[Picture], precision: Precision
         if not picture.cells.isfinite().all():
             raise DataError(f"{path}: features of image {picture.image_id} are not finite: the weights are damaged")
     columns: dict[str, NDArray[Any]] = {
-        "image_ids": np.array([picture.image_id for picture in pictures], "S"),
+        "image_ids": np.char.encode([picture.image_id for picture in pictures], "utf-8"),
         "original_hw": np.array([picture.original_hw for picture in pictures], np.int32),
         "sizes_hw": np.array([picture.size_hw for picture in pictures], np.int32),
         "cells_hw": np.array([picture.cells.shape[:2] for picture in pictures], np.int32),
@@ -142,6 +142,7 @@ class _File:
                     name: self._column(file, name)[...]
                     for name in ("image_ids", "original_hw", "sizes_hw", "cells_hw", "num_boxes", "boxes")
                 }
+                self.columns["image_ids"] = np.char.decode(self.columns["image_ids"], "utf-8")
                 self.cells = self._mapped(self._column(file, "cells"))
                 self.scales = self._mapped(self._column(file, "scales")) if header.precision == "int8" else None
         except (ForeignError, OSError, RuntimeError, KeyError, ValueError, TypeError) as error:
@@ -188,7 +189,7 @@ class StoredSplit:
         self._file_of = np.repeat(np.arange(len(self._files)), [len(f.columns["cells_hw"]) for f in self._files])
         lengths = [file.columns["cells_hw"].astype(np.int64).prod(1) for file in self._files]
         self._first_cell = np.concatenate([_starts(length)[:-1] for length in lengths])  # in its file
-        ids = columns["image_ids"].astype(str).tolist()
+        ids = columns["image_ids"].tolist()
         self._entries: dict[str, int] = {image_id: number for number, image_id in reversed(list(enumerate(ids)))}
         self._resident: dict[int, tuple[Tensor, Tensor | None]] = {}  # file → its cells and scales on a device
 
