@@ -42,6 +42,11 @@ def is_obeyed(character: str) -> bool:
     return category in _OBEYED or (category == "Cf" and character not in JOINERS)
 
 
+def room(text: str, letter: float) -> float:
+    """Width of a text in font sizes: a letter takes `letter`; a Chinese, Japanese or Korean one and an emoji take 1."""
+    return sum(1.0 if unicodedata.east_asian_width(one) in "WF" else letter for one in text)
+
+
 def is_new(text: str) -> bool:
     """True the first time in a process that it is asked about `text`: for warnings that are said once."""
     return next(_turns(text), False)

@@ -8,11 +8,12 @@ from typing import NamedTuple
 
 from speaq.charts.axis import Axis
 from speaq.charts.chart import Bar, Bars, Chart, Line, Mark, Point
-from speaq.plain_text import shown, visible
+from speaq.plain_text import room, shown, visible
 
 WIDTH, HEIGHT = 420.0, 264.0  # about the size at which a page shows it: letters are as large as they say
 TOP, RIGHT, BOTTOM = 20.0, 12.0, 34.0  # around the plane
-LETTER = 6.3  # width of a letter at 11 px
+SIZE, LETTER = 11.0, 6.3  # of the font, and width of a letter
+LONGEST = 0.6 * WIDTH  # name of a bar
 ROW = 22.0  # of bars
 X_MARKS, Y_MARKS = 6, 5
 
@@ -57,14 +58,15 @@ def draw(chart: Chart | Bars) -> str:
 
 
 def _bars(bars: Bars) -> str:
-    left = max((len(bar.name) for bar in bars.bars), default=0) * LETTER + 8
+    names = [_cut(bar.name) for bar in bars.bars]
+    left = max(map(_width, names), default=0.0) + 8
     longest = [bar.value if bar.high is None else bar.high for bar in bars.bars]
     axis = Axis.over([0.0, *longest], 4, from_zero=True)
     frame = Frame(left, 4, WIDTH - left - RIGHT, ROW * len(bars.bars))
     plane = _Plane(axis, Axis(0, 1, 1), frame)
     parts = [part for mark in axis.marks for part in _x_mark(mark, plane)]
-    for number, bar in enumerate(bars.bars):
-        parts.append(_bar(bar, plane, frame.y + ROW * (number + 0.5)))
+    for number, (bar, name) in enumerate(zip(bars.bars, names, strict=True)):
+        parts.append(_bar(bar, name, plane, frame.y + ROW * (number + 0.5)))
     parts.append(_text(bars.x, frame.x + frame.width / 2, frame.y + frame.height + 30, "middle", "name"))
     return _figure(bars.title, bars.about, _svg(bars.title, frame.height + 40, parts))
 
@@ -177,7 +179,21 @@ def _labels(marks: Sequence[Mark], plane: _Plane) -> Iterator[str]:
         yield _text(mark.label, best.x, best.y + 10, "start", f"label k-{mark.kind}")
 
 
-def _bar(bar: Bar, plane: _Plane, y: float) -> str:
+def _width(text: str) -> float:
+    return SIZE * room(text, LETTER / SIZE)
+
+
+def _cut(name: str) -> str:
+    """As much of a name as leaves room for its bar; the whole is said under the pointer."""
+    name = visible(name)
+    if _width(name) <= LONGEST:
+        return name
+    while _width(f"{name}…") > LONGEST:
+        name = name[:-1]
+    return f"{name}…"
+
+
+def _bar(bar: Bar, name: str, plane: _Plane, y: float) -> str:
     left, end = plane.frame.x, plane.at((bar.value, 0.0))[0]
     content = f'<rect x="{left:.1f}" y="{y - 7:.1f}" width="{max(end - left, 0.5):.1f}" height="14"/>'
     about = f"{bar.name}: {shown(bar.value)}"
@@ -186,7 +202,7 @@ def _bar(bar: Bar, plane: _Plane, y: float) -> str:
         ends = f"M{low:.1f} {y - 3:.1f}v6M{high:.1f} {y - 3:.1f}v6"
         content += f'<path class="ends" d="M{low:.1f} {y:.1f}H{high:.1f}{ends}"/>'
         about += f", 95 % from {shown(bar.low)} to {shown(bar.high)}"
-    return _linked(content + _text(bar.name, left - 6, y + 3.5, "end"), about, "", "bar k-c1")
+    return _linked(content + _text(name, left - 6, y + 3.5, "end"), about, "", "bar k-c1")
 
 
 def _legend(chart: Chart) -> str:

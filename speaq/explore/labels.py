@@ -5,7 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple
 
-LETTER, ROW, MARGIN = 7.8, 17.0, 8.0  # of a name at 13 px: width of a letter, height, what is left around, in units
+from speaq.plain_text import room
+
+SIZE, ROW, MARGIN = 13.0, 17.0, 8.0  # of a name: the font's, its height, what is left around, in units
+LETTER = 0.6  # width of a letter, in font sizes
 
 
 class Spot(NamedTuple):
@@ -33,7 +36,7 @@ def place_labels(
     """
     taken: list[Spot] = []
     for (x1, y1, x2, y2), name in zip(boxes, names, strict=True):
-        width, height = (LETTER * len(name) + MARGIN) * unit, ROW * unit
+        width, height = (SIZE * room(name, LETTER) + MARGIN) * unit, ROW * unit
         rows = (y1 - height, y1, y2 - height, y2, *(y1 + step * height for step in range(1, 6)))
         spots = [
             Spot(

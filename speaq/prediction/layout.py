@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import unicodedata
 from collections.abc import Sequence
 
 import networkx
 import numpy as np
 from numpy.typing import NDArray
+
+from speaq.plain_text import room
 
 HEIGHT = 5.0  # inches of each half of a picture
 FONT = 9.0  # points
@@ -27,14 +28,14 @@ def layout(graph: networkx.MultiDiGraph, names: Sequence[str], size: FloatArray 
     """
     places = np.zeros((len(names), 2))
     left, bottom, shelf = 0.0, 0.0, 0.0
-    room = 1.6 * len(names) ** 0.5
+    most = 1.6 * len(names) ** 0.5
     for part in sorted(networkx.weakly_connected_components(graph), key=len, reverse=True):
         undirected = networkx.Graph(graph.subgraph(part).to_undirected())
         spots = networkx.kamada_kawai_layout(undirected, scale=len(part) ** 0.5 / 2)
         nodes, points = list(spots), np.array(list(spots.values()))
         points -= points.min(axis=0)
         width, height = points.max(axis=0) + 1.0
-        if left and left + width > room:
+        if left and left + width > most:
             left, bottom, shelf = 0.0, bottom + shelf, 0.0
         places[nodes] = points + np.array((left, bottom))
         left, shelf = left + width, max(shelf, height)
@@ -44,23 +45,18 @@ def layout(graph: networkx.MultiDiGraph, names: Sequence[str], size: FloatArray 
 
 def label_width(name: str) -> float:
     """Points, with the margin around the letters."""
-    return FONT * letters(name) + 10
-
-
-def letters(text: str) -> float:
-    """Width of a text in font sizes; Chinese, Japanese and Korean letters and emoji are squares."""
-    return sum(1.0 if unicodedata.east_asian_width(letter) in "WF" else LETTER for letter in text)
+    return FONT * room(name, LETTER) + 10
 
 
 def _room(graph: networkx.MultiDiGraph, num_nodes: int) -> FloatArray:
     """[n, n, 2] width and height that the words between two nodes need, 0 where there are none."""
-    room = np.zeros((num_nodes, num_nodes, 2))
+    found = np.zeros((num_nodes, num_nodes, 2))
     for start, end, words in graph.edges(data="words", default=()):
         if words and start != end:
-            needed = (FONT * max(map(letters, words)), LINE * len(words))
-            width, height = room[start, end]  # of the words of the other direction
-            room[start, end] = room[end, start] = max(width, needed[0]), height + needed[1]
-    return room
+            needed = (FONT * max(room(word, LETTER) for word in words), LINE * len(words))
+            width, height = found[start, end]  # of the words of the other direction
+            found[start, end] = found[end, start] = max(width, needed[0]), height + needed[1]
+    return found
 
 
 def _fitted(places: FloatArray, margins: FloatArray, size: FloatArray) -> FloatArray:

@@ -108,6 +108,18 @@ def test_bars_are_as_long_as_their_values() -> None:
     assert widths[0] == pytest.approx(2 * widths[1], abs=0.2)
 
 
+@pytest.mark.parametrize("name", ["x" * 200, "\u7403" * 20, "a"])
+def test_the_longest_name_leaves_room_for_its_bar(name: str) -> None:
+    root = ElementTree.fromstring(draw(Bars("Recall", "R@20", (Bar(name, 0.5), Bar("b", 1.0)))))
+    half, whole = (float(rect.get("width") or 0) for rect in root.iter("rect"))
+    assert whole > 100
+    assert half == pytest.approx(whole / 2, abs=0.2)
+    text = next(text for text in root.iter("text") if text.get("text-anchor") == "end")
+    letters = len(text.text or "") * (11 if name[0] == "\u7403" else 6)
+    assert float(text.get("x") or 0) > letters
+    assert f"{name}: 0.5" in [title.text for title in root.iter("title")]
+
+
 def test_labels_hide_no_other_label() -> None:
     marks = tuple(Mark(0.01 * n, 0.01 * n, "", label=f"trial {n}") for n in range(30))
     drawn = draw(Chart("Many", "x", "y", marks=marks))
