@@ -102,7 +102,7 @@ class Predictor:
 
         Raises ValueError for a single photo, and for a batch of none.
         """
-        if isinstance(images, str | Path | Image.Image) or (isinstance(images, np.ndarray) and images.ndim != 4):
+        if isinstance(images, str | Path | Image.Image) or getattr(images, "ndim", 4) != 4:  # a batch as an array
             raise DataError(f"pictures: a list of them, not one ({type(images).__name__}); predict() takes one")
         if batch_size < 1:
             raise ValueError(f"batch_size: at least 1, not {batch_size}")
