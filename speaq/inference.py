@@ -15,7 +15,6 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from torchvision.ops import nms
 
 from speaq.boxes import cxcywh_to_xyxy, iou
 from speaq.config import InferenceConfig
@@ -185,6 +184,8 @@ def _suppress_by_label(boxes: Tensor, label: Tensor, scores: Tensor, threshold: 
     """
     if not len(boxes):
         return label
+    from torchvision.ops import nms  # torchvision takes as long to import as torch
+
     apart = boxes.double() - boxes.min()
     apart = apart + (label * (apart.max() + 1)).unsqueeze(-1)
     order = scores.argsort(descending=True, stable=True)  # ties as in the list, on every device

@@ -65,6 +65,15 @@ def test_help_does_not_import_torch() -> None:
     assert done.stdout.strip() == "False"
 
 
+def test_training_starts_without_torchvision() -> None:
+    """It would bring torch's compiler along, and takes as long to import as torch."""
+    code = (
+        "import sys, speaq.training.loop, speaq.inference; print({'torchvision', 'torch._dynamo'} & sys.modules.keys())"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "set()"
+
+
 def test_the_driver_of_a_search_starts_without_torch() -> None:
     code = "import sys, launch.jobs.tune, speaq.cli.trials, speaq.data.visual_genome; print('torch' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

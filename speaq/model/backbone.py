@@ -10,7 +10,6 @@ import math
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torchvision.ops import FrozenBatchNorm2d
 
 from speaq.config import ModelConfig
 from speaq.model.position import padding_mask
@@ -18,6 +17,7 @@ from speaq.model.recompute import run
 
 PIXEL_MEAN = (123.675, 116.28, 103.53)  # RGB, 0..255: ImageNet's
 PIXEL_STD = (58.395, 57.12, 57.375)
+EPSILON = 1e-5  # added to a frozen norm's variance, as torchvision does
 BLOCKS = {18: (2, 2, 2, 2), 34: (3, 4, 6, 3), 50: (3, 4, 6, 3), 101: (3, 4, 23, 3)}  # of a stage, by depth
 
 
@@ -46,12 +46,36 @@ class Backbone(nn.Module):
     recompute: bool = False  # whether trained blocks compute their activations again in the backward pass
 
 
+class FrozenNorm(nn.Module):
+    """Batch norm whose statistics and affine values are fixed: what it does to a channel is a factor and an offset.
+
+    It takes no input: `fused` folds it into the convolution before it. Its buffers have BatchNorm2d's names.
+
+    Args:
+        channels: number of channels.
+    """
+
+    weight: Tensor
+    bias: Tensor
+    running_mean: Tensor
+    running_var: Tensor
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        for name, start in (("weight", 1.0), ("bias", 0.0), ("running_mean", 0.0), ("running_var", 1.0)):
+            self.register_buffer(name, torch.full((channels,), start))
+
+    def folded(self) -> tuple[Tensor, Tensor]:
+        """Factor and offset of each channel, [C] and [C]."""
+        scale = self.weight * (self.running_var + EPSILON).rsqrt()
+        return scale, self.bias - self.running_mean * scale
+
+
 def fused(x: Tensor, conv: nn.Module, norm: nn.Module) -> Tensor:
     """A convolution and the frozen norm behind it as one convolution, which spares two passes over the features."""
     assert isinstance(conv, nn.Conv2d)
-    assert isinstance(norm, FrozenBatchNorm2d)
-    scale = norm.weight * (norm.running_var + norm.eps).rsqrt()
-    bias = norm.bias - norm.running_mean * scale
+    assert isinstance(norm, FrozenNorm)
+    scale, bias = norm.folded()
     return F.conv2d(x, conv.weight * scale[:, None, None, None], bias, conv.stride, conv.padding)
 
 
@@ -66,11 +90,11 @@ class Block(nn.Module):
         self.num_convolutions = len(shapes)
         for i, (inputs, outputs, kernel, step) in enumerate(shapes, start=1):
             self.add_module(f"conv{i}", nn.Conv2d(inputs, outputs, kernel, step, kernel // 2, bias=False))
-            self.add_module(f"bn{i}", FrozenBatchNorm2d(outputs))
+            self.add_module(f"bn{i}", FrozenNorm(outputs))
         self.downsample: nn.Sequential | None = None
         if stride != 1 or in_channels != out_channels:
             shortcut = nn.Conv2d(in_channels, out_channels, 1, stride, bias=False)
-            self.downsample = nn.Sequential(shortcut, FrozenBatchNorm2d(out_channels))
+            self.downsample = nn.Sequential(shortcut, FrozenNorm(out_channels))
 
     def forward(self, x: Tensor) -> Tensor:
         """[B, C, H, W] → [B, C', H/stride, W/stride]."""
@@ -109,7 +133,7 @@ class ResNet(Backbone):
         bottleneck = depth >= 50
         channels = out_channels or (4 * width if bottleneck else width)
         self.conv1 = nn.Conv2d(3, stem_channels, 7, 2, 3, bias=False)
-        self.bn1 = FrozenBatchNorm2d(stem_channels)
+        self.bn1 = FrozenNorm(stem_channels)
         self.out_channels = stem_channels
         for i, count in enumerate(BLOCKS[depth]):
             first = Block(self.out_channels, width << i, channels << i, 1 if i == 0 else 2, bottleneck)
