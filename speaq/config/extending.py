@@ -9,13 +9,14 @@ from typing import Any
 from speaq.files.plain_yaml import ConfigError, read_yaml
 
 EXTENDS = "extends"
+PARAMETERS = "parameters"  # of a search space
 
 
 def read_whole(path: Path) -> dict[str, Any]:
     """The values of a file with those of the files that it extends, sections merged key by key.
 
-    The value of a key is replaced as a whole, be it a list, a parameter or a mapping. A path is relative to the file
-    that names it.
+    The value of a key is replaced as a whole, be it a list, a parameter or a mapping. A parameter that is null here is
+    taken away. A path is relative to the file that names it.
 
     Raises:
         ConfigError: a file that cannot be read, that extends itself by whatever way, or `extends` that is no path.
@@ -44,5 +45,6 @@ def _merged(base: Mapping[str, Any], values: Mapping[str, Any]) -> dict[str, Any
     for name, section in values.items():
         below = base.get(name)
         if isinstance(below, Mapping) and isinstance(section, Mapping):
-            result[name] = {**below, **section}
+            taken = {key for key in below if name == PARAMETERS and key in section and section[key] is None}
+            result[name] = {key: value for key, value in {**below, **section}.items() if key not in taken}
     return result

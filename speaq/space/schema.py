@@ -10,6 +10,7 @@ from speaq.config.schema import DIALECT, extends_schema, key_schemas, tidied
 from speaq.space.space import Space
 
 KINDS = ("FloatRange", "IntRange", "Choice")
+PARAMETER = {"anyOf": [{"$ref": "#/$defs/Parameter"}, {"type": "null"}]}  # null: not the one of the file it extends
 
 
 def space_schema() -> dict[str, Any]:
@@ -21,7 +22,7 @@ def space_schema() -> dict[str, Any]:
     parameter = properties["parameters"].pop("additionalProperties")
     schema["$defs"]["Parameter"] = {"oneOf": parameter["oneOf"]}
     properties["parameters"] |= {
-        "properties": {key: {"$ref": "#/$defs/Parameter", "description": text} for key, text in meanings.items()},
+        "properties": {key: {**PARAMETER, "description": text} for key, text in meanings.items()},
         "additionalProperties": False,
     }
     properties["fixed"] |= {"properties": key_schemas(), "additionalProperties": False}

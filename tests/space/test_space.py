@@ -340,6 +340,16 @@ def test_a_space_extends_another_key_by_key(tmp_path: Path) -> None:
     assert space.parameters["matching.num_groups"].values() == [1, 4]
 
 
+def test_a_parameter_of_the_other_space_is_taken_away_by_null_and_only_such_a_one(tmp_path: Path) -> None:
+    base = "parameters:\n  matching.num_groups: {type: int, low: 1, high: 8}\n"
+    (tmp_path / "base.yaml").write_text(base + "  matching.max_repeats: {type: int, low: 1, high: 8}\n")
+    (tmp_path / "space.yaml").write_text("extends: base.yaml\nparameters: {matching.num_groups: null}\n")
+    assert list(spaces.load(tmp_path / "space.yaml").parameters) == ["matching.max_repeats"]
+    (tmp_path / "space.yaml").write_text("extends: base.yaml\nparameters: {losses.oversample: null}\n")
+    with pytest.raises(ConfigError, match=r"parameters: losses\.oversample"):
+        spaces.load(tmp_path / "space.yaml")
+
+
 def test_the_economical_space_searches_what_the_usual_one_does() -> None:
     usual, economical = (spaces.load(ROOT / "search_spaces" / f"{name}.yaml") for name in ("speaq", "economy"))
     assert economical.parameters == usual.parameters
