@@ -15,6 +15,7 @@ from speaq.config import BASELINE, PUBLISHED, Config, ConfigError
 from speaq.data import DataError, photo_digest
 from speaq.space import Space
 from speaq.space.checks import check
+from speaq.space.parameters import FloatRange
 from speaq.space.points import all_completed
 from speaq.study import plan as plans
 from speaq.study.earlier import check_followed, with_sources
@@ -68,6 +69,7 @@ def create(
     space = space.with_search({"objective": list(names)}, "--objective")  # refused where the sampler takes one alone
     space = with_settings(space, trials=trials or space.search.trials)
     _check_decoding(space, data, base, train)
+    _say_ends(space, base)
     feasible: Feasible = (lambda config: None) if feasibility is None else feasibility.check
     plan, known_as = Plan(base, space, _references(base, names, space, feasibility)), data_digest(data)
     plan = with_sources(with_points(plan, asked, feasible), earlier, known_as, feasible)
@@ -103,6 +105,21 @@ def _check_decoding(space: Space, data: Path, base: Config, train: str) -> None:
     from speaq.study.halves import check_halves
 
     check_halves(data, base, space.search.objective)
+
+
+def _say_ends(space: Space, base: Config) -> None:
+    """Warns of ranges over magnitudes that end where the config is: nearly all trials would get less, or more."""
+    values = configs.flatten(configs.to_dict(base))
+    for key, parameter in space.parameters.items():
+        mine = values[key]
+        if not (isinstance(parameter, FloatRange) and parameter.log and isinstance(mine, float)):
+            continue
+        if (above := mine >= parameter.high) or mine <= parameter.low:
+            log.warning(
+                "%s: the config has %g, the search takes %g to %g: nearly all trials get %s; write another range into "
+                "the space, or --set %s=%g, which is then not searched",
+                *(key, mine, parameter.low, parameter.high, "less" if above else "more", key, mine),
+            )
 
 
 def _references(

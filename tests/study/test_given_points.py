@@ -101,3 +101,22 @@ def test_a_reference_is_named_once() -> None:
         spaces.from_dict(
             {"search": {"references": ["published", "published"]}, "parameters": {"matching.num_groups": GROUPS}}
         )
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "log", "said"),
+    [
+        (1e-5, 1e-4, True, ["the config has 0.0001, the search takes 1e-05 to 0.0001: nearly all trials get less"]),
+        (1e-3, 1e-2, True, ["the config has 0.0001, the search takes 0.001 to 0.01: nearly all trials get more"]),
+        (1e-5, 1e-3, True, []),
+        (1e-5, 1e-4, False, []),
+    ],
+)
+def test_a_range_over_magnitudes_that_ends_where_the_config_is_is_said(
+    low: float, high: float, log: bool, said: list[str], toy: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    rate = {"type": "float", "low": low, "high": high, "log": log}
+    with caplog.at_level(logging.WARNING):
+        creation.create(BASE, spaces.from_dict({"parameters": {"training.learning_rate": rate}}), toy)
+    lines = [record.getMessage().partition(";")[0] for record in caplog.records if "learning_rate" in record.message]
+    assert lines == [f"training.learning_rate: {text}" for text in said]
