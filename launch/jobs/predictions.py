@@ -69,6 +69,7 @@ def start(
     file.check_new(output)
     with progress("raw outputs of the validation split") as tell:
         stored = store(run, data, progress=tell)
+    chosen = chosen.resolved(stored.config)
     check(chosen, stored.config, None if space is None else str(space))
     check_followed(chosen.search, earlier)
     base = chosen.base(stored.config)

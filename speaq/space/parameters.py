@@ -53,9 +53,18 @@ class FloatRange(_Range):
     low: float
     high: float
     step: float | None = Field(None, gt=0)
+    relative: bool = Field(False, description="low and high are multiples of the config's own value")
 
     def _broken(self) -> Iterator[str]:
         yield from self._broken_range(self.low, self.high, self.step)
+        if self.relative and (self.low <= 0 or self.step is not None):
+            yield "relative takes a low above 0 and no step"
+
+    def around(self, value: float) -> FloatRange:
+        """The range of a relative one where the config has `value`."""
+        given = self.model_dump(exclude_unset=True, exclude={"relative"})
+        ends = {name: float(f"{given[name] * value:.12g}") for name in ("low", "high")}
+        return FloatRange.model_validate({**given, **ends})
 
     def allows(self, value: Plain) -> bool:
         """Whether the value is a number of the range, on its grid."""

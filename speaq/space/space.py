@@ -19,7 +19,7 @@ from pydantic import Field, ValidationError
 from speaq import config as configs
 from speaq.config import Config, ConfigError, Section
 from speaq.files.shipped import chosen
-from speaq.space.parameters import Parameter, Plain, identity
+from speaq.space.parameters import FloatRange, Parameter, Plain, identity
 from speaq.space.settings import SearchConfig
 
 Values = Mapping[str, Plain]
@@ -65,6 +65,18 @@ class Space(Section):
         fixed = {k: v for k, v in self.fixed.items() if k not in keys}
         return self.model_copy(update={"parameters": parameters, "fixed": fixed})
 
+    def resolved(self, config: Config) -> Space:
+        """The space with its relative ranges around the values that `config` has. Raises ConfigError."""
+        values, parameters = configs.flatten(configs.to_dict(self.base(config))), dict(self.parameters)
+        for key, parameter in self.parameters.items():
+            if isinstance(parameter, FloatRange) and parameter.relative:
+                if not isinstance(value := values[key], float) or value <= 0:
+                    raise ConfigError(
+                        f"space: {key}: a relative range needs a number above 0 in the config, not {value}"
+                    )
+                parameters[key] = parameter.around(value)
+        return self.model_copy(update={"parameters": parameters})
+
     def walk(self, base: Config, choose: Callable[[str, Parameter], Plain]) -> Point:
         """Goes over the parameters in their order: `choose` gives the value of each that is active.
 
@@ -74,6 +86,7 @@ class Space(Section):
         values: dict[str, Plain] = {}
         overrides: dict[str, Plain] = {}
         for key, parameter in self.parameters.items():
+            assert not (isinstance(parameter, FloatRange) and parameter.relative), f"{key}: see `resolved`"
             if parameter.is_active(assigned):
                 values[key] = overrides[key] = assigned[key] = choose(key, parameter)
             elif parameter.has_otherwise:

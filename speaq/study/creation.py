@@ -82,6 +82,7 @@ def create(
 def _judged(space: Space, config: Config, space_file: str | None) -> tuple[Space, Config]:
     """Space and config with their features, judged without a look at the data. Raises ConfigError."""
     space, config = with_features(space, config)
+    space = space.resolved(config)
     _check_trained(space)
     check(space, config, space_file)
     return space, config

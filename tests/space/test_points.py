@@ -107,8 +107,9 @@ def test_points_of_a_file_are_read_with_their_groups() -> None:
 
 @pytest.mark.parametrize("path", sorted((ROOT / "search_spaces").glob("*.yaml")), ids=lambda path: path.stem)
 def test_every_space_has_a_point_near_the_published_setting(path: Path) -> None:
-    asked = spaces.load(path)
-    base = asked.base(configs.load(ROOT / "configs" / "speaq_vg.yaml"))
+    config = configs.load(ROOT / "configs" / "speaq_vg.yaml")
+    asked = spaces.load(path).resolved(config)
+    base = asked.base(config)
     key, parameter = next(iter(asked.parameters.items()))
     found = completed(asked, base, {key: next(iter(parameter.near(published(base)[key]) or parameter.extremes()))})
     asked.apply(base, found.values)

@@ -32,7 +32,8 @@ from tests.bench.table.others import OptunaStock, RayStock
 from tests.bench.table.ours import Ours
 from tests.bench.table.play import Game, Player, View, Way, incumbent, play
 from tests.bench.table.table import FloatArray, Nearest, Table, load
-from tests.bench.table.world import SPACE, space
+from tests.bench.table.world import space
+from tests.helpers.shared import ROOT
 
 COSTS = (1, 2, 3, 4, 6, 8, 12)  # full trainings
 NEAR = 0.01  # regret that counts as reached
@@ -98,7 +99,7 @@ def _ours(objective: Sequence[str]) -> Iterator[Rule]:
     alone = {**asha, "references": []}
     yield Rule(f"tpe, asha, features alone, no references{end}", alone, objective, features=True)
     yield Rule(f"tpe, asha, no references{end}", alone, objective)
-    economical = configs.read_yaml(SPACE.parent / "economy.yaml")["search"]
+    economical = configs.read_yaml(ROOT / "search_spaces" / "economy.yaml")["search"]
     yield Rule(f"economy.yaml{end}", economical, objective, features=True)
     yield Rule(f"economy.yaml without its prior{end}", {**economical, "prior": "none"}, objective, features=True)
 

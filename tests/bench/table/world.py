@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Iterator
+from pathlib import Path
 
 from speaq import config as configs
 from speaq import space as spaces
@@ -13,9 +14,8 @@ from speaq.space.parameters import FloatRange, Parameter, Plain
 from speaq.study.ledger import digest
 from speaq.study.plan import Feasible, Plan, applied
 from tests.bench.world import NARROW, SEED
-from tests.helpers.shared import ROOT
 
-SPACE = ROOT / "search_spaces" / "speaq.yaml"
+SPACE = Path(__file__).with_name("space.yaml")
 TABLE = NARROW
 
 
