@@ -221,4 +221,7 @@ def test_a_cheaper_training_is_held_against_the_full_one(path: Path, tmp_path: P
     of_f = {(r["name"], r["share"], r.get("seed")): r for r in rows if r["what"] == "tau of F@50"}
     assert of_f["features", 1.0, 0]["value"] == pytest.approx(1.0)
     assert of_f["features", 1.0, 1]["value"] == of_f["full, another seed", 1.0, None]["value"] < 1
+    beside = [of_f[f"{name}, rate taken out", 1.0, None]["value"] for name in ("features", "full, another seed")]
+    assert beside[0] == beside[1] > 0.5  # by the groups, which the rate knows nothing of
+    assert 0 < of_f["learning rate alone", 1.0, None]["value"] < of_f["features", 1.0, 1]["value"]
     assert all(row["low"] <= row["value"] <= row["high"] for row in rows)

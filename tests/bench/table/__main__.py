@@ -52,7 +52,7 @@ def main() -> None:
     if given.command == "tau":
         ranks = list(taus(table.load(given.table)))
         for row in ranks:
-            print("{name:20} {share:5} {what:40} {value:7.3f} [{low:.3f}, {high:.3f}]".format(**row))
+            print("{name:36} {share:5} {what:20} {value:7.3f} [{low:.3f}, {high:.3f}]".format(**row))
         if given.json:
             given.json.write_text(json.dumps(ranks, indent=1))
         return

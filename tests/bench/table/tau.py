@@ -13,6 +13,7 @@ from tests.bench.table.table import FloatArray, Setting, Table
 METRICS = ("R@20", "mR@20", "F@20", "R@50", "mR@50", "F@50", "tail@50")
 SHARES = (1 / 3, 2 / 3, 1.0)  # of the steps
 FEWEST = 5  # settings
+RATE = "training.learning_rate"
 
 Row = dict[str, Any]
 
@@ -33,6 +34,23 @@ def taus(table: Table) -> Iterator[Row]:
                 yield _row("features", share, metric, found, finals[seed][metric]) | {"seed": seed}
             if share < 1:
                 yield _row("full", share, metric, _at(settings, share, metric), finals[second][metric])
+        yield from _beside_the_rate(settings, metric, finals[first][metric], finals[second][metric])
+
+
+def _beside_the_rate(settings: Sequence[Setting], metric: str, first: FloatArray, second: FloatArray) -> Iterator[Row]:
+    """How well the learning rate alone ranks; and of the faster half, what others rank once its part is taken out."""
+    rates = np.log([float(s.values[RATE]) for s in settings])
+    yield _row("learning rate alone", 1.0, metric, rates, second)
+    fast = rates >= np.median(rates)
+
+    def rest(values: FloatArray) -> FloatArray:
+        """Without a parabola over the logarithm of the rate."""
+        x, y = rates[fast], values[fast]
+        return np.asarray(y - np.polyval(np.polyfit(x, y, 2), x))
+
+    stored = _at(settings, 1.0, metric, stored=True)
+    for name, values in (("full, another seed", first), ("features", stored)):
+        yield _row(f"{name}, rate taken out", 1.0, metric, rest(values), rest(second))
 
 
 def _at(settings: Sequence[Setting], share: float, metric: str, *, stored: bool = False) -> FloatArray:
