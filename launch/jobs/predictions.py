@@ -77,8 +77,6 @@ def start(
     feasibility = creation.feasibility_on(stored.data)
     for name in names:
         feasibility.check_metric(name, stored.config, "objective: ")
-    if chosen.search.constraints:
-        raise ConfigError("search.constraints: nothing is trained here, so there is no cost to constrain")
     changed = {"objective": list(names), "scheduler": "none", "grace_steps": None}
     searched = with_settings(chosen, trials=trials or chosen.search.trials, **changed)
     plan = creation.with_points(Plan(base, searched, {LABEL: stored.config}), chosen)
@@ -138,6 +136,8 @@ def check_space(space: Space) -> None:
         raise ConfigError(
             "search.references has no effect with --from-predictions: the run as trained is the reference"
         )
+    if space.search.constraints:
+        raise ConfigError("search.constraints: nothing is trained here, so there is no cost to constrain")
     keys = [key for key in (*space.parameters, *space.fixed) if not key.startswith("inference.") or key == LAYER]
     if keys:
         rule = f"only inference.* keys can be searched, without {LAYER}"

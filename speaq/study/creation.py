@@ -69,7 +69,6 @@ def create(
     space = space.with_search({"objective": list(names)}, "--objective")  # refused where the sampler takes one alone
     space = with_settings(space, trials=trials or space.search.trials)
     _check_decoding(space, data, base, train)
-    _say_ends(space, base)
     feasible: Feasible = (lambda config: None) if feasibility is None else feasibility.check
     plan, known_as = Plan(base, space, _references(base, names, space, feasibility)), data_digest(data)
     plan = with_sources(with_points(plan, asked, feasible), earlier, known_as, feasible)
@@ -85,6 +84,7 @@ def _judged(space: Space, config: Config, space_file: str | None) -> tuple[Space
     space = space.resolved(config)
     _check_trained(space)
     check(space, config, space_file)
+    _say_ends(space, space.base(config))
     return space, config
 
 
