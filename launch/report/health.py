@@ -77,7 +77,8 @@ def _shown(board: Board) -> list[Entry]:
 
 
 def _lines(snapshot: Snapshot, entry: Entry) -> list[Line]:
-    return [line for line in read_lines(snapshot.run_folder(entry) / "metrics.jsonl") if "train/loss" in line]
+    lines = read_lines(snapshot.run_folder(entry) / "metrics.jsonl")
+    return [line for line in lines if "train/loss" in line and type(line.get("step")) is int]
 
 
 def _row(trained: Trained) -> list[Any]:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 import shlex
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from speaq.config import ConfigError
@@ -13,8 +15,9 @@ from speaq.files import atomic
 from speaq.files.atomic import check_links
 from speaq.plain_text import spell
 from speaq.runs import diff, files
-from speaq.study import seal
+from speaq.study import changes, seal
 from speaq.study.board import Board, TrialStatus, totals, trial_statuses
+from speaq.study.budget import Kind, device_seconds
 from speaq.study.decoding import AS_TRAINED
 from speaq.study.plan import Plan
 from speaq.study.snapshot import Snapshot
@@ -36,6 +39,9 @@ def write_report(snapshot: Snapshot, output: Path | None = None) -> Path:
     if output is None:
         check_links(snapshot.folder)
         output = snapshot.folder / "report.html"
+    with contextlib.suppress(ConfigError, OSError):  # sections that need the data say that they are gone
+        where = changes.found_data(snapshot.study, snapshot.folder, None)
+        snapshot = replace(snapshot, study=replace(snapshot.study, data=where))
     series = Series(Board.of(snapshot))
     name = f"Search {snapshot.folder.resolve().name}"
     heading = re.split(r"(?<=[.?!])\s", snapshot.plan.space.question or name)[0]  # all of it stands below
@@ -184,26 +190,25 @@ def _quoted(path: Path) -> str:
 
 def _cost(snapshot: Snapshot, trials: Sequence[TrialStatus]) -> list[str]:
     sums = totals(trials, snapshot)
-    resources = snapshot.plan.base.resources
-    kind, each = ("GPU", resources.gpus_per_worker) if resources.gpus_per_worker else ("CPU", resources.cpus_per_worker)
-    share = each * resources.num_workers / 3600
+    resources, entries = snapshot.plan.base.resources, {entry.id: entry for entry in snapshot.entries}
+    kind: Kind = "gpu" if resources.gpus_per_worker else "cpu"
+    held = {trial: device_seconds([entry], resources, kind) / 3600 for trial, entry in entries.items()}
     projected = "unknown" if sums.projected_seconds is None else spell(sums.projected_seconds)
     values = {
         "looks at the test data": seal.summary(snapshot.folder).removeprefix("test split: "),
         "by the clock": spell(sums.wall_seconds),
-        "spent in trials": f"{spell(sums.seconds)}, {sums.seconds * share:.3g} {kind} hours, {sums.steps} steps",
+        "spent in trials": f"{spell(sums.seconds)}, {sum(held.values()):.3g} {sums.device} hours, {sums.steps} steps",
         "saved by early stopping": f"{sums.saved_steps} steps, {sums.saved_share:.0%}",
         "went on after a pause": ", ".join(sums.promoted) or "none",
         "trials still to come": projected,
     }
-    header = ["trial", "", "state", "steps", "of", "s", f"{kind} h", "peak MiB", "waiting for data"]
-    costs = {entry.id: entry.cost for entry in snapshot.entries}
+    header = ["trial", "", "state", "steps", "of", "s", f"{sums.device} h", "peak MiB", "waiting for data"]
     rows = []
     for t in trials:
-        cost = costs[t.trial]
+        cost = entries[t.trial].cost
         peak, waiting = cost.get("peak_memory_mib"), cost.get("data_wait_share")
-        hours = t.seconds * share
-        rows.append([t.trial, t.label or "", t.state, t.rung or t.step, t.max_steps, t.seconds, hours, peak, waiting])
+        steps = (t.rung or t.step, t.max_steps)
+        rows.append([t.trial, t.label or "", t.state, *steps, t.seconds, held[t.trial], peak, waiting])
     return [html.facts(values), html.table(header, rows)]
 
 

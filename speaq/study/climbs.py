@@ -22,7 +22,7 @@ class Climbed:
 
     place: Place
     trials: int  # that came to it
-    seconds: float  # of all trials on their way to it from the rung below
+    seconds: float  # of all trials on their way to it from the rung below; on a GPU that they shared, their share
     compared: int  # trials that have values here and at the top
     tau: Tau | None  # of their values here with those at the top; None: too few
     went_on: int  # trials that were found worth it here, no references, and have ended
@@ -33,7 +33,7 @@ def climbed(board: Board, ladder: Ladder) -> list[Climbed]:
     """The rungs of a search's ladder, the lowest first. Raises ConfigError where trials' protocols differ."""
     ranked = results.ranked(board.entries, board.plan.objective)
     better = {entry.id for entry in ranked[: math.ceil(len(ranked) / 2)]}
-    seconds = {entry.id: _seconds(entry, ladder) for entry in board.entries}
+    seconds = {e.id: [e.gpu_share * each for each in _seconds(e, ladder)] for e in board.entries}
     found = []
     for number, place in enumerate(ladder.places):
         there = [entry for entry in board.entries if place.at in entry.reports]
@@ -59,8 +59,8 @@ def in_trainings(board: Board, ladder: Ladder) -> float | None:
     if published is None:
         return None
     of_features = published.seconds_at.get(ladder.from_features, 0.0) if ladder.from_features else 0.0
-    one = _spent(published) - of_features
-    return sum(map(_spent, board.entries)) / one if one > 0 else None
+    one = (_spent(published) - of_features) * published.gpu_share
+    return sum(_spent(entry) * entry.gpu_share for entry in board.entries) / one if one > 0 else None
 
 
 def _spent(entry: Entry) -> float:

@@ -19,6 +19,7 @@ from PIL import Image
 
 from speaq import config as configs
 from speaq.data.toy.world import make_toy
+from speaq.data.visual_genome import open_data
 from speaq.evaluation.bootstrap import Interval
 from speaq.study import snapshot as snapshots
 from speaq.training.endings import StopTraining
@@ -416,6 +417,8 @@ def test_the_report_shows_how_training_went_in_the_best_and_in_failed_trials(tmp
     assert best is not None
     logged(folder, best.id, [1.0, 3.0, 2.0])
     logged(folder, "0015", [1.0, 400.0, None])  # the failed one
+    with (folder / "trials" / "0015" / "metrics.jsonl").open("a") as file:
+        file.write('{"train/loss": 1.0}\n')  # of nobody knows which step
     said = command("status", folder).stdout
     assert f"groups whose queries get no target: trial {best.id} (1), 0015 (1); " in said
     trials = json.loads(command("status", folder, "--json").stdout)["trials"]
@@ -430,6 +433,18 @@ def test_the_report_shows_how_training_went_in_the_best_and_in_failed_trials(tmp
         ["0015", "", "failed", "30", "9", "5.5", "200.5", "400", *figures, html.escape(HOSTILE)],
     ]
     assert section.count('class="plot"') == 2
+
+
+def test_the_report_finds_data_that_moved_with_the_study(tmp_path: Path) -> None:
+    folder = searched(tmp_path / "study")
+    make_toy(tmp_path / "data", 40, seed=0)
+    content = configs.read_yaml(folder / "study.yaml")
+    content["config"]["data"]["num_val"] = 6
+    content["data"] = {"directory": "/before/data", "digest": open_data(tmp_path / "data").digest}
+    (folder / "study.yaml").write_text(json.dumps(content))
+    page = report.write_report(snapshots.read(folder)).read_text(encoding="utf-8")
+    assert "The data cannot be read any more" not in page
+    assert re.search(r"\d groups? of \d+ relation queries|one group, all predicates share", page)
 
 
 def test_the_report_shows_groups_confirmation_and_what_was_forced(tmp_path: Path) -> None:

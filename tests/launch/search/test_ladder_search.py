@@ -18,6 +18,7 @@ from launch.report.page import write_report
 from launch.search import messages
 from launch.search.messages import Finished, Report
 from launch.search.scheduler import Halving, make_scheduler
+from speaq import config as configs
 from speaq.study import board, snapshot
 from speaq.study.board import Board
 from speaq.study.climbs import Climbed, climbed, in_trainings
@@ -153,6 +154,22 @@ def test_what_a_short_training_costs_is_known_though_its_end_does_not_count_its_
     total = sum(max(e.seconds_at.values()) for e in entries)
     assert in_trainings(Board(short, tune.plan), ladder) == pytest.approx(total / one)
     assert sum(rung.seconds for rung in climbed(Board(short, tune.plan), ladder)) == pytest.approx(total)
+
+
+def test_trials_that_shared_a_gpu_have_cost_their_share(tune: Climbing, tmp_path: Path) -> None:
+    tune.ledger.close()
+    now = snapshot.read(tmp_path, active=False)
+    first, *others = now.entries
+    shared = [first, *(replace(entry, gpu_share=0.25) for entry in others)]
+    seconds = first.seconds + 0.25 * sum(entry.seconds for entry in others)
+    plan = replace(tune.plan, base=configs.apply(tune.plan.base, {"resources.gpus_per_worker": 1.0}))
+    ladder = ladder_of(plan)
+    assert ladder is not None
+    assert sum(rung.seconds for rung in climbed(Board(shared, plan), ladder)) == pytest.approx(seconds)
+    one = first.seconds - first.seconds_at[90]
+    assert in_trainings(Board(shared, plan), ladder) == pytest.approx(seconds / one)
+    page = write_report(replace(now, study=replace(now.study, plan=plan), entries=shared)).read_text()
+    assert f"{seconds / 3600:.3g} GPU hours" in page
 
 
 def test_without_a_trial_at_the_top_nothing_is_ranked(tmp_path: Path) -> None:
