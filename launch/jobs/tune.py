@@ -129,25 +129,25 @@ def run(study: Study, output: Path, address: Address | None, work: Work, *, begi
     if begins:
         check_images(study)  # before anything is written
         output.mkdir(parents=True, exist_ok=True)
-    with opened(address, study.plan) as mirror:
-        if begins:
+    with opened(address, study.plan) as mirror, contextlib.closing(Ledger(output / "ledger.jsonl")) as ledger:
+        if begins:  # of two that begin in one folder the first alone gets as far as here
+            check_new(output)
             write(study, output, address)
-        with contextlib.closing(Ledger(output / "ledger.jsonl")) as ledger:
-            ledger.check_objectives(study.plan.objective)
-            feasible = feasible_on(study)
-            study = with_possible_trials(study, ledger, feasible)
+        ledger.check_objectives(study.plan.objective)
+        feasible = feasible_on(study)
+        study = with_possible_trials(study, ledger, feasible)
+        keep(study, output)
+        if mirror is not None:
+            mirror.follow(ledger.entries.values())
+        try:
+            study = work.search(study, output, ledger, feasible, mirror)
             keep(study, output)
-            if mirror is not None:
-                mirror.follow(ledger.entries.values())
-            try:
-                study = work.search(study, output, ledger, feasible, mirror)
-                keep(study, output)
-            except BaseException:
-                with contextlib.suppress(OSError, Gone, Taken):  # has been said already; a resume writes them
-                    ledger.lock.check()
-                    _write_results(study.plan, output, ledger, work)
-                raise
-            return _write_results(study.plan, output, ledger, work)
+        except BaseException:
+            with contextlib.suppress(OSError, Gone, Taken):  # has been said already; a resume writes them
+                ledger.lock.check()
+                _write_results(study.plan, output, ledger, work)
+            raise
+        return _write_results(study.plan, output, ledger, work)
 
 
 def _write_results(plan: Plan, output: Path, ledger: Ledger, work: Work) -> list[Entry]:

@@ -5,6 +5,7 @@ A folder that holds unfinished features of the same kind is gone on with: whole 
 
 from __future__ import annotations
 
+import contextlib
 import shutil
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager
@@ -25,6 +26,7 @@ from speaq.data.stored import VIEW
 from speaq.data.transforms import augment, resize_shape
 from speaq.data.visual_genome import open_data
 from speaq.files import atomic
+from speaq.files.locks import NAME
 from speaq.model.speaq import Network
 from speaq.training import checkpoint, origins
 from speaq.training.callbacks import Progress
@@ -114,15 +116,16 @@ def cache(
     """
     maker = Maker(wanted)
     header = maker.header
-    if (wanted.output / FILE).exists():
-        _check_same(read_header(wanted.output), header, wanted.output)
-    elif wanted.output.exists() and any(wanted.output.iterdir()):
-        raise ConfigError(f"{wanted.output}: is not empty, and holds no features; give another --output")
-    parts = list(unfinished_files(wanted.output, header))
-    size = maker.size(parts)
-    said(size)
-    _check_room(wanted.output, size)
-    with own_folder(wanted.output), progress("features") as tell:
+    with own_folder(wanted.output), contextlib.ExitStack() as stack:
+        if (wanted.output / FILE).exists():
+            _check_same(read_header(wanted.output), header, wanted.output)
+        elif any(path.name != NAME and atomic.MARK not in path.name for path in wanted.output.iterdir()):
+            raise ConfigError(f"{wanted.output}: is not empty, and holds no features; give another --output")
+        parts = list(unfinished_files(wanted.output, header))
+        size = maker.size(parts)
+        said(size)
+        _check_room(wanted.output, size)
+        tell = stack.enter_context(progress("features"))
         header.write(wanted.output)
         total = sum(header.entries.values())
         done = total - sum(maker.pictures_of(part) for part in parts)
@@ -259,10 +262,9 @@ def _check_same(there: Header, wanted: Header, folder: Path) -> None:
 
 def _check_room(output: Path, size: Size) -> None:
     """Raises ConfigError where the disk cannot hold what is left."""
-    place = next(folder for folder in (output, *output.parents) if folder.exists())
-    free = shutil.disk_usage(place).free
+    free = shutil.disk_usage(output).free
     if size.left > free:
         raise ConfigError(
-            f"{output}: features take about {size.left / 2**30:.2f} GiB more, {place} has {free / 2**30:.2f} GiB free; "
+            f"{output}: features take about {size.left / 2**30:.2f} GiB more, {free / 2**30:.2f} GiB are free; "
             "give another --output, --precision bfloat16 or int8, or fewer --views"
         )

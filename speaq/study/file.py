@@ -15,7 +15,7 @@ from speaq import config as configs
 from speaq import space as spaces
 from speaq.config import ConfigError
 from speaq.data import photo_digest
-from speaq.files import atomic
+from speaq.files import atomic, locks
 from speaq.study import form
 from speaq.study import plan as plans
 from speaq.study.plan import Plan
@@ -134,10 +134,10 @@ def has_begun(output: Path) -> bool:
 
 def _is_of_others(output: Path) -> bool:
     """Whether a folder holds what no driver of a search leaves there that ends before its first trial."""
-    left = (path.name for path in output.iterdir())
-    return not (output / "study.yaml").exists() and any(
-        not name.startswith(STORAGE) and atomic.MARK not in name for name in left
-    )
+    if (output / "study.yaml").exists():
+        return False
+    left = {path.name for path in output.iterdir()} - {"ledger.jsonl", locks.NAME}
+    return any(not name.startswith(STORAGE) and atomic.MARK not in name for name in left)
 
 
 def keep(study: Study, output: Path) -> None:

@@ -259,6 +259,20 @@ def test_a_disk_that_is_too_small_is_refused_before_anything_is_written(
     assert 0.6 * cells < said[0].bytes < cells
 
 
+def test_what_a_cache_left_that_was_killed_at_once_is_in_nobody_s_way(
+    config: Config, start: Path, toy: Path, tmp_path: Path
+) -> None:
+    wanted = asked(start, config, toy, tmp_path / "features")
+    wanted.output.mkdir()
+    for name in (".claim", f".0123456789ab.tmp.{FILE}"):
+        (wanted.output / name).touch()
+    assert cache(wanted, no_progresses).complete
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "notes.txt").touch()
+    with pytest.raises(ConfigError, match="is not empty, and holds no features"):
+        cache(asked(start, config, toy, tmp_path / "other"), no_progresses)
+
+
 def test_parts_that_would_stay_random_are_refused(toy: Path, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="backbone would stay at random weights"):
         train(tiny(model__frozen=["backbone"]), toy, tmp_path / "run")

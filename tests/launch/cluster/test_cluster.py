@@ -142,7 +142,7 @@ def test_the_folder_of_a_search_that_never_began_is_taken_again(tmp_path: Path) 
 
 
 def test_a_search_that_ended_while_its_storage_was_made_leaves_nothing_in_the_way(tmp_path: Path) -> None:
-    for name in ("study.db", "study.db-journal", ".0123456789ab.tmp.study.yaml"):
+    for name in (".claim", "ledger.jsonl", "study.db", "study.db-journal", ".0123456789ab.tmp.study.yaml"):
         (tmp_path / name).touch()
     file.check_new(tmp_path)
     (tmp_path / "notes.txt").touch()

@@ -54,6 +54,25 @@ def make_study(toy: Path, train: str, trials: int = 3) -> file.Study:
     return creation.create(config, SPACE, toy, trials=trials, train=train)
 
 
+def test_of_two_searches_that_begin_in_one_folder_the_second_changes_nothing(toy: Path, tmp_path: Path) -> None:
+    """Until the first has asked for a trial, the folder is one that may be taken."""
+    output, begun = tmp_path / "study", []
+
+    class Work:
+        def search(self, study: file.Study, *rest: Any) -> file.Study:
+            begun.append(study.plan.trials)
+            with pytest.raises(ConfigError, match="another search is running"):
+                tune.run(make_study(toy, file.TRAIN, trials=4), output, None, self, begins=True)
+            return study
+
+        def write(self, *results: Any) -> None:
+            """None."""
+
+    tune.run(make_study(toy, file.TRAIN), output, None, Work(), begins=True)
+    assert begun == [3]
+    assert file.read(output / "study.yaml").plan.trials == 3
+
+
 # Taken away
 
 
