@@ -1,7 +1,8 @@
 """What a trial has logged, read from its folder while it runs or afterwards; `launch.trials.logs` writes it.
 
 One row: {"time": ISO 8601 in UTC, "level", "trial", "step": training step or null, "message"}, with "traceback" where
-an exception was logged. The trial's process writes log.jsonl; of several workers the first one writes log.worker.jsonl.
+an exception was logged. The trial's process writes log.jsonl; of several workers the first one writes log.worker.jsonl,
+where they train from features in the folder of that training.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from speaq.plain_text import visible
+from speaq.study.snapshot import FEATURES
 from speaq.training.metrics import read_lines
 
 LOG, WORKER_LOG = "log.jsonl", "log.worker.jsonl"
@@ -25,7 +27,7 @@ def read(folder: Path, seen: Counter[str]) -> list[dict[str, Any]]:
         seen: file → number of its rows that were read before and are left out; counted on.
     """
     rows = []
-    for name in (LOG, WORKER_LOG):
+    for name in (LOG, WORKER_LOG, f"{FEATURES}/{WORKER_LOG}"):
         found = read_lines(folder / name)
         rows += found[seen[name] :]
         seen[name] = len(found)

@@ -88,6 +88,13 @@ def test_rows_of_trial_and_worker_are_shown_in_their_order(study: Path) -> None:
     assert command("logs", study, "0001").stderr == "trial 0001 (failed) has logged nothing yet\n"
 
 
+def test_what_workers_said_of_a_training_from_features_is_told(study: Path) -> None:
+    place = study / "trials" / "0002" / "features" / WORKER_LOG
+    place.parent.mkdir(parents=True)
+    place.write_text(json.dumps({"time": "2026-01-01T00:00:03+00:00", "level": "ERROR", "message": "broken"}) + "\n")
+    assert "ERROR broken" in command("logs", study, "0002").stdout
+
+
 def test_following_ends_with_the_trial(
     study: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
