@@ -309,14 +309,36 @@ def holder(folder: Path) -> Owner | None:
     try:
         owner = _read(file)
         beat = os.fstat(file).st_mtime
+        dead = None if owner is None else owner.is_dead()
+        if dead is False and _is_copied(folder / NAME, file):
+            return None
     finally:
         os.close(file)
     if owner is None:
         return None
-    dead = owner.is_dead()
     if dead is None:
         dead = abs(time.time() - beat) > 5 * SILENT  # clocks of machines differ
     return None if dead else owner
+
+
+def _is_copied(path: Path, file: int) -> bool:
+    """Whether a record of a living process of this machine was copied with its folder: nobody has the kernel's lock of
+    this file, and that would keep others out here.
+    """
+    try:
+        fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        second = open_regular(path, os.O_RDONLY)
+    except OSError:  # held, or no locks here
+        return False
+    try:
+        fcntl.flock(second, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    except OSError:
+        return False
+    finally:
+        os.close(second)
+    return False
 
 
 def _read(file: int) -> Owner | None:

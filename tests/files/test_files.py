@@ -6,6 +6,7 @@ import errno
 import fcntl
 import json
 import os
+import shutil
 import subprocess
 import sys
 import threading
@@ -63,6 +64,16 @@ def test_nothing_is_added_through_a_link_and_no_fifo_is_waited_for(tmp_path: Pat
             with pytest.raises(OSError, match=path.name):
                 opened(path)
     assert not outside.exists()
+
+
+def test_who_works_in_a_folder_does_not_work_in_its_copy(tmp_path: Path) -> None:
+    (tmp_path / "study").mkdir()
+    with Lock(tmp_path / "study"):
+        shutil.copytree(tmp_path / "study", tmp_path / "copy")
+        assert holder(tmp_path / "study") is not None
+        assert holder(tmp_path / "copy") is None
+        with Lock(tmp_path / "copy"):
+            assert holder(tmp_path / "copy") is not None
 
 
 def test_what_a_killed_process_left_of_a_folder_is_removed(tmp_path: Path) -> None:
