@@ -7,6 +7,7 @@ graph.save("photo.svg")
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -216,7 +217,7 @@ def find_images(paths: Sequence[Path]) -> tuple[list[tuple[Path, Path]], int]:
 
 def _images_of(path: Path) -> tuple[list[tuple[Path, Path]], int]:
     if path.is_dir():
-        files = [file for file in path.rglob("*") if not file.is_dir()]
+        files = list(_files(path))
         images = sorted(file for file in files if file.suffix.lower() in SUFFIXES and not _is_drawn(file))
         if not images:
             raise ConfigError(f"{path}: no photo in this folder ({', '.join(SUFFIXES)})")
@@ -224,6 +225,22 @@ def _images_of(path: Path) -> tuple[list[tuple[Path, Path]], int]:
     if not path.exists():
         raise ConfigError(f"{path}: no such file or folder")
     return [(path, Path(path.name))], 0
+
+
+def _files(folder: Path) -> Iterator[Path]:
+    """All files below a folder, in folders that links lead to as well, each folder once. Raises OSError."""
+
+    def refuse(error: OSError) -> None:
+        raise error
+
+    seen: set[str] = set()
+    for place, folders, names in os.walk(folder, onerror=refuse, followlinks=True):
+        if (real := os.path.realpath(place)) in seen:
+            folders.clear()
+            continue
+        seen.add(real)
+        folders.sort(key=lambda name: (os.path.islink(os.path.join(place, name)), name))  # folders before links to them
+        yield from (Path(place, name) for name in names)
 
 
 def _is_drawn(path: Path) -> bool:

@@ -125,6 +125,13 @@ def test_places_that_nothing_is_at_are_left_out_and_refused_when_strict(images: 
     assert "left out: relations of unknown predicates: 1" in done.output
 
 
+def test_relations_that_count_from_1_need_a_name_of_0(images: Path, tmp_path: Path) -> None:
+    content = json.loads((as_reltr(tmp_path) / "rel.json").read_text())
+    write(tmp_path / "rel.json", {**content, "rel_categories": content["rel_categories"][1:]})
+    said = refusal("data", "convert", tmp_path, tmp_path / "x", "--images", images, "--from", "reltr")
+    assert "rel_categories · begin with '__background__' where relations count from 1 · 1 to 3 are used" in said
+
+
 def test_the_commonest_names_are_kept_and_the_rest_is_counted(images: Path, tmp_path: Path) -> None:
     for source in ("psg", "visual-genome"):
         folder = tmp_path / source

@@ -166,6 +166,16 @@ def test_a_folder_of_all_kinds_of_files(run: Path, photos: list[Path], tmp_path:
     assert "g.png: cannot be read (a named pipe, not a file; copy it to one first)" in pipe
 
 
+def test_photos_in_linked_folders_are_found_once(photos: list[Path], tmp_path: Path) -> None:
+    for name in ("given/a", "elsewhere"):
+        (tmp_path / name).mkdir(parents=True)
+        (tmp_path / name / "x.jpg").write_bytes(photos[0].read_bytes())
+    for name, target in (("0", "a"), ("b", "../elsewhere"), ("loop", ".")):
+        (tmp_path / "given" / name).symlink_to(target)
+    found, _ = find_images([tmp_path / "given"])
+    assert [str(name) for _, name in found] == ["a/x.jpg", "b/x.jpg"]
+
+
 def test_photos_above_the_limit_are_skipped(run: Path, photos: list[Path], tmp_path: Path) -> None:
     target = ("--checkpoint", run, "--output", tmp_path / "out", "--pictures", "none", "--max-megapixels", "0.01")
     Image.new("RGB", (100, 100)).save(tmp_path / "small.png")

@@ -10,6 +10,7 @@ A relation is subject, object, predicate: places among the annotations of its im
 from __future__ import annotations
 
 from collections import defaultdict
+from collections.abc import Iterator
 from pathlib import Path
 
 from pydantic import TypeAdapter
@@ -37,6 +38,7 @@ def read(folder: Path, relations: Path | None) -> Read:
         missing = "train.json, val.json or test.json" if not files else source.name
         raise DataError(f"{folder}: is a folder with {missing}, which --from reltr reads; there is none")
     triplets = parse(source, TypeAdapter(_Relations))
+    _check_counting(source, triplets)
     predicates = [
         Named(id=place, name=name) for place, name in enumerate(triplets.rel_categories) if name != BACKGROUND
     ]
@@ -45,6 +47,19 @@ def read(folder: Path, relations: Path | None) -> Read:
         for split, path in files.items()
     }
     return Read(joined(documents, files), relations=source.name)
+
+
+def _check_counting(source: Path, triplets: _Relations) -> None:
+    """Raises DataError where relations count from 1 in names without a background: each would have the next name."""
+    names = triplets.rel_categories
+    used = {predicate for part in (triplets.train, triplets.val, triplets.test) for _, _, predicate in _all(part)}
+    if BACKGROUND not in names and len(names) in used and min(used) > 0:
+        value = f"1 to {max(used)} are used, the first name is {names[0] if names else 'missing'!r}"
+        raise DataError(f"{source}: rel_categories · begin with {BACKGROUND!r} where relations count from 1 · {value}")
+
+
+def _all(part: Triplets | None) -> Iterator[tuple[int, int, int]]:
+    return (triplet for some in (part or {}).values() for triplet in some)
 
 
 def _with_relations(document: Document, triplets: Triplets, predicates: list[Named]) -> Document:
