@@ -160,9 +160,11 @@ def _attributes(source: Source) -> dict[str, Any]:
 def newest_predictions(run: Path, split: str) -> Path | None:
     """The newest file of predictions for a split in a run folder, under whatever name; None where there is none.
 
+    Files whose names begin with a dot are left alone: they are being written, or were when a process was killed.
+
     Raises DataError where a file that ends in .h5 cannot be read.
     """
-    found = [path for path in run.glob("*.h5") if _split_of(path) == split]
+    found = [path for path in run.glob("[!.]*.h5") if _split_of(path) == split]
     return max(found, key=lambda path: path.stat().st_mtime, default=None)
 
 

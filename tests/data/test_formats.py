@@ -125,6 +125,14 @@ def test_places_that_nothing_is_at_are_left_out_and_refused_when_strict(images: 
     assert "left out: relations of unknown predicates: 1" in done.output
 
 
+def test_files_that_a_mac_leaves_beside_others_are_not_read(images: Path, tmp_path: Path) -> None:
+    folder = as_open_images(tmp_path)
+    for path in sorted(folder.iterdir()):
+        (folder / f"._{path.name}").write_bytes(b"\0\x05\x16\x07Mac OS X\xff")
+    done = converted(folder, images, "open-images")
+    assert done.exit_code == 0, done.output
+
+
 def test_relations_that_count_from_1_need_a_name_of_0(images: Path, tmp_path: Path) -> None:
     content = json.loads((as_reltr(tmp_path) / "rel.json").read_text())
     write(tmp_path / "rel.json", {**content, "rel_categories": content["rel_categories"][1:]})

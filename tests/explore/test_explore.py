@@ -571,6 +571,15 @@ def test_names_and_photos_as_other_programs_leave_them(tmp_path: Path) -> None:
     assert load_data(folder).photos is not None
 
 
+def test_predictions_that_are_being_written_are_in_nobodys_way(run: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    shutil.copytree(run, folder)
+    (folder / ".0a1b2c.tmp.predictions-val.h5").write_bytes(b"\x89HDF\r\n")
+    stored = explore(Exploration(None, folder, None, "val")).main.predictions
+    assert stored is not None
+    assert stored.path == folder / "predictions.h5"
+
+
 def test_labels_lie_on_the_photo_and_hide_none() -> None:
     boxes = [[10, 10, 200, 200], [12, 14, 190, 180], [300, 5, 620, 470], [0, 0, 640, 480]]
     spots = place_labels(boxes, ["man 1", "man 2", "horse", "field"], (480, 640), 1.0)

@@ -19,7 +19,7 @@ from speaq.data import DataError
 from speaq.data.box_forms import Form
 from speaq.data.coco.form import Annotation, Document, Image, Relationship, text_of
 from speaq.data.files import Problem
-from speaq.data.formats.reading import Read, Split, by_split, joined, named
+from speaq.data.formats.reading import Read, Split, by_split, joined, listed, named
 from speaq.plain_text import visible
 
 COLUMNS = (
@@ -96,7 +96,7 @@ def read(annotations: Path, relations: Path | None) -> Read:
 def _class_names(folder: Path) -> dict[str, str]:
     """Code → name, of all files of class descriptions; some versions have a line of column names."""
     names: dict[str, str] = {}
-    for path in sorted(folder.glob("*class-descriptions*.csv")):
+    for path in listed(folder, "*class-descriptions*.csv"):
         for row in csv.reader(io.StringIO(text_of(path))):
             if len(row) == 2 and row[0].startswith("/"):
                 names[row[0]] = row[1]

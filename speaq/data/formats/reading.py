@@ -60,7 +60,7 @@ def by_split(folder: Path, pattern: str) -> dict[Split | None, Path]:
     if not folder.is_dir():
         return {None: folder}
     found: dict[Split | None, Path] = {}
-    for path in sorted(folder.glob(pattern)):
+    for path in listed(folder, pattern):
         split = split_of(path)
         if split is None:
             continue
@@ -70,6 +70,11 @@ def by_split(folder: Path, pattern: str) -> dict[Split | None, Path]:
     if not found:
         raise DataError(f"{folder}: holds no file {pattern} with train, val or test in its name")
     return dict(sorted(found.items(), key=lambda item: SPLITS.index(item[0] or "train")))
+
+
+def listed(folder: Path, pattern: str) -> list[Path]:
+    """Files of a folder that fit a pattern, by name; hidden ones, as a Mac leaves beside others, are not meant."""
+    return sorted(path for path in folder.glob(pattern) if not path.name.startswith("."))
 
 
 def split_of(path: Path) -> Split | None:
