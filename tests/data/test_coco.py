@@ -177,6 +177,28 @@ def test_files_and_options_that_cannot_be_used_are_refused(photos: Path, tmp_pat
     assert not (tmp_path / "data").exists()
 
 
+@pytest.mark.parametrize("options", [(), ("--copy",)])
+def test_photos_that_lie_in_the_new_data_set_already_are_kept(options: tuple[str, ...], tmp_path: Path) -> None:
+    """The folder of the data set was made by hand, or a conversion into it was cut off; no photo is lost."""
+    folder = tmp_path / "data" / "VG_100K"
+    folder.mkdir(parents=True)
+    for i in range(1, 5):
+        Image.new("RGB", (60, 40), (i, 0, 0)).save(folder / f"{i}.jpg", quality=100 - i)
+    (folder / ".4.jpg.tmp").write_bytes(b"half")
+    before = {path.name: path.read_bytes() for path in folder.glob("[1-4].jpg")}
+    content = small()
+    names = ("2.jpg", "1.jpg", "3.jpg", "4.jpg")  # photos 1 and 2 would take each other's place
+    for image, name in zip(content["images"], names, strict=True):
+        image["file_name"] = name
+    assert "no copy of" in refusal(*arguments(content, folder, tmp_path), *options)
+    assert {path.name: path.read_bytes() for path in folder.glob("[1-4].jpg")} == before
+    for image in content["images"]:
+        image["file_name"] = f"{image['id']}.jpg"
+    done = command(*arguments(content, folder, tmp_path), *options)
+    assert done.exit_code == 0, (done.output, done.exception)
+    assert {path.name: path.read_bytes() for path in folder.glob("[1-4].jpg")} == before
+
+
 def test_a_damaged_photo_is_reported_as_by_data_check(photos: Path, tmp_path: Path) -> None:
     for i in range(1, 5):
         Image.effect_noise((60, 40), 80).convert("RGB").save(tmp_path / f"{i}.jpg")

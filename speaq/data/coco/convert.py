@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import filecmp
 import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -157,8 +158,9 @@ def _write(scenes: Scenes, splits: Splits, output: Path, copy: bool, progress: P
 def _write_files(scenes: Scenes, splits: Splits, output: Path, copy: bool, progress: Progress) -> None:
     order = [row for rows in splits.values() for row in rows]
     (output / IMAGE_FOLDER).mkdir(parents=True, exist_ok=True)
+    photos = [photo.resolve() for photo in scenes.photos]  # before a link among them is replaced
     for done, row in enumerate(order, start=1):
-        _place(scenes.photos[row], output / IMAGE_FOLDER / f"{scenes.images[row].id}.jpg", copy)
+        _place(photos[row], output / IMAGE_FOLDER / f"{scenes.images[row].id}.jpg", copy)
         progress(done, len(order), "photos")
     records = [
         {"image_id": scenes.images[row].id, "width": scenes.sizes_hw[row][1], "height": scenes.sizes_hw[row][0]}
@@ -184,11 +186,18 @@ def _write_files(scenes: Scenes, splits: Splits, output: Path, copy: bool, progr
 
 
 def _place(photo: Path, target: Path, copy: bool) -> None:
-    target.unlink(missing_ok=True)  # of a conversion that was interrupted
-    if copy:
-        shutil.copyfile(photo, target)
+    """Puts a photo, no link, where the data set looks for it. Raises DataError where another one lies there."""
+    if target.is_symlink():  # of a conversion that was interrupted
+        target.unlink()
+    if target.exists():  # the photo itself, whose folder is the data set's, or a copy of it
+        if not filecmp.cmp(photo, target, shallow=False):
+            raise DataError(f"{target}: is there, and no copy of {photo}; give a new folder as --output")
+    elif copy:
+        unfinished = target.with_name(f".{target.name}.tmp")
+        shutil.copyfile(photo, unfinished)
+        unfinished.replace(target)
     else:
-        target.symlink_to(photo.resolve())
+        target.symlink_to(photo)
 
 
 def _encoded(corners_xyxy: NDArray[np.float64], longest: NDArray[np.int64]) -> FloatArray:
