@@ -179,6 +179,9 @@ def predict_files(
     if output.exists() and not output.is_dir():
         raise ConfigError(f"--output {output}: is a file; give a folder")
     found, others = find_images(images)
+    for _, name in found:
+        if (file := Path(f"{output / name}.json")).exists() and not _is_ours(file):
+            raise ConfigError(f"{file}: is there, and no prediction; give another folder as --output")
     predictor = Predictor.load(run, device=device)
     errors: list[DataError] = []
     options: dict[str, Any] = {"batch_size": batch_size, "top": top, "max_pixels": max_pixels}
@@ -245,8 +248,13 @@ def _files(folder: Path) -> Iterator[Path]:
 
 def _is_drawn(path: Path) -> bool:
     """Whether a picture is what an earlier call drew of a photo: then its JSON lies beside it."""
+    return path.suffix == ".png" and _is_ours(path.with_suffix(".json"))
+
+
+def _is_ours(path: Path) -> bool:
+    """Whether a file is the JSON of a prediction."""
     try:
-        with check_regular(path.with_suffix(".json")).open("rb") as file:
-            return path.suffix == ".png" and SCHEMA.encode() in file.read(100)
+        with check_regular(path).open("rb") as file:
+            return SCHEMA.encode() in file.read(100)
     except OSError:
         return False

@@ -133,6 +133,16 @@ def test_files_that_a_mac_leaves_beside_others_are_not_read(images: Path, tmp_pa
     assert done.exit_code == 0, done.output
 
 
+@pytest.mark.parametrize("name", ["image_data.json", "VG-SGG.h5"])
+def test_files_of_others_in_the_new_folder_are_kept(name: str, images: Path, tmp_path: Path) -> None:
+    """Visual Genome's own folder has an image_data.json."""
+    folder = as_visual_genome(tmp_path)
+    (folder / name).write_text("[]")
+    asked = ("data", "convert", folder, folder, "--images", images, "--from", "visual-genome")
+    assert "give a new folder" in refusal(*asked)
+    assert (folder / name).read_text() == "[]"
+
+
 def test_relations_that_count_from_1_need_a_name_of_0(images: Path, tmp_path: Path) -> None:
     content = json.loads((as_reltr(tmp_path) / "rel.json").read_text())
     write(tmp_path / "rel.json", {**content, "rel_categories": content["rel_categories"][1:]})

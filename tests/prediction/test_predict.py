@@ -124,6 +124,8 @@ def test_the_command_writes_json_and_pictures_and_skips_what_is_broken(
     ElementTree.parse(output / "deeper" / "good.jpg.svg")
     (output / "new.png").write_bytes(good.read_bytes())
     assert find_images([output]) == ([(output / "new.png", Path("new.png"))], 6)  # our own pictures are no photos
+    (output / "good.jpg.json").write_text("annotations of somebody")
+    assert "is there, and no prediction" in refusal("predict", good, "--run", run, "--output", output)
     assert "is a file; give a folder" in refusal("predict", good, "--run", run, "--output", output / "new.png")
     with Image.open(output / "deeper" / "good.jpg.png") as picture:
         assert np.asarray(picture.convert("L")).std() > 10  # something is drawn

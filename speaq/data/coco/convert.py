@@ -18,7 +18,10 @@ from speaq.data.coco.photos import Progress
 from speaq.data.coco.scenes import Findings, Reading, Scenes, resolve
 from speaq.data.files import (
     ANNOTATION_NAMES,
+    DICTIONARY_NAMES,
+    IMAGE_DATA_NAME,
     IMAGE_FOLDER,
+    ZERO_SHOT_NAMES,
     Problem,
     summary,
 )
@@ -89,8 +92,7 @@ def convert(
     Raises:
         DataError: anything that is wrong with the input, before anything is written; or a folder that cannot be.
     """
-    if (output / ANNOTATION_NAMES[0]).exists() or (output.exists() and not output.is_dir()):
-        raise DataError(f"{output}: is a data set already; give a new folder")
+    _check_output(output)
     given = read(source, annotations, relations)
     found = Findings(annotations.name, given.relations or annotations.name, ids=source != "coco")
     scenes = _sound(given, images, reading, found, progress)
@@ -100,6 +102,17 @@ def convert(
         raise DataError(summary(annotations, list(found.first.values())))
     counts = _write(scenes, _splits(scenes, annotations, test_share, seed), output, copy, progress)
     return _converted(scenes, counts, found)
+
+
+def _check_output(output: Path) -> None:
+    """Raises DataError where a file would be overwritten."""
+    if output.exists() and not output.is_dir():
+        raise DataError(f"{output}: is a file; give a new folder as --output")
+    if any((output / name).exists() for name in ANNOTATION_NAMES):
+        raise DataError(f"{output}: is a data set already; give a new folder")
+    for name in (*DICTIONARY_NAMES, IMAGE_DATA_NAME, *ZERO_SHOT_NAMES):
+        if (output / name).exists():
+            raise DataError(f"{output / name}: is there already; give a new folder as --output, or remove it")
 
 
 def _sound(given: Read, images: Path, reading: Reading, found: Findings, progress: Progress) -> Scenes | None:
