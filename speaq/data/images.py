@@ -162,7 +162,8 @@ def _opened(path: Path, max_pixels: int) -> Iterator[tuple[Image.Image, bool]]:
         if path.suffix.lower() in RAW:
             raise DataError(f"{path}: a camera's raw file, not read here; save it as JPEG")
         check_regular(path)
-        with Image.open(path, formats=FORMATS) as image:
+        # By its name Pillow would map some TIFFs into memory, by the size that they have once they are turned.
+        with path.open("rb") as file, Image.open(file, formats=FORMATS) as image:
             _refuse_bombs(str(path), image, max_pixels)
             deep = any(";16" in str(tile[3]) for tile in image.tile)
             yield image, deep and not image.mode.startswith(("I", "F"))

@@ -61,6 +61,19 @@ def test_exif_orientation_is_undone(tmp_path: Path, orientation: int, suffix: st
     assert read_size(path) == expected.shape[:2]
 
 
+@pytest.mark.parametrize("mode", ["L", "RGBA", "CMYK", "I;16"])
+def test_a_tiff_of_any_layout_is_turned_once(tmp_path: Path, mode: str) -> None:
+    """Pillow maps these into memory, and takes their rows for columns (13.0)."""
+    image = Image.new(mode, (4, 2), 0)
+    image.paste(Image.new(mode, (2, 2), 255 if mode == "L" else 65535 if mode == "I;16" else (255, 255, 255, 255)))
+    image.save(tmp_path / "a.tif")
+    exif = Image.Exif()
+    exif[ORIENTATION] = 6
+    image.save(tmp_path / "b.tif", exif=exif)
+    np.testing.assert_array_equal(read_image(tmp_path / "b.tif"), np.rot90(read_image(tmp_path / "a.tif"), -1))
+    assert read_photo(tmp_path / "b.tif", 1, large=1).pixels.shape == (2, 1, 3)
+
+
 @pytest.mark.parametrize("content", [b"", b"text", b"\xff\xd8\xff\xe0", b"GIF89a"])
 def test_what_is_no_image_is_named(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "a.jpg"
