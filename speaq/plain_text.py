@@ -36,6 +36,11 @@ def visible(text: object, keep: str = "") -> str:
     return "".join(c if c in keep or not is_obeyed(c) else repr(c)[1:-1] for c in plain)
 
 
+def is_text(name: str) -> bool:
+    """Whether a terminal shows every character of the name as one; Python calls the joiners unprintable."""
+    return all(letter.isprintable() or letter in JOINERS for letter in name)
+
+
 def is_obeyed(character: str) -> bool:
     """Whether a terminal or a text layout may act on it instead of showing it."""
     category = unicodedata.category(character)

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from speaq.data.files import CORRUPT_IDS, Problem, Problems, read_json
-from speaq.plain_text import JOINERS
+from speaq.plain_text import is_text
 from speaq.structures import Vocabulary
 
 NAMES = "names are printable text of at most 200 letters"
@@ -24,11 +24,6 @@ _EMPTY = dict.fromkeys(map(ord, "\u200b\u2060\ufeff"))  # take no space and show
 def tidy(name: str) -> str:
     """The name in Unicode's composed form (NFC), without outer white space, each run of inner white space one space."""
     return " ".join(unicodedata.normalize("NFC", name).translate(_EMPTY).split())
-
-
-def is_text(name: str) -> bool:
-    """Whether a terminal shows every character of the name as one; Python calls the joiners unprintable."""
-    return all(letter.isprintable() or letter in JOINERS for letter in name)
 
 
 def is_name(name: str) -> bool:

@@ -21,6 +21,7 @@ from speaq.files.foreign import ForeignError, is_zip, load_tensors, skipped
 from speaq.files.locks import check_held
 from speaq.files.regular import check_regular
 from speaq.model.reference_weights import is_reference
+from speaq.plain_text import is_text
 from speaq.training import folder as run_folder
 from speaq.training.folder import BEST as BEST
 from speaq.training.folder import LAST as LAST
@@ -144,9 +145,7 @@ def _is_state(value: Any) -> bool:
 
 def _are_names(value: Any) -> bool:
     """Names of classes; None in a checkpoint that was converted without data."""
-    return value is None or (
-        isinstance(value, list | tuple) and all(isinstance(n, str) and n.isprintable() for n in value)
-    )
+    return value is None or (isinstance(value, list | tuple) and all(isinstance(n, str) and is_text(n) for n in value))
 
 
 def _is_evaluation(value: Any) -> bool:

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from speaq.data.tables import is_name
 from speaq.training import checkpoint
 from speaq.training.checkpoint import CheckpointError
 
@@ -25,6 +26,14 @@ def test_round_trip_and_previous(tmp_path: Path) -> None:
     assert checkpoint.load(tmp_path / "previous.pt")["step"] == 3
     assert torch.equal(checkpoint.load(last)["model"]["w"], CONTENT["model"]["w"])  # type: ignore[index]
     assert sorted(p.name for p in tmp_path.iterdir()) == ["last.pt", "previous.pt"]
+
+
+def test_names_that_a_data_set_may_have_are_read_again(tmp_path: Path) -> None:
+    """A Persian word and an emoji, whose parts are joined by letters that Python calls unprintable."""
+    names = ["\u0645\u06cc\u200c\u062e\u0648\u0627\u0647\u0645", "\U0001f468\u200d\U0001f469\u200d\U0001f467"]
+    assert all(map(is_name, names))
+    checkpoint.save_step(tmp_path, {**CONTENT, "objects": names, "predicates": names})
+    assert checkpoint.load(tmp_path / "last.pt")["objects"] == names
 
 
 @pytest.mark.parametrize("position", [0.3, 0.5, 0.7])
