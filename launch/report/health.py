@@ -38,7 +38,8 @@ class Trained:
 
     def series(self, name: str) -> list[tuple[int, float]]:
         """(step, value) of every line that has a finite one."""
-        return [(line["step"], value) for line in self.lines if (value := line.get(f"train/{name}")) is not None]
+        found = ((line["step"], line.get(f"train/{name}")) for line in self.lines)
+        return [(step, value) for step, value in found if isinstance(value, int | float)]
 
     def lately(self, name: str) -> float | None:
         """Mean over the last lines; None where there is none."""

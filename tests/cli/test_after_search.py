@@ -417,8 +417,8 @@ def test_the_report_shows_how_training_went_in_the_best_and_in_failed_trials(tmp
     assert best is not None
     logged(folder, best.id, [1.0, 3.0, 2.0])
     logged(folder, "0015", [1.0, 400.0, None])  # the failed one
-    with (folder / "trials" / "0015" / "metrics.jsonl").open("a") as file:
-        file.write('{"train/loss": 1.0}\n')  # of nobody knows which step
+    lines = folder / "trials" / "0015" / "metrics.jsonl"
+    lines.write_text('{"step": 1, "train/loss": "?"}\n{"train/loss": 1.0}\n' + lines.read_text())  # by nobody of ours
     said = command("status", folder).stdout
     assert f"groups whose queries get no target: trial {best.id} (1), 0015 (1); " in said
     trials = json.loads(command("status", folder, "--json").stdout)["trials"]
