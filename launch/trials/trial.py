@@ -31,7 +31,7 @@ from speaq.training.callbacks import Callbacks, Metrics, Progress
 from speaq.training.endings import Interrupted, StopTraining, ending_signals
 
 from ..search import messages, population
-from ..search.messages import Crowded, Died, Displaced, Ended, Finished
+from ..search.messages import Crowded, Died, Displaced, Ended, Finished, Halt
 from ..store import workspace
 from ..store.claim import claimed
 from ..store.folder_copy import Copy
@@ -203,6 +203,8 @@ class Run:
             if folder is not None and _is_away(Path(folder)):
                 gone = f"{folder}: the {what} are not there any more ({error})"
                 return outcome_of(locks.Gone(gone), self._folder)
+        if features is not None and _is_of_features(error, features):
+            return Halt(one_line(error))
         return outcome_of(error, self._folder)
 
     def _save(self) -> None:
@@ -295,3 +297,11 @@ def _is_away(folder: Path) -> bool:
         return not any(folder.iterdir())
     except OSError:
         return True
+
+
+def _is_of_features(error: BaseException, features: str) -> bool:
+    """Whether stored features are at fault, so that every trial would fail: damaged, unfinished, of another start.
+
+    Images that they lack are the affair of a trial with other splits.
+    """
+    return isinstance(error, ValueError) and features in str(error) and " lacks " not in str(error)

@@ -15,6 +15,8 @@ import pytest
 
 from speaq import config as configs
 from speaq.config import Config
+from speaq.config.before_encoder import from_features
+from speaq.data.features import read_header
 from speaq.data.loading import train_loader
 from speaq.data.visual_genome import open_data
 from speaq.study import file
@@ -210,6 +212,19 @@ def test_a_trial_says_how_it_ended_whatever_its_storage_says(toy: Path, tmp_path
     ended = outcome(run_of(tiny(), Path("/" + 300 * "x"), tmp_path / "away", function))
     assert isinstance(ended, Halt)
     assert "the data are not there any more" in ended.reason
+
+
+def reads_features(config: Config, data: Path, output: Path, **options: Any) -> dict[str, Any]:
+    return vars(read_header(Path(config.training.features or "")))
+
+
+def test_damaged_features_are_no_trial_s_failure(toy: Path, tmp_path: Path) -> None:
+    (tmp_path / "features").mkdir()
+    (tmp_path / "features" / "features.json").write_text('{"format": ')
+    config = from_features(tiny(), str(tmp_path / "features"))
+    ended = outcome(run_of(config, toy, tmp_path / "trials", "tests.launch.trials.test_faults:reads_features"))
+    assert isinstance(ended, Halt)
+    assert ended.reason.startswith(f"{tmp_path / 'features' / 'features.json'} · cannot be read")
 
 
 def test_a_failure_on_a_disk_that_cannot_be_written_is_the_disk_s(tmp_path: Path) -> None:
