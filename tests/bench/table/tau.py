@@ -12,6 +12,7 @@ from tests.bench.table.table import FloatArray, Setting, Table
 
 METRICS = ("R@20", "mR@20", "F@20", "R@50", "mR@50", "F@50", "tail@50")
 SHARES = (1 / 3, 2 / 3, 1.0)  # of the steps
+RUNGS = (0.2, 0.5, 1.0)  # of the steps, where early stopping may judge
 FEWEST = 5  # settings
 RATE = "training.learning_rate"
 
@@ -48,9 +49,12 @@ def _beside_the_rate(settings: Sequence[Setting], metric: str, first: FloatArray
         x, y = rates[fast], values[fast]
         return np.asarray(y - np.polyval(np.polyfit(x, y, 2), x))
 
-    stored = _at(settings, 1.0, metric, stored=True)
-    for name, values in (("full, another seed", first), ("features", stored)):
-        yield _row(f"{name}, rate taken out", 1.0, metric, rest(values), rest(second))
+    yield _row("full, another seed, rate taken out", 1.0, metric, rest(first), rest(second))
+    for share in RUNGS:
+        stored, full = (_at(settings, share, metric, stored=stored) for stored in (True, False))
+        yield _row("features, rate taken out", share, metric, rest(stored), rest(second))
+        if share < 1:
+            yield _row("full, rate taken out", share, metric, rest(full), rest(second))
 
 
 def _at(settings: Sequence[Setting], share: float, metric: str, *, stored: bool = False) -> FloatArray:
