@@ -120,3 +120,12 @@ def test_a_range_over_magnitudes_that_ends_where_the_config_is_is_said(
         creation.create(BASE, spaces.from_dict({"parameters": {"training.learning_rate": rate}}), toy)
     lines = [record.getMessage().partition(";")[0] for record in caplog.records if "learning_rate" in record.message]
     assert lines == [f"training.learning_rate: {text}" for text in said]
+
+
+def test_a_study_keeps_a_relative_range_as_it_was_at_its_start(toy: Path, tmp_path: Path) -> None:
+    rate = {"type": "float", "low": 0.3, "high": 3.0, "log": True, "relative": True}
+    space = spaces.from_dict({"parameters": {"training.learning_rate": rate}, "search": {"references": []}})
+    study = creation.create(configs.apply(BASE, {"training.learning_rate": 1e-3}), space, toy)
+    (tmp_path / "study.yaml").write_text(study.dump())
+    kept = spaces.to_dict(file.read(tmp_path / "study.yaml").plan.space)["parameters"]["training.learning_rate"]
+    assert kept == {"type": "float", "low": 3e-4, "high": 3e-3, "log": True}
