@@ -136,6 +136,11 @@ def check_space(space: Space) -> None:
         raise ConfigError(
             "search.references has no effect with --from-predictions: the run as trained is the reference"
         )
+    if "scheduler" in space.search.model_fields_set and space.search.scheduler != "none":
+        raise ConfigError(
+            f"search.scheduler: {space.search.scheduler} has no effect with --from-predictions: a decoding has no "
+            "steps to be judged at; leave it out"
+        )
     if space.search.constraints:
         raise ConfigError("search.constraints: nothing is trained here, so there is no cost to constrain")
     keys = [key for key in (*space.parameters, *space.fixed) if not key.startswith("inference.") or key == LAYER]

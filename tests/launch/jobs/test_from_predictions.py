@@ -131,6 +131,8 @@ def test_what_cannot_be_searched_is_refused_in_one_line(run: Path, toy: Path, tm
     assert "training.batch_size: only inference.* keys" in refusal(*command_line, "--space", space)
     line = refusal(*command_line, "--search", "references=[published]")
     assert "search.references has no effect with --from-predictions" in line
+    line = refusal(*command_line, "--search", "scheduler=asha")
+    assert "search.scheduler: asha has no effect with --from-predictions" in line
     assert "--set has no effect with --from-predictions" in refusal(*command_line, "--set", "seed=1")
     assert "missing --output" in refusal("tune", "--from-predictions", run)
     space.write_text("parameters: {inference.nms_threshold: {type: float, low: 0.3, high: 0.7}}\n")
