@@ -13,6 +13,7 @@ from PIL import Image
 from speaq.config import Config, DataConfig
 from speaq.data.dataset import SceneGraphDataset
 from speaq.data.formats import Source
+from speaq.data.formats.reading import split_of
 from speaq.data.formats.table import READERS
 from speaq.data.visual_genome import VisualGenome, open_data
 from tests.helpers.coco_sets import graphs
@@ -249,3 +250,19 @@ def test_a_folder_of_something_else_is_not_taken_for_one(tmp_path: Path) -> None
     assert "data convert" not in command("data", "check", tmp_path / "none").output
     (tmp_path / "image_data.json").write_text("[]")  # of a data set that lacks the rest
     assert "data convert" not in command("data", "check", tmp_path).output
+
+
+@pytest.mark.parametrize(
+    ("name", "split"),
+    [
+        ("val", "val"),
+        ("instances_train2017", "train"),
+        ("oidv6-validation-annotations-vrd", "val"),
+        ("relTest-Testing", "test"),
+        ("latest", None),
+        ("interval_attestation", None),
+        ("trainval", None),
+    ],
+)
+def test_a_split_is_a_word_of_a_files_name(name: str, split: str | None) -> None:
+    assert split_of(Path(f"{name}.json")) == split

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -78,8 +79,9 @@ def listed(folder: Path, pattern: str) -> list[Path]:
 
 
 def split_of(path: Path) -> Split | None:
-    """The split that a file's name holds; None where it holds none."""
-    return next((split for split in SPLITS if split in path.stem.lower()), None)
+    """The split that a file's name holds as a word (`val2017`, `validation-x`); None where it holds none (`latest`)."""
+    words = re.findall(r"(?<![a-z])(train|val|test)(?:ing|id|idation)?(?![a-z])", path.stem.lower())
+    return next((split for split in SPLITS if split in words), None)
 
 
 def as_box(x1: float, y1: float, x2: float, y2: float) -> tuple[float, float, float, float]:
