@@ -69,12 +69,12 @@ class Space(Section):
         """The space with its relative ranges around the values that `config` has. Raises ConfigError."""
         values, parameters = configs.flatten(configs.to_dict(self.base(config))), dict(self.parameters)
         for key, parameter in self.parameters.items():
-            if isinstance(parameter, FloatRange) and parameter.relative:
-                if not isinstance(value := values[key], float) or value <= 0:
-                    raise ConfigError(
-                        f"space: {key}: a relative range needs a number above 0 in the config, not {value}"
-                    )
-                parameters[key] = parameter.around(value)
+            if not (isinstance(parameter, FloatRange) and parameter.relative and key in values):
+                continue  # a key that the config has not is refused by `checks.check`
+            value = values[key]
+            if isinstance(value, bool) or not isinstance(value, int | float) or value <= 0:
+                raise ConfigError(f"space: {key}: a relative range needs a number above 0 in the config, not {value}")
+            parameters[key] = parameter.around(value)
         return self.model_copy(update={"parameters": parameters})
 
     def walk(self, base: Config, choose: Callable[[str, Parameter], Plain]) -> Point:

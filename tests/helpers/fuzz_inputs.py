@@ -333,7 +333,7 @@ def yaml_config(folder: Path) -> Target:
 @target("yaml-space", "space.yaml")
 def yaml_space(folder: Path) -> Target:
     def read(folder: Path) -> None:
-        checks.check(spaces.load(folder / "space.yaml"), tiny())
+        checks.check(spaces.load(folder / "space.yaml").resolved(tiny()), tiny())
 
     parameters = {"training.learning_rate": {"type": "float", "low": 1e-4, "high": 1e-2, "log": True}}
     parameters["matching.num_groups"] = {"type": "int", "low": 1, "high": 4}

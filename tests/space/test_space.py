@@ -355,6 +355,13 @@ def test_a_relative_range_is_around_the_config() -> None:
         ).resolved(Config())
 
 
+def test_a_relative_range_of_no_key_is_refused_by_name(tmp_path: Path) -> None:
+    rate = {"type": "float", "low": 0.5, "high": 3.0, "relative": True}
+    space = spaces.from_dict({"parameters": {"training.learning_rat": rate}}).resolved(Config())
+    with pytest.raises(ConfigError, match=r"training\.learning_rat: no such key"):
+        check(space, Config())
+
+
 @pytest.mark.parametrize("changes", [{"low": 0.0, "log": False}, {"step": 0.5, "log": False}])
 def test_a_relative_range_begins_above_zero_and_has_no_step(changes: dict[str, Any]) -> None:
     rate = {"type": "float", "low": 0.5, "high": 3.0, "log": True, "relative": True, **changes}
@@ -376,4 +383,4 @@ def test_the_economical_space_searches_what_the_usual_one_does() -> None:
     usual, economical = (spaces.load(ROOT / "search_spaces" / f"{name}.yaml") for name in ("speaq", "economy"))
     assert {*economical.parameters} == {*usual.parameters} - {"training.learning_rate"}
     assert economical.parameters.items() < usual.parameters.items()
-    assert economical.search.references == ["published"]
+    assert economical.search.references == []

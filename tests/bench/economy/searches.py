@@ -41,7 +41,7 @@ METRICS = (METRIC, "R@50", "mR@50", "tail@50")
 SPACES = ROOT / "search_spaces"
 DEFAULT, ECONOMY, RANDOM, STOCK = "default", "economy", "random", "Ray Tune: ASHA + OptunaSearch"
 RANDOMLY = {"references": ["published"], "sampler": "random", "scheduler": "none"}
-TRIALS: Mapping[str, int] = {DEFAULT: 32, ECONOMY: 9, RANDOM: 6, STOCK: 12}
+TRIALS: Mapping[str, int] = {DEFAULT: 32, ECONOMY: 8, RANDOM: 6, STOCK: 12}
 REFERENCE = "published"
 JUDGING = 100  # plus the seed of a search: that of the training which judges it
 STEP_ON_VG = 153 / 720  # a step from features, by operations, where a full one is 1 (600 x 1000, docs/features.md)
@@ -128,7 +128,7 @@ def _seconds(folder: Path) -> float:
 
 
 def _space(bench: Bench, arm: str, seed: int) -> Space:
-    space = spaces.load(SPACES / ("economy.yaml" if arm == ECONOMY else "speaq.yaml"))
+    space = spaces.load(SPACES / ("economy.yaml" if arm == ECONOMY else "speaq.yaml")).resolved(bench.base)
     asked = {"objective": [METRIC], "trials": bench.trials[arm], "seed": seed}
     return space.with_search({**asked, **(RANDOMLY if arm == RANDOM else {})})
 
