@@ -39,6 +39,7 @@ from speaq.files.locks import Taken
 from speaq.runs import files
 from speaq.study import changes as study_changes
 from speaq.study import creation, results
+from speaq.study.file import TRAIN
 from speaq.study.halves import judged_alone
 from speaq.study.ledger import Entry, digest
 from speaq.study.plan import compared
@@ -91,7 +92,7 @@ def confirm(
     """
     wanted = parse_seeds(seeds)
     snapshot = read(folder.resolve())
-    chosen = choose(snapshot, top)
+    chosen = [*choose(snapshot, top), *_untried(snapshot, data)]
     _check_seeds(wanted, chosen, seeds)
     study = study_changes.with_start(snapshot.study, snapshot.folder, start)
     snapshot = dataclasses.replace(snapshot, study=study)
@@ -173,9 +174,24 @@ def choose(snapshot: Snapshot, top: int) -> list[Entry]:
     if not finished:
         raise ConfigError(f"{name}: no trial has finished, there is nothing to confirm (speaq status {name})")
     common_protocol(entry.protocol for entry in finished)
-    if not any(entry.label == PUBLISHED for entry in finished):
+    if PUBLISHED in plan.settings.references and not any(entry.label == PUBLISHED for entry in finished):
         log.warning("the published setting has not finished in this search: no difference to it")
     return results.best_and_published(finished, plan.objective, top)
+
+
+def _untried(snapshot: Snapshot, data: Path | None) -> list[Entry]:
+    """The published setting as a trial, where the search was told to leave it out and the data can carry it."""
+    plan, study = snapshot.plan, snapshot.study
+    if PUBLISHED in plan.settings.references:
+        return []
+    config = configs.apply(plan.base, configs.PUBLISHED)
+    try:
+        if study.train == TRAIN:
+            creation.feasibility_on(study_changes.found_data(study, snapshot.folder, data)).check(config)
+    except ConfigError as error:
+        log.warning("no difference to the published setting, which cannot be trained on this data set: %s", error)
+        return []
+    return [Entry(PUBLISHED, digest(config), PUBLISHED, None, dict(configs.PUBLISHED), seed=config.seed)]
 
 
 def _check_seeds(seeds: Sequence[int], chosen: Sequence[Entry], text: str) -> None:
@@ -223,7 +239,8 @@ class _Confirmation:
     def run(self, queue: Queue | None) -> dict[str, Any]:
         """Trains what is left of the race, in a queue where there is one, and returns what confirm.json holds."""
         objective = self.snapshot.plan.objective
-        settings = [Setting(e.id, e.label, results.score(e.metrics, objective)) for e in self.chosen]
+        scores = [results.score(e.metrics, objective) if e.metrics else None for e in self.chosen]
+        settings = [Setting(e.id, e.label, score) for e, score in zip(self.chosen, scores, strict=True)]
 
         def train(racing: Sequence[Setting], seed: int) -> None:
             def take(setting: Setting, error: Exception | None) -> None:
@@ -379,7 +396,7 @@ def _optimism(best: Setting) -> dict[str, Any] | None:
     Its interval is over the seeds; the images are the same on both sides. What selection has fitted to the validation
     images themselves is not in it: only the test split shows that.
     """
-    if not best.same_images:
+    if not best.same_images or best.search_value is None:
         return None
     mean, interval = spread_over_seeds(list(best.same_images.values()))
     value = best.search_value - mean

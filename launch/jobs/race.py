@@ -21,7 +21,7 @@ class Setting:
 
     trial: str
     label: str | None
-    search_value: float  # that it was chosen by
+    search_value: float | None  # that it was chosen by; None: the published setting, which the search left out
     runs: dict[int, Measured] = field(default_factory=dict)  # seed → run
     same_images: dict[int, float] = field(default_factory=dict)  # seed → value on the images of the search
     left_after: int | None = None  # the seed after which it was told apart from the leader

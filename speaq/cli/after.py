@@ -106,7 +106,7 @@ def _setting_row(setting: Mapping[str, Any], first: str | None) -> tuple[object,
     return (
         "*" if setting["trial"] == first else "",
         name,
-        f"{setting['search']:.4f}",
+        None if setting["search"] is None else f"{setting['search']:.4f}",
         len(setting["seeds"]),
         *((None, None) if mean is None else (f"{mean['value']:.4f}", f"[{mean['low']:.4f}, {mean['high']:.4f}]")),
         ends,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 from launch.jobs import tune as studies
 from speaq import space as spaces
@@ -17,10 +18,11 @@ SPACE = {
 }
 
 
-def make_study(folder: Path, toy: Path, config: Config, train: str = TRAIN) -> Path:
+def make_study(folder: Path, toy: Path, config: Config, train: str = TRAIN, **search: Any) -> Path:
     """Four finished trials with recalls of our choice, and one that was stopped."""
     folder.mkdir()
-    made = creation.create(config, spaces.from_dict(SPACE), toy, trials=5, train=train)
+    space = spaces.from_dict(SPACE).with_search(search)
+    made = creation.create(config, space, toy, trials=5, train=train)
     studies.write(made, folder, None)
     tune = Fake(made.plan, folder)
     for value in (0.3, 0.1, 0.9, 0.2):

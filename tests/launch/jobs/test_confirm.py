@@ -23,6 +23,7 @@ pytest.importorskip("optuna")
 
 from launch.jobs.confirm import parse_seeds
 from launch.store.claim import claimed
+from speaq import config as configs
 from speaq.config import ConfigError
 from speaq.evaluation.bootstrap import load_record, measure, save_record
 from speaq.evaluation.table import NEVER
@@ -105,6 +106,19 @@ def test_the_best_and_the_published_setting_are_trained_again_and_compared(copy:
     config = copy / "confirm" / "0002" / "seed-3" / "config.yaml"
     config.write_text(config.read_text().replace("batch_size: 4", "batch_size: 2", 1))
     assert "holds a run of another config" in refusal(*asked)
+
+
+def test_the_published_setting_is_compared_where_the_search_left_it_out(toy: Path, tmp_path: Path) -> None:
+    folder = make_study(tmp_path / "study", toy, tiny(), references=[])
+    done = command("confirm", folder, "--top", "1", "--seeds", "3")
+    assert done.exit_code == 0, (done.output, done.exception)
+    assert list(finished_at(folder)) == ["0002/seed-3", "published/seed-3"]
+    best, published = confirmed(folder)["settings"]
+    assert (published["trial"], published["label"], published["search"]) == ("published", "published", None)
+    assert best["over_published"]["value"] == pytest.approx(best["mean"]["value"] - published["mean"]["value"])
+    config = configs.load(folder / "confirm" / "published" / "seed-3" / "config.yaml")
+    assert configs.apply(config, configs.PUBLISHED) == config
+    assert command("report", folder).exit_code == 0
 
 
 def test_a_killed_one_goes_on_and_repeats_no_finished_run(copy: Path) -> None:
