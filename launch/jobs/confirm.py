@@ -185,12 +185,13 @@ def _untried(snapshot: Snapshot, data: Path | None) -> list[Entry]:
     if PUBLISHED in plan.settings.references:
         return []
     config = configs.apply(plan.base, configs.PUBLISHED)
-    try:
-        if study.train == TRAIN:
-            creation.feasibility_on(study_changes.found_data(study, snapshot.folder, data)).check(config)
-    except ConfigError as error:
-        log.warning("no difference to the published setting, which cannot be trained on this data set: %s", error)
-        return []
+    if study.train == TRAIN:
+        feasibility = creation.feasibility_on(study_changes.found_data(study, snapshot.folder, data))
+        try:
+            feasibility.check(config)
+        except ConfigError as error:
+            log.warning("no difference to the published setting, which cannot be trained on this data set: %s", error)
+            return []
     return [Entry(PUBLISHED, digest(config), PUBLISHED, None, dict(configs.PUBLISHED), seed=config.seed)]
 
 

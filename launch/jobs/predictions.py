@@ -127,8 +127,8 @@ def _run_of(study: Study, home: Path) -> Path:
 
 
 def check_space(space: Space) -> None:
-    """Raises ConfigError for keys that would have to be trained, and for the layer, of which one is stored; and where
-    a decoding would be searched for each of them.
+    """Raises ConfigError for keys that would have to be trained, for the layer, of which one is stored, and for
+    settings of a search that have no effect on decodings.
     """
     if space.search.decoding:
         raise ConfigError("search.decoding: true has no effect with --from-predictions, whose trials are decodings")
