@@ -38,7 +38,7 @@ def _curves(values: Mapping[str, Plain], seed: int, length: int) -> dict[str, li
     rate, groups = values["training.learning_rate"], values["matching.num_groups"]
     assert isinstance(rate, float)
     assert isinstance(groups, int)
-    tops = {"R@50": 0.6 - 0.1 * abs(math.log10(rate / 3e-4)), "mR@50": 0.3 + 0.02 * groups}
+    tops = {"R@50": 0.6 - 0.1 * abs(math.log10(rate / 3e-3)), "mR@50": 0.3 + 0.02 * groups}
     risen = [1 - math.exp(-(at + 1) / 3) for at in range(length)]
     curves = {name: [max(0.0, top * part + noise.gauss(0, 0.005)) for part in risen] for name, top in tops.items()}
     pairs = zip(curves["R@50"], curves["mR@50"], strict=True)
@@ -167,22 +167,47 @@ def test_searches_find_what_the_table_holds(path: Path) -> None:
     assert regrets[-1] < regrets[0]
 
 
-def test_a_table_is_made_and_goes_on_where_it_was(tmp_path: Path) -> None:
-    tiny = {"training.batch_size": 2, "model.hidden_dim": 16, "model.feedforward_dim": 16, "model.num_heads": 2}
-    world = World(images=80, validation=12, detector_steps=2, steps=6, evaluations=3, changes=tiny)
-    file = tmp_path / "table.jsonl"
-    make.make(tmp_path / "work", world, 1, 2, file)
-    first = table.load(file)
-    make.make(tmp_path / "work", world, 2, 2, file)
+TINY = World(
+    images=80,
+    validation=12,
+    detector_steps=2,
+    steps=6,
+    evaluations=3,
+    changes={"training.batch_size": 2, "model.hidden_dim": 16, "model.feedforward_dim": 16, "model.num_heads": 2},
+)
+
+
+def test_a_table_is_made_and_goes_on_from_its_file(tmp_path: Path) -> None:
+    file, first_folder, folder = tmp_path / "table.jsonl", tmp_path / "first", tmp_path / "later"
+    make.make(first_folder, TINY, 1, 2, file)
+    first = file.read_text().splitlines()
+    assert len(first) == 1 + 3 * 3
+    make.make(folder, TINY, 2, 2, file)
+    rows = file.read_text().splitlines()
+    assert rows[1:10] == first[1:]
+    assert sorted(path.name for path in folder.glob("*-0*-*")) == [
+        "features-0-000-01",
+        "seed-0-000-01",
+        "seed-1-000-01",
+    ]
     again = table.load(file)
     assert [setting.label for setting in again.settings] == ["published", "baseline", None, None]
-    assert again.world == world
-    assert len(first.settings) == 3
-    for before, after in zip(first.settings, again.settings, strict=False):
-        assert before.values == after.values
-        assert {len(curve) for curve in after.curves[0].values()} == {3}
-        np.testing.assert_array_equal(before.curves[1]["F@50"], after.curves[1]["F@50"])
-    assert {len(curve) for s in again.settings for curve in s.features[0].values()} == {3}
+    assert again.world == TINY
+    for setting in again.settings:
+        for curves in (*setting.curves.values(), *setting.features.values()):
+            assert {len(curve) for curve in curves.values()} == {3}
+    values = [setting.values for setting in again.settings if setting.label is None]
+    assert values == list(itertools.islice(settings(TINY.base(), lambda config: None), 2))
+
+
+def test_a_table_goes_on_only_with_trainings_like_its_own(tmp_path: Path) -> None:
+    file = tmp_path / "table.jsonl"
+    make.make(tmp_path / "work", TINY, 0, 2, file)
+    file.write_text(table.dump({"world": dataclasses.asdict(TINY)}, []))
+    before = file.read_text()
+    with pytest.raises(make.OtherTable, match=r"table\.jsonl: \w+: its settings were trained with .*--table FILE"):
+        make.make(tmp_path / "work", TINY, 1, 2, file)
+    assert file.read_text() == before
 
 
 @pytest.mark.skipif(not table.FILE.exists(), reason="the table has not been made")

@@ -32,11 +32,14 @@ class World:
     detector_steps: int = 1_000
     steps: int = 1_000  # of a full training
     evaluations: int = 4  # on its way
+    learning_rate: float | None = None  # of SpeaQ, not of the detector; None: as configs/toy.yaml has it
     changes: Mapping[str, Any] = field(default_factory=dict)  # keys of configs/toy.yaml and toy_detector.yaml
 
     def base(self, detector: Path | None = None) -> Config:
         """The config that runs change; `detector` is what they start from."""
-        start = {} if detector is None else {"training.init_from": str(detector)}
+        start: dict[str, Any] = {} if detector is None else {"training.init_from": str(detector)}
+        if self.learning_rate is not None:
+            start["training.learning_rate"] = self.learning_rate
         return self._config("toy", self.steps, self.steps // self.evaluations, start)
 
     def _config(self, name: str, steps: int, every: int, changes: Mapping[str, Any]) -> Config:
@@ -66,8 +69,7 @@ class World:
             train(config, data, detector, task="detector", resume=True)
 
 
-# Many queries of which few have a target, as in the real task; a good detector to start from; a small network. The
-# smallest world found in which the published setting is better than the baseline.
+# Many queries of which few have a target, as in the real task; a good detector to start from; a small network.
 CLEAR = World(
     validation=150,
     detector_steps=4_000,
@@ -81,8 +83,11 @@ CLEAR = World(
     },
 )
 
-# Half of its price, a training takes a core about a minute. Of the method, quality-aware repeats gain here.
-NARROW = dataclasses.replace(CLEAR, changes={**CLEAR.changes, "model.num_heads": 2, "training.batch_size": 8})
+# Half of its price, a training takes a core about a minute, and three times its learning rate. The smallest world found
+# in which the published setting is better than the baseline.
+NARROW = dataclasses.replace(
+    CLEAR, learning_rate=3e-3, changes={**CLEAR.changes, "model.num_heads": 2, "training.batch_size": 8}
+)
 
 
 def make_features(folder: Path, config: Config, detector: Path, data: Path) -> None:

@@ -50,6 +50,7 @@ QUERIES: Mapping[int, Mapping[str, Any]] = {number: {"model.num_queries": number
 WORLDS: Mapping[str, World] = {
     "clear": CLEAR,
     "narrow": NARROW,
+    "narrow, a third of the rate": replace(NARROW, learning_rate=None),
     "narrow, 32 queries": replace(NARROW, changes={**NARROW.changes, **QUERIES[32]}),
     "16 queries, 1,000 steps": World(changes=QUERIES[16]),
     "64 queries, 360 steps": World(steps=360, detector_steps=600, changes=QUERIES[64]),

@@ -1,7 +1,7 @@
 """`python -m tests.bench.table make FOLDER | simulate [--seeds N] | tau`: searches are judged without trainings.
 
-`make` trains the settings of the table, in FOLDER, and can be interrupted; `simulate` replays searches on them; `tau`
-says how trainings from stored features, and shorter ones, rank them.
+`make` trains the settings that the table lacks, in FOLDER, and can be interrupted; `simulate` replays searches on
+them; `tau` says how trainings from stored features, and shorter ones, rank them.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import json
 from pathlib import Path
 
 from tests.bench.table import table
-from tests.bench.table.make import make
+from tests.bench.table.make import OtherTable, make
 from tests.bench.table.simulate import RULES, Row, simulate
 from tests.bench.table.tau import taus
 from tests.bench.table.world import TABLE
@@ -45,7 +45,10 @@ def main() -> None:
     """Makes the table, or plays searches on it."""
     given = parser().parse_args()
     if given.command == "make":
-        make(given.folder, TABLE, given.settings, given.seeds, given.table)
+        try:
+            make(given.folder, TABLE, given.settings, given.seeds, given.table)
+        except OtherTable as error:
+            parser().error(str(error))
         return
     if not given.table.is_file():
         parser().error(f"{given.table}: there is no table; python -m tests.bench.table make FOLDER trains one")

@@ -1,6 +1,6 @@
-"""Trains the settings of the table: one study for each seed, and one from stored features with the first seed.
+"""Trains the settings of the table: with each seed in full, and with the first one from stored features.
 
-They grow in turn, so that an unfinished table has all of them.
+What the table's file holds is not trained again: a table grows over days, and on one machine after another.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import itertools
 import json
 import os
 import platform
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,50 +19,120 @@ from launch.jobs import tune
 from speaq import config as configs
 from speaq import space as spaces
 from speaq.config import Config
-from speaq.study import creation, file, snapshot
+from speaq.files import atomic
+from speaq.space import Space
+from speaq.space.parameters import Plain
+from speaq.study import creation, snapshot
 from speaq.study.creation import feasibility_on
+from speaq.study.file import Study
 from tests.bench.economy import steps
 from tests.bench.table import table
 from tests.bench.table.world import SPACE, settings, space
 from tests.bench.world import SEED, VIEWS, World, make_features
 
-GROWTH = 10  # settings that a study gets before it is the next one's turn
+BATCH = 10  # settings of a study
+REFERENCES = ("published", "baseline")
+OWN = ("versions", "machine", "cpu_seconds")  # what may differ between the sittings of one table
+
+Setting = str | Mapping[str, Plain]  # a reference's label, or values
+Row = Mapping[str, Any]
+
+
+class OtherTable(Exception):
+    """A table's file holds settings that were trained otherwise."""
 
 
 @dataclass(frozen=True)
-class Trainings:
-    """The study of one kind of training."""
+class Kind:
+    """How settings are trained."""
 
-    folder: Path
     seed: int
-    changes: Mapping[str, Any]  # of the config
+    features: Path | None = None  # from which they train
+
+    @property
+    def name(self) -> str:
+        """Of its studies."""
+        return f"features-{self.seed}" if self.features else f"seed-{self.seed}"
+
+    @property
+    def changes(self) -> Mapping[str, Any]:
+        """Of the config."""
+        return {"seed": self.seed, **({"training.features": str(self.features)} if self.features else {})}
+
+    def lacks(self, batch: Sequence[Setting], rows: Sequence[Row]) -> list[Setting]:
+        """The settings that have no row yet."""
+        mine = [row for row in rows if row["seed"] == self.seed and row.get("features", False) == bool(self.features)]
+        there = {_key(row["label"] or row["values"]) for row in mine}
+        return [setting for setting in batch if _key(setting) not in there]
 
 
 def make(folder: Path, world: World, number: int, seeds: int, path: Path = table.FILE) -> None:
-    """Trains `number` settings and the references with each of `seeds`, and writes the table to `path` again and again.
+    """Trains the references and `number` settings with each of `seeds`, and writes them to `path`, ten at a time.
 
-    What `folder` holds is not trained again.
+    What `path` or `folder` holds is not trained again.
+
+    Raises:
+        OtherTable: `path` holds settings that were trained otherwise.
     """
-    data, detector = folder / "data", folder / "detector"
+    data, detector, features = folder / "data", folder / "detector", folder / "features"
     world.make(data, detector)
     config = world.base(detector)
-    points = list(itertools.islice(settings(config, feasibility_on(data).check), number))
-    studies = [Trainings(folder / f"seed-{seed}", seed, {}) for seed in range(seeds)]
-    features = folder / "features"
     make_features(features, config, detector, data)
-    studies.append(Trainings(folder / "features-0", 0, {"training.features": str(features)}))
-    seconds = _cpu_seconds(folder / "cpu_seconds.json", config, data, features)
-    for wanted in range(GROWTH, number + GROWTH, GROWTH):
-        for study in studies:
-            trials = min(wanted, number) + 2
-            if (study.folder / "study.yaml").exists():
-                _grow(study.folder, trials)
-            else:
-                search = {"sampler": "random", "scheduler": "none", "points": points, "trials": trials}
-                asked = spaces.from_dict({**spaces.to_dict(space()), "search": {"objective": ["F@50"], **search}})
-                begun = configs.apply(config, {"seed": study.seed, **study.changes})
-                tune.start(creation.create(begun, asked, data), study.folder)
-            pack(world, studies, path, seconds)
+    about = _provenance(world, creation.create(config, _asked([]), data), seeds)
+    rows = _rows_of(path, about)
+    about["cpu_seconds"] = _cpu_seconds(folder / "cpu_seconds.json", config, data, features)
+    kinds = [*(Kind(seed) for seed in range(seeds)), Kind(0, features)]
+    points: Iterator[Setting] = itertools.islice(settings(config, feasibility_on(data).check), number)
+    for place in range(0, number, BATCH):
+        batch = [*(() if place else REFERENCES), *itertools.islice(points, BATCH)]
+        for kind in kinds:
+            if missing := kind.lacks(batch, rows):
+                study = folder / f"{kind.name}-{place:03}-{len(missing):02}"
+                rows += _trained(study, configs.apply(config, kind.changes), missing, data, kind)
+                atomic.write_text(path, table.dump(about, rows))
+
+
+def _key(setting: Setting) -> str:
+    return json.dumps(setting, sort_keys=True)
+
+
+def _rows_of(path: Path, about: Mapping[str, Any]) -> list[Row]:
+    """The rows that a table's file has. Raises OtherTable where they are not about what `about` says."""
+    if not path.exists():
+        return []
+    then, *rows = table.lines(path)
+    now = json.loads(json.dumps(about))
+    for name in now.keys() - set(OWN):
+        if then.get(name) != now[name]:
+            raise OtherTable(
+                f"{path}: {name}: its settings were trained with {then.get(name)}, these would be with {now[name]}; "
+                "give another file: --table FILE"
+            )
+    return rows
+
+
+def _asked(points: Sequence[Setting]) -> Space:
+    """The space, whose search trains these settings to their ends."""
+    values = [dict(point) for point in points if not isinstance(point, str)]
+    search = {
+        "objective": ["F@50"],
+        "sampler": "random",
+        "scheduler": "none",
+        "points": values,
+        "references": [point for point in points if isinstance(point, str)],
+        "trials": max(1, len(points)),
+    }
+    return spaces.from_dict({**spaces.to_dict(space()), "search": search})
+
+
+def _trained(study: Path, config: Config, missing: Sequence[Setting], data: Path, kind: Kind) -> list[Row]:
+    """The rows of settings, trained here, as far as their trainings came to an end."""
+    if (study / "study.yaml").exists():
+        tune.resume(study, force=True)  # the code may have got on
+    else:
+        tune.start(creation.create(config, _asked(missing), data), study)
+    found = (table.row(entry, kind.seed, features=kind.features is not None) for entry in snapshot.read(study).entries)
+    return [row for row in found if row]
 
 
 def _cpu_seconds(path: Path, config: Config, data: Path, features: Path) -> dict[str, float]:
@@ -77,37 +147,15 @@ def _cpu_seconds(path: Path, config: Config, data: Path, features: Path) -> dict
     return dict(json.loads(path.read_text(encoding="utf-8")))
 
 
-def _grow(study: Path, trials: int) -> None:
-    """The study trains what it lacks of its first `trials`."""
-    entries = snapshot.read(study).entries
-    if len(entries) < trials or not all(entry.ended for entry in entries):
-        tune.resume(study, trials=max(trials, len(entries)), force=True)  # the code may have got on
-
-
-def pack(world: World, studies: Sequence[Trainings], path: Path, seconds: Mapping[str, float]) -> None:
-    """Writes the table of what the studies have trained so far.
-
-    Args:
-        seconds: of a core, that a training takes in full and from features.
-    """
-    rows = []
-    for study in studies:
-        if (study.folder / "study.yaml").exists():
-            entries, features = snapshot.read(study.folder).entries, "training.features" in study.changes
-            rows += [row for entry in entries if (row := table.row(entry, study.seed, features=features))]
-    path.write_text(table.dump({**_provenance(world, studies), "cpu_seconds": seconds}, rows), encoding="utf-8")
-
-
-def _provenance(world: World, studies: Sequence[Trainings]) -> Mapping[str, Any]:
-    found = file.read(studies[0].folder / "study.yaml")
+def _provenance(world: World, study: Study, seeds: int) -> dict[str, Any]:
     return {
         "what": "learning curves of SpeaQ on a generated world; made by python -m tests.bench.table make",
-        "world": dataclasses.asdict(world) | {"seed": SEED, "digest": found.data_digest},
-        "detector": found.start_digest,
+        "world": dataclasses.asdict(world) | {"seed": SEED, "digest": study.data_digest},
+        "detector": study.start_digest,
         "space": SPACE.name,
-        "config": configs.flatten(configs.to_dict(found.plan.base)) | {"training.init_from": "detector"},
-        "seeds": [study.seed for study in studies if not study.changes],
+        "config": configs.flatten(configs.to_dict(study.plan.base)) | {"training.init_from": "detector"},
+        "seeds": list(range(seeds)),
         "views": VIEWS,
-        "versions": dict(found.versions),
+        "versions": dict(study.versions),
         "machine": f"{platform.machine()}, {os.cpu_count()} CPU cores, one thread a training",
     }

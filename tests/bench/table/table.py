@@ -104,9 +104,14 @@ def dump(provenance: Mapping[str, Any], rows: Iterable[Mapping[str, Any]]) -> st
     return "".join(json.dumps(line, separators=(",", ":")) + "\n" for line in (provenance, *rows))
 
 
+def lines(path: Path) -> list[dict[str, Any]]:
+    """Of a table's file: the provenance, then the rows."""
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+
+
 def load(path: Path = FILE) -> Table:
     """The table of a file; a setting that lacks a seed, or the training from features that others have, is left out."""
-    provenance, *rows = (json.loads(line) for line in path.read_text(encoding="utf-8").splitlines())
+    provenance, *rows = lines(path)
     found: dict[str, list[dict[str, Any]]] = {}
     for line in rows:
         found.setdefault(json.dumps([line["label"], line["values"]], sort_keys=True), []).append(line)

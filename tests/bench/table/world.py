@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import random
 from collections.abc import Iterator
-from pathlib import Path
 
 from speaq import config as configs
 from speaq import space as spaces
@@ -14,14 +13,15 @@ from speaq.space.parameters import FloatRange, Parameter, Plain
 from speaq.study.ledger import digest
 from speaq.study.plan import Feasible, Plan, applied
 from tests.bench.world import NARROW, SEED
+from tests.helpers.shared import ROOT
 
-SPACE = Path(__file__).with_name("space.yaml")
+SPACE = ROOT / "search_spaces" / "speaq.yaml"
 TABLE = NARROW
 
 
 def space() -> Space:
-    """The space that the settings are drawn from."""
-    return spaces.load(SPACE)
+    """The space that the settings are drawn from, its rates around that of the table's world."""
+    return spaces.load(SPACE).resolved(TABLE.base())
 
 
 def settings(base: Config, feasible: Feasible) -> Iterator[dict[str, Plain]]:
