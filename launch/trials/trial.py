@@ -23,6 +23,8 @@ from ray import tune
 
 from speaq import config as configs
 from speaq.config import Config, ResourcesConfig
+from speaq.config.before_encoder import OtherFeatures
+from speaq.data import BadFeatures
 from speaq.files import locks
 from speaq.files.home import make_up_home
 from speaq.study.errors import one_line
@@ -203,7 +205,7 @@ class Run:
             if folder is not None and _is_away(Path(folder)):
                 gone = f"{folder}: the {what} are not there any more ({error})"
                 return outcome_of(locks.Gone(gone), self._folder)
-        if features is not None and _is_of_features(error, features):
+        if isinstance(error, BadFeatures | OtherFeatures):  # every trial would fail; where they lack images, this one
             return Halt(one_line(error))
         return outcome_of(error, self._folder)
 
@@ -297,11 +299,3 @@ def _is_away(folder: Path) -> bool:
         return not any(folder.iterdir())
     except OSError:
         return True
-
-
-def _is_of_features(error: BaseException, features: str) -> bool:
-    """Whether stored features are at fault, so that every trial would fail: damaged, unfinished, of another start.
-
-    Images that they lack are the affair of a trial with other splits.
-    """
-    return isinstance(error, ValueError) and features in str(error) and " lacks " not in str(error)

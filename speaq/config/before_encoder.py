@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from speaq.config.config import Config, apply, flatten, to_dict
+from speaq.files.plain_yaml import ConfigError
 
 # How a picture comes to the network, and the shape of backbone and encoder.
 TRANSFORM = (
@@ -29,6 +30,10 @@ SHAPE = (
 )
 # Without effect on a part that is frozen.
 OF_BACKBONE = ("model.frozen_stages", "training.backbone_multiplier")
+
+
+class OtherFeatures(ConfigError):
+    """Stored features that a run's own frozen parts would not make, or that are not finished."""
 
 
 def made_with(config: Config) -> dict[str, Any]:

@@ -9,3 +9,7 @@ class LoaderDied(RuntimeError):
 
 class DataError(ValueError):
     """Data that cannot be used: the message names file, row, field, rule and value in one line."""
+
+
+class BadFeatures(DataError):
+    """Stored features that are damaged or not whole: nothing can train from them."""

@@ -22,7 +22,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from speaq.data import DataError
+from speaq.data import BadFeatures, DataError
 from speaq.files import atomic, foreign
 from speaq.files.foreign import ForeignError
 from speaq.structures import FloatArray, IntArray
@@ -64,19 +64,20 @@ class Header:
 
 
 def read_header(folder: Path) -> Header:
-    """What a folder of features says of itself. Raises DataError."""
+    """What a folder of features says of itself. Raises BadFeatures."""
     path = folder / FILE
     try:
         content = foreign.read_json(path)
-        if not isinstance(content, dict) or content.pop("format", None) != FORMAT:
-            raise DataError(f"{path} · format · is {FORMAT} · another; make the features again with speaq cache")
-        header = Header(**content)
+        named = content.pop("format", None) if isinstance(content, dict) else None
+        header = Header(**content) if named == FORMAT else None
     except FileNotFoundError as error:
-        raise DataError(f"{folder}: holds no features (no {FILE}); make them with speaq cache") from error
+        raise BadFeatures(f"{folder}: holds no features (no {FILE}); make them with speaq cache") from error
     except (OSError, ForeignError, TypeError, ValueError) as error:
-        raise DataError(f"{path} · cannot be read ({' '.join(str(error).split())[:150]})") from error
+        raise BadFeatures(f"{path} · cannot be read ({' '.join(str(error).split())[:150]})") from error
+    if header is None:
+        raise BadFeatures(f"{path} · format · is {FORMAT} · {named!r}; make the features again with speaq cache")
     if header.precision not in get_args(Precision):
-        raise DataError(f"{path} · precision · is one of {', '.join(get_args(Precision))} · {header.precision!r}")
+        raise BadFeatures(f"{path} · precision · is one of {', '.join(get_args(Precision))} · {header.precision!r}")
     return header
 
 
@@ -134,7 +135,7 @@ class _File:
     """A file of features: its columns in memory, its cells mapped."""
 
     def __init__(self, path: Path, header: Header) -> None:
-        """Raises DataError."""
+        """Raises BadFeatures."""
         self.path = path
         try:
             with foreign.open_h5(path) as file:
@@ -147,16 +148,16 @@ class _File:
                 self.scales = self._mapped(self._column(file, "scales")) if header.precision == "int8" else None
         except (ForeignError, OSError, RuntimeError, KeyError, ValueError, TypeError) as error:
             reason = " ".join(str(error).split())[:150]
-            raise DataError(f"{path} · cannot be read ({reason}); remove it and run speaq cache again") from error
+            raise BadFeatures(f"{path} · cannot be read ({reason}); remove it and run speaq cache again") from error
         number = int(self.columns["cells_hw"].astype(np.int64).prod(1).sum())
         if self.cells.shape != (number, header.channels) or self.cells.dtype.itemsize != BYTES[header.precision]:
             wanted = f"[{number}, {header.channels}] of {header.precision}"
-            raise DataError(f"{path} · cells · is {wanted} · {list(self.cells.shape)} of {self.cells.dtype}")
+            raise BadFeatures(f"{path} · cells · is {wanted} · {list(self.cells.shape)} of {self.cells.dtype}")
 
     def _column(self, file: h5py.File, name: str) -> h5py.Dataset:
         column = foreign.h5_dataset(file, name)
         if column is None:
-            raise DataError(f"{self.path} · {name} · is there · missing; remove the file and run speaq cache again")
+            raise BadFeatures(f"{self.path} · {name} · is there · missing; remove the file and run speaq cache again")
         return column
 
     def _mapped(self, column: h5py.Dataset) -> NDArray[Any]:
@@ -176,13 +177,13 @@ class StoredSplit:
     """The features of a split, open for reading; an entry is a view of a picture."""
 
     def __init__(self, folder: Path, header: Header, name: str) -> None:
-        """Raises DataError where files are missing or damaged."""
+        """Raises BadFeatures where files are missing or damaged."""
         self.views = header.views if name == "train" else 1
         self._files = [_File(folder / file, header) for file in header.files(name)]
         columns = {key: np.concatenate([file.columns[key] for file in self._files]) for key in self._files[0].columns}
         if len(columns["image_ids"]) != header.entries[name]:
             found = len(columns["image_ids"])
-            raise DataError(f"{folder}: {name} has {found} pictures, {FILE} says {header.entries[name]}")
+            raise BadFeatures(f"{folder}: {name} has {found} pictures, {FILE} says {header.entries[name]}")
         self._sizes, self._original = columns["sizes_hw"], columns["original_hw"]
         self._cells_hw = columns["cells_hw"]
         self._boxes, self._first_box = columns["boxes"], _starts(columns["num_boxes"])
@@ -214,7 +215,7 @@ class StoredSplit:
         return boxes
 
     def cells(self, entry: int) -> Tensor:
-        """[h, w, d] float32, on the device where the split is. Raises DataError for numbers that are not finite."""
+        """[h, w, d] float32, on the device where the split is. Raises BadFeatures for numbers that are not finite."""
         number, (height, width) = int(self._file_of[entry]), _pair(self._cells_hw[entry])
         begin = int(self._first_cell[entry])
         end = begin + height * width
@@ -228,7 +229,9 @@ class StoredSplit:
     def _check_finite(self, cells: Tensor, number: int) -> None:
         if not cells.isfinite().all():
             path = self._files[number].path
-            raise DataError(f"{path} · cells · are finite · NaN or infinite; remove the file and run speaq cache again")
+            raise BadFeatures(
+                f"{path} · cells · are finite · NaN or infinite; remove the file and run speaq cache again"
+            )
 
     @property
     def nbytes(self) -> int:
@@ -236,7 +239,7 @@ class StoredSplit:
         return sum(int(file.cells.nbytes) for file in self._files)
 
     def to(self, device: torch.device) -> None:
-        """Keeps all cells on a CUDA device where they fit into `RESIDENT` of its free memory. Raises DataError."""
+        """Keeps all cells on a CUDA device where they fit into `RESIDENT` of its free memory. Raises BadFeatures."""
         if device.type != "cuda" or self.nbytes > RESIDENT * torch.cuda.mem_get_info(device)[0]:
             return
         for number, file in enumerate(self._files):

@@ -10,7 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from speaq.config import Config, ConfigError
-from speaq.config.before_encoder import made_with
+from speaq.config.before_encoder import OtherFeatures, made_with
 from speaq.data import photo_digest
 from speaq.data.features import FILE, Header, StoredSplit, read_header
 from speaq.data.records import Split, VisualGenome
@@ -36,8 +36,9 @@ def with_features(run: Run) -> tuple[Split, Split]:
     They are kept on its device where they fit. The run's weights are those that it begins from, or goes on from.
 
     Raises:
-        ConfigError: they were made of other weights, data, photos or transforms, or are not finished.
-        DataError: they are damaged.
+        OtherFeatures: they were made of other weights, data, photos or transforms, or are not finished.
+        ConfigError: they lack images of the splits.
+        BadFeatures: they are damaged.
     """
     assert run.config.training.features is not None
     assert isinstance(run.task.model, Network)
@@ -59,7 +60,7 @@ def with_features(run: Run) -> tuple[Split, Split]:
 
 
 def check_folder(config: Config, data: Path) -> None:
-    """Looks at the features of a config as a run would that begins now. Raises ConfigError, DataError."""
+    """Looks at the features of a config as a run would that begins now. Raises OtherFeatures, BadFeatures."""
     assert config.training.features is not None
     folder, vg = Path(config.training.features), open_data(data, log=lambda line: None)
     header = read_header(folder)
@@ -69,23 +70,23 @@ def check_folder(config: Config, data: Path) -> None:
 
 
 def check(folder: Path, header: Header, config: Config, vg: VisualGenome, weights: str) -> None:
-    """Raises ConfigError, which says what differs, where features are not those that a run would make itself."""
+    """Raises OtherFeatures, which says what differs, where features are not those that a run would make itself."""
     where = f"training.features: {folder}"
     if not header.complete:
-        raise ConfigError(f"{where} is not finished; the same speaq cache goes on")
+        raise OtherFeatures(f"{where} is not finished; the same speaq cache goes on")
     if header.weights != weights:
-        raise ConfigError(
+        raise OtherFeatures(
             f"{where} was made with other weights (backbone and encoder of {header.start}, digest "
             f"{header.weights[:12]}; this run's have {weights[:12]}); start from those, or run speaq cache again"
         )
     if header.data != vg.digest:
         now = f"{vg.directory} has {vg.digest[:12]}"
-        raise ConfigError(f"{where} was made of other data (digest {header.data[:12]}, {now})")
+        raise OtherFeatures(f"{where} was made of other data (digest {header.data[:12]}, {now})")
     if changes := photo_digest.look_again(vg, {"photos": header.seen.get("photos")})[1]:
-        raise ConfigError(f"{where}: {vg.directory} has changed since ({'; '.join(changes)})")
+        raise OtherFeatures(f"{where}: {vg.directory} has changed since ({'; '.join(changes)})")
     for key, value in made_with(config).items():
         if header.keys.get(key) != value:
-            raise ConfigError(
+            raise OtherFeatures(
                 f"{key}: {value!r}, but {folder / FILE} was made with {header.keys.get(key)!r}: it acts before the "
                 "encoder, whose outputs are stored; leave it as it was, or run speaq cache again"
             )

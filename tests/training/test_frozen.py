@@ -243,6 +243,9 @@ def test_other_features_are_refused_by_what_differs(
         configs.apply(config, {**stored, "model.frozen": ["backbone"]})
     with pytest.raises(DataError, match="holds no features"):
         train(configs.apply(config, {"training.features": str(tmp_path)}), toy, tmp_path / "run")
+    (tmp_path / "features.json").write_text('{"format": "speaq-features/0"}')
+    with pytest.raises(DataError, match=r"features\.json · format · is speaq-features/1 · 'speaq-features/0'; make"):
+        train(configs.apply(config, {"training.features": str(tmp_path)}), toy, tmp_path / "run")
 
 
 def test_a_disk_that_is_too_small_is_refused_before_anything_is_written(

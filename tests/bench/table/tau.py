@@ -39,22 +39,21 @@ def taus(table: Table) -> Iterator[Row]:
 
 
 def _beside_the_rate(settings: Sequence[Setting], metric: str, first: FloatArray, second: FloatArray) -> Iterator[Row]:
-    """How well the learning rate alone ranks; and of the faster half, what others rank once its part is taken out."""
+    """How well the learning rate alone ranks, by a parabola over its logarithm; and what others do without its part."""
     rates = np.log([float(s.values[RATE]) for s in settings])
-    yield _row("learning rate alone", 1.0, metric, rates, second)
-    fast = rates >= np.median(rates)
 
-    def rest(values: FloatArray) -> FloatArray:
-        """Without a parabola over the logarithm of the rate."""
-        x, y = rates[fast], values[fast]
-        return np.asarray(y - np.polyval(np.polyfit(x, y, 2), x))
+    def by_rate(values: FloatArray) -> FloatArray:
+        return np.asarray(np.polyval(np.polyfit(rates, values, 2), rates))
 
-    yield _row("full, another seed, rate taken out", 1.0, metric, rest(first), rest(second))
+    def row(name: str, share: float, values: FloatArray) -> Row:
+        return _row(name, share, metric, values - by_rate(values), second - by_rate(second))
+
+    yield _row("learning rate alone", 1.0, metric, by_rate(first), second)
+    yield row("full, another seed, rate taken out", 1.0, first)
     for share in RUNGS:
-        stored = _at(settings, share, metric, stored=True)
-        yield _row("features, rate taken out", share, metric, rest(stored), rest(second))
+        yield row("features, rate taken out", share, _at(settings, share, metric, stored=True))
         if share < 1:
-            yield _row("full, rate taken out", share, metric, rest(_at(settings, share, metric)), rest(second))
+            yield row("full, rate taken out", share, _at(settings, share, metric))
 
 
 def _at(settings: Sequence[Setting], share: float, metric: str, *, stored: bool = False) -> FloatArray:
