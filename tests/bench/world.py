@@ -69,25 +69,13 @@ class World:
             train(config, data, detector, task="detector", resume=True)
 
 
-# Many queries of which few have a target, as in the real task; a good detector to start from; a small network.
-CLEAR = World(
-    validation=150,
-    detector_steps=4_000,
-    steps=500,
-    evaluations=10,
-    changes={
-        "model.num_queries": 64,
-        "model.hidden_dim": 32,
-        "model.num_heads": 4,
-        "model.feedforward_dim": 128,
-    },
-)
+# The demo's, and the smallest found in which the published setting is better than the baseline: many queries of which
+# few have a target, as in the real task; a good detector to start from; a small network. A training takes a core about
+# a minute.
+NARROW = World(validation=150, detector_steps=4_000, steps=500, evaluations=10)
 
-# Half of its price, a training takes a core about a minute, and three times its learning rate. The smallest world found
-# in which the published setting is better than the baseline.
-NARROW = dataclasses.replace(
-    CLEAR, learning_rate=3e-3, changes={**CLEAR.changes, "model.num_heads": 2, "training.batch_size": 8}
-)
+# Twice its price, at a third of its learning rate.
+CLEAR = dataclasses.replace(NARROW, learning_rate=1e-3, changes={"model.num_heads": 4, "training.batch_size": 16})
 
 
 def make_features(folder: Path, config: Config, detector: Path, data: Path) -> None:

@@ -46,15 +46,21 @@ ARMS: Mapping[str, Mapping[str, Any]] = {
 }
 
 
-QUERIES: Mapping[int, Mapping[str, Any]] = {number: {"model.num_queries": number} for number in (16, 32, 64)}
+WIDE = {
+    "model.hidden_dim": 64,
+    "model.num_heads": 4,
+    "model.feedforward_dim": 256,
+    "training.batch_size": 16,
+}
+FEW = {**WIDE, "model.num_queries": 16}
 WORLDS: Mapping[str, World] = {
     "clear": CLEAR,
     "narrow": NARROW,
-    "narrow, a third of the rate": replace(NARROW, learning_rate=None),
-    "narrow, 32 queries": replace(NARROW, changes={**NARROW.changes, **QUERIES[32]}),
-    "16 queries, 1,000 steps": World(changes=QUERIES[16]),
-    "64 queries, 360 steps": World(steps=360, detector_steps=600, changes=QUERIES[64]),
-    "64 queries, 1,000 steps": World(detector_steps=600, changes=QUERIES[64]),
+    "narrow, a third of the rate": replace(NARROW, learning_rate=1e-3),
+    "narrow, 32 queries": replace(NARROW, changes={"model.num_queries": 32}),
+    "16 queries, 1,000 steps": World(learning_rate=1e-3, changes=FEW),
+    "64 queries, 360 steps": World(steps=360, detector_steps=600, learning_rate=1e-3, changes=WIDE),
+    "64 queries, 1,000 steps": World(detector_steps=600, learning_rate=1e-3, changes=WIDE),
 }
 
 
