@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -23,9 +24,23 @@ def load_config(path: AnyPath | None = None, changes: Mapping[str, Any] | None =
 
     Raises ConfigError, which names file, key, rule and value.
     """
+    given = {key: _plain(key, value) for key, value in (changes or {}).items()}
     if path is None:
-        return configs.apply(Config(), changes or {})
-    return configs.load(Path(path), [f"{key}={json.dumps(value)}" for key, value in (changes or {}).items()])
+        return configs.apply(Config(), given, "changes")
+    return configs.load(Path(path), [f"{key}={json.dumps(value)}" for key, value in given.items()])
+
+
+def _plain(key: str, value: Any) -> Any:
+    """A value as a config has it: a path as text, what NumPy or torch hold as Python's numbers. Raises ConfigError."""
+    if not isinstance(key, str):
+        raise ConfigError(f"changes: {key!r}: a key is text, such as 'training.max_steps'")
+    plain = os.fspath(value) if isinstance(value, os.PathLike) else value
+    plain = plain.tolist() if hasattr(plain, "tolist") else plain
+    try:
+        json.dumps(plain)
+    except (TypeError, ValueError) as error:
+        raise ConfigError(f"changes: {key}: {value!r} is no number, text, list or mapping of them ({error})") from None
+    return plain
 
 
 def load_data(directory: AnyPath) -> VisualGenome:

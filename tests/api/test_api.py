@@ -101,6 +101,17 @@ def test_a_file_url_is_a_folder() -> None:
 
 def test_a_config_is_loaded_with_changes(tmp_path: Path) -> None:
     assert speaq.load_config() == Config()
+    numbers = {"training.max_steps": np.int64(7), "data.train_sides": np.array([64]), "training.init_from": Path("x")}
+    for given in (None, ROOT / "configs" / "speaq_vg.yaml"):
+        found = speaq.load_config(given, {**numbers, "training.learning_rate": np.float64(1e-3)})
+        assert found.training.max_steps == 7
+        assert found.training.learning_rate == 1e-3
+        assert found.data.train_sides == (64,)
+        assert Path(found.training.init_from or "").name == "x"
+        with pytest.raises(ConfigError, match=r"^changes: model\.hidden_dim: \{8\} is no number, text"):
+            speaq.load_config(given, {"model.hidden_dim": {8}})
+        with pytest.raises(ConfigError, match=r"^changes: 3: a key is text"):
+            speaq.load_config(given, {3: 4})  # type: ignore[dict-item]
     file = tmp_path / "config.yaml"
     file.write_text("training:\n  max_steps: 9\n  decay_steps: [8]\n")
     config = speaq.load_config(str(file), {"training.learning_rate": 1e-05, "data.train_sides": [64, 96]})
