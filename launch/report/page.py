@@ -168,10 +168,14 @@ def _height(plan: Plan) -> int:
 def _predicates(snapshot: Snapshot, series: Series) -> list[str]:
     """Recall by predicate of the marked trials, as evaluated or else as training noted it; how to get it for others."""
     kept: dict[str, dict[str, dict[str, float | None]]] = {}  # recall, split, images → trial → predicate → recall
-    lacking = []
+    lacking, broken = [], []
     for name, entry in series.marked.items():
         folder = snapshot.trial_folder(entry)
-        evaluation = diff.stored_evaluation(folder) or diff.trained_evaluation(folder)
+        try:
+            evaluation = diff.stored_evaluation(folder) or diff.trained_evaluation(folder)
+        except ConfigError as error:  # of one trial: the page is about all
+            broken.append(f"Left out, {error}")
+            continue
         if evaluation is None:
             lacking.append(f"speaq evaluate {_quoted(folder)} --json > {_quoted(folder / files.EVALUATION)}")
             continue
@@ -179,6 +183,7 @@ def _predicates(snapshot: Snapshot, series: Series) -> list[str]:
         images = "" if evaluation.get("images") is None else f", {evaluation['images']} images"
         kept.setdefault(f"{recall}, {evaluation['split']}{images}", {})[name] = recalls
     parts = [html.plot(figures.predicates(title, recalls)) for title, recalls in kept.items()]
+    parts += map(html.text, broken)
     if lacking:
         parts += [html.text("Drawn for trials whose evaluation is kept; to keep it:"), html.commands(lacking)]
     return parts

@@ -527,6 +527,18 @@ def test_recall_by_predicate_is_drawn_for_trials_whose_evaluation_was_kept(tmp_p
     assert (list(figure.data[0].x), list(figure.data[0].y)) == (["on", "&lt;b&gt;"], [0.5, None])
 
 
+def test_an_evaluation_that_cannot_be_read_is_left_out_by_name(tmp_path: Path) -> None:
+    folder = searched(tmp_path / "study", finished=3)
+    keep_evaluation(folder, "0000", {"on": 0.5})
+    broken = folder / "trials" / "0001" / "evaluation.json"
+    broken.parent.mkdir(parents=True)
+    broken.write_text(f"<b>{HOSTILE}")
+    page = report.write_report(snapshots.read(folder)).read_text(encoding="utf-8")
+    assert f"Left out, {broken}: cannot be read as JSON" in page
+    assert "R@50, val" in page
+    assert HOSTILE not in page
+
+
 def test_recall_by_predicate_that_training_noted_is_drawn_without_a_command(tmp_path: Path) -> None:
     folder = searched(tmp_path / "study", finished=3)
     for trial in ("0000", "0001", "0002"):
