@@ -7,6 +7,7 @@ import contextlib
 import logging
 import math
 import os
+import re
 import secrets
 import shutil
 import signal
@@ -98,6 +99,8 @@ def _found(asked: str) -> str:
     scheme, mark, _ = asked.partition("://")
     if mark:
         raise ClusterError(f"{where}: {scheme}:// names no head; give its HOST:PORT, as ray start printed it")
+    if ":" in asked and not _is_head(asked):
+        raise ClusterError(f"{where}: is no HOST:PORT; give that of the head, as ray start printed it")
     try:
         address = services.canonicalize_bootstrap_address(asked)
     except (ConnectionError, ValueError) as error:
@@ -113,6 +116,12 @@ def _found(asked: str) -> str:
             "one, or run the command on a node of the cluster"
         )
     return address
+
+
+def _is_head(asked: str) -> bool:
+    """Whether a text has the form of host:port, or [IPv6 address]:port."""
+    found = re.fullmatch(r"(?:\[[^\s\[\]]+\]|[^\s:\[\]]+):([0-9]{1,5})", asked)
+    return found is not None and 0 < int(found[1]) < 2**16
 
 
 def _init(**options: Any) -> None:

@@ -99,8 +99,9 @@ def test_every_way_in_which_a_cluster_is_not_there_has_a_line() -> None:
         threading.Thread(target=serve, args=(server, SETTINGS), daemon=True).start()
         there = f"127.0.0.1:{server.getsockname()[1]}"
         asked = [gone, there, "ray://127.0.0.1:10001", "http://127.0.0.1:8265", "nonsense"]
+        malformed = [":6379", "127.0.0.1:", "127.0.0.1:http", "127.0.0.1:70000", "fe80::1:6379", "head :6379"]
         done = subprocess.run(
-            [sys.executable, "-c", ADDRESSES, *asked],
+            [sys.executable, "-c", ADDRESSES, *asked, *malformed],
             cwd=ROOT,
             capture_output=True,
             text=True,
@@ -110,7 +111,8 @@ def test_every_way_in_which_a_cluster_is_not_there_has_a_line() -> None:
         server.shutdown(socket.SHUT_RDWR)
     lines = done.stdout.splitlines()
     reasons = ["no head of Ray answered at", "no node of Ray runs on this machine", "names no head", "names no head"]
-    for address, line, reason in zip(asked, lines, [*reasons, "Invalid address"], strict=True):
+    reasons += ["Invalid address", *("is no HOST:PORT; give that of the head" for _ in malformed)]
+    for address, line, reason in zip([*asked, *malformed], lines, reasons, strict=True):
         assert line.startswith(f"RAY_ADDRESS {address}: ")
         assert reason in line, done.stdout
     assert done.stderr == ""
