@@ -139,11 +139,14 @@ def masked(text: str) -> str:
 
 
 def located(text: str, folder: Path) -> str:
-    """The URL with the path of a file absolute, seen from `folder`."""
+    """The URL with the path of a file absolute, seen from `folder`. Raises StorageError where its name is no UTF-8."""
     url = parse(text)
     if DRIVERS[url.get_backend_name()] is None:
         url = url.set(database=str(folder.resolve() / str(url.database)))
-    return url.render_as_string(hide_password=False)
+    try:
+        return url.render_as_string(hide_password=False)
+    except UnicodeEncodeError as error:
+        raise StorageError(f"{url.database}: a name in this path is no UTF-8; a search needs another folder") from error
 
 
 def seen_from(text: str, folder: Path) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import sqlite3
 import subprocess
@@ -505,3 +506,14 @@ def test_a_search_with_ray_is_in_its_folders_storage_and_goes_on_in_it(toy: Path
     check(found, entries, written.plan)
     with pytest.raises(ConfigError, match="none of"):
         studies.resume(output, url="redis://host")
+
+
+@pytest.mark.parametrize("url", [None, "journal:///study.log"])
+def test_a_folder_whose_name_is_no_utf8_is_refused_in_words(
+    url: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = Path(os.fsdecode(os.fsencode(tmp_path) + b"/stud\xff"))
+    folder.mkdir()
+    monkeypatch.chdir(folder)
+    with pytest.raises(ConfigError, match=r"stud\udcff/study\.\w+: a name in this path is no UTF-8; a search needs"):
+        storage.choose(url, folder)
