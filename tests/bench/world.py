@@ -69,7 +69,7 @@ class World:
             train(config, data, detector, task="detector", resume=True)
 
 
-# The demo's, and the smallest found in which the published setting is better than the baseline: many queries of which
+# The demo's. The smallest world found in which the published setting is better than the baseline: many queries of which
 # few have a target, as in the real task; a good detector to start from; a small network. A training takes a core about
 # a minute.
 NARROW = World(validation=150, detector_steps=4_000, steps=500, evaluations=10)
