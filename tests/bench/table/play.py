@@ -15,7 +15,7 @@ from typing import Protocol
 import numpy as np
 
 from speaq.space.parameters import Plain
-from tests.bench.table.table import Curves, Nearest, Table
+from tests.bench.table.table import Curves, Table
 
 Metrics = Mapping[str, float]
 
@@ -102,8 +102,14 @@ class Game:
         return [(self.trials[trial].setting, evaluations) for trial, evaluations in last.items()]
 
 
-def play(player: Player, view: View, nearest: Nearest, *, workers: int = 1, cost: float = 1e9) -> Game:
-    """Plays a search to its end, or until it has cost as much as `cost` evaluations of full training."""
+def play(
+    player: Player, view: View, nearest: Callable[[Mapping[str, Plain]], int], *, workers: int = 1, cost: float = 1e9
+) -> Game:
+    """Plays a search to its end, or until it has cost as much as `cost` evaluations of full training.
+
+    Args:
+        nearest: the place in the table of the setting as which values train.
+    """
     game = Game()
     due: list[tuple[float, int, Job]] = []  # time, order, job
     clock, spent, order = 0.0, 0.0, 0

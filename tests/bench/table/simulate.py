@@ -32,7 +32,8 @@ from tests.bench.table.others import OptunaStock, RayStock
 from tests.bench.table.ours import Ours
 from tests.bench.table.play import Game, Player, View, Way, incumbent, play
 from tests.bench.table.table import FloatArray, Nearest, Table, load
-from tests.bench.table.world import space
+from tests.bench.table.tau import RATE
+from tests.bench.table.world import TABLE, space
 from tests.helpers.shared import ROOT
 
 COSTS = (1, 2, 3, 4, 6, 8, 12)  # full trainings
@@ -44,6 +45,11 @@ KEPT_BY = "F@50"
 PRIORS: Mapping[str, Any] = {  # a bad one: what learns least, and repeats most
     "published": "published",
     "bad": {"training.learning_rate": 8.0e-3, "matching.max_repeats": 8, "matching.num_groups": 8},
+}
+
+LATER: Mapping[str, Mapping[str, Any]] = {  # than the default's rungs, a ninth and a third
+    "at a quarter and half": {"reduction_factor": 2},
+    "at half": {"reduction_factor": 2, "grace_steps": TABLE.steps // 2},
 }
 
 LADDERS: Mapping[str, Sequence[tuple[str, float]]] = {
@@ -64,6 +70,7 @@ class Rule:
     objective: Sequence[str] = ONE
     other: str = ""  # whose search it is, if not ours
     features: bool = False  # it looks at trainings from stored features alone
+    without: Sequence[str] = ()  # parameters that it leaves as the config has them
 
     def way(self, base: Config, cost: float) -> Way:
         """What its trials train; `cost` is that of a training from features."""
@@ -78,7 +85,9 @@ class Rule:
 def _searched(rule: Rule, seed: int = 0) -> Space:
     """The table's space with the settings of the search."""
     search = {**rule.search, "objective": list(rule.objective), "trials": TRIALS, "seed": seed}
-    return from_dict({**to_dict(space()), "search": search})
+    asked = to_dict(space())
+    parameters = {key: value for key, value in asked["parameters"].items() if key not in rule.without}
+    return from_dict({**asked, "parameters": parameters, "search": search})
 
 
 def _ours(objective: Sequence[str]) -> Iterator[Rule]:
@@ -89,6 +98,10 @@ def _ours(objective: Sequence[str]) -> Iterator[Rule]:
         yield Rule(f"{sampler}, asha{end}", {"sampler": sampler, "scheduler": "asha"}, objective)
     for name, prior in PRIORS.items():
         yield Rule(f"tpe, asha, {name} prior{end}", {"sampler": "tpe", "scheduler": "asha", "prior": prior}, objective)
+    for name, judged in LATER.items():
+        for prior in ("none", "published"):
+            search = {"sampler": "tpe", "scheduler": "asha", "prior": prior, **judged}
+            yield Rule(f"tpe, asha {name}{'' if prior == 'none' else ', published prior'}{end}", search, objective)
     for scheduler in ("none", "hyperband", "median"):
         yield Rule(f"tpe, {scheduler}{end}", {"sampler": "tpe", "scheduler": scheduler}, objective)
     asha = {"sampler": "tpe", "scheduler": "asha"}
@@ -99,9 +112,12 @@ def _ours(objective: Sequence[str]) -> Iterator[Rule]:
     alone = {**asha, "references": []}
     yield Rule(f"tpe, asha, features alone, no references{end}", alone, objective, features=True)
     yield Rule(f"tpe, asha, no references{end}", alone, objective)
+    yield Rule(f"tpe, asha, without the learning rate{end}", asha, objective, without=[RATE])
     economical = configs.read_yaml(ROOT / "search_spaces" / "economy.yaml")["search"]
-    yield Rule(f"economy.yaml{end}", economical, objective, features=True)
-    yield Rule(f"economy.yaml without its prior{end}", {**economical, "prior": "none"}, objective, features=True)
+    yield Rule(f"economy.yaml{end}", economical, objective, features=True, without=[RATE])
+    unprimed = {**economical, "prior": "none"}
+    yield Rule(f"economy.yaml without its prior{end}", unprimed, objective, features=True, without=[RATE])
+    yield Rule(f"economy.yaml with the learning rate{end}", economical, objective, features=True)
 
 
 OTHERS = ("Ray Tune: ASHA + OptunaSearch", "Optuna: TPE + Hyperband", "Optuna: TPE + median")
@@ -146,8 +162,8 @@ def _reached(rule: Rule, workers: int, path: Path, features_cost: float | None, 
     view = View(table, way, sees, KEPT_BY)
     player, close = _player(rule, base, way.length, seed)
     try:
-        nearest = Nearest(space(), table.settings)
-        game = play(player, view, nearest, workers=workers, cost=max(COSTS) * training)
+        nearest, left = Nearest(space(), table.settings), _left(rule, base)
+        game = play(player, view, lambda v: nearest({**left, **v}), workers=workers, cost=max(COSTS) * training)
     finally:
         close()
     measure = _Regret(view, judges) if len(rule.objective) == 1 else _Front(view, judges, rule.objective)
@@ -156,6 +172,12 @@ def _reached(rule: Rule, workers: int, path: Path, features_cost: float | None, 
         return [*values, math.nan]
     reached = (spent for spent, _, _ in game.history if measure(game, spent) <= NEAR)
     return [*values, next(reached, math.nan) / training]
+
+
+def _left(rule: Rule, base: Config) -> dict[str, Any]:
+    """What the config has where a rule leaves parameters alone."""
+    values = configs.flatten(configs.to_dict(base))
+    return {key: values[key] for key in rule.without}
 
 
 @cache
