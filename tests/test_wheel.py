@@ -88,11 +88,11 @@ def test_what_is_installed_is_the_same_code_without_the_checkout(installed: Path
 def test_configs_are_found_by_name_and_it_is_said(installed: Path, tmp_path: Path) -> None:
     for asked in ("toy", "configs/toy.yaml"):
         done = run(installed, tmp_path, "speaq", "config", "show", asked)
-        assert (done.returncode, "model.hidden_dim: 64" in done.stdout) == (0, True)
+        assert (done.returncode, "model.hidden_dim: 32" in done.stdout) == (0, True)
         assert f"{asked} is not here: the one that comes with speaq is used" in done.stderr
-    (tmp_path / "toy").write_text("model: {hidden_dim: 32}")
+    (tmp_path / "toy").write_text("model: {hidden_dim: 48}")
     done = run(installed, tmp_path, "speaq", "config", "show", "toy")
-    assert ("model.hidden_dim: 32" in done.stdout, done.stderr) == (True, "")
+    assert ("model.hidden_dim: 48" in done.stdout, done.stderr) == (True, "")
 
 
 def test_the_commands_of_init_work(installed: Path, tmp_path: Path) -> None:
