@@ -112,8 +112,16 @@ def test_a_node_that_joined_while_the_others_were_looked_at_is_looked_at_too(ray
 
     here = ray.get_runtime_context().get_node_id()
     asked: list[str] = []
-    nodes = Admission((), lambda node, ended: asked.append(node.id) or "")
+    joined = threading.Event()
+
+    def problem(node: Node, ended: threading.Event) -> str:
+        assert joined.wait(60)
+        asked.append(node.id)
+        return ""
+
+    nodes = Admission((), problem)
     assert not nodes()
+    joined.set()
     until = time.monotonic() + 60
     while not nodes():
         assert time.monotonic() < until, "it is never admitted"
