@@ -17,7 +17,7 @@ from notebook import small
 
 from speaq import load_study
 
-SCENES = ("100024", "100140", "100148")  # of the first 60 of the test split: those show many predicates
+SCENES = ("100112", "100132", "100176")  # of the first 60 of the test split: those show many predicates
 
 
 def pictures(demo: Path, scenes: tuple[str, ...]) -> Iterator[tuple[str, bytes]]:

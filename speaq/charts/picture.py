@@ -136,6 +136,7 @@ def _name(axes: Any, marks: Sequence[Mark], taken: list[Bbox]) -> None:
     Args:
         taken: what lies there besides, in pixels.
     """
+    axes.margins(0.12)  # room for the names of marks at the edge
     axes.autoscale_view()  # matplotlib puts that off until it draws
     plane, point = axes.get_window_extent(), axes.figure.dpi / 72
     places = axes.transData.transform([(mark.x, mark.y) for mark in marks])
