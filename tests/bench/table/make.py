@@ -19,6 +19,7 @@ from launch.jobs import tune
 from speaq import config as configs
 from speaq import space as spaces
 from speaq.config import Config
+from speaq.data.features import read_header
 from speaq.files import atomic
 from speaq.space import Space
 from speaq.space.parameters import Plain
@@ -79,6 +80,7 @@ def make(folder: Path, world: World, number: int, seeds: int, path: Path = table
     config = world.base(detector)
     make_features(features, config, detector, data)
     about = _provenance(world, creation.create(config, _asked([]), data), seeds)
+    about["detector"] = read_header(features).weights  # not the digest of its file, which knows when it was made
     rows = _rows_of(path, about)
     about["cpu_seconds"] = _cpu_seconds(folder / "cpu_seconds.json", config, data, features)
     kinds = [*(Kind(seed) for seed in range(seeds)), Kind(0, features)]
@@ -151,7 +153,6 @@ def _provenance(world: World, study: Study, seeds: int) -> dict[str, Any]:
     return {
         "what": "learning curves of SpeaQ on a generated world; made by python -m tests.bench.table make",
         "world": dataclasses.asdict(world) | {"seed": SEED, "digest": study.data_digest},
-        "detector": study.start_digest,
         "space": SPACE.name,
         "config": configs.flatten(configs.to_dict(study.plan.base)) | {"training.init_from": "detector"},
         "seeds": list(range(seeds)),
