@@ -182,6 +182,9 @@ def test_a_table_is_made_and_goes_on_from_its_file(tmp_path: Path) -> None:
     make.make(first_folder, TINY, 1, 2, file)
     first = file.read_text().splitlines()
     assert len(first) == 1 + 3 * 3
+    file.unlink()
+    make.make(first_folder, TINY, 1, 2, file)  # from its folder
+    assert file.read_text().splitlines()[1:] == first[1:]
     make.make(folder, TINY, 2, 2, file)
     rows = file.read_text().splitlines()
     assert rows[1:10] == first[1:]
@@ -202,10 +205,9 @@ def test_a_table_is_made_and_goes_on_from_its_file(tmp_path: Path) -> None:
 
 def test_a_table_goes_on_only_with_trainings_like_its_own(tmp_path: Path) -> None:
     file = tmp_path / "table.jsonl"
-    make.make(tmp_path / "work", TINY, 0, 2, file)
     file.write_text(table.dump({"world": dataclasses.asdict(TINY)}, []))
     before = file.read_text()
-    with pytest.raises(make.OtherTable, match=r"table\.jsonl: \w+: its settings were trained with .*--table FILE"):
+    with pytest.raises(make.OtherTable, match=r"table\.jsonl: what: its settings were trained with .*--table FILE"):
         make.make(tmp_path / "work", TINY, 1, 2, file)
     assert file.read_text() == before
 

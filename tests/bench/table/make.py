@@ -24,6 +24,7 @@ from speaq.files import atomic
 from speaq.space import Space
 from speaq.space.parameters import Plain
 from speaq.study import creation, snapshot
+from speaq.study.board import REFERENCES
 from speaq.study.creation import feasibility_on
 from speaq.study.file import Study
 from tests.bench.economy import steps
@@ -32,7 +33,6 @@ from tests.bench.table.world import SPACE, settings, space
 from tests.bench.world import SEED, VIEWS, World, make_features
 
 BATCH = 10  # settings of a study
-REFERENCES = ("published", "baseline")
 OWN = ("versions", "machine", "cpu_seconds")  # what may differ between the sittings of one table
 
 Setting = str | Mapping[str, Plain]  # a reference's label, or values
@@ -79,8 +79,8 @@ def make(folder: Path, world: World, number: int, seeds: int, path: Path = table
     world.make(data, detector)
     config = world.base(detector)
     make_features(features, config, detector, data)
-    about = _provenance(world, creation.create(config, _asked([]), data), seeds)
-    about["detector"] = read_header(features).weights  # not the digest of its file, which knows when it was made
+    study = creation.create(config, _asked([]), data)
+    about = _provenance(world, study, seeds, read_header(features).weights)
     rows = _rows_of(path, about)
     about["cpu_seconds"] = _cpu_seconds(folder / "cpu_seconds.json", config, data, features)
     kinds = [*(Kind(seed) for seed in range(seeds)), Kind(0, features)]
@@ -89,8 +89,8 @@ def make(folder: Path, world: World, number: int, seeds: int, path: Path = table
         batch = [*(() if place else REFERENCES), *itertools.islice(points, BATCH)]
         for kind in kinds:
             if missing := kind.lacks(batch, rows):
-                study = folder / f"{kind.name}-{place:03}-{len(missing):02}"
-                rows += _trained(study, configs.apply(config, kind.changes), missing, data, kind)
+                name = f"{kind.name}-{place:03}-{len(missing):02}"
+                rows += _trained(folder / name, configs.apply(config, kind.changes), missing, data, kind)
                 atomic.write_text(path, table.dump(about, rows))
 
 
@@ -104,8 +104,8 @@ def _rows_of(path: Path, about: Mapping[str, Any]) -> list[Row]:
         return []
     then, *rows = table.lines(path)
     now = json.loads(json.dumps(about))
-    for name in now.keys() - set(OWN):
-        if then.get(name) != now[name]:
+    for name in now:
+        if name not in OWN and then.get(name) != now[name]:
             raise OtherTable(
                 f"{path}: {name}: its settings were trained with {then.get(name)}, these would be with {now[name]}; "
                 "give another file: --table FILE"
@@ -149,10 +149,12 @@ def _cpu_seconds(path: Path, config: Config, data: Path, features: Path) -> dict
     return dict(json.loads(path.read_text(encoding="utf-8")))
 
 
-def _provenance(world: World, study: Study, seeds: int) -> dict[str, Any]:
+def _provenance(world: World, study: Study, seeds: int, weights: str) -> dict[str, Any]:
+    """What a table is about; its detector is known by `weights`, since the file of one knows when it was made."""
     return {
         "what": "learning curves of SpeaQ on a generated world; made by python -m tests.bench.table make",
         "world": dataclasses.asdict(world) | {"seed": SEED, "digest": study.data_digest},
+        "detector": weights,
         "space": SPACE.name,
         "config": configs.flatten(configs.to_dict(study.plan.base)) | {"training.init_from": "detector"},
         "seeds": list(range(seeds)),
